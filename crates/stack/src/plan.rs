@@ -1,0 +1,267 @@
+//! The `Plan`: everything `up` will do, with no choice left.
+//!
+//! A plan is a pure function of the stack file and of facts read from the host beforehand. It is what
+//! `inception-run plan` prints, what the supervisor executes, and what is compared to decide which
+//! services a second `up` recreates.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A whole stack, resolved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Stack name: lower-case letters, digits, `-` and `_`, as compose project names.
+    pub name: String,
+    /// Absolute directory of the stack file; relative paths were resolved against it.
+    pub directory: PathBuf,
+    /// Services in start order: a service comes after all that it depends on.
+    pub services: Vec<Service>,
+    /// Named volumes used by the services.
+    pub volumes: Vec<String>,
+    /// Networks, links and addresses.
+    pub network: network::plan::NetworkPlan,
+    /// Things the user should know and that are not errors (ignored keys, for example).
+    pub warnings: Vec<String>,
+}
+
+/// One service. Values that come from the image are `None` here and filled in at start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Service name, also its DNS name.
+    pub name: String,
+    /// Where its root file system comes from.
+    pub source: Source,
+    /// `entrypoint`, overriding the image's; `Some(vec![])` clears it.
+    pub entrypoint: Option<Vec<String>>,
+    /// `command`, overriding the image's.
+    pub command: Option<Vec<String>>,
+    /// Environment, on top of the image's.
+    pub environment: BTreeMap<String, String>,
+    /// `working_dir`, overriding the image's.
+    pub working_dir: Option<String>,
+    /// `user`: `uid`, `name`, `uid:gid` or `name:group`, overriding the image's.
+    pub user: Option<String>,
+    /// Host name inside.
+    pub hostname: String,
+    /// Whether our init is PID 1 (`stack.toml` default: true; compose default: false).
+    pub init: bool,
+    /// How much init logs: 0 to 3 (`init_verbosity`).
+    pub init_verbosity: u8,
+    /// Volumes, binds and tmpfs mounts, in the order they are mounted.
+    pub mounts: Vec<Mount>,
+    /// Files below `/run/secrets` (or the target given).
+    pub secrets: Vec<SecretFile>,
+    /// Services this one waits for.
+    pub depends_on: Vec<Dependency>,
+    /// Health check, if the file gives one (the image's is used otherwise); `disable: true` gives `Some(Health::Disabled)`.
+    pub healthcheck: Option<Healthcheck>,
+    /// What to do when it exits.
+    pub restart: RestartPolicy,
+    /// `stop_signal`, overriding the image's.
+    pub stop_signal: Option<String>,
+    /// Seconds between the stop signal and SIGKILL.
+    pub stop_grace_period: f64,
+    /// Read-only root file system.
+    pub read_only: bool,
+    /// Capabilities added to the default set (names without `CAP_`, upper case, or `ALL`).
+    pub cap_add: Vec<String>,
+    /// Capabilities dropped from the default set (or `ALL`).
+    pub cap_drop: Vec<String>,
+    /// Limits for cgroup v2.
+    pub limits: Limits,
+    /// `ulimits`: resource name as in `getrlimit(2)` without `RLIMIT_`, lower case, to (soft, hard).
+    pub ulimits: BTreeMap<String, (u64, u64)>,
+    /// `sysctls` of the service's own namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: u64,
+    /// Published TCP ports, ranges expanded.
+    pub ports: Vec<network::plan::PublishedPort>,
+    /// Whether a terminal is allocated.
+    pub tty: bool,
+    /// Whether standard input stays open.
+    pub stdin_open: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// SHA-256 over everything above that requires recreation when it changes (hex).
+    pub config_hash: String,
+}
+
+/// Where a root file system comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// An image of the local store.
+    Image(String),
+    /// An image that is built from a Dockerfile when it is missing.
+    Build(Build),
+    /// A rootfs tarball or a directory, used as a single read-only layer.
+    Rootfs(PathBuf),
+}
+
+/// How an image is built.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Build {
+    /// Name the image gets, `STACK-SERVICE:latest` unless the file says otherwise.
+    pub image: String,
+    /// Absolute path of the build context.
+    pub context: PathBuf,
+    /// One Dockerfile per base in the order of preference; a single entry with base "" when the file names no bases.
+    pub dockerfiles: Vec<BaseDockerfile>,
+    /// Build arguments.
+    pub args: BTreeMap<String, String>,
+    /// Stage to stop at.
+    pub target: Option<String>,
+}
+
+/// The Dockerfile for one base distribution.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BaseDockerfile {
+    /// `alpine`, `debian`, or empty.
+    pub base: String,
+    /// Absolute path.
+    pub path: PathBuf,
+}
+
+/// One mount of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside.
+    pub target: String,
+    /// Read-only.
+    pub read_only: bool,
+    /// What is mounted.
+    pub kind: MountKind,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountKind {
+    /// A named volume; its first use copies the image's content and ownership.
+    Volume {
+        /// Volume name.
+        name: String,
+    },
+    /// A host file or directory, absolute.
+    Bind {
+        /// Host path.
+        source: PathBuf,
+        /// Create a missing source directory (the short compose syntax does).
+        create: bool,
+    },
+    /// A tmpfs.
+    Tmpfs {
+        /// Size in bytes; `None` is the kernel's default.
+        size: Option<u64>,
+        /// Mode bits; 0o1777 by default.
+        mode: u32,
+    },
+}
+
+/// A secret shown as a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SecretFile {
+    /// Absolute path inside, `/run/secrets/NAME` by default.
+    pub target: String,
+    /// Where the value comes from. The value itself is never part of a plan.
+    pub source: SecretSource,
+    /// Owner inside.
+    pub uid: u32,
+    /// Group inside.
+    pub gid: u32,
+    /// Mode bits, 0o444 by default as in compose.
+    pub mode: u32,
+}
+
+/// Where a secret's value comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecretSource {
+    /// A host file, absolute.
+    File(PathBuf),
+    /// A variable of the environment or of `.env`.
+    Environment(String),
+}
+
+/// One entry of `depends_on`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// The service waited for.
+    pub service: String,
+    /// Until when.
+    pub condition: Condition,
+}
+
+/// What a dependant waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Its process was started.
+    Started,
+    /// Its health check passed.
+    Healthy,
+    /// It exited with status 0.
+    Completed,
+}
+
+/// A health check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Healthcheck {
+    /// What is tried; `None` disables the image's check.
+    pub test: Option<Probe>,
+    /// Seconds between probes (30 by default).
+    pub interval: f64,
+    /// Seconds until a probe counts as failed (30 by default).
+    pub timeout: f64,
+    /// Consecutive failures until unhealthy (3 by default).
+    pub retries: u32,
+    /// Seconds after the start in which failures do not count (0 by default).
+    pub start_period: f64,
+    /// Seconds between probes during the start period (5 by default).
+    pub start_interval: f64,
+}
+
+/// What a health check tries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Probe {
+    /// A command inside the service; exit status 0 is healthy.
+    Exec(Vec<String>),
+    /// A TCP connection to this port on the service's own loopback.
+    Tcp(u16),
+    /// An HTTP GET on the service's own loopback; 200 to 399 is healthy.
+    Http {
+        /// Port.
+        port: u16,
+        /// Path with a leading slash.
+        path: String,
+    },
+}
+
+/// What happens when a service exits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Nothing.
+    No,
+    /// Start again after a failure, at most this often (`None`: without end).
+    OnFailure(Option<u32>),
+    /// Start again always.
+    Always,
+    /// Start again unless the user stopped it.
+    UnlessStopped,
+}
+
+/// Resource limits, enforced by cgroup v2.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// CPUs, 0.5 is half of one.
+    pub cpus: Option<f64>,
+    /// Number of processes.
+    pub pids: Option<u64>,
+}

@@ -1,0 +1,53 @@
+//! File descriptors: inheritance and sealed memory.
+
+use std::ffi::CStr;
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+
+/// Takes ownership of a descriptor that the parent process left open under a number it told us.
+///
+/// # Errors
+/// `EBADF` when the number is not open.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD takes no pointer; an invalid number is reported as EBADF.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the number is open (checked above) and by the protocol of our own processes it is handed over
+    // exactly once, at start, so nothing else in this process owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+/// Marks every descriptor from `first` up close-on-exec (`close_range(2)`, Linux 5.11).
+///
+/// # Errors
+/// What `close_range` reports.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: only flags of descriptors change; no descriptor that Rust owns is closed before `execve`.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// An anonymous file with `content` that nobody can change any more (`memfd_create(2)`, all seals).
+///
+/// # Errors
+/// What `memfd_create`, `write` or `fcntl` reports.
+pub fn sealed(name: &CStr, content: &[u8], executable: bool) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_EXEC and MFD_NOEXEC_SEAL exist since Linux 6.3; an older kernel answers EINVAL.
+    let kind = if executable { MemfdFlags::EXEC } else { MemfdFlags::NOEXEC_SEAL };
+    let fd = match rustix::fs::memfd_create(name, flags | kind) {
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags)?,
+        other => other?,
+    };
+    let mut file = std::fs::File::from(fd);
+    file.write_all(content)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
+}

@@ -1,0 +1,134 @@
+//! Processes: `clone3(2)` with pidfds, and what ties a child to its parent.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// A namespace to create (`clone3`) or to join (`setns`); the values of `clone(2)`.
+pub mod namespace {
+    /// Cgroup namespace.
+    pub const CGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+    /// IPC namespace.
+    pub const IPC: u64 = libc::CLONE_NEWIPC as u64;
+    /// Mount namespace.
+    pub const MOUNT: u64 = libc::CLONE_NEWNS as u64;
+    /// Network namespace.
+    pub const NETWORK: u64 = libc::CLONE_NEWNET as u64;
+    /// PID namespace.
+    pub const PID: u64 = libc::CLONE_NEWPID as u64;
+    /// User namespace.
+    pub const USER: u64 = libc::CLONE_NEWUSER as u64;
+    /// UTS namespace.
+    pub const UTS: u64 = libc::CLONE_NEWUTS as u64;
+}
+
+/// A child made by [`spawn`].
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id in the caller's PID namespace.
+    pub pid: i32,
+    /// Readable when it has exited; immune to reuse of the number.
+    pub pidfd: OwnedFd,
+}
+
+/// `libc` has this constant in a type that is too small for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Makes a child with `clone3(2)` in the given new namespaces ([`namespace`] values or-ed). The child runs
+/// `body` on a copy of this process's memory and exits with its result.
+///
+/// # Errors
+/// What `clone3` reports; `EBUSY` when this process has more than one thread, because the copy of a threaded
+/// process may hold locks (the allocator's, for one) that nobody will ever release.
+pub fn spawn(namespaces: u64, body: impl FnOnce() -> i32) -> io::Result<Child> {
+    spawn_with(namespaces, None, body)
+}
+
+/// As [`spawn`], with the child born in the cgroup v2 directory `cgroup` (`CLONE_INTO_CGROUP`).
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_with(
+    namespaces: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> i32,
+) -> io::Result<Child> {
+    if thread_count()? != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: `clone_args` is a plain struct of integers, for which all-zero is a valid value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces | libc::CLONE_PIDFD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM and without a stack of its own the call behaves like fork(2): the child gets a
+    // copy of the address space. There is one thread (checked above), so no lock is held by a thread
+    // that does not exist in the copy. `args` and `pidfd` outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let code = body();
+            // SAFETY: `_exit` ends the child without running the parent's exit handlers; always sound.
+            unsafe { libc::_exit(code) }
+        }
+        pid => {
+            // SAFETY: the kernel stored a new descriptor, owned by nobody else, in `pidfd`.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Child { pid: pid as i32, pidfd })
+        }
+    }
+}
+
+/// How many threads this process has.
+///
+/// # Errors
+/// When `/proc/self/task` cannot be read.
+pub fn thread_count() -> io::Result<u64> {
+    // The link count of a task directory is two plus one for each thread (proc(5)).
+    let stat = rustix::fs::stat("/proc/self/task")?;
+    Ok(u64::from(stat.st_nlink as u32).saturating_sub(2))
+}
+
+/// Whether a core dump and `ptrace` of this process are allowed (`PR_SET_DUMPABLE`); files below
+/// `/proc/self` belong to root while it is off.
+///
+/// # Errors
+/// What `prctl(2)` reports.
+pub fn set_dumpable(on: bool) -> io::Result<()> {
+    // SAFETY: this prctl takes plain integers and touches no memory of ours.
+    let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(on), 0, 0, 0) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Gives every signal its default action again and unblocks all, as a program expects at its start
+/// (an ignored or blocked signal would survive `execve(2)`).
+///
+/// # Errors
+/// What `sigprocmask(2)` reports.
+pub fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
+            continue;
+        }
+        // SAFETY: SIG_DFL installs no handler, so no code of ours can be called. The C library refuses the
+        // numbers it keeps for itself; they have their default action already.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    nix::sys::signal::SigSet::empty().thread_set_mask().map_err(io::Error::from)
+}
+
+/// Sets a resource limit, (soft, hard); `u64::MAX` is unlimited. `resource` is a `RLIMIT_` number.
+///
+/// # Errors
+/// What `setrlimit(2)` reports.
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is a valid rlimit that outlives the call.
+    let result = unsafe { libc::setrlimit(resource as _, &raw const limit) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,4 @@
+//! The `inception-run` command.
+#![forbid(unsafe_code)]
+
+fn main() {}
