@@ -40,28 +40,39 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// What `clone3` reports; `EBUSY` when this process has more than one thread, because the copy of a threaded
 /// process may hold locks (the allocator's, for one) that nobody will ever release.
 pub fn spawn(namespaces: u64, body: impl FnOnce() -> i32) -> io::Result<Child> {
-    spawn_with(namespaces, None, body)
+    spawn_with(SpawnArgs { namespaces, ..SpawnArgs::default() }, body)
 }
 
-/// As [`spawn`], with the child born in the cgroup v2 directory `cgroup` (`CLONE_INTO_CGROUP`).
+/// What [`spawn_with`] can be told.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct SpawnArgs<'a> {
+    /// New namespaces, [`namespace`] values or-ed.
+    pub namespaces: u64,
+    /// A cgroup v2 directory in which the child is born (`CLONE_INTO_CGROUP`).
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Make a child of this process's parent (`CLONE_PARENT`): the parent reaps it.
+    pub sibling: bool,
+}
+
+/// As [`spawn`], with more to choose.
 ///
 /// # Errors
 /// As [`spawn`].
-pub fn spawn_with(
-    namespaces: u64,
-    cgroup: Option<BorrowedFd<'_>>,
-    body: impl FnOnce() -> i32,
-) -> io::Result<Child> {
+pub fn spawn_with(spawn: SpawnArgs<'_>, body: impl FnOnce() -> i32) -> io::Result<Child> {
     if thread_count()? != 1 {
         return Err(io::Error::from_raw_os_error(libc::EBUSY));
     }
     let mut pidfd: libc::c_int = -1;
     // SAFETY: `clone_args` is a plain struct of integers, for which all-zero is a valid value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = namespaces | libc::CLONE_PIDFD as u64;
+    args.flags = spawn.namespaces | libc::CLONE_PIDFD as u64;
     args.pidfd = &raw mut pidfd as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    if let Some(cgroup) = cgroup {
+    if spawn.sibling {
+        args.flags |= libc::CLONE_PARENT as u64;
+    } else {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
+    if let Some(cgroup) = spawn.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
@@ -94,14 +105,30 @@ pub fn thread_count() -> io::Result<u64> {
     Ok(u64::from(stat.st_nlink as u32).saturating_sub(2))
 }
 
-/// Whether a core dump and `ptrace` of this process are allowed (`PR_SET_DUMPABLE`); files below
-/// `/proc/self` belong to root while it is off.
+/// Sends signal number `signal` to `pid`, real-time signals included.
 ///
 /// # Errors
-/// What `prctl(2)` reports.
-pub fn set_dumpable(on: bool) -> io::Result<()> {
-    // SAFETY: this prctl takes plain integers and touches no memory of ours.
-    let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(on), 0, 0, 0) };
+/// What `kill(2)` reports.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: `kill` takes plain integers and touches no memory of ours.
+    if unsafe { libc::kill(pid, signal) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends signal number `signal` to the process that `pidfd` stands for.
+///
+/// # Errors
+/// `ESRCH` when it has been reaped, `EPERM`, and what `pidfd_send_signal(2)` reports.
+pub fn pidfd_kill(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: a null siginfo is allowed and makes the call behave like kill(2); nothing else is a pointer.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -1,0 +1,97 @@
+use std::io;
+
+use init::report::{Failure, Stage};
+
+/// What can go wrong between a description and a running process.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call of the parent failed.
+    #[error("{operation}")]
+    System {
+        /// What was being done, and to what.
+        operation: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The child could not become its program.
+    #[error("{failure}")]
+    Child {
+        /// The step, as the child reported it.
+        failure: Failure,
+        /// The kernel's answer.
+        source: Option<io::Error>,
+    },
+    /// The child died without a word.
+    #[error("the new process ended before it could start its program")]
+    Silent,
+    /// An ordinary user has no range of subordinate ids.
+    #[error("no subordinate {kind} range for `{user}` in {file}")]
+    NoSubordinateIds {
+        /// `uid` or `gid`.
+        kind: &'static str,
+        /// The user's name.
+        user: String,
+        /// `/etc/subuid` or `/etc/subgid`.
+        file: &'static str,
+    },
+    /// `newuidmap` or `newgidmap` failed.
+    #[error("{program} refused the id map: {output}")]
+    MapHelper {
+        /// Which of the two.
+        program: &'static str,
+        /// What it printed.
+        output: String,
+    },
+    /// A name that is no capability.
+    #[error("unknown capability `{0}`")]
+    UnknownCapability(String),
+    /// The seccomp filter could not be compiled.
+    #[error("compile the seccomp filter")]
+    Seccomp(#[source] seccompiler::BackendError),
+}
+
+impl Error {
+    pub(crate) fn system(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let operation = operation.into();
+        move |source| Self::System { operation, source }
+    }
+
+    pub(crate) fn child(failure: Failure) -> Self {
+        let source = failure.os_error();
+        Self::Child { failure, source }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoSubordinateIds { user, .. } => Some(format!(
+                "give the user a range: `sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}` \
+                 (any 65536 ids that no other entry of /etc/subuid and /etc/subgid covers)"
+            )),
+            Self::MapHelper { program, .. } => Some(format!(
+                "{program} comes with the package `uidmap` (Debian, Ubuntu) or `shadow` and must be \
+                 set-user-ID root or have file capabilities; `inception-run doctor` shows what is missing"
+            )),
+            Self::System { operation, source }
+                if operation == "create user namespace"
+                    && matches!(source.raw_os_error(), Some(libc::EPERM | libc::ENOSPC | libc::EACCES)) =>
+            {
+                Some("unprivileged user namespaces are disabled here; `inception-run doctor` shows the fix".into())
+            }
+            Self::Child { failure, .. } if failure.stage == Stage::Rootfs => Some(
+                "overlayfs in a user namespace needs Linux 5.11 or newer and a data directory on a file system \
+                 that it accepts (ext4, xfs, btrfs, tmpfs; not overlayfs itself); INCEPTION_DATA_DIR chooses another"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// The exit status for a command that failed like this: 127, 126 or 125, as with Docker.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Child { failure, .. } => failure.exit_code(),
+            _ => 125,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! From a [`Sandbox`] to a process: the parent's side and the child's straight line of system calls.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use init::process::Assumed;
+use init::report::{self, Failure, Outcome, Stage};
+use rustix::mount::UnmountFlags;
+use rustix::pipe::PipeFlags;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use sys::process::{Child, SpawnArgs, namespace};
+
+use crate::Error;
+use crate::mounts;
+use crate::sandbox::Sandbox;
+
+/// How long the child may take until it executes its program; the first use of a volume copies data.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// What a launch is given beside the description.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// The data directory, to which the paths of layers and volumes are relative.
+    pub data: BorrowedFd<'a>,
+    /// The program of [`crate::program::init`].
+    pub init: BorrowedFd<'a>,
+    /// The network namespace to stand in; `None` stays in the caller's.
+    pub network: Option<BorrowedFd<'a>>,
+    /// A cgroup v2 directory to be born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Standard input, output and error.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Detached mounts that [`crate::sandbox::MountSource::Descriptor`] counts.
+    pub detached: &'a [OwnedFd],
+    /// Seccomp programs, see [`crate::seccomp`].
+    pub filters: &'a [Vec<u8>],
+}
+
+/// Starts a sandbox. The caller must be root of the user namespace that is to own it, with one thread. When
+/// this returns the program runs.
+///
+/// # Errors
+/// The step that failed; nothing of the sandbox is left then but what it wrote to its upper directory.
+pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Child, Error> {
+    // A packet pipe keeps two messages apart.
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT)
+        .map_err(|e| Error::system("create a pipe")(e.into()))?;
+    let namespaces = namespace::PID | namespace::MOUNT | namespace::UTS | namespace::IPC | namespace::CGROUP;
+    let spawn = SpawnArgs { namespaces, cgroup: around.cgroup, sibling: false };
+    let child = sys::process::spawn_with(spawn, || {
+        let failure = match enter(sandbox, around, write.as_fd()) {
+            Ok(assumed) => become_program(sandbox, around, &assumed, write.as_fd()),
+            Err(failure) => failure,
+        };
+        failure.send(&write);
+        failure.exit_code()
+    })
+    .map_err(Error::system("create the namespaces of the service"))?;
+    drop(write);
+    match receive(read.as_fd()) {
+        Ok(Outcome::Executed) => Ok(child),
+        outcome => {
+            end(&child);
+            Err(match outcome {
+                Ok(Outcome::Failed(failure)) => Error::child(failure),
+                Err(error) => Error::system("wait for the service to execute its program")(error),
+                _ => Error::Silent,
+            })
+        }
+    }
+}
+
+pub(crate) fn receive(pipe: BorrowedFd<'_>) -> io::Result<Outcome> {
+    sys::channel::wait_readable(pipe, Instant::now() + DEADLINE)?;
+    report::receive(pipe)
+}
+
+/// Ends a child that is of no use and reaps it.
+pub(crate) fn end(child: &Child) {
+    // It may have ended already; either way it is to be reaped.
+    match sys::process::pidfd_kill(child.pidfd.as_fd(), libc::SIGKILL) {
+        Ok(()) | Err(_) => {}
+    }
+    match nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.pid), None) {
+        Ok(_) | Err(_) => {}
+    }
+}
+
+/// Everything between clone and the program's own identity, in order.
+fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -> Result<Assumed, Failure> {
+    sys::process::reset_signals().map_err(|e| Failure::new(Stage::Setup, "reset signals", e))?;
+    // Until exec this process holds the stack's memory.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|e| Failure::new(Stage::Setup, "make the process undumpable", e))?;
+    stdio(around.stdio)?;
+
+    // 1. Namespaces that exist already, and the names in the new ones.
+    if let Some(network) = around.network {
+        move_into_link_name_space(network, Some(LinkNameSpaceType::Network))
+            .map_err(|e| Failure::new(Stage::Namespace, "the network namespace", e))?;
+    }
+    rustix::system::sethostname(sandbox.hostname.as_bytes())
+        .map_err(|e| Failure::new(Stage::Namespace, "the UTS namespace", e))?;
+
+    // 2. The root and everything below it.
+    rustix::process::fchdir(around.data).map_err(|e| Failure::new(Stage::Rootfs, "data directory", e))?;
+    mounts::scratch()?;
+    let root = mounts::root(&sandbox.root)?;
+    for mount in &sandbox.mounts {
+        mounts::one(root.as_fd(), mount, around.detached)?;
+    }
+    for path in &sandbox.masked_paths {
+        mounts::mask(root.as_fd(), path)?;
+    }
+    for (name, value) in &sandbox.sysctls {
+        sysctl(root.as_fd(), name, value)?;
+    }
+    for path in &sandbox.readonly_paths {
+        mounts::make_readonly(root.as_fd(), path)?;
+    }
+    make_directory(root.as_fd(), &sandbox.process.cwd)?;
+
+    // 3. Nothing of the host's is reachable from here on.
+    pivot(root.as_fd())?;
+    if sandbox.read_only {
+        let root = rustix::fs::open("/", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty())
+            .map_err(|e| Failure::new(Stage::Pivot, "/", e))?;
+        sys::mount::set_attributes(root.as_fd(), sys::mount::attribute::RDONLY, false)
+            .map_err(|e| Failure::new(Stage::Mount, "/ read-only", e))?;
+    }
+
+    // 4. The program's identity.
+    let keep: &[BorrowedFd<'_>] = if sandbox.init.is_some() { &[report] } else { &[] };
+    sandbox.process.assume(around.filters, keep)
+}
+
+fn become_program(
+    sandbox: &Sandbox,
+    around: &Surroundings<'_>,
+    assumed: &Assumed,
+    report: BorrowedFd<'_>,
+) -> Failure {
+    use std::os::fd::AsRawFd;
+    let Some(verbosity) = sandbox.init else { return assumed.exec(&sandbox.process.argv) };
+    let mut argv = vec![
+        "inception-init".to_owned(),
+        "pid1".to_owned(),
+        verbosity.to_string(),
+        report.as_raw_fd().to_string(),
+    ];
+    argv.extend(sandbox.process.argv.iter().cloned());
+    assumed.exec_fd(around.init, &argv)
+}
+
+pub(crate) fn stdio([stdin, stdout, stderr]: [BorrowedFd<'_>; 3]) -> Result<(), Failure> {
+    rustix::stdio::dup2_stdin(stdin)
+        .and_then(|()| rustix::stdio::dup2_stdout(stdout))
+        .and_then(|()| rustix::stdio::dup2_stderr(stderr))
+        .map_err(|e| Failure::new(Stage::Setup, "standard input and output", e))
+}
+
+fn sysctl(root: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), Failure> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags};
+    let fail = |e: rustix::io::Errno| Failure::new(Stage::Sysctl, format!("{name} = {value}"), e);
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat2(root, &path, flags, Mode::empty(), ResolveFlags::IN_ROOT).map_err(fail)?;
+    rustix::io::write(&file, value.as_bytes()).map(drop).map_err(fail)
+}
+
+/// Docker makes a missing working directory.
+fn make_directory(root: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
+    mounts::ensure_directory(root, path).map_err(|e| Failure::new(Stage::WorkingDirectory, path, e))
+}
+
+fn pivot(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    let fail = |e: rustix::io::Errno| Failure::new(Stage::Pivot, mounts::ROOTFS, e);
+    rustix::process::fchdir(root).map_err(fail)?;
+    // The old root ends up on top of the new one and is taken away again (pivot_root(2), "."/".").
+    rustix::process::pivot_root(".", ".").map_err(fail)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(fail)?;
+    rustix::process::chdir("/").map_err(fail)
+}

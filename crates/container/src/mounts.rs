@@ -1,0 +1,213 @@
+//! Carrying out the list of mounts, in the new mount namespace, before the root is changed.
+//!
+//! Every path of the sandbox is resolved beneath its root with openat2(2) and used as a descriptor from then
+//! on, so a symbolic link in the image, or one that is swapped in while we work, cannot lead out of it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use init::report::{Failure, Stage};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags};
+use sys::mount::attribute;
+
+use crate::sandbox::{Mount, MountSource, Root};
+use crate::volume;
+
+/// Where the root file system is mounted, relative to the data directory, in the new mount namespace only.
+pub(crate) const ROOTFS: &str = "mnt/root";
+/// Where generated files live, likewise.
+pub(crate) const SCRATCH: &str = "mnt/scratch";
+
+/// Mounts the overlay on [`ROOTFS`]; the working directory is the data directory.
+pub(crate) fn root(root: &Root) -> Result<OwnedFd, Failure> {
+    let fail = |what: String| move |errno: Errno| Failure::new(Stage::Rootfs, what, errno);
+    // overlayfs wants the topmost layer first.
+    let layers: Vec<&str> = root.layers.iter().rev().map(String::as_str).collect();
+    let options =
+        format!("userxattr,lowerdir={},upperdir={},workdir={}", layers.join(":"), root.upper, root.work);
+    let options = std::ffi::CString::new(options).map_err(|_| fail("a layer's name".into())(Errno::INVAL))?;
+    rustix::mount::mount("overlay", ROOTFS, "overlay", MountFlags::NODEV, Some(options.as_c_str()))
+        .map_err(fail(format!("overlay of {} layers", layers.len())))?;
+    rustix::fs::open(ROOTFS, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(fail("open it".into()))
+}
+
+/// Mounts the file system for generated files on [`SCRATCH`].
+pub(crate) fn scratch() -> Result<(), Failure> {
+    rustix::mount::mount("tmpfs", SCRATCH, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))
+        .map_err(|e| Failure::new(Stage::Mount, "generated files", e))
+}
+
+/// Carries out one mount below the root `root`. `detached` are the mounts that came with the launch.
+pub(crate) fn one(root: BorrowedFd<'_>, mount: &Mount, detached: &[OwnedFd]) -> Result<(), Failure> {
+    attach(root, mount, detached).map_err(|error| Failure::new(Stage::Mount, &mount.target, error))
+}
+
+fn attach(root: BorrowedFd<'_>, mount: &Mount, detached: &[OwnedFd]) -> io::Result<()> {
+    let (fs, recursive) = match &mount.source {
+        MountSource::Symlink(to) => return symlink(root, &mount.target, to),
+        MountSource::Proc => (new_fs("proc", &[])?, false),
+        MountSource::Sysfs => (new_fs("sysfs", &[])?, false),
+        MountSource::Mqueue => (new_fs("mqueue", &[])?, false),
+        MountSource::Cgroup => (new_fs("cgroup2", &[])?, false),
+        MountSource::Devpts => {
+            (new_fs("devpts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")])?, false)
+        }
+        MountSource::Tmpfs { size, mode } => {
+            let mode = format!("{mode:o}");
+            let size = size.map(|size| size.to_string());
+            let mut options = vec![("mode", mode.as_str())];
+            options.extend(size.as_deref().map(|size| ("size", size)));
+            (new_fs("tmpfs", &options)?, false)
+        }
+        MountSource::Device(name) => (clone_tree(CWD, Path::new("/dev").join(name), false)?, false),
+        MountSource::Bind(path) => (clone_tree(CWD, path, true)?, true),
+        MountSource::Descriptor(index) => {
+            let fd = detached.get(*index).ok_or(Errno::BADF)?;
+            (fd.try_clone()?, true)
+        }
+        MountSource::Volume { path } => {
+            volume::prepare(root, &mount.target, path)?;
+            (clone_tree(CWD, path, false)?, false)
+        }
+        MountSource::File { content, mode, uid, gid } => {
+            let path = generated(&mount.target, content, *mode, *uid, *gid)?;
+            (clone_tree(CWD, &path, false)?, false)
+        }
+    };
+    if mount.attributes != 0 {
+        sys::mount::set_attributes(fs.as_fd(), mount.attributes, recursive)?;
+    }
+    let directory = FileType::from_raw_mode(rustix::fs::fstat(&fs)?.st_mode) == FileType::Directory;
+    let target = ensure(root, &mount.target, directory)?;
+    move_onto(fs.as_fd(), target.as_fd())
+}
+
+/// Hides `path` behind an empty directory, or behind the sandbox's own `/dev/null`. A path that is not there
+/// needs no hiding.
+pub(crate) fn mask(root: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
+    let cover = || -> io::Result<()> {
+        let Some(target) = existing(root, path)? else { return Ok(()) };
+        let cover = if FileType::from_raw_mode(rustix::fs::fstat(&target)?.st_mode) == FileType::Directory {
+            let empty = new_fs("tmpfs", &[("mode", "555"), ("size", "0")])?;
+            sys::mount::set_attributes(empty.as_fd(), attribute::RDONLY, false)?;
+            empty
+        } else {
+            let null = existing(root, "/dev/null")?.ok_or(Errno::NOENT)?;
+            clone_fd(null.as_fd())?
+        };
+        move_onto(cover.as_fd(), target.as_fd())
+    };
+    cover().map_err(|error| Failure::new(Stage::Mount, format!("a cover over {path}"), error))
+}
+
+/// Makes what is at `path` read-only, in a mount of its own.
+pub(crate) fn make_readonly(root: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
+    let cover = || -> io::Result<()> {
+        let Some(target) = existing(root, path)? else { return Ok(()) };
+        let copy = clone_fd(target.as_fd())?;
+        sys::mount::set_attributes(copy.as_fd(), attribute::RDONLY, true)?;
+        move_onto(copy.as_fd(), target.as_fd())
+    };
+    cover().map_err(|error| Failure::new(Stage::Mount, format!("{path} read-only"), error))
+}
+
+fn new_fs(kind: &str, options: &[(&str, &str)]) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        rustix::mount::fsconfig_set_string(context.as_fd(), *key, *value)?;
+    }
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let flags = MountAttrFlags::empty();
+    Ok(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+fn clone_tree(directory: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(rustix::mount::open_tree(directory, path.as_ref(), flags)?)
+}
+
+fn clone_fd(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(rustix::mount::open_tree(fd, "", flags)?)
+}
+
+fn move_onto(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mount, "", target, "", flags)?)
+}
+
+/// What is at `path` beneath `root`, symbolic links resolved as if `root` were `/`.
+pub(crate) fn existing(root: BorrowedFd<'_>, path: &str) -> io::Result<Option<OwnedFd>> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        let opened = rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
+        match opened {
+            Ok(fd) => return Ok(Some(fd)),
+            Err(Errno::NOENT) => return Ok(None),
+            // A rename somewhere raced with the look-up (openat2(2)).
+            Err(Errno::AGAIN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// The mount point `path` beneath `root`, made with all its parents when it is missing.
+fn ensure(root: BorrowedFd<'_>, path: &str, directory: bool) -> io::Result<OwnedFd> {
+    if let Some(found) = existing(root, path)? {
+        return Ok(found);
+    }
+    let (parent, name) = split(path)?;
+    let parent = ensure(root, parent, true)?;
+    let made = if directory {
+        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))
+    } else {
+        rustix::fs::mknodat(&parent, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
+    };
+    match made {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    existing(root, path)?.ok_or_else(|| Errno::NOENT.into())
+}
+
+fn symlink(root: BorrowedFd<'_>, path: &str, to: &str) -> io::Result<()> {
+    let (parent, name) = split(path)?;
+    let parent = ensure(root, parent, true)?;
+    Ok(rustix::fs::symlinkat(to, &parent, name)?)
+}
+
+fn split(path: &str) -> io::Result<(&str, &str)> {
+    let path = path.trim_end_matches('/');
+    let (parent, name) = path.rsplit_once('/').ok_or(Errno::INVAL)?;
+    if name.is_empty() || name == ".." || name == "." {
+        return Err(Errno::INVAL.into());
+    }
+    Ok((if parent.is_empty() { "/" } else { parent }, name))
+}
+
+/// Writes a generated file and returns its path, relative to the data directory.
+fn generated(target: &str, content: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<String> {
+    let path = format!("{SCRATCH}/{}", target.trim_start_matches('/').replace('/', "-"));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))?;
+    io::Write::write_all(&mut std::fs::File::from(file.try_clone()?), content)?;
+    let owner = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    rustix::fs::chownat(&file, "", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH)?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    Ok(path)
+}
+
+/// Makes the directory `path` beneath `root` with its parents, if it is missing.
+pub(crate) fn ensure_directory(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+    if path.is_empty() || path == "/" { Ok(()) } else { ensure(root, path, true).map(drop) }
+}

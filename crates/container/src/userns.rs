@@ -1,0 +1,128 @@
+//! The process that owns a user namespace: everything of a stack happens inside it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+use sys::channel::{Channel, wait_readable};
+use sys::process::{Child, namespace};
+
+use crate::Error;
+use crate::idmap::{Extent, IdMap};
+
+/// How long the parent may take to write the id map.
+const MAP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Makes a child in a new user namespace with the id map `map`, and in the other new `namespaces`. As soon as
+/// the map is there the child is root inside, tied to the life of this thread, and runs `body` with its end
+/// of a channel whose other end is returned; the end of that channel means the death of the other.
+///
+/// # Errors
+/// [`Error::System`] named "create user namespace" where the host forbids it, and failures to write the map;
+/// the child is gone then.
+pub fn spawn(
+    map: &IdMap,
+    namespaces: u64,
+    body: impl FnOnce(Channel) -> i32,
+) -> Result<(Child, Channel), Error> {
+    let (ours, theirs) = Channel::pair().map_err(Error::system("create a channel"))?;
+    let mut ours = Some(ours);
+    let child = sys::process::spawn(namespace::USER | namespaces, || {
+        // The child's copy of the parent's end: as long as it is open the child would never see it close.
+        drop(ours.take());
+        match become_root(&theirs) {
+            Ok(true) => body(theirs),
+            // The parent is gone or could not write the map: it knows.
+            Ok(false) => 125,
+            Err(error) => {
+                eprintln!("error: become root of the new user namespace: {error}");
+                125
+            }
+        }
+    })
+    .map_err(Error::system("create user namespace"))?;
+    // Still there: only the child's copy of this variable was emptied.
+    let Some(ours) = ours else { return Err(Error::Silent) };
+    write_map(map, child.pid)?;
+    ours.send(b"mapped", &[]).map_err(Error::system("tell the new user namespace's root that it is one"))?;
+    Ok((child, ours))
+}
+
+fn become_root(channel: &Channel) -> io::Result<bool> {
+    if channel.recv_until(Instant::now() + MAP_DEADLINE)?.is_none() {
+        return Ok(false);
+    }
+    let root = (nix::unistd::Uid::from_raw(0), nix::unistd::Gid::from_raw(0));
+    nix::unistd::setgroups(&[])?;
+    nix::unistd::setresgid(root.1, root.1, root.1)?;
+    nix::unistd::setresuid(root.0, root.0, root.0)?;
+    // The change of ids made this process undumpable and with that its own /proc files inaccessible.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
+    tie_to_parent(channel.as_fd())
+}
+
+/// Makes this process die with the thread that made it. Must come after the last change of ids, which clears
+/// the setting (prctl(2), PR_SET_PDEATHSIG). False when the parent, seen through its end of `channel`, is
+/// gone already.
+///
+/// # Errors
+/// What `prctl(2)` and `poll(2)` report.
+pub fn tie_to_parent(channel: BorrowedFd<'_>) -> io::Result<bool> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    match wait_readable(channel, Instant::now()) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(true),
+        // Readable: either a request, or the end. Requests come only after the parent has seen us ready.
+        Ok(()) => {
+            let mut poll = [rustix::event::PollFd::new(&channel, rustix::event::PollFlags::empty())];
+            let none = rustix::time::Timespec::default();
+            rustix::event::poll(&mut poll, Some(&none))?;
+            Ok(!poll[0].revents().contains(rustix::event::PollFlags::HUP))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn write_map(map: &IdMap, pid: i32) -> Result<(), Error> {
+    if map.direct {
+        for (file, extents) in [("uid_map", &map.uids), ("gid_map", &map.gids)] {
+            let path = format!("/proc/{pid}/{file}");
+            let text: String =
+                extents.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect();
+            // The kernel takes a map in one write only.
+            fs::OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .and_then(|mut file| file.write_all(text.as_bytes()))
+                .map_err(Error::system(format!("write {path}")))?;
+        }
+        return Ok(());
+    }
+    // Both at once: each is a process of its own, and together they are a third of a start.
+    let uid = start_helper("newuidmap", pid, &map.uids)?;
+    let gid = start_helper("newgidmap", pid, &map.gids);
+    finish_helper("newuidmap", uid)?;
+    finish_helper("newgidmap", gid?)
+}
+
+fn start_helper(program: &'static str, pid: i32, extents: &[Extent]) -> Result<std::process::Child, Error> {
+    let numbers = extents.iter().flat_map(|e| [e.inside, e.outside, e.count]).map(|n| n.to_string());
+    Command::new(program)
+        .arg(pid.to_string())
+        .args(numbers)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| Error::MapHelper { program, output: error.to_string() })
+}
+
+fn finish_helper(program: &'static str, child: std::process::Child) -> Result<(), Error> {
+    let output = child.wait_with_output().map_err(Error::system(format!("wait for {program}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::MapHelper { program, output: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+}

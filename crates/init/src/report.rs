@@ -1,0 +1,201 @@
+//! Why a child could not become the program it was made for, as a typed message over a pipe.
+//!
+//! The pipe is close-on-exec: a successful `execve` closes it without a message.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// What was being done when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// Joining or setting up a namespace.
+    Namespace = 1,
+    /// Mounting the root file system.
+    Rootfs,
+    /// Mounting something below the root.
+    Mount,
+    /// Changing the root.
+    Pivot,
+    /// Writing a sysctl.
+    Sysctl,
+    /// Finding the user or group in the image.
+    User,
+    /// Entering the working directory.
+    WorkingDirectory,
+    /// Setting a resource limit.
+    Rlimit,
+    /// Dropping capabilities or changing ids.
+    Credentials,
+    /// Loading the seccomp filter.
+    Seccomp,
+    /// Making the terminal the controlling one.
+    Terminal,
+    /// Finding or executing the program.
+    Exec,
+    /// Anything else between clone and exec.
+    Setup,
+}
+
+impl Stage {
+    const ALL: [Self; 13] = [
+        Self::Namespace,
+        Self::Rootfs,
+        Self::Mount,
+        Self::Pivot,
+        Self::Sysctl,
+        Self::User,
+        Self::WorkingDirectory,
+        Self::Rlimit,
+        Self::Credentials,
+        Self::Seccomp,
+        Self::Terminal,
+        Self::Exec,
+        Self::Setup,
+    ];
+}
+
+/// A failed step: what, on which object, and the kernel's answer.
+#[derive(Debug)]
+pub struct Failure {
+    /// What was being done.
+    pub stage: Stage,
+    /// The object: a path, a name, a limit.
+    pub detail: String,
+    /// `errno`; 0 when the kernel was not the one that refused.
+    pub errno: i32,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let detail = &self.detail;
+        match self.stage {
+            Stage::Namespace => write!(f, "enter {detail}"),
+            Stage::Rootfs => write!(f, "mount the root file system: {detail}"),
+            Stage::Mount => write!(f, "mount {detail}"),
+            Stage::Pivot => write!(f, "change the root to {detail}"),
+            Stage::Sysctl => write!(f, "set sysctl {detail}"),
+            Stage::User => write!(f, "find user `{detail}` in the image"),
+            Stage::WorkingDirectory => write!(f, "enter working directory `{detail}`"),
+            Stage::Rlimit => write!(f, "set resource limit {detail}"),
+            Stage::Credentials => write!(f, "change credentials: {detail}"),
+            Stage::Seccomp => write!(f, "load the seccomp filter {detail}"),
+            Stage::Terminal => write!(f, "set up the terminal {detail}"),
+            Stage::Exec => write!(f, "execute `{detail}`"),
+            Stage::Setup => write!(f, "{detail}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        None
+    }
+}
+
+impl Failure {
+    /// A failure of `stage` on `detail` for which the kernel gave `error`.
+    pub fn new(stage: Stage, detail: impl Into<String>, error: impl Into<io::Error>) -> Self {
+        Self { stage, detail: detail.into(), errno: error.into().raw_os_error().unwrap_or(0) }
+    }
+
+    /// The kernel's answer as an error, when it gave one.
+    pub fn os_error(&self) -> Option<io::Error> {
+        (self.errno != 0).then(|| io::Error::from_raw_os_error(self.errno))
+    }
+
+    /// The exit status that shells and Docker use: 127 for a program that is not there, 126 for one that
+    /// cannot be executed, 125 for everything before.
+    pub fn exit_code(&self) -> i32 {
+        match (self.stage, io::Error::from_raw_os_error(self.errno).kind()) {
+            (Stage::Exec, io::ErrorKind::NotFound) => 127,
+            (Stage::Exec, _) => 126,
+            _ => 125,
+        }
+    }
+
+    /// Writes the message; the reader may be gone, and then nobody is left to be told.
+    pub fn send(&self, pipe: impl AsFd) {
+        let mut message = vec![self.stage as u8];
+        message.extend_from_slice(&self.errno.to_le_bytes());
+        message.extend_from_slice(self.detail.as_bytes());
+        message.truncate(4096);
+        match rustix::io::write(pipe, &message) {
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    fn decode(message: &[u8]) -> Option<Self> {
+        let (&stage, rest) = message.split_first()?;
+        let (errno, detail) = rest.split_first_chunk()?;
+        Some(Self {
+            stage: Stage::ALL.into_iter().find(|s| *s as u8 == stage)?,
+            errno: i32::from_le_bytes(*errno),
+            detail: String::from_utf8_lossy(detail).into_owned(),
+        })
+    }
+}
+
+/// What a child said before its end of the pipe closed.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It executed its program.
+    Executed,
+    /// It is a [`crate::process`] joiner and made this process (a number of its PID namespace).
+    Started(i32),
+    /// It could not.
+    Failed(Failure),
+}
+
+const STARTED: u8 = 0;
+
+/// Tells the reader that `pid` was made on its behalf.
+///
+/// # Errors
+/// What `write(2)` reports.
+pub fn send_started(pipe: BorrowedFd<'_>, pid: i32) -> io::Result<()> {
+    let mut message = [STARTED; 5];
+    message[1..].copy_from_slice(&pid.to_le_bytes());
+    rustix::io::write(pipe, &message)?;
+    Ok(())
+}
+
+/// Reads one message; the pipe is a packet pipe or socket, so that messages do not run together.
+///
+/// # Errors
+/// What `read(2)` reports; `InvalidData` for a message that is not ours.
+pub fn receive(pipe: BorrowedFd<'_>) -> io::Result<Outcome> {
+    let mut buffer = [0u8; 4096];
+    let length = loop {
+        match rustix::io::read(pipe, &mut buffer) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    match &buffer[..length] {
+        [] => Ok(Outcome::Executed),
+        [STARTED, pid @ ..] => {
+            let pid = pid.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+            Ok(Outcome::Started(i32::from_le_bytes(pid)))
+        }
+        message => Failure::decode(message).map(Outcome::Failed).ok_or(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_survives_the_pipe() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let error = io::Error::from_raw_os_error(2);
+        Failure::new(Stage::Exec, "/bin/nothing", error).send(&write);
+        let Outcome::Failed(failure) = receive(read.as_fd()).unwrap() else { panic!("no failure") };
+        assert_eq!((failure.stage, failure.errno, failure.detail.as_str()), (Stage::Exec, 2, "/bin/nothing"));
+        assert_eq!(failure.exit_code(), 127);
+        drop(write);
+        assert!(matches!(receive(read.as_fd()).unwrap(), Outcome::Executed));
+    }
+}
