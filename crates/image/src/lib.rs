@@ -1,1 +1,32 @@
+//! Images: a content-addressed store of layers, and the Dockerfile builder.
+//!
+//! This crate knows no processes: a `RUN` instruction is handed to a [`Runner`]. Whatever writes here runs
+//! inside the id map of the containers, as container root, so that owners are container ids. Layers are
+//! overlayfs directories for mounts with `userxattr`.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod archive;
+mod config;
+mod digest;
+mod error;
+mod layer;
+mod node;
+mod reference;
+mod remove;
+mod scratch;
+mod store;
+mod tree;
+mod user;
+mod view;
+
+pub use archive::Limits;
+pub use config::{
+    ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, RootFs, architecture,
+};
+pub use digest::{Digest, LayerId};
+pub use error::{Error, Result};
+pub use reference::Reference;
+pub use remove::remove_tree;
+pub use store::{CommitOptions, ImageSummary, ImportOptions, MAX_LAYERS, Store, default_config};
+pub use user::User;

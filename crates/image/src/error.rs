@@ -1,0 +1,258 @@
+//! What can go wrong, each naming the operation and its object.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::reference::Reference;
+
+/// The result of this crate's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the image store, the builder, or the search for a base.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call on a file failed.
+    #[error("{operation} `{}`", path.display())]
+    Io {
+        /// What was tried: "create directory".
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// An archive cannot be read: damaged, cut short, or not an archive.
+    #[error("read archive `{archive}` {}", place(entry))]
+    DamagedArchive {
+        /// Its name.
+        archive: String,
+        /// The last entry that was read; none before the first.
+        entry: Option<String>,
+        /// What the reader said.
+        #[source]
+        source: io::Error,
+    },
+    /// An archive holds something that is not allowed.
+    #[error("archive `{archive}`, entry `{entry}`: {problem}")]
+    RefusedEntry {
+        /// Its name.
+        archive: String,
+        /// The offending entry.
+        entry: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An entry of an archive could not be written.
+    #[error("unpack entry `{entry}` of archive `{archive}`")]
+    Unpack {
+        /// Its name.
+        archive: String,
+        /// The entry.
+        entry: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
+    /// An archive as a whole is not acceptable.
+    #[error("archive `{archive}`: {problem}")]
+    RefusedArchive {
+        /// Its name.
+        archive: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The bytes are not those that were promised.
+    #[error("`{object}` has the checksum sha256:{found}, but sha256:{expected} was promised")]
+    Checksum {
+        /// File or address.
+        object: String,
+        /// Hex digits.
+        expected: String,
+        /// Hex digits.
+        found: String,
+    },
+    /// Not a digest.
+    #[error("`{text}` is not a sha256 digest")]
+    BadDigest {
+        /// What was given.
+        text: String,
+    },
+    /// Not the name of an image.
+    #[error("`{text}` is not the name of an image: {problem}")]
+    BadReference {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A file of the store does not hold what it should.
+    #[error("the store's file `{}` is damaged", path.display())]
+    DamagedStore {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A layer that an image needs is not in the store.
+    #[error("layer sha256:{layer} of image `{image}` is not in the store")]
+    MissingLayer {
+        /// Hex digits.
+        layer: String,
+        /// The image's id.
+        image: String,
+    },
+    /// Two different layers share the first 24 digits.
+    #[error("layer sha256:{layer} would take the place of another one with the same first digits")]
+    LayerCollision {
+        /// Hex digits.
+        layer: String,
+    },
+    /// A tree holds something a layer cannot hold.
+    #[error("`{}` cannot become part of a layer: {problem}", path.display())]
+    RefusedFile {
+        /// Path inside the tree.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The Dockerfile says something that cannot be understood or done.
+    #[error("{file}:{line}: {message}")]
+    Dockerfile {
+        /// Name of the Dockerfile.
+        file: String,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong, naming the instruction.
+        message: String,
+        /// How to mend it.
+        hint: Option<String>,
+    },
+    /// An instruction could not be carried out.
+    #[error("{file}:{line}: `{instruction}` failed")]
+    Step {
+        /// Name of the Dockerfile.
+        file: String,
+        /// Line, from 1.
+        line: usize,
+        /// The instruction as written.
+        instruction: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
+    /// A command of a `RUN` instruction ended with a status other than zero.
+    #[error("{file}:{line}: `{instruction}` ended with status {status}{}", last_lines(output))]
+    RunFailed {
+        /// Name of the Dockerfile.
+        file: String,
+        /// Line, from 1.
+        line: usize,
+        /// The instruction as written.
+        instruction: String,
+        /// Exit status, 128 + signal number for a signal.
+        status: i32,
+        /// The last lines of what it wrote.
+        output: Vec<String>,
+    },
+    /// The sandbox of a `RUN` instruction could not be started.
+    #[error("run the command in its sandbox")]
+    Runner(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A source of `COPY` or `ADD` cannot be used.
+    #[error("`{pattern}` {problem}")]
+    CopySource {
+        /// As written.
+        pattern: String,
+        /// What is wrong with it.
+        problem: String,
+        /// How to mend it.
+        hint: Option<String>,
+    },
+    /// The destination of `COPY`, `ADD` or `WORKDIR` cannot be used.
+    #[error("destination `{path}` {problem}")]
+    CopyDestination {
+        /// Path in the image.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A user or group of the image is not known.
+    #[error("the image has no {kind} `{name}`")]
+    UnknownUser {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// As written.
+        name: String,
+    },
+    /// The base is not in the store.
+    #[error("image `{reference}` is not in the store")]
+    MissingImage {
+        /// Its name.
+        reference: Reference,
+    },
+    /// A build has more layers than one overlay mount can name.
+    #[error("the image would have more than {limit} layers")]
+    TooManyLayers {
+        /// The most that can be mounted.
+        limit: usize,
+    },
+    /// A download failed.
+    #[error("download {url}")]
+    Download {
+        /// From where.
+        url: String,
+        /// Why.
+        #[source]
+        source: Box<ureq::Error>,
+    },
+    /// A server answered with something unexpected.
+    #[error("{url}: {problem}")]
+    BadAnswer {
+        /// From where.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+fn place(entry: &Option<String>) -> String {
+    match entry {
+        Some(entry) => format!("after entry `{entry}`"),
+        None => "before its first entry".to_owned(),
+    }
+}
+
+fn last_lines(output: &[String]) -> String {
+    if output.is_empty() {
+        return String::new();
+    }
+    format!("; its last lines:\n    {}", output.join("\n    "))
+}
+
+impl Error {
+    /// An error of a system call.
+    pub(crate) fn io(operation: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
+        Self::Io { operation, path: path.as_ref().to_owned(), source: source.into() }
+    }
+
+    /// What the user can do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
+                    "free some space, or put the data on another disk with INCEPTION_DATA_DIR".to_owned(),
+                ),
+                _ => None,
+            },
+            Self::Dockerfile { hint, .. } | Self::CopySource { hint, .. } => hint.clone(),
+            Self::Step { source, .. } | Self::Unpack { source, .. } => source.hint(),
+            Self::DamagedArchive { .. } | Self::Checksum { .. } => {
+                Some("the file is damaged or was changed: fetch it again".to_owned())
+            }
+            Self::TooManyLayers { .. } => Some("join RUN instructions with `&&`".to_owned()),
+            _ => None,
+        }
+    }
+}

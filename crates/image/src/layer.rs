@@ -1,0 +1,282 @@
+//! Writing a new layer on top of others: what a path means there, and what must be copied up first.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::fs::{self as kernel, AtFlags, FileType, Mode};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::node::{self, Attributes};
+use crate::remove::remove_at;
+use crate::view::{Dir, Leaf, Node, Resolved, View};
+
+/// A layer in the making. It lies in a private directory that nobody else writes.
+pub(crate) struct LayerWriter {
+    /// The new layer and those below it.
+    pub(crate) view: View,
+    top: PathBuf,
+}
+
+impl LayerWriter {
+    /// Writes to the directory `top`, over the layers `lower` (lowest first).
+    pub(crate) fn open(lower: &[PathBuf], top: &Path) -> Result<Self> {
+        let mut layers = lower.to_vec();
+        layers.push(top.to_owned());
+        let view = View::open(&layers).map_err(|(path, cause)| Error::io("open layer", path, cause))?;
+        let writer = Self { view, top: top.to_owned() };
+        if !lower.is_empty() {
+            let below = View::open(lower).map_err(|(path, cause)| Error::io("open layer", path, cause))?;
+            copy_attributes(below.root().fd(), writer.view.root().fd())
+                .map_err(|cause| writer.fail("set attributes of", Path::new(""), cause))?;
+        }
+        Ok(writer)
+    }
+
+    pub(crate) fn fail(&self, operation: &'static str, path: &Path, cause: impl Into<io::Error>) -> Error {
+        Error::io(operation, self.top.join(path.strip_prefix("/").unwrap_or(path)), cause)
+    }
+
+    /// Where a path leads in the image as it is by now.
+    pub(crate) fn resolve(&self, path: &Path, follow_last: bool) -> Result<Resolved> {
+        self.view.resolve(path, follow_last).map_err(|cause| self.fail("look up", path, cause))
+    }
+
+    /// Makes a merged directory exist in the new layer, with the attributes it has below.
+    fn copy_up(&self, dir: &Dir) -> Result<Rc<OwnedFd>> {
+        if let Some(fd) = dir.in_top() {
+            return Ok(Rc::clone(fd));
+        }
+        let fail = |cause: io::Error| self.fail("copy up directory", &dir.path, cause);
+        let mut here = self.view.root();
+        let mut fd = Rc::clone(here.in_top().ok_or_else(|| fail(io::ErrorKind::NotFound.into()))?);
+        for name in dir.path.iter() {
+            let child = match self.view.child(&here, name).map_err(fail)? {
+                Some(Node::Dir(child)) => child,
+                _ => return Err(fail(io::ErrorKind::NotADirectory.into())),
+            };
+            fd = match child.in_top() {
+                Some(fd) => Rc::clone(fd),
+                None => {
+                    let made = node::make_dir(&fd, name).map_err(fail)?;
+                    copy_attributes(child.fd(), &made).map_err(fail)?;
+                    Rc::new(made)
+                }
+            };
+            here = child;
+        }
+        Ok(fd)
+    }
+
+    /// Makes a directory and all that lead to it; returns its path free of links.
+    pub(crate) fn make_path(&self, path: &Path, owner: Option<(u32, u32)>) -> Result<(Rc<OwnedFd>, PathBuf)> {
+        match self.resolve(path, true)? {
+            Resolved::Found(Node::Dir(dir)) => Ok((self.copy_up(&dir)?, dir.path)),
+            Resolved::Found(Node::Leaf(_)) => {
+                Err(self.fail("make directory", path, io::Error::from(io::ErrorKind::NotADirectory)))
+            }
+            Resolved::Missing { dir, rest } => {
+                let mut fd = self.copy_up(&dir)?;
+                let mut at = dir.path;
+                for name in rest {
+                    at.push(&name);
+                    let made = self.new_dir(&fd, &name, &at)?;
+                    node::set_attributes(&made, &Attributes::new_dir(owner))
+                        .map_err(|cause| self.fail("set attributes of", &at, cause))?;
+                    fd = Rc::new(made);
+                }
+                Ok((fd, at))
+            }
+        }
+    }
+
+    /// Makes a directory where there is none. One that takes the place of a deleted one must hide it.
+    fn new_dir(&self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd> {
+        let make = || -> io::Result<OwnedFd> {
+            let hides = node::stat(parent, name)?.is_some_and(|stat| node::is_whiteout(&stat));
+            if hides {
+                kernel::unlinkat(parent, name, AtFlags::empty())?;
+            }
+            let made = node::make_dir(parent, name)?;
+            if hides {
+                node::set_opaque(&made)?;
+            }
+            Ok(made)
+        };
+        make().map_err(|cause| self.fail("make directory", path, cause))
+    }
+
+    /// Splits a path into its directory (made if missing) and its last name.
+    fn parent(&self, path: &Path) -> Result<(Rc<OwnedFd>, PathBuf, OsString)> {
+        let name = path.file_name().ok_or_else(|| self.fail("write", path, Errno::ISDIR))?;
+        let (fd, at) = self.make_path(path.parent().unwrap_or(Path::new("")), None)?;
+        Ok((fd, at, name.to_owned()))
+    }
+
+    /// Puts a directory at a path; one that is there stays, with new attributes where `attributes` says so.
+    pub(crate) fn put_dir(&self, path: &Path, attributes: &Attributes, overwrite: bool) -> Result<()> {
+        if path.file_name().is_none() {
+            if overwrite {
+                let root = self.view.root();
+                node::set_attributes(root.fd(), attributes)
+                    .map_err(|cause| self.fail("set attributes of", path, cause))?;
+            }
+            return Ok(());
+        }
+        let (parent, at, name) = self.parent(path)?;
+        let at = at.join(name.as_os_str());
+        let (fd, new) = match self.resolve(&at, false)? {
+            Resolved::Found(Node::Dir(dir)) => (self.copy_up(&dir)?, false),
+            Resolved::Found(Node::Leaf(leaf)) => {
+                if leaf.in_top() {
+                    remove_at(&parent, &name).map_err(|cause| self.fail("replace", &at, cause))?;
+                }
+                (Rc::new(self.new_dir(&parent, &name, &at)?), true)
+            }
+            Resolved::Missing { .. } => (Rc::new(self.new_dir(&parent, &name, &at)?), true),
+        };
+        if new || overwrite {
+            node::set_attributes(&fd, attributes)
+                .map_err(|cause| self.fail("set attributes of", &at, cause))?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for something that is no directory, and returns where it goes.
+    fn make_room(&self, path: &Path) -> Result<(Rc<OwnedFd>, OsString)> {
+        let (parent, at, name) = self.parent(path)?;
+        match node::stat(&parent, &name) {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                remove_at(&parent, &name).map_err(|cause| self.fail("replace", &at.join(&name), cause))?
+            }
+            Err(cause) => return Err(self.fail("look up", &at.join(&name), cause)),
+        }
+        Ok((parent, name))
+    }
+
+    /// Puts a regular file at a path; `fill` writes its content.
+    pub(crate) fn put_file(
+        &self,
+        path: &Path,
+        attributes: &Attributes,
+        fill: &mut dyn FnMut(&mut File) -> Result<()>,
+    ) -> Result<()> {
+        let (parent, name) = self.make_room(path)?;
+        let mut file =
+            node::create_file(&parent, &name).map_err(|cause| self.fail("create file", path, cause))?;
+        fill(&mut file)?;
+        node::set_attributes(&file, attributes).map_err(|cause| self.fail("set attributes of", path, cause))
+    }
+
+    /// Puts a symbolic link at a path; its target is kept as it is.
+    pub(crate) fn put_link(&self, path: &Path, target: &OsStr, attributes: &Attributes) -> Result<()> {
+        let (parent, name) = self.make_room(path)?;
+        kernel::symlinkat(target, &parent, &*name).map_err(|cause| self.fail("create link", path, cause))?;
+        node::set_attributes_at(&parent, &name, attributes)
+            .map_err(|cause| self.fail("set attributes of", path, cause))
+    }
+
+    /// Puts a named pipe at a path.
+    pub(crate) fn put_pipe(&self, path: &Path, attributes: &Attributes) -> Result<()> {
+        let (parent, name) = self.make_room(path)?;
+        kernel::mknodat(&parent, &*name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .map_err(|cause| self.fail("create pipe", path, cause))?;
+        node::set_attributes_at(&parent, &name, attributes)
+            .map_err(|cause| self.fail("set attributes of", path, cause))
+    }
+
+    /// Puts a hard link to a file of the image at a path; false where the target is no such file.
+    pub(crate) fn put_hard_link(&self, path: &Path, target: &Path) -> Result<bool> {
+        let found = match self.view.resolve(target, false) {
+            Ok(Resolved::Found(Node::Leaf(leaf))) => leaf,
+            Ok(_) => return Ok(false),
+            Err(cause) if cause.kind() == io::ErrorKind::NotADirectory => return Ok(false),
+            Err(cause) => return Err(self.fail("look up", target, cause)),
+        };
+        if !found.in_top() {
+            self.put_copy(&found, &found.path)?;
+        }
+        let Resolved::Found(Node::Leaf(found)) = self.resolve(&found.path, false)? else { return Ok(false) };
+        let (parent, at, name) = self.parent(path)?;
+        if at.join(&name) == found.path {
+            return Ok(true);
+        }
+        if node::stat(&parent, &name).map_err(|cause| self.fail("look up", path, cause))?.is_some() {
+            remove_at(&parent, &name).map_err(|cause| self.fail("replace", path, cause))?;
+        }
+        match kernel::linkat(found.parent(), found.name(), &parent, &*name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            // The target lay below what the link has just replaced.
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.fail("create hard link", path, errno)),
+        }
+    }
+
+    /// Puts a copy of a file, link or pipe of any view at a path, with all its attributes.
+    pub(crate) fn put_copy(&self, leaf: &Leaf, path: &Path) -> Result<()> {
+        let fail = |cause: io::Error| self.fail("copy", path, cause);
+        let mut attributes = Attributes::of(&leaf.stat);
+        if leaf.is_link() {
+            return self.put_link(path, &leaf.read_link().map_err(fail)?, &attributes);
+        }
+        if node::kind(&leaf.stat) == FileType::Fifo {
+            return self.put_pipe(path, &attributes);
+        }
+        if !leaf.is_file() {
+            return Err(fail(io::ErrorKind::Unsupported.into()));
+        }
+        let mut from = leaf.open().map_err(fail)?;
+        attributes.xattrs = node::xattrs(&from).map_err(fail)?;
+        self.put_file(path, &attributes, &mut |to| io::copy(&mut from, to).map(drop).map_err(fail))
+    }
+
+    /// Marks a name as deleted from the layers below.
+    pub(crate) fn put_whiteout(&self, path: &Path) -> Result<()> {
+        let (parent, at, name) = self.parent(path)?;
+        let fail = |cause: io::Error| self.fail("mark as deleted", &at.join(&name), cause);
+        match node::stat(&parent, &name).map_err(fail)? {
+            None => node::make_whiteout(&parent, &name).map_err(fail),
+            // The same layer brings a new directory: it hides what lies below. Anything else does by itself.
+            Some(stat) if node::is_dir(&stat) => {
+                node::open_dir(&parent, &name).and_then(node::set_opaque).map_err(fail)
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Makes a directory hide the one below it.
+    pub(crate) fn put_opaque(&self, path: &Path) -> Result<()> {
+        let (fd, at) = self.make_path(path, None)?;
+        node::set_opaque(&fd).map_err(|cause| self.fail("mark as opaque", &at, cause))
+    }
+
+    /// Sets the time of a directory of the new layer, after its content has been written.
+    pub(crate) fn set_dir_time(&self, path: &Path, time: (i64, i64)) -> Result<()> {
+        let Resolved::Found(Node::Dir(dir)) = self.resolve(path, false)? else { return Ok(()) };
+        let Some(fd) = dir.in_top() else { return Ok(()) };
+        let attributes = Attributes { mtime: Some(time), ..Attributes::of(&fstat(self, fd, path)?) };
+        node::set_attributes(fd, &attributes).map_err(|cause| self.fail("set time of", path, cause))
+    }
+}
+
+fn fstat(writer: &LayerWriter, fd: &OwnedFd, path: &Path) -> Result<kernel::Stat> {
+    kernel::fstat(fd).map_err(|errno| writer.fail("look up", path, errno))
+}
+
+/// Gives one directory the attributes of another.
+pub(crate) fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+    let mut attributes = Attributes::of(&kernel::fstat(from)?);
+    attributes.xattrs = node::xattrs(from)?;
+    node::set_attributes(to, &attributes)
+}
+
+/// The bytes of a path for messages and digests.
+pub(crate) fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}

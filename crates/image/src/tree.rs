@@ -1,0 +1,396 @@
+//! Layer directories as they lie on disk: copied, cleaned, and turned into their canonical tar stream.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self as kernel, AtFlags, FileType, Mode, Stat};
+
+use crate::digest::{Hasher, LayerId};
+use crate::error::{Error, Result};
+use crate::layer::{bytes, copy_attributes};
+use crate::node::{self, Attributes, MAX_DEPTH};
+
+/// Prefix of whiteouts in archives (image-spec, `layer.md`); no real file of a layer may bear it.
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
+/// An archive's mark of an opaque directory.
+pub(crate) const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
+
+/// Where a hard-linked file was met first, by device and inode.
+type Seen = HashMap<(u64, u64), PathBuf>;
+
+fn first_seen(seen: &mut Seen, stat: &Stat, path: &Path) -> Option<PathBuf> {
+    if stat.st_nlink < 2 {
+        return None;
+    }
+    match seen.entry((stat.st_dev, stat.st_ino)) {
+        std::collections::hash_map::Entry::Occupied(first) => Some(first.get().clone()),
+        std::collections::hash_map::Entry::Vacant(slot) => {
+            slot.insert(path.to_owned());
+            None
+        }
+    }
+}
+
+fn refuse(path: &Path, problem: impl Into<String>) -> Error {
+    Error::RefusedFile { path: path.to_owned(), problem: problem.into() }
+}
+
+fn check_depth(path: &Path, depth: usize) -> Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(refuse(path, format!("directories are nested more than {MAX_DEPTH} deep")));
+    }
+    Ok(())
+}
+
+fn check_name(path: &Path, name: &OsStr) -> Result<()> {
+    if name.as_bytes().starts_with(WHITEOUT) {
+        return Err(refuse(path, "names that begin with `.wh.` are reserved for deleted files"));
+    }
+    Ok(())
+}
+
+/// Copies a tree as it is, whiteouts and opaque marks included, into an empty directory.
+///
+/// Attributes of overlayfs and sockets are left behind. `chown` replaces every owner.
+pub(crate) fn copy_tree(from: &OwnedFd, to: &OwnedFd, name: &Path) -> Result<()> {
+    let mut seen = Seen::new();
+    copy_dir(from, to, to, Path::new(""), &mut seen, 0).map_err(|fault| fault.named(name))
+}
+
+/// An error together with the path inside the tree.
+struct Fault {
+    path: PathBuf,
+    cause: FaultCause,
+}
+
+enum FaultCause {
+    Io(io::Error),
+    Refused(Error),
+}
+
+impl Fault {
+    fn named(self, tree: &Path) -> Error {
+        match self.cause {
+            FaultCause::Io(cause) => Error::io("copy", tree.join(self.path), cause),
+            FaultCause::Refused(error) => error,
+        }
+    }
+}
+
+fn copy_dir(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    root: &OwnedFd,
+    path: &Path,
+    seen: &mut Seen,
+    depth: usize,
+) -> Result<(), Fault> {
+    let fault = |at: &Path, cause: io::Error| Fault { path: at.to_owned(), cause: FaultCause::Io(cause) };
+    let refused = |error: Error| Fault { path: path.to_owned(), cause: FaultCause::Refused(error) };
+    check_depth(path, depth).map_err(refused)?;
+    for name in node::names(from).map_err(|cause| fault(path, cause))? {
+        let at = path.join(&name);
+        check_name(&at, &name).map_err(refused)?;
+        // A running container may delete a file while we look.
+        let Some(stat) = node::stat(from, &name).map_err(|cause| fault(&at, cause))? else { continue };
+        if node::is_dir(&stat) {
+            let child = node::open_dir(from, &name).map_err(|cause| fault(&at, cause))?;
+            let made = node::make_dir(to, &name).map_err(|cause| fault(&at, cause))?;
+            copy_dir(&child, &made, root, &at, seen, depth + 1)?;
+            if node::is_opaque(&child).map_err(|cause| fault(&at, cause))? {
+                node::set_opaque(&made).map_err(|cause| fault(&at, cause))?;
+            }
+            copy_attributes(&child, &made).map_err(|cause| fault(&at, cause))?;
+        } else if let Some(first) = first_seen(seen, &stat, &at) {
+            kernel::linkat(root, &first, to, &*name, AtFlags::empty())
+                .map_err(|errno| fault(&at, errno.into()))?;
+        } else if !copy_leaf(from, to, &name, &stat).map_err(|cause| fault(&at, cause))? {
+            return Err(refused(refuse(&at, "it is a device")));
+        }
+    }
+    Ok(())
+}
+
+/// Copies what is no directory; false for a device. Sockets are dropped: nobody listens on a copy.
+fn copy_leaf(from: &OwnedFd, to: &OwnedFd, name: &OsStr, stat: &Stat) -> io::Result<bool> {
+    let mut attributes = Attributes::of(stat);
+    match node::kind(stat) {
+        FileType::RegularFile => {
+            let mut source = node::open_file(from, name)?;
+            let mut target = node::create_file(to, name)?;
+            io::copy(&mut source, &mut target)?;
+            attributes.xattrs = node::xattrs(&source)?;
+            node::set_attributes(&target, &attributes)?;
+        }
+        FileType::Symlink => {
+            kernel::symlinkat(&*node::read_link(from, name)?, to, name)?;
+            node::set_attributes_at(to, name, &attributes)?;
+        }
+        FileType::Fifo => {
+            kernel::mknodat(to, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+            node::set_attributes_at(to, name, &attributes)?;
+        }
+        FileType::Socket => {}
+        FileType::CharacterDevice if node::is_whiteout(stat) => node::make_whiteout(to, name)?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Makes an overlay's upper directory fit to be a layer: drops sockets and what overlayfs keeps for itself.
+///
+/// True if the directory holds anything at all.
+pub(crate) fn clean_upper(dir: &OwnedFd, name: &Path) -> Result<bool> {
+    clean_dir(dir, name, Path::new(""), 0)?;
+    let rest = node::names(dir).map_err(|cause| Error::io("read directory", name, cause))?;
+    Ok(!rest.is_empty())
+}
+
+fn clean_dir(dir: &OwnedFd, tree: &Path, path: &Path, depth: usize) -> Result<()> {
+    let fail = |at: &Path, cause: io::Error| Error::io("clean up", tree.join(at), cause);
+    check_depth(path, depth)?;
+    for xattr in node::xattr_names(dir).map_err(|cause| fail(path, cause))? {
+        if xattr.as_bytes().starts_with(b"user.overlay.") && xattr != "user.overlay.opaque" {
+            kernel::fremovexattr(dir, &*xattr).map_err(|errno| fail(path, errno.into()))?;
+        }
+    }
+    for name in node::names(dir).map_err(|cause| fail(path, cause))? {
+        let at = path.join(&name);
+        let Some(stat) = node::stat(dir, &name).map_err(|cause| fail(&at, cause))? else { continue };
+        match node::kind(&stat) {
+            FileType::Directory => {
+                let child = node::open_dir(dir, &name).map_err(|cause| fail(&at, cause))?;
+                clean_dir(&child, tree, &at, depth + 1)?;
+            }
+            FileType::Socket => {
+                kernel::unlinkat(dir, &*name, AtFlags::empty()).map_err(|errno| fail(&at, errno.into()))?;
+            }
+            FileType::RegularFile => {
+                let file = node::open_file(dir, &name).map_err(|cause| fail(&at, cause))?;
+                for xattr in node::xattr_names(&file).map_err(|cause| fail(&at, cause))? {
+                    if xattr.as_bytes().starts_with(b"user.overlay.") {
+                        kernel::fremovexattr(&file, &*xattr).map_err(|errno| fail(&at, errno.into()))?;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The DiffID of a layer directory, and the size of its files in bytes.
+pub(crate) fn identify(dir: &OwnedFd, name: &Path) -> Result<(LayerId, u64)> {
+    let mut hasher = Hasher::new();
+    let size = write_tar(dir, name, &mut hasher)?;
+    Ok((hasher.finish(), size))
+}
+
+/// Writes a layer directory as a tar archive in OCI's form: names sorted, whiteouts as `.wh.` files,
+/// owners as the id map shows them, whole seconds. Equal directories give equal bytes. Returns the
+/// size of the files in it.
+pub(crate) fn write_tar(dir: &OwnedFd, name: &Path, out: &mut dyn Write) -> Result<u64> {
+    let mut stream = Stream { out, tree: name, seen: Seen::new(), size: 0 };
+    let stat = kernel::fstat(dir).map_err(|errno| Error::io("look up", name, errno))?;
+    stream.dir(dir, &stat, Path::new("."), 0)?;
+    stream.write(Path::new("."), &[0; 1024])?;
+    Ok(stream.size)
+}
+
+struct Stream<'a> {
+    out: &'a mut dyn Write,
+    tree: &'a Path,
+    seen: Seen,
+    size: u64,
+}
+
+impl Stream<'_> {
+    fn fail(&self, at: &Path, cause: io::Error) -> Error {
+        Error::io("read", self.tree.join(at), cause)
+    }
+
+    fn write(&mut self, at: &Path, bytes: &[u8]) -> Result<()> {
+        self.out
+            .write_all(bytes)
+            .map_err(|cause| Error::io("write the archive of", self.tree.join(at), cause))
+    }
+
+    fn dir(&mut self, dir: &OwnedFd, stat: &Stat, path: &Path, depth: usize) -> Result<()> {
+        check_depth(path, depth)?;
+        let xattrs = node::xattrs(dir).map_err(|cause| self.fail(path, cause))?;
+        let mut name = bytes(path).to_vec();
+        name.push(b'/');
+        self.entry(path, &name, b'5', stat, 0, b"", &xattrs)?;
+        if depth > 0 && node::is_opaque(dir).map_err(|cause| self.fail(path, cause))? {
+            let at = path.join(OsStr::from_bytes(OPAQUE_WHITEOUT));
+            self.whiteout(&at)?;
+        }
+        for name in node::names(dir).map_err(|cause| self.fail(path, cause))? {
+            let at = if depth == 0 { PathBuf::from(&name) } else { path.join(&name) };
+            check_name(&at, &name)?;
+            let stat = node::stat(dir, &name).map_err(|cause| self.fail(&at, cause))?;
+            let stat = stat.ok_or_else(|| self.fail(&at, io::ErrorKind::NotFound.into()))?;
+            if node::is_dir(&stat) {
+                let child = node::open_dir(dir, &name).map_err(|cause| self.fail(&at, cause))?;
+                self.dir(&child, &stat, &at, depth + 1)?;
+            } else {
+                self.leaf(dir, &name, &stat, &at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn leaf(&mut self, dir: &OwnedFd, name: &OsStr, stat: &Stat, at: &Path) -> Result<()> {
+        if node::is_whiteout(stat) {
+            let mut hidden = OsString::from(".wh.");
+            hidden.push(name);
+            return self.whiteout(&at.with_file_name(hidden));
+        }
+        if let Some(first) = first_seen(&mut self.seen, stat, at) {
+            return self.entry(at, bytes(at), b'1', stat, 0, bytes(&first), &[]);
+        }
+        match node::kind(stat) {
+            FileType::RegularFile => self.file(dir, name, stat, at),
+            FileType::Symlink => {
+                let target = node::read_link(dir, name).map_err(|cause| self.fail(at, cause))?;
+                self.entry(at, bytes(at), b'2', stat, 0, target.as_bytes(), &[])
+            }
+            FileType::Fifo => self.entry(at, bytes(at), b'6', stat, 0, b"", &[]),
+            FileType::Socket => Err(refuse(at, "it is a socket")),
+            _ => Err(refuse(at, "it is a device")),
+        }
+    }
+
+    fn file(&mut self, dir: &OwnedFd, name: &OsStr, stat: &Stat, at: &Path) -> Result<()> {
+        let file = node::open_file(dir, name).map_err(|cause| self.fail(at, cause))?;
+        let xattrs = node::xattrs(&file).map_err(|cause| self.fail(at, cause))?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        self.entry(at, bytes(at), b'0', stat, size, b"", &xattrs)?;
+        let mut buffer = vec![0; 128 * 1024];
+        let mut left = size;
+        let mut file = file.take(size);
+        while left > 0 {
+            match file.read(&mut buffer) {
+                Ok(0) => return Err(self.fail(at, io::ErrorKind::UnexpectedEof.into())),
+                Ok(length) => {
+                    left -= length as u64;
+                    self.write(at, &buffer[..length])?;
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(self.fail(at, cause)),
+            }
+        }
+        self.size += size;
+        self.pad(at, size)
+    }
+
+    fn pad(&mut self, at: &Path, size: u64) -> Result<()> {
+        let rest = (512 - size % 512) % 512;
+        self.write(at, &[0; 512][..rest as usize])
+    }
+
+    fn whiteout(&mut self, path: &Path) -> Result<()> {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        self.header(path, header, b'0', bytes(path), b"", 0, &[], None)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn entry(
+        &mut self,
+        at: &Path,
+        name: &[u8],
+        kind: u8,
+        stat: &Stat,
+        size: u64,
+        link: &[u8],
+        xattrs: &[(OsString, Vec<u8>)],
+    ) -> Result<()> {
+        let mut header = tar::Header::new_ustar();
+        let is_link = kind == b'2';
+        header.set_mode(if is_link { 0o777 } else { stat.st_mode & 0o7777 });
+        header.set_uid(stat.st_uid.into());
+        header.set_gid(stat.st_gid.into());
+        let mtime = stat.st_mtime as i64;
+        header.set_mtime(u64::try_from(mtime).unwrap_or(0));
+        self.header(at, header, kind, name, link, size, xattrs, (mtime < 0).then_some(mtime))
+    }
+
+    /// Writes a header, with a pax record (POSIX.1, pax Interchange Format) for all that it cannot hold.
+    #[allow(clippy::too_many_arguments)]
+    fn header(
+        &mut self,
+        at: &Path,
+        mut header: tar::Header,
+        kind: u8,
+        name: &[u8],
+        link: &[u8],
+        size: u64,
+        xattrs: &[(OsString, Vec<u8>)],
+        early: Option<i64>,
+    ) -> Result<()> {
+        let mut records = Vec::new();
+        if name.len() > 100 {
+            record(&mut records, b"path", name);
+        }
+        if link.len() > 100 {
+            record(&mut records, b"linkpath", link);
+        }
+        if size >= 1 << 33 {
+            record(&mut records, b"size", size.to_string().as_bytes());
+        }
+        if let Some(mtime) = early {
+            record(&mut records, b"mtime", mtime.to_string().as_bytes());
+        }
+        for (key, value) in xattrs {
+            record(&mut records, &[b"SCHILY.xattr.", key.as_bytes()].concat(), value);
+        }
+        if !records.is_empty() {
+            let mut pax = tar::Header::new_ustar();
+            pax.set_mode(0);
+            pax.set_uid(0);
+            pax.set_gid(0);
+            pax.set_mtime(0);
+            fill(&mut pax, b'x', b"./PaxHeaders/entry", b"", records.len() as u64);
+            self.write(at, pax.as_bytes())?;
+            self.write(at, &records)?;
+            self.pad(at, records.len() as u64)?;
+        }
+        fill(&mut header, kind, name, link, size);
+        self.write(at, header.as_bytes())
+    }
+}
+
+/// Puts the fields that `tar::Header` would check or rewrite.
+fn fill(header: &mut tar::Header, kind: u8, name: &[u8], link: &[u8], size: u64) {
+    let old = header.as_old_mut();
+    let length = name.len().min(100);
+    old.name[..length].copy_from_slice(&name[..length]);
+    let length = link.len().min(100);
+    old.linkname[..length].copy_from_slice(&link[..length]);
+    old.linkflag = [kind];
+    header.set_size(size);
+    header.set_cksum();
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts itself.
+fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while rest + length.to_string().len() != length {
+        length = rest + length.to_string().len();
+    }
+    records.extend_from_slice(length.to_string().as_bytes());
+    records.push(b' ');
+    records.extend_from_slice(key);
+    records.push(b'=');
+    records.extend_from_slice(value);
+    records.push(b'\n');
+}
