@@ -1,0 +1,202 @@
+//! What commands and a supervisor say to each other over the stack's control socket.
+//!
+//! The socket is `SOCK_SEQPACKET`, in the stack's runtime directory, which nobody else may enter. One connection
+//! carries one command; the supervisor answers with notices until [`Notice::Done`] or [`Notice::Failed`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Plan;
+use crate::remote::RemoteError;
+
+/// What a command asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Bring the stack to this plan.
+    Up(Box<Up>),
+    /// Stop everything, and end the supervisor.
+    Down {
+        /// Remove the named volumes too.
+        volumes: bool,
+    },
+    /// Stop services (all when empty); they stay stopped until started.
+    Stop(Vec<String>),
+    /// Start services (all when empty).
+    Start(Vec<String>),
+    /// Stop and start services (all when empty).
+    Restart(Vec<String>),
+    /// Answered by one [`Notice::Status`].
+    Status,
+    /// Send the log lines of these services (all when empty) from now on, until the connection closes.
+    Follow(Vec<String>),
+    /// Run a process in a running service. Descriptors: standard input, output, error.
+    Exec(Exec),
+    /// Run a one-off container with a service's configuration. Descriptors: standard input, output, error.
+    Run(Exec),
+    /// On a connection that runs a process: send it this signal.
+    Signal(i32),
+    /// On the connection that started the supervisor: go on without it.
+    Detach,
+    /// Answered by one [`Notice::Container`].
+    Container(String),
+}
+
+/// `up`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Up {
+    /// What to bring up.
+    pub plan: Plan,
+    /// Image id of each service, as the builder or the store gave it.
+    pub images: BTreeMap<String, String>,
+    /// Values of the secrets that come from the environment or `.env`, by variable.
+    pub secrets: BTreeMap<String, String>,
+    /// Start only these services and what they depend on (all when empty).
+    pub services: Vec<String>,
+    /// `Done` only when all services are healthy, running, or have ended with status 0.
+    pub wait: bool,
+    /// Refuse limits that cannot be enforced here.
+    pub strict: bool,
+}
+
+/// A process to run inside.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Exec {
+    /// The service.
+    pub service: String,
+    /// Program and arguments; empty for the service's own (`run` only).
+    pub argv: Vec<String>,
+    /// Environment on top of the service's.
+    pub env: Vec<(String, String)>,
+    /// Working directory instead of the service's.
+    pub cwd: Option<String>,
+    /// User instead of the service's.
+    pub user: Option<String>,
+    /// Standard input is a terminal.
+    pub tty: bool,
+}
+
+/// What the supervisor tells.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Notice {
+    /// A service changed its state.
+    State {
+        /// Service name.
+        service: String,
+        /// The new state.
+        state: State,
+        /// A remark: why it failed, for example.
+        detail: Option<String>,
+    },
+    /// A line that a service wrote.
+    Log(Line),
+    /// Something that the user should know.
+    Warning(String),
+    /// The state of all services.
+    Status(Vec<Status>),
+    /// A container, in detail.
+    Container(Box<Container>),
+    /// The process of an `Exec` or `Run` was started.
+    Started {
+        /// Host process id.
+        pid: u32,
+    },
+    /// It ended: exit code, or 128 plus the signal's number.
+    Exited {
+        /// Exit status.
+        status: i32,
+    },
+    /// The command was carried out.
+    Done,
+    /// It was not.
+    Failed(RemoteError),
+}
+
+/// One line of a log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// Service name.
+    pub service: String,
+    /// `stdout` or `stderr`.
+    pub stream: Stream,
+    /// Nanoseconds since 1970.
+    pub time: u64,
+    /// The line without its end; invalid UTF-8 is replaced.
+    pub text: String,
+}
+
+/// Where a line was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// State of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Known, not started.
+    Created,
+    /// Its dependencies are not there yet.
+    Waiting,
+    /// Its process runs.
+    Running,
+    /// It exited and will be started again after a pause.
+    Restarting,
+    /// It was sent its stop signal.
+    Stopping,
+    /// It exited.
+    Exited,
+}
+
+/// Health of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// No probe has succeeded yet, and none has counted as failed often enough.
+    Starting,
+    /// The last probe succeeded.
+    Healthy,
+    /// As many probes as `retries` says failed in a row.
+    Unhealthy,
+}
+
+/// One row of `ps`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Service name.
+    pub service: String,
+    /// State.
+    pub state: State,
+    /// Health, when it has a health check and runs.
+    pub health: Option<Health>,
+    /// Published ports as `127.0.0.1:8443->443/tcp`, ranges folded.
+    pub ports: Vec<String>,
+    /// Image name.
+    pub image: String,
+    /// Host process id of its PID 1 while it runs.
+    pub pid: Option<u32>,
+    /// Exit status of the last run.
+    pub exit_code: Option<i32>,
+    /// How often it was restarted by its policy.
+    pub restarts: u32,
+    /// Seconds since it was started, while it runs.
+    pub uptime: Option<f64>,
+}
+
+/// `inspect`: what a container was started with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Container {
+    /// The service's row.
+    pub status: Status,
+    /// The service as planned.
+    pub service: crate::plan::Service,
+    /// The sandbox as launched, without the content of generated files.
+    pub sandbox: container::sandbox::Sandbox,
+    /// Its addresses, by network.
+    pub addresses: BTreeMap<String, std::net::Ipv4Addr>,
+}

@@ -1,0 +1,318 @@
+//! `.env` files: the part of the shell's syntax that needs no shell.
+//!
+//! A file that this reads without `lenient` means the same to `set -a; . ./.env` in a POSIX shell:
+//! comments, `export`, quotes, backslashes and `$NAME` of variables set before. Command substitution,
+//! several commands on a line and the like are refused. `lenient` takes what compose takes in
+//! addition: blanks in an unquoted value and around the `=`.
+
+use std::collections::BTreeMap;
+
+use crate::diagnostic::{Checked, Fault, Span};
+use crate::interpolate::{Variables, expand, name_length};
+
+/// Parse the text of a `.env` file. `environment` is what `$NAME` may refer to besides earlier lines;
+/// it wins over them, as it does everywhere else.
+pub(crate) fn parse(
+    text: &str,
+    environment: &BTreeMap<String, String>,
+    lenient: bool,
+) -> Checked<BTreeMap<String, String>> {
+    let mut reader = Reader { text, at: 0 };
+    let mut variables = BTreeMap::new();
+    while reader.skip_to_assignment() {
+        let start = reader.at;
+        let name = reader.name(lenient)?;
+        let Some(name) = name else {
+            let line = reader.rest_of_line(start);
+            return Err(Fault::new(&line, "expected `NAME=value`"));
+        };
+        let value = reader.value(&name, environment, &variables, lenient)?;
+        variables.insert(name, value);
+    }
+    Ok(variables)
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn peek(&self) -> Option<char> {
+        self.text[self.at..].chars().next()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let next = self.peek()?;
+        self.at += next.len_utf8();
+        Some(next)
+    }
+
+    fn skip_blanks(&mut self) {
+        while matches!(self.peek(), Some(' ' | '\t')) {
+            self.at += 1;
+        }
+    }
+
+    fn rest_of_line(&self, from: usize) -> Span {
+        let length = self.text[from..].find('\n');
+        let end = length.map_or(self.text.len(), |length| from + length);
+        from..end
+    }
+
+    /// Over empty lines and comments; whether anything is left.
+    fn skip_to_assignment(&mut self) -> bool {
+        loop {
+            match self.peek() {
+                None => return false,
+                Some('#') => self.at = self.rest_of_line(self.at).end,
+                Some(c) if c.is_whitespace() => self.at += c.len_utf8(),
+                Some(_) => break,
+            }
+        }
+        let rest = &self.text[self.at..];
+        if let Some(after) = rest.strip_prefix("export")
+            && after.starts_with([' ', '\t'])
+        {
+            self.at += "export".len();
+            self.skip_blanks();
+        }
+        true
+    }
+
+    /// `NAME=`, consumed.
+    fn name(&mut self, lenient: bool) -> Checked<Option<String>> {
+        let start = self.at;
+        let length = name_length(&self.text[start..]);
+        if length == 0 {
+            return Ok(None);
+        }
+        let name = self.text[start..start + length].to_owned();
+        self.at += length;
+        let blank = matches!(self.peek(), Some(' ' | '\t'));
+        if lenient {
+            self.skip_blanks();
+        }
+        if self.peek() != Some('=') {
+            let rest = &self.text[self.at..];
+            if blank && rest.trim_start_matches([' ', '\t']).starts_with('=') {
+                return Err(Fault::new(&self.rest_of_line(start), "blank before `=`")
+                    .hint(format!("write `{name}=value`, as a shell wants it")));
+            }
+            return Ok(None);
+        }
+        self.at += 1;
+        if lenient {
+            self.skip_blanks();
+        }
+        Ok(Some(name))
+    }
+
+    fn value(
+        &mut self,
+        name: &str,
+        environment: &BTreeMap<String, String>,
+        earlier: &BTreeMap<String, String>,
+        lenient: bool,
+    ) -> Checked<String> {
+        let mut value = String::new();
+        loop {
+            let start = self.at;
+            match self.peek() {
+                None | Some('\n') => break,
+                Some('\r') if self.text[self.at..].starts_with("\r\n") => break,
+                Some(' ' | '\t') => {
+                    self.skip_blanks();
+                    match self.peek() {
+                        None | Some('\n' | '\r') => break,
+                        Some('#') => {
+                            self.at = self.rest_of_line(self.at).end;
+                            break;
+                        }
+                        Some(_) if lenient => value.push_str(&self.text[start..self.at]),
+                        Some(_) => {
+                            let line = self.rest_of_line(start);
+                            let rest = line.start + (self.at - start)..line.end;
+                            return Err(Fault::new(
+                                &rest,
+                                format!("the value of `{name}` has a blank, but no quotes"),
+                            )
+                            .hint(format!("write `{name}=\"…\"`")));
+                        }
+                    }
+                }
+                Some('\'') => {
+                    self.at += 1;
+                    let body = self.at;
+                    let Some(length) = self.text[body..].find('\'') else {
+                        return Err(unclosed(start, name));
+                    };
+                    value.push_str(&self.text[body..body + length]);
+                    self.at = body + length + 1;
+                }
+                Some('"') => {
+                    self.at += 1;
+                    self.double_quoted(start, name, environment, earlier, &mut value)?;
+                }
+                Some('\\') => {
+                    self.at += 1;
+                    match self.next() {
+                        Some('\n') | None => {}
+                        Some(c) => value.push(c),
+                    }
+                }
+                Some('$') => self.variable(environment, earlier, &mut value)?,
+                Some(c @ ('`' | ';' | '&' | '|' | '<' | '>' | '(' | ')')) if c == '`' || !lenient => {
+                    return Err(Fault::new(
+                        &(start..start + 1),
+                        format!("the value of `{name}` has `{c}`, but no quotes"),
+                    )
+                    .hint(format!("write `{name}='…'`")));
+                }
+                Some(c) => {
+                    value.push(c);
+                    self.at += c.len_utf8();
+                }
+            }
+        }
+        Ok(value)
+    }
+
+    fn double_quoted(
+        &mut self,
+        start: usize,
+        name: &str,
+        environment: &BTreeMap<String, String>,
+        earlier: &BTreeMap<String, String>,
+        value: &mut String,
+    ) -> Checked<()> {
+        loop {
+            let at = self.at;
+            match self.peek() {
+                None => return Err(unclosed(start, name)),
+                Some('"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some('\\') => {
+                    self.at += 1;
+                    match self.next() {
+                        Some(c @ ('"' | '\\' | '$' | '`')) => value.push(c),
+                        Some('\n') => {}
+                        Some(c) => value.extend(['\\', c]),
+                        None => return Err(unclosed(start, name)),
+                    }
+                }
+                Some('`') => {
+                    return Err(Fault::new(&(at..at + 1), format!("the value of `{name}` runs a command"))
+                        .hint("write the value itself; nothing is executed here"));
+                }
+                Some('$') => self.variable(environment, earlier, value)?,
+                Some(c) => {
+                    value.push(c);
+                    self.at += c.len_utf8();
+                }
+            }
+        }
+    }
+
+    /// `$NAME` or `${NAME…}`; a lone dollar sign stands for itself, as in a shell.
+    fn variable(
+        &mut self,
+        environment: &BTreeMap<String, String>,
+        earlier: &BTreeMap<String, String>,
+        value: &mut String,
+    ) -> Checked<()> {
+        let start = self.at;
+        let rest = &self.text[start + 1..];
+        let line_end = self.rest_of_line(start).end;
+        let length = match rest.as_bytes().first() {
+            Some(b'(' | b'$') => {
+                return Err(Fault::new(
+                    &(start..start + 2),
+                    format!("`{}` needs a shell", &self.text[start..start + 2]),
+                )
+                .hint("put single quotes around a value with dollar signs"));
+            }
+            Some(b'{') => match self.text[start..line_end].find('}') {
+                Some(close) => close + 1,
+                None => return Err(Fault::new(&(start..line_end), "`${` without `}`")),
+            },
+            _ => 1 + name_length(rest),
+        };
+        let words = &self.text[start..start + length];
+        self.at += length;
+        if length == 1 {
+            value.push('$');
+            return Ok(());
+        }
+        let variables = Variables::new(environment.clone(), earlier.clone());
+        // A variable that is not set is empty, as in a shell.
+        let expanded = expand(words, &variables)
+            .map_err(|_| Fault::new(&(start..start + length), format!("`{words}` cannot be expanded")))?;
+        value.push_str(&expanded.text);
+        Ok(())
+    }
+}
+
+fn unclosed(start: usize, name: &str) -> Box<Fault> {
+    Fault::new(&(start..start + 1), format!("the quote in the value of `{name}` is never closed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a shell makes of the same file.
+    fn shell(text: &str) -> BTreeMap<String, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("env");
+        std::fs::write(&path, text).unwrap();
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", "set -a; . \"$1\"; exec env -0", "sh"])
+            .arg(&path)
+            .env_clear()
+            .env("FROM", "environment")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .split_terminator('\0')
+            .filter_map(|pair| pair.split_once('='))
+            .filter(|(name, _)| !["FROM", "PWD", "OLDPWD", "_", "SHLVL"].contains(name))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn as_a_shell_reads_it() {
+        let text = r#"# comment
+A=plain
+export B="double \"quoted\" $A \$A \\ \n"  # comment
+C='single $A "x" # no comment'
+  D=a#b
+E=
+F="two
+lines"
+G=${A}/${NO:-d}$NO/x
+H=a"b"'c'\ d\$
+I="$FROM"
+J=a\
+b
+K=a$/b
+"#;
+        let environment = BTreeMap::from([("FROM".to_owned(), "environment".to_owned())]);
+        let ours = parse(text, &environment, false).unwrap();
+        assert_eq!(ours, shell(text));
+        assert_eq!(ours["H"], "abc d$");
+    }
+
+    #[test]
+    fn compose_takes_more() {
+        let text = "TITLE = My Site  # comment\r\nB=a;b\n";
+        let parsed = parse(text, &BTreeMap::new(), true).unwrap();
+        assert_eq!(parsed["TITLE"], "My Site");
+        assert_eq!(parsed["B"], "a;b");
+    }
+}

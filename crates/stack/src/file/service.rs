@@ -1,0 +1,866 @@
+//! One service of the file.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::mounts::{self, MountFile, bytes, ignored};
+use super::node::{Key, Node, Value, unknown_key};
+use super::ports::{self, PortFile};
+use super::{Format, Located, health, ipv4, located, units};
+use crate::diagnostic::{Checked, Fault, Span};
+use crate::plan::{Condition, Limits, RestartPolicy, Service, Source};
+use crate::words;
+
+/// A service as the file has it.
+#[derive(Debug)]
+pub(crate) struct ServiceFile {
+    pub(crate) key: Key,
+    /// What the file alone decides; `resolve` fills in the rest.
+    pub(crate) settled: Service,
+    pub(crate) build: Option<BuildFile>,
+    pub(crate) image: Option<Located<String>>,
+    pub(crate) rootfs: Option<Located<String>>,
+    /// Without a value: taken from the variables, if there.
+    pub(crate) environment: Vec<(Key, Option<String>)>,
+    pub(crate) env_files: Vec<EnvFile>,
+    pub(crate) ports: Vec<PortFile>,
+    pub(crate) mounts: Vec<MountFile>,
+    pub(crate) secrets: Vec<SecretUse>,
+    pub(crate) configs: Vec<SecretUse>,
+    pub(crate) depends_on: Vec<DependencyFile>,
+    /// `None`: the default network. Empty: none at all.
+    pub(crate) networks: Option<Vec<NetworkUse>>,
+    pub(crate) container_name: Option<String>,
+    pub(crate) has_hostname: bool,
+}
+
+/// `build`.
+#[derive(Debug)]
+pub(crate) struct BuildFile {
+    pub(crate) context: Located<String>,
+    pub(crate) dockerfile: Option<Located<String>>,
+    pub(crate) args: Vec<(Key, Option<String>)>,
+    pub(crate) target: Option<String>,
+}
+
+/// One file of `env_file`.
+#[derive(Debug)]
+pub(crate) struct EnvFile {
+    pub(crate) path: Located<String>,
+    pub(crate) required: bool,
+}
+
+/// One entry of `secrets` or `configs`.
+#[derive(Debug)]
+pub(crate) struct SecretUse {
+    pub(crate) source: Located<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u32,
+}
+
+/// One entry of `depends_on`.
+#[derive(Debug)]
+pub(crate) struct DependencyFile {
+    pub(crate) service: Located<String>,
+    pub(crate) condition: Condition,
+    pub(crate) required: bool,
+}
+
+/// One entry of `networks`.
+#[derive(Debug)]
+pub(crate) struct NetworkUse {
+    pub(crate) network: Located<String>,
+    pub(crate) aliases: Vec<String>,
+    pub(crate) address: Option<Located<Ipv4Addr>>,
+}
+
+const KNOWN: &[&str] = &[
+    "build",
+    "cap_add",
+    "cap_drop",
+    "command",
+    "configs",
+    "container_name",
+    "cpus",
+    "depends_on",
+    "deploy",
+    "entrypoint",
+    "env_file",
+    "environment",
+    "expose",
+    "healthcheck",
+    "hostname",
+    "image",
+    "init",
+    "init_verbosity",
+    "labels",
+    "mem_limit",
+    "network_mode",
+    "networks",
+    "pids_limit",
+    "ports",
+    "read_only",
+    "restart",
+    "rootfs",
+    "secrets",
+    "shm_size",
+    "stdin_open",
+    "stop_grace_period",
+    "stop_signal",
+    "sysctls",
+    "tmpfs",
+    "tty",
+    "ulimits",
+    "user",
+    "volumes",
+    "working_dir",
+];
+
+/// Keys of the compose specification that change nothing here but a warning.
+const IGNORED: &[&str] = &[
+    "annotations",
+    "attach",
+    "blkio_config",
+    "cgroup",
+    "cgroup_parent",
+    "cpu_count",
+    "cpu_percent",
+    "cpu_period",
+    "cpu_quota",
+    "cpu_rt_period",
+    "cpu_rt_runtime",
+    "cpu_shares",
+    "cpuset",
+    "credential_spec",
+    "develop",
+    "device_cgroup_rules",
+    "devices",
+    "dns",
+    "dns_opt",
+    "dns_search",
+    "domainname",
+    "external_links",
+    "extra_hosts",
+    "gpus",
+    "group_add",
+    "ipc",
+    "isolation",
+    "label_file",
+    "links",
+    "logging",
+    "mac_address",
+    "mem_reservation",
+    "mem_swappiness",
+    "memswap_limit",
+    "models",
+    "oom_kill_disable",
+    "oom_score_adj",
+    "pid",
+    "platform",
+    "post_start",
+    "pre_stop",
+    "privileged",
+    "pull_policy",
+    "runtime",
+    "scale",
+    "security_opt",
+    "storage_opt",
+    "use_api_socket",
+    "userns_mode",
+    "uts",
+];
+
+/// Keys whose absence would make it another service.
+const REFUSED: &[(&str, &str)] = &[
+    ("extends", "copy the keys of the other service"),
+    ("profiles", "name the services to start: `up SERVICE…`"),
+    ("provider", "run the provider outside the stack"),
+    ("volumes_from", "name the volumes in both services"),
+];
+
+const CAPABILITIES: &[&str] = &[
+    "ALL",
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
+/// `getrlimit(2)`, without `RLIMIT_`.
+const RLIMITS: &[&str] = &[
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+const SIGNALS: &[&str] = &[
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+
+/// Read one service.
+pub(crate) fn parse(
+    key: &Key,
+    node: &Node,
+    format: Format,
+    warnings: &mut Vec<(Span, String)>,
+) -> Checked<ServiceFile> {
+    let place = format!("service `{}`", key.name);
+    let mut service = ServiceFile {
+        key: key.clone(),
+        settled: defaults(&key.name, format),
+        build: None,
+        image: None,
+        rootfs: None,
+        environment: Vec::new(),
+        env_files: Vec::new(),
+        ports: Vec::new(),
+        mounts: Vec::new(),
+        secrets: Vec::new(),
+        configs: Vec::new(),
+        depends_on: Vec::new(),
+        networks: None,
+        container_name: None,
+        has_hostname: false,
+    };
+    for (key, node) in node.map(&key.name)? {
+        let name = key.name.as_str();
+        if name.starts_with("x-") {
+            continue;
+        }
+        if IGNORED.contains(&name) {
+            warnings.push(ignored(key, &place));
+            continue;
+        }
+        if let Some((_, hint)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+            return Err(
+                Fault::new(&key.span, format!("`{name}` of {place} is not supported yet")).hint(*hint)
+            );
+        }
+        if !KNOWN.contains(&name) {
+            let all = KNOWN.iter().chain(IGNORED).copied();
+            return Err(unknown_key(key, &place, all));
+        }
+        // An empty key of YAML is no key.
+        if !node.is_null() {
+            read_key(&mut service, name, node, &place, warnings)?;
+        }
+    }
+    Ok(service)
+}
+
+fn defaults(name: &str, format: Format) -> Service {
+    Service {
+        name: name.to_owned(),
+        source: Source::Image(String::new()),
+        entrypoint: None,
+        command: None,
+        environment: BTreeMap::new(),
+        working_dir: None,
+        user: None,
+        hostname: name.to_owned(),
+        init: format == Format::Stack,
+        init_verbosity: 0,
+        mounts: Vec::new(),
+        secrets: Vec::new(),
+        depends_on: Vec::new(),
+        healthcheck: None,
+        restart: RestartPolicy::No,
+        stop_signal: None,
+        stop_grace_period: 10.0,
+        read_only: false,
+        cap_add: Vec::new(),
+        cap_drop: Vec::new(),
+        limits: Limits::default(),
+        ulimits: BTreeMap::new(),
+        sysctls: BTreeMap::new(),
+        shm_size: 64 << 20,
+        ports: Vec::new(),
+        tty: false,
+        stdin_open: false,
+        labels: BTreeMap::new(),
+        config_hash: String::new(),
+    }
+}
+
+fn read_key(
+    service: &mut ServiceFile,
+    name: &str,
+    node: &Node,
+    place: &str,
+    warnings: &mut Vec<(Span, String)>,
+) -> Checked<()> {
+    let settled = &mut service.settled;
+    match name {
+        "build" => service.build = Some(build(node, place, warnings)?),
+        "image" => service.image = Some(located(node, node.text(name)?)),
+        "rootfs" => service.rootfs = Some(located(node, node.text(name)?)),
+        "entrypoint" => settled.entrypoint = Some(command(node, name)?),
+        "command" => settled.command = Some(command(node, name)?),
+        "environment" => {
+            service.environment = node.pairs(name)?;
+            check_variables(&service.environment)?;
+        }
+        "env_file" => service.env_files = env_files(node)?,
+        "ports" => service.ports = ports::parse(node)?,
+        // Services on a common network reach every port of each other.
+        "expose" => drop(node.list(name)?),
+        "volumes" => service.mounts.extend(mounts::volumes(node, warnings)?),
+        "tmpfs" => service.mounts.extend(mounts::tmpfs(node)?),
+        "secrets" => service.secrets = secret_uses(node, name)?,
+        "configs" => service.configs = secret_uses(node, name)?,
+        "depends_on" => service.depends_on = depends_on(node, warnings)?,
+        "healthcheck" => settled.healthcheck = Some(health::parse(node, place)?),
+        "restart" => settled.restart = restart(node)?,
+        "init" => settled.init = node.boolean(name)?,
+        "init_verbosity" => {
+            let level = node.integer(name, 0, 3)?;
+            settled.init_verbosity = u8::try_from(level).unwrap_or(3);
+        }
+        "user" => settled.user = Some(user(node)?),
+        "working_dir" => settled.working_dir = Some(working_directory(node)?),
+        "hostname" => {
+            settled.hostname = host_name(node, name)?;
+            service.has_hostname = true;
+        }
+        "container_name" => service.container_name = Some(host_name(node, name)?),
+        "labels" => settled.labels = text_map(node, name)?,
+        "ulimits" => settled.ulimits = ulimits(node)?,
+        "sysctls" => settled.sysctls = text_map(node, name)?,
+        "cap_add" => settled.cap_add = capabilities(node, name)?,
+        "cap_drop" => settled.cap_drop = capabilities(node, name)?,
+        "read_only" => settled.read_only = node.boolean(name)?,
+        "shm_size" => settled.shm_size = bytes(node, name)?,
+        "stop_signal" => settled.stop_signal = Some(signal(node)?),
+        "stop_grace_period" => settled.stop_grace_period = seconds(node, name)?,
+        "stdin_open" => settled.stdin_open = node.boolean(name)?,
+        "tty" => settled.tty = node.boolean(name)?,
+        "mem_limit" => settled.limits.memory = Some(bytes(node, name)?).filter(|size| *size > 0),
+        "cpus" => settled.limits.cpus = Some(node.number(name)?).filter(|cpus| *cpus > 0.0),
+        "pids_limit" => settled.limits.pids = pids(node, name)?,
+        "deploy" => deploy(node, place, &mut settled.limits, warnings)?,
+        "networks" => service.networks = Some(networks(node, place, warnings)?),
+        "network_mode" => network_mode(service, node)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn build(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checked<BuildFile> {
+    const KNOWN: &[&str] = &["context", "dockerfile", "args", "target"];
+    const IGNORED: &[&str] = &[
+        "additional_contexts",
+        "cache_from",
+        "cache_to",
+        "entitlements",
+        "extra_hosts",
+        "isolation",
+        "labels",
+        "network",
+        "no_cache",
+        "platforms",
+        "privileged",
+        "provenance",
+        "pull",
+        "sbom",
+        "shm_size",
+        "ssh",
+        "tags",
+        "ulimits",
+    ];
+    let place = format!("`build` of {place}");
+    if !matches!(node.value, Value::Map(_)) {
+        return Ok(BuildFile {
+            context: located(node, node.text("build")?),
+            dockerfile: None,
+            args: Vec::new(),
+            target: None,
+        });
+    }
+    let mut build = BuildFile {
+        context: located(node, ".".to_owned()),
+        dockerfile: None,
+        args: Vec::new(),
+        target: None,
+    };
+    for (key, node) in node.map("build")? {
+        match key.name.as_str() {
+            "context" => build.context = located(node, node.text("context")?),
+            "dockerfile" => build.dockerfile = Some(located(node, node.text("dockerfile")?)),
+            "args" => {
+                build.args = node.pairs("args")?;
+                check_variables(&build.args)?;
+            }
+            "target" => build.target = Some(node.text("target")?),
+            "dockerfile_inline" | "secrets" => {
+                return Err(Fault::new(&key.span, format!("`{}` of {place} is not supported yet", key.name))
+                    .hint("put the Dockerfile into the build directory"));
+            }
+            name if IGNORED.contains(&name) => warnings.push(ignored(key, &place)),
+            name if name.starts_with("x-") => {}
+            _ => return Err(unknown_key(key, &place, KNOWN.iter().copied())),
+        }
+    }
+    Ok(build)
+}
+
+fn command(node: &Node, what: &str) -> Checked<Vec<String>> {
+    match &node.value {
+        Value::List(_) => node.texts(what),
+        Value::String(line) => words::split(line)
+            .ok_or_else(|| Fault::new(&node.span, format!("a quote in `{what}` is never closed"))),
+        _ => Err(node.wrong(what, "a string or a list of strings")),
+    }
+}
+
+fn check_variables(pairs: &[(Key, Option<String>)]) -> Checked<()> {
+    for (key, value) in pairs {
+        let null = value.as_ref().is_some_and(|value| value.contains('\0'));
+        if key.name.is_empty() || key.name.contains(['=', '\0']) || null {
+            return Err(Fault::new(
+                &key.span,
+                format!("`{}` is not an environment variable", key.name.escape_debug()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn env_files(node: &Node) -> Checked<Vec<EnvFile>> {
+    let one = std::slice::from_ref(node);
+    let items = match &node.value {
+        Value::List(items) => items.as_slice(),
+        _ => one,
+    };
+    items
+        .iter()
+        .map(|item| {
+            let Value::Map(entries) = &item.value else {
+                let path = located(item, item.text("env_file")?);
+                return Ok(EnvFile { path, required: true });
+            };
+            let mut path = None;
+            let mut required = true;
+            for (key, node) in entries {
+                match key.name.as_str() {
+                    "path" => path = Some(located(node, node.text("path")?)),
+                    "required" => required = node.boolean("required")?,
+                    "format" => {}
+                    _ => return Err(unknown_key(key, "`env_file`", ["path", "required", "format"])),
+                }
+            }
+            let path = path.ok_or_else(|| Fault::new(&item.span, "`env_file` needs `path`"))?;
+            Ok(EnvFile { path, required })
+        })
+        .collect()
+}
+
+fn secret_uses(node: &Node, what: &str) -> Checked<Vec<SecretUse>> {
+    const KNOWN: &[&str] = &["source", "target", "uid", "gid", "mode"];
+    let place = format!("an entry of `{what}`");
+    node.list(what)?
+        .iter()
+        .map(|item| {
+            let mut secret =
+                SecretUse { source: located(item, String::new()), target: None, uid: 0, gid: 0, mode: 0o444 };
+            let Value::Map(entries) = &item.value else {
+                secret.source.value = item.text(what)?;
+                return Ok(secret);
+            };
+            for (key, node) in entries {
+                match key.name.as_str() {
+                    "source" => secret.source = located(node, node.text("source")?),
+                    "target" => secret.target = Some(node.text("target")?),
+                    "uid" => secret.uid = node.id("uid")?,
+                    "gid" => secret.gid = node.id("gid")?,
+                    "mode" => secret.mode = node.mode("mode")?,
+                    _ => return Err(unknown_key(key, &place, KNOWN.iter().copied())),
+                }
+            }
+            if secret.source.value.is_empty() {
+                return Err(Fault::new(&item.span, format!("{place} needs `source`")));
+            }
+            Ok(secret)
+        })
+        .collect()
+}
+
+fn depends_on(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<DependencyFile>> {
+    const KNOWN: &[&str] = &["condition", "required", "restart"];
+    if let Value::List(items) = &node.value {
+        return items
+            .iter()
+            .map(|item| {
+                Ok(DependencyFile {
+                    service: located(item, item.text("depends_on")?),
+                    condition: Condition::Started,
+                    required: true,
+                })
+            })
+            .collect();
+    }
+    let Value::Map(entries) = &node.value else {
+        return Err(node.wrong("depends_on", "a list or a table of services"));
+    };
+    let mut dependencies = Vec::new();
+    for (key, node) in entries {
+        let mut dependency = DependencyFile {
+            service: Located { span: key.span.clone(), value: key.name.clone() },
+            condition: Condition::Started,
+            required: true,
+        };
+        match &node.value {
+            Value::Map(entries) => {
+                for (key, node) in entries {
+                    match key.name.as_str() {
+                        "condition" => dependency.condition = condition(node)?,
+                        "required" => dependency.required = node.boolean("required")?,
+                        "restart" if !node.boolean("restart")? => {}
+                        "restart" => warnings.push(ignored(key, "`depends_on`")),
+                        _ => return Err(unknown_key(key, "`depends_on`", KNOWN.iter().copied())),
+                    }
+                }
+            }
+            Value::Null => {}
+            _ => dependency.condition = condition(node)?,
+        }
+        dependencies.push(dependency);
+    }
+    Ok(dependencies)
+}
+
+fn condition(node: &Node) -> Checked<Condition> {
+    let text = node.text("condition")?;
+    match text.as_str() {
+        "service_started" | "started" => Ok(Condition::Started),
+        "service_healthy" | "healthy" => Ok(Condition::Healthy),
+        "service_completed_successfully" | "completed" => Ok(Condition::Completed),
+        _ => {
+            let long = ["service_started", "service_healthy", "service_completed_successfully"];
+            let short = ["started", "healthy", "completed"];
+            Err(Fault::new(&node.span, format!("`{text}` is not a condition"))
+                .hint("use `started`, `healthy` or `completed`")
+                .nearest(&text, short.into_iter().chain(long)))
+        }
+    }
+}
+
+fn restart(node: &Node) -> Checked<RestartPolicy> {
+    if matches!(node.value, Value::Bool(false)) {
+        return Ok(RestartPolicy::No);
+    }
+    let text = node.text("restart")?;
+    let (policy, times) = match text.split_once(':') {
+        Some((policy, times)) => (policy, Some(times)),
+        None => (text.as_str(), None),
+    };
+    match (policy, times.map(str::parse)) {
+        ("no", None) => Ok(RestartPolicy::No),
+        ("always", None) => Ok(RestartPolicy::Always),
+        ("unless-stopped", None) => Ok(RestartPolicy::UnlessStopped),
+        ("on-failure", None) => Ok(RestartPolicy::OnFailure(None)),
+        ("on-failure", Some(Ok(times))) => Ok(RestartPolicy::OnFailure(Some(times))),
+        _ => Err(Fault::new(&node.span, format!("`{text}` is not a restart policy"))
+            .hint("use `no`, `on-failure`, `on-failure:5`, `always` or `unless-stopped`")
+            .nearest(&text, ["no", "on-failure", "always", "unless-stopped"])),
+    }
+}
+
+fn user(node: &Node) -> Checked<String> {
+    let text = node.text("user")?;
+    let parts: Vec<&str> = text.split(':').collect();
+    let good = |part: &&str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-$".contains(&byte);
+        !part.is_empty() && part.bytes().all(plain)
+    };
+    if parts.len() <= 2 && parts.iter().all(good) {
+        return Ok(text);
+    }
+    Err(Fault::new(&node.span, format!("`{text}` is not a user"))
+        .hint("write a name or number, with a group after a colon if needed: `www-data:www-data`"))
+}
+
+fn working_directory(node: &Node) -> Checked<String> {
+    let text = node.text("working_dir")?;
+    match text.as_str() {
+        "/" => Ok(text),
+        _ => mounts::absolute(&node.span, &text),
+    }
+}
+
+fn host_name(node: &Node, what: &str) -> Checked<String> {
+    let text = node.text(what)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    // The kernel's limit for host names is 64 bytes, that of a DNS label 63.
+    if text.is_empty() || text.len() > 63 || text.starts_with(['-', '.']) || !text.bytes().all(plain) {
+        return Err(Fault::new(&node.span, format!("`{text}` cannot be a host name"))
+            .hint("use letters, digits, `-`, `_` and `.`, 63 at most"));
+    }
+    Ok(text)
+}
+
+fn text_map(node: &Node, what: &str) -> Checked<BTreeMap<String, String>> {
+    let pairs = node.pairs(what)?;
+    let pairs = pairs.into_iter();
+    Ok(pairs.map(|(key, value)| (key.name, value.unwrap_or_default())).collect())
+}
+
+fn ulimits(node: &Node) -> Checked<BTreeMap<String, (u64, u64)>> {
+    let limit = |node: &Node, what: &str| -> Checked<u64> {
+        // -1 is "unlimited".
+        let value = node.integer(what, -1, i64::MAX)?;
+        Ok(u64::try_from(value).unwrap_or(u64::MAX))
+    };
+    let mut limits = BTreeMap::new();
+    for (key, node) in node.map("ulimits")? {
+        if !RLIMITS.contains(&key.name.as_str()) {
+            return Err(Fault::new(&key.span, format!("`{}` is not a resource limit", key.name))
+                .hint("the names are those of getrlimit(2), such as `nofile`")
+                .nearest(&key.name, RLIMITS.iter().copied()));
+        }
+        let pair = match &node.value {
+            Value::Map(entries) => {
+                let mut soft = None;
+                let mut hard = None;
+                for (key, node) in entries {
+                    match key.name.as_str() {
+                        "soft" => soft = Some(limit(node, "soft")?),
+                        "hard" => hard = Some(limit(node, "hard")?),
+                        _ => return Err(unknown_key(key, "`ulimits`", ["soft", "hard"])),
+                    }
+                }
+                match (soft, hard) {
+                    (Some(soft), Some(hard)) => (soft, hard),
+                    _ => {
+                        let message = format!("`{}` needs `soft` and `hard`", key.name);
+                        return Err(Fault::new(&node.span, message));
+                    }
+                }
+            }
+            _ => {
+                let both = limit(node, &key.name)?;
+                (both, both)
+            }
+        };
+        if pair.0 > pair.1 {
+            return Err(Fault::new(&node.span, "the soft limit is above the hard limit"));
+        }
+        limits.insert(key.name.clone(), pair);
+    }
+    Ok(limits)
+}
+
+fn capabilities(node: &Node, what: &str) -> Checked<Vec<String>> {
+    node.list(what)?
+        .iter()
+        .map(|item| {
+            let text = item.text(what)?;
+            let upper = text.to_ascii_uppercase();
+            let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+            if !CAPABILITIES.contains(&name) {
+                return Err(Fault::new(&item.span, format!("`{text}` is not a capability"))
+                    .hint("see capabilities(7) for the names")
+                    .nearest(name, CAPABILITIES.iter().copied()));
+            }
+            Ok(name.to_owned())
+        })
+        .collect()
+}
+
+fn signal(node: &Node) -> Checked<String> {
+    let text = node.text("stop_signal")?;
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if SIGNALS.contains(&name) || name.starts_with("RTMIN") || name.starts_with("RTMAX") {
+        return Ok(format!("SIG{name}"));
+    }
+    if name.parse::<u8>().is_ok_and(|number| (1..=64).contains(&number)) {
+        return Ok(name.to_owned());
+    }
+    let mut fault = Fault::new(&node.span, format!("`{text}` is not a signal"))
+        .hint("write a name or number of signal(7), such as `SIGQUIT`");
+    if let Some(found) = crate::diagnostic::nearest(name, SIGNALS.iter().copied()) {
+        fault = fault.hint(format!("did you mean `SIG{found}`?"));
+    }
+    Err(fault)
+}
+
+/// A duration in seconds.
+pub(crate) fn seconds(node: &Node, what: &str) -> Checked<f64> {
+    let text = node.text(what)?;
+    units::duration(&text).ok_or_else(|| {
+        Fault::new(&node.span, format!("`{what}` is not a duration"))
+            .hint("write a number with a unit: `10s`, `1m30s`, `500ms`")
+    })
+}
+
+fn pids(node: &Node, what: &str) -> Checked<Option<u64>> {
+    // 0 and -1 are "unlimited".
+    let value = node.integer(what, -1, i64::MAX)?;
+    Ok(u64::try_from(value).ok().filter(|pids| *pids > 0))
+}
+
+fn deploy(node: &Node, place: &str, limits: &mut Limits, warnings: &mut Vec<(Span, String)>) -> Checked<()> {
+    const KNOWN: &[&str] = &[
+        "endpoint_mode",
+        "labels",
+        "mode",
+        "placement",
+        "replicas",
+        "resources",
+        "restart_policy",
+        "rollback_config",
+        "update_config",
+    ];
+    let place = format!("`deploy` of {place}");
+    for (key, node) in node.map("deploy")? {
+        if key.name != "resources" {
+            if !KNOWN.contains(&key.name.as_str()) {
+                return Err(unknown_key(key, &place, KNOWN.iter().copied()));
+            }
+            warnings.push(ignored(key, &place));
+            continue;
+        }
+        for (key, node) in node.map("resources")? {
+            match key.name.as_str() {
+                "limits" => {
+                    for (key, node) in node.map("limits")? {
+                        match key.name.as_str() {
+                            "cpus" => limits.cpus = Some(node.number("cpus")?),
+                            "memory" => limits.memory = Some(bytes(node, "memory")?),
+                            "pids" => limits.pids = pids(node, "pids")?,
+                            _ => {
+                                let known = ["cpus", "memory", "pids"];
+                                return Err(unknown_key(key, "`limits`", known));
+                            }
+                        }
+                    }
+                }
+                "reservations" => warnings.push(ignored(key, &place)),
+                _ => return Err(unknown_key(key, "`resources`", ["limits", "reservations"])),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn networks(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<NetworkUse>> {
+    const IGNORED: &[&str] = &[
+        "driver_opts",
+        "gw_priority",
+        "interface_name",
+        "ipv6_address",
+        "link_local_ips",
+        "mac_address",
+        "priority",
+    ];
+    const KNOWN: &[&str] = &["aliases", "ipv4_address"];
+    if let Value::List(items) = &node.value {
+        return items
+            .iter()
+            .map(|item| {
+                Ok(NetworkUse {
+                    network: located(item, item.text("networks")?),
+                    aliases: Vec::new(),
+                    address: None,
+                })
+            })
+            .collect();
+    }
+    let Value::Map(entries) = &node.value else {
+        return Err(node.wrong("networks", "a list or a table of networks"));
+    };
+    let mut uses = Vec::new();
+    for (key, node) in entries {
+        let mut network = NetworkUse {
+            network: Located { span: key.span.clone(), value: key.name.clone() },
+            aliases: Vec::new(),
+            address: None,
+        };
+        for (key, node) in node.map("networks")? {
+            match key.name.as_str() {
+                "aliases" => {
+                    for item in node.list("aliases")? {
+                        network.aliases.push(host_name(item, "aliases")?);
+                    }
+                }
+                "ipv4_address" => {
+                    network.address = Some(located(node, ipv4(node, "ipv4_address")?));
+                }
+                name if IGNORED.contains(&name) => {
+                    warnings.push(ignored(key, &format!("`networks` of {place}")));
+                }
+                _ => return Err(unknown_key(key, "`networks`", KNOWN.iter().copied())),
+            }
+        }
+        uses.push(network);
+    }
+    Ok(uses)
+}
+
+fn network_mode(service: &mut ServiceFile, node: &Node) -> Checked<()> {
+    let mode = node.text("network_mode")?;
+    match mode.as_str() {
+        "none" => service.networks = Some(Vec::new()),
+        "bridge" | "default" => {}
+        _ => {
+            return Err(Fault::new(&node.span, format!("`network_mode: {mode}` is not supported"))
+                .label("every service has a network namespace of its own")
+                .hint("use `none`, or name networks and publish ports"));
+        }
+    }
+    Ok(())
+}

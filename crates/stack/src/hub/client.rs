@@ -1,0 +1,171 @@
+//! The supervisor's side of the hub.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use container::Process;
+use container::idmap::IdMap;
+use container::sandbox::Sandbox;
+use network::plan::NetworkPlan;
+use sys::channel::Channel;
+use sys::process::{Child, namespace};
+
+use super::{Event, Request};
+use crate::remote::{self, Context, RemoteError};
+
+/// How long an answer may take: the first use of a volume copies data.
+const DEADLINE: Duration = Duration::from_secs(330);
+
+/// A hub that runs.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    channel: Channel,
+    /// The hub process; readable when it is gone.
+    pub(crate) process: Child,
+    exits: VecDeque<Exit>,
+}
+
+/// A process of the hub's that ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exit {
+    /// Number in the hub's PID namespace.
+    pub(crate) pid: i32,
+    /// Exit code, or 128 plus the signal's number.
+    pub(crate) status: i32,
+    /// The signal that ended it.
+    pub(crate) signal: Option<i32>,
+}
+
+/// A process that was started.
+#[derive(Debug)]
+pub(crate) struct Started {
+    /// Number in the hub's PID namespace.
+    pub(crate) pid: i32,
+    /// Its pidfd.
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Hub {
+    /// Makes the hub of a stack. Must be called before this process has threads.
+    pub(crate) fn spawn(map: &IdMap, data: &OwnedFd) -> Result<Self, RemoteError> {
+        let namespaces =
+            namespace::MOUNT | namespace::NETWORK | namespace::PID | namespace::UTS | namespace::IPC;
+        let (process, channel) =
+            container::userns::spawn(map, namespaces, |supervisor| super::serve(supervisor, data))?;
+        Ok(Self { channel, process, exits: VecDeque::new() })
+    }
+
+    /// Wires the networks; returns the new name server sockets (UDP and TCP for each network in turn), and the
+    /// services whose network namespace is new.
+    pub(crate) fn wire(
+        &mut self,
+        plan: &NetworkPlan,
+    ) -> Result<(Vec<String>, Vec<OwnedFd>, Vec<String>), RemoteError> {
+        match self.call(&Request::Wire(plan.clone()), &[]).context(|| "set up the network".into())? {
+            (Event::Done { networks, endpoints }, fds) => Ok((networks, fds, endpoints)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Gives the hub its end of netd's channel.
+    pub(crate) fn netd(&mut self, channel: BorrowedFd<'_>) -> Result<(), RemoteError> {
+        self.call(&Request::Netd, &[channel]).map(drop)
+    }
+
+    /// Starts a sandbox.
+    pub(crate) fn start(
+        &mut self,
+        sandbox: Sandbox,
+        network: Option<String>,
+        cgroup: Option<BorrowedFd<'_>>,
+        stdio: [BorrowedFd<'_>; 3],
+        detached: &[OwnedFd],
+    ) -> Result<Started, RemoteError> {
+        let request = Request::Start { sandbox: Box::new(sandbox), network, cgroup: cgroup.is_some() };
+        let mut fds = stdio.to_vec();
+        fds.extend(detached.iter().map(AsFd::as_fd));
+        fds.extend(cgroup);
+        started(self.call(&request, &fds)?)
+    }
+
+    /// Starts a process inside the sandbox whose PID 1 is `target`.
+    pub(crate) fn exec(
+        &mut self,
+        target: i32,
+        process: Process,
+        cgroup: Option<BorrowedFd<'_>>,
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> Result<Started, RemoteError> {
+        let request = Request::Exec { target, process, cgroup: cgroup.is_some() };
+        let mut fds = stdio.to_vec();
+        fds.extend(cgroup);
+        started(self.call(&request, &fds)?)
+    }
+
+    /// A TCP socket in a service's network namespace.
+    pub(crate) fn socket(&mut self, service: &str) -> Result<OwnedFd, RemoteError> {
+        let (_, mut fds) = self.call(&Request::Socket { service: service.to_owned() }, &[])?;
+        fds.pop().ok_or_else(unexpected)
+    }
+
+    /// Deletes directories of the data directory.
+    pub(crate) fn remove(&mut self, paths: Vec<String>) -> Result<(), RemoteError> {
+        self.call(&Request::Remove { paths }, &[]).map(drop)
+    }
+
+    /// The next process that ended, if one is known of or can be read of without waiting.
+    pub(crate) fn next_exit(&mut self) -> Result<Option<Exit>, RemoteError> {
+        if let Some(exit) = self.exits.pop_front() {
+            return Ok(Some(exit));
+        }
+        match self.channel.recv_until(Instant::now()) {
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(None),
+            Err(error) => Err(error.into()),
+            Ok(None) => Err(gone()),
+            Ok(Some(message)) => match remote::decode(message)? {
+                (Event::Exited { pid, status, signal }, _) => Ok(Some(Exit { pid, status, signal })),
+                _ => Err(unexpected()),
+            },
+        }
+    }
+
+    fn call(
+        &mut self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Event, Vec<OwnedFd>), RemoteError> {
+        remote::send(&self.channel, request, fds).context(|| "ask the stack's hub".into())?;
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let message = self.channel.recv_until(deadline).context(|| "wait for the stack's hub".into())?;
+            match remote::decode(message.ok_or_else(gone)?)? {
+                (Event::Exited { pid, status, signal }, _) => self.exits.push_back(Exit { pid, status, signal }),
+                (Event::Failed(error), _) => return Err(error),
+                answer => return Ok(answer),
+            }
+        }
+    }
+}
+
+impl AsFd for Hub {
+    /// Readable when a process ended or the hub is gone.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+fn started((event, mut fds): (Event, Vec<OwnedFd>)) -> Result<Started, RemoteError> {
+    match (event, fds.pop()) {
+        (Event::Started { pid }, Some(pidfd)) => Ok(Started { pid, pidfd }),
+        _ => Err(unexpected()),
+    }
+}
+
+fn unexpected() -> RemoteError {
+    RemoteError::message("the stack's hub gave an answer that does not fit the request")
+}
+
+fn gone() -> RemoteError {
+    RemoteError::message("the stack's hub is gone")
+}

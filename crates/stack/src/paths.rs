@@ -1,0 +1,115 @@
+//! Where a user's files are: the data directory (images, volumes, writable layers) and the runtime directory
+//! (sockets and locks).
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use container::idmap::IdMap;
+use rustix::fs::{Mode, OFlags};
+
+use crate::remote::{Context, RemoteError};
+
+/// The directories of whoever runs this.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// `INCEPTION_DATA_DIR`, or `/var/lib/inception-run` for root, or `$XDG_DATA_HOME/inception-run`, or
+    /// `~/.local/share/inception-run`. Belongs to root of the id map.
+    pub data: PathBuf,
+    /// `INCEPTION_RUNTIME_DIR`, or `/run/inception-run` for root, or `$XDG_RUNTIME_DIR/inception-run`, or
+    /// `/tmp/inception-run-UID`. Nobody else may enter it.
+    pub runtime: PathBuf,
+}
+
+impl Paths {
+    /// Finds the directories; makes nothing.
+    ///
+    /// # Errors
+    /// When an ordinary user has no home directory.
+    pub fn current() -> Result<Self, RemoteError> {
+        let uid = rustix::process::geteuid();
+        let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let data = match variable("INCEPTION_DATA_DIR") {
+            Some(path) => std::path::absolute(path)?,
+            None if uid.is_root() => "/var/lib/inception-run".into(),
+            None => variable("XDG_DATA_HOME")
+                .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
+                .ok_or_else(|| {
+                    RemoteError::message("find the home directory").or_hint("set HOME or INCEPTION_DATA_DIR")
+                })?
+                .join("inception-run"),
+        };
+        let runtime = match variable("INCEPTION_RUNTIME_DIR") {
+            Some(path) => std::path::absolute(path)?,
+            None if uid.is_root() => "/run/inception-run".into(),
+            None => match variable("XDG_RUNTIME_DIR").filter(|path| path.is_dir()) {
+                Some(path) => path.join("inception-run"),
+                None => format!("/tmp/inception-run-{}", uid.as_raw()).into(),
+            },
+        };
+        Ok(Self { data, runtime })
+    }
+
+    /// Makes and opens the data directory. As root it is given to the id map's root, who works in it.
+    ///
+    /// # Errors
+    /// When it cannot be made, or belongs to somebody else.
+    pub fn open_data(&self, map: &IdMap) -> Result<OwnedFd, RemoteError> {
+        let (uid, gid) = map.root();
+        if !self.data.exists() {
+            make_private(&self.data).context(|| format!("create data directory {}", self.data.display()))?;
+            std::os::unix::fs::chown(&self.data, Some(uid), Some(gid))
+                .context(|| format!("give data directory {} to the containers' root", self.data.display()))?;
+        }
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+        let opened = rustix::fs::open(&self.data, flags, Mode::empty())
+            .map_err(io::Error::from)
+            .context(|| format!("open data directory {}", self.data.display()))?;
+        let owner = rustix::fs::fstat(&opened).map_err(io::Error::from)?.st_uid;
+        if owner != uid {
+            return Err(RemoteError::message(format!(
+                "data directory {} belongs to user id {owner}, not to {uid}",
+                self.data.display()
+            ))
+            .or_hint("INCEPTION_DATA_DIR chooses another directory"));
+        }
+        Ok(opened)
+    }
+
+    /// Makes the runtime directory of a stack and returns it.
+    ///
+    /// # Errors
+    /// When it cannot be made, or the common one is open to others: in `/tmp` somebody else may have been first.
+    pub fn make_runtime(&self, stack: &str) -> Result<PathBuf, RemoteError> {
+        make_private(&self.runtime).context(|| format!("create {}", self.runtime.display()))?;
+        let meta = fs::symlink_metadata(&self.runtime)?;
+        let own = rustix::process::geteuid().as_raw();
+        if !meta.is_dir() || meta.uid() != own || meta.mode() & 0o077 != 0 {
+            return Err(RemoteError::message(format!(
+                "{} is not a directory of your own that is closed to others",
+                self.runtime.display()
+            ))
+            .or_hint("INCEPTION_RUNTIME_DIR chooses another directory"));
+        }
+        let directory = self.stack(stack);
+        make_private(&directory).context(|| format!("create {}", directory.display()))?;
+        Ok(directory)
+    }
+
+    /// The runtime directory of a stack, which may not exist.
+    pub fn stack(&self, stack: &str) -> PathBuf {
+        self.runtime.join(stack)
+    }
+}
+
+fn make_private(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,325 @@
+//! From a planned service and its image to a sandbox: where the two are merged, by Docker's rules.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use container::sandbox::{Mount, MountSource, Root, Sandbox};
+use container::{Process, capability, defaults, rlimit};
+use image::Image;
+use network::plan::{Endpoint, NetworkPlan};
+use sys::mount::attribute::{NODEV, NOEXEC, NOSUID, RDONLY};
+
+use crate::control::Exec;
+use crate::plan::{Healthcheck, MountKind, Probe, SecretSource, Service};
+use crate::remote::{Context, RemoteError};
+
+/// What a service's sandbox is made from, beside the service.
+#[derive(Debug)]
+pub(crate) struct Ingredients<'a> {
+    /// Name of the stack.
+    pub(crate) stack: &'a str,
+    /// Name of the container: the service's, or that of a one-off.
+    pub(crate) container: &'a str,
+    /// The service's image.
+    pub(crate) image: &'a Image,
+    /// Layers of the image, lowest first, relative to the data directory.
+    pub(crate) layers: Vec<String>,
+    /// Values of secrets from the environment.
+    pub(crate) secrets: &'a BTreeMap<String, String>,
+    /// Networks of the stack.
+    pub(crate) network: &'a NetworkPlan,
+    /// Maps the owners of a bind mount's files, as root; the descriptor is the user namespace.
+    pub(crate) idmap: Option<&'a OwnedFd>,
+}
+
+/// A sandbox and the detached mounts that belong to it.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) detached: Vec<OwnedFd>,
+}
+
+/// Directory of a container's own files, relative to the data directory.
+pub(crate) fn container_directory(stack: &str, container: &str) -> String {
+    format!("c/{stack}/{container}")
+}
+
+/// Directory of a named volume, relative to the data directory.
+pub(crate) fn volume_directory(stack: &str, volume: &str) -> String {
+    format!("v/{stack}/{volume}")
+}
+
+/// Merges `service` with its image.
+///
+/// # Errors
+/// A bind mount's source that is missing, an unreadable secret, an unknown name.
+pub(crate) fn resolve(service: &Service, from: &Ingredients<'_>) -> Result<Resolved, RemoteError> {
+    let mut detached = Vec::new();
+    let own = container_directory(from.stack, from.container);
+    let endpoint = from.network.endpoints.iter().find(|e| e.service == from.container);
+    let mut mounts = defaults::mounts(defaults::Network::Own, service.shm_size);
+    for mount in &service.mounts {
+        mounts.push(mount_of(mount, from, &mut detached)?);
+    }
+    mounts.extend(anonymous_volumes(service, from.image, &own));
+    mounts.extend(name_files(service, endpoint, from.network));
+    for secret in &service.secrets {
+        let content = secret_value(&secret.source, from.secrets)
+            .context(|| format!("read secret for {}", secret.target))?;
+        let source = MountSource::File { content, mode: secret.mode, uid: secret.uid, gid: secret.gid };
+        mounts.push(Mount::new(&secret.target, source, NOSUID | NODEV | NOEXEC | RDONLY));
+    }
+    let sandbox = Sandbox {
+        hostname: service.hostname.clone(),
+        root: Root { layers: from.layers.clone(), upper: format!("{own}/u"), work: format!("{own}/w") },
+        read_only: service.read_only,
+        mounts,
+        masked_paths: defaults::masked_paths(),
+        readonly_paths: defaults::readonly_paths(),
+        sysctls: service.sysctls.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        process: process(service, from.image)?,
+        init: service.init.then_some(service.init_verbosity),
+    };
+    Ok(Resolved { sandbox, detached })
+}
+
+fn process(service: &Service, image: &Image) -> Result<Process, RemoteError> {
+    let config = &image.config.config;
+    // A new entrypoint takes the image's command away with the image's entrypoint.
+    let entrypoint = service.entrypoint.clone().or_else(|| config.entrypoint.clone()).unwrap_or_default();
+    let command = match (&service.command, &service.entrypoint) {
+        (Some(command), _) => command.clone(),
+        (None, Some(_)) => Vec::new(),
+        (None, None) => config.cmd.clone().unwrap_or_default(),
+    };
+    let argv: Vec<String> = entrypoint.into_iter().chain(command).collect();
+    if argv.is_empty() {
+        return Err(RemoteError::message("neither the image nor the file names a command")
+            .or_hint("add `command = [\"program\", \"argument\"]` to the service"));
+    }
+    let rlimits = service
+        .ulimits
+        .iter()
+        .map(|(name, (soft, hard))| {
+            let number = rlimit::number(name)
+                .ok_or_else(|| RemoteError::message(format!("unknown resource limit `{name}`")))?;
+            Ok((number, *soft, *hard))
+        })
+        .collect::<Result<_, RemoteError>>()?;
+    Ok(Process {
+        argv,
+        env: environment(service, image),
+        cwd: service.working_dir.clone().unwrap_or_else(|| config.working_dir.clone()),
+        user: service.user.clone().unwrap_or_else(|| config.user.clone()),
+        capabilities: capability::set(&service.cap_add, &service.cap_drop)?,
+        no_new_privileges: true,
+        rlimits,
+        terminal: service.tty,
+    })
+}
+
+fn environment(service: &Service, image: &Image) -> Vec<(String, String)> {
+    let mut env = image.config.config.env_pairs();
+    if !env.iter().any(|(key, _)| key == "PATH") {
+        env.insert(0, ("PATH".into(), image::DEFAULT_PATH.into()));
+    }
+    env.push(("HOSTNAME".into(), service.hostname.clone()));
+    if service.tty {
+        env.push(("TERM".into(), "xterm".into()));
+    }
+    extend(&mut env, service.environment.iter().map(|(k, v)| (k.clone(), v.clone())));
+    env
+}
+
+/// Sets variables, replacing those of the same name.
+fn extend(env: &mut Vec<(String, String)>, more: impl IntoIterator<Item = (String, String)>) {
+    for (key, value) in more {
+        match env.iter_mut().find(|(known, _)| *known == key) {
+            Some(entry) => entry.1 = value,
+            None => env.push((key, value)),
+        }
+    }
+}
+
+/// The service's process changed as `exec` or `run` asks.
+pub(crate) fn process_for(base: &Process, exec: &Exec) -> Process {
+    let mut process = base.clone();
+    if !exec.argv.is_empty() {
+        process.argv.clone_from(&exec.argv);
+    }
+    if exec.tty {
+        extend(&mut process.env, [("TERM".to_owned(), "xterm".to_owned())]);
+    }
+    extend(&mut process.env, exec.env.iter().cloned());
+    if let Some(cwd) = &exec.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    if let Some(user) = &exec.user {
+        process.user.clone_from(user);
+    }
+    process.terminal = exec.tty;
+    process
+}
+
+fn mount_of(
+    mount: &crate::plan::Mount,
+    from: &Ingredients<'_>,
+    detached: &mut Vec<OwnedFd>,
+) -> Result<Mount, RemoteError> {
+    let read_only = if mount.read_only { RDONLY } else { 0 };
+    let (source, attributes) = match &mount.kind {
+        MountKind::Volume { name } => {
+            (MountSource::Volume { path: volume_directory(from.stack, name) }, NOSUID | NODEV)
+        }
+        MountKind::Tmpfs { size, mode } => {
+            (MountSource::Tmpfs { size: *size, mode: *mode }, NOSUID | NODEV | NOEXEC)
+        }
+        MountKind::Bind { source, create } => {
+            if *create && !source.exists() {
+                std::fs::create_dir_all(source).context(|| format!("create {}", source.display()))?;
+            }
+            (bind(source, from.idmap, detached)?, NOSUID | NODEV)
+        }
+    };
+    Ok(Mount::new(&mount.target, source, attributes | read_only))
+}
+
+/// As root, a host's file belongs to the same number inside; that needs an idmapped mount, which only the
+/// supervisor may make. An ordinary user's own files belong to root inside through the id map.
+fn bind(
+    source: &Path,
+    idmap: Option<&OwnedFd>,
+    detached: &mut Vec<OwnedFd>,
+) -> Result<MountSource, RemoteError> {
+    let Some(user_namespace) = idmap else {
+        std::fs::metadata(source).context(|| format!("bind {}", source.display()))?;
+        return Ok(MountSource::Bind(source.to_owned()));
+    };
+    let mount = sys::mount::idmapped_tree(source, user_namespace)
+        .context(|| format!("bind {} with mapped ids", source.display()))?;
+    detached.push(mount);
+    Ok(MountSource::Descriptor(detached.len() - 1))
+}
+
+/// `VOLUME` of the image where the file mounts nothing: a volume that goes with the container.
+fn anonymous_volumes(service: &Service, image: &Image, own: &str) -> Vec<Mount> {
+    let mounted = |path: &str| service.mounts.iter().any(|m| m.target.trim_end_matches('/') == path);
+    let volumes = image.config.config.volumes.iter().map(|path| path.trim_end_matches('/'));
+    volumes
+        .filter(|path| path.starts_with('/') && !mounted(path))
+        .enumerate()
+        .map(|(index, path)| {
+            Mount::new(path, MountSource::Volume { path: format!("{own}/v{index}") }, NOSUID | NODEV)
+        })
+        .collect()
+}
+
+/// `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`.
+fn name_files(service: &Service, endpoint: Option<&Endpoint>, network: &NetworkPlan) -> Vec<Mount> {
+    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+    let interfaces = endpoint.map_or(&[][..], |e| &e.interfaces);
+    for interface in interfaces {
+        hosts.push_str(&format!("{}\t{}\n", interface.address, service.hostname));
+    }
+    let resolv = match interfaces.first().and_then(|i| gateway(network, &i.network)) {
+        Some(gateway) => format!("nameserver {gateway}\noptions ndots:0\n"),
+        None => "# this service is on no network\n".to_owned(),
+    };
+    [
+        ("/etc/hostname", format!("{}\n", service.hostname)),
+        ("/etc/hosts", hosts),
+        ("/etc/resolv.conf", resolv),
+    ]
+    .map(|(target, content)| {
+        let source = MountSource::File { content: content.into_bytes(), mode: 0o644, uid: 0, gid: 0 };
+        Mount::new(target, source, NOSUID | NODEV | NOEXEC)
+    })
+    .to_vec()
+}
+
+fn gateway(network: &NetworkPlan, name: &str) -> Option<Ipv4Addr> {
+    network.networks.iter().find(|n| n.name == name).map(|n| n.gateway)
+}
+
+fn secret_value(source: &SecretSource, values: &BTreeMap<String, String>) -> Result<Vec<u8>, RemoteError> {
+    match source {
+        SecretSource::File(path) => std::fs::read(path).context(|| format!("read {}", path.display())),
+        SecretSource::Environment(name) => values.get(name).map(|v| v.clone().into_bytes()).ok_or_else(|| {
+            RemoteError::message(format!("variable `{name}` is not set"))
+                .or_hint("set it in the environment or in `.env`")
+        }),
+    }
+}
+
+/// The number of the signal that asks a service to stop.
+///
+/// # Errors
+/// A name that is no signal.
+pub(crate) fn stop_signal(service: &Service, image: &Image) -> Result<i32, RemoteError> {
+    let name = service.stop_signal.as_ref().or(image.config.config.stop_signal.as_ref());
+    let Some(name) = name else { return Ok(nix::sys::signal::Signal::SIGTERM as i32) };
+    signal_number(name).ok_or_else(|| RemoteError::message(format!("unknown signal `{name}`")))
+}
+
+/// A signal by number or name, with or without `SIG`, real-time ones as `RTMIN+N`.
+pub fn signal_number(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some(offset) = short.strip_prefix("RTMIN") {
+        // The kernel's first real-time signals belong to the C library: what programs call RTMIN is 34.
+        let offset = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
+        return (0..=30).contains(&offset).then_some(34 + offset);
+    }
+    format!("SIG{short}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+}
+
+/// The health check in effect: the file's, else the image's.
+pub(crate) fn healthcheck(service: &Service, image: &Image) -> Option<Healthcheck> {
+    if let Some(check) = &service.healthcheck {
+        if check.test.is_some() {
+            return Some(check.clone());
+        }
+        return None;
+    }
+    let check = image.config.config.healthcheck.as_ref()?;
+    let shell = || {
+        let shell = image.config.config.shell.clone();
+        shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()])
+    };
+    let argv = match check.test.split_first() {
+        Some((kind, rest)) if kind == "CMD" => rest.to_vec(),
+        Some((kind, rest)) if kind == "CMD-SHELL" => shell().into_iter().chain(rest.iter().cloned()).collect(),
+        _ => return None,
+    };
+    let seconds = |nanoseconds: u64, default: f64| {
+        if nanoseconds == 0 { default } else { nanoseconds as f64 / 1e9 }
+    };
+    Some(Healthcheck {
+        test: Some(Probe::Exec(argv)),
+        interval: seconds(check.interval, 30.0),
+        timeout: seconds(check.timeout, 30.0),
+        retries: if check.retries == 0 { 3 } else { check.retries as u32 },
+        start_period: seconds(check.start_period, 0.0),
+        start_interval: seconds(check.start_interval, 5.0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_every_usual_name() {
+        assert_eq!(signal_number("SIGQUIT"), Some(3));
+        assert_eq!(signal_number("term"), Some(15));
+        assert_eq!(signal_number("9"), Some(9));
+        assert_eq!(signal_number("SIGRTMIN+3"), Some(37));
+        assert_eq!(signal_number("SIGNOTHING"), None);
+        assert_eq!(signal_number("65"), None);
+    }
+}

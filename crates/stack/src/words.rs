@@ -1,0 +1,64 @@
+//! Splitting a command line into words, as compose does for `command: php -S 0.0.0.0:80`.
+
+/// Words of a command line: blanks separate, quotes and backslashes as in a POSIX shell, no expansion.
+/// `None` when a quote is not closed.
+pub(crate) fn split(line: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            ' ' | '\t' | '\n' | '\r' => words.extend(word.take()),
+            '\'' => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match chars.next()? {
+                        '\'' => break,
+                        c => word.push(c),
+                    }
+                }
+            }
+            '"' => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match chars.next()? {
+                        '"' => break,
+                        '\\' => match chars.next()? {
+                            c @ ('"' | '\\' | '$' | '`') => word.push(c),
+                            '\n' => {}
+                            c => word.extend(['\\', c]),
+                        },
+                        c => word.push(c),
+                    }
+                }
+            }
+            '\\' => match chars.next() {
+                Some('\n') => {}
+                Some(c) => word.get_or_insert_default().push(c),
+                None => word.get_or_insert_default().push('\\'),
+            },
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    Some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn words() {
+        for (line, expected) in [
+            ("php -S 0.0.0.0:80", vec!["php", "-S", "0.0.0.0:80"]),
+            ("sh -c 'echo \"a b\"; exit'", vec!["sh", "-c", "echo \"a b\"; exit"]),
+            (r#"a"b c"d\ e "\"\n" '' "#, vec!["ab cd e", "\"\\n", ""]),
+            ("  ", vec![]),
+        ] {
+            assert_eq!(split(line).unwrap(), expected, "{line}");
+        }
+        assert_eq!(split("a 'b"), None);
+        assert_eq!(split("a \"b\\"), None);
+    }
+}
