@@ -1,0 +1,76 @@
+#!/bin/sh
+# Makes the one FTP user (an alias of www-data, so that uploads belong to the site) and, on the first
+# start, the certificate; then becomes vsftpd.
+set -eu
+
+readonly TLS=/etc/vsftpd/tls
+readonly ROOT=/var/www/html
+
+fail() {
+    printf 'ftp: %s\n' "$1" >&2
+    exit 1
+}
+
+make_certificate() {
+    echo 'ftp: making a certificate' >&2
+    (
+        umask 077
+        openssl req -x509 -newkey rsa:2048 -nodes -sha256 -days 825 \
+            -subj "/CN=${DOMAIN_NAME:-localhost}" -addext "subjectAltName=DNS:${DOMAIN_NAME:-localhost}" \
+            -keyout "$TLS/key.pem.new" -out "$TLS/certificate.pem.new" 2> "$TLS/openssl.log"
+    ) || {
+        cat "$TLS/openssl.log" >&2
+        fail 'the certificate could not be made'
+    }
+    rm -f "$TLS/openssl.log"
+    mv "$TLS/key.pem.new" "$TLS/key.pem"
+    mv "$TLS/certificate.pem.new" "$TLS/certificate.pem"
+}
+
+make_user() {
+    case ${FTP_USER-} in
+    '' | [!a-z_]* | *[!a-z0-9_-]*) fail "FTP_USER must be a plain lower-case user name, not \`${FTP_USER-}\`" ;;
+    esac
+    [ -r /run/secrets/ftp_password ] || fail 'no secret ftp_password (/run/secrets/ftp_password)'
+    ids=$(id -u www-data):$(id -g www-data)
+    # /usr/sbin/nologin on Debian, /sbin/nologin on Alpine.
+    shell=$(command -v nologin)
+    line="$FTP_USER:x:$ids:FTP:$ROOT:$shell"
+    if ! grep -qxF "$line" /etc/passwd; then
+        ! grep -q "^$FTP_USER:" /etc/passwd || fail "FTP_USER is a system user: \`$FTP_USER\`"
+        echo "$line" >> /etc/passwd
+        echo "$FTP_USER:!:::::::" >> /etc/shadow
+    fi
+    # On standard input: a command line can be read by others.
+    printf '%s:%s\n' "$FTP_USER" "$(cat /run/secrets/ftp_password)" | chpasswd -c SHA512 \
+        || fail 'the password could not be set'
+}
+
+[ "${1-}" = vsftpd ] || exec "$@"
+
+make_user
+mkdir -p /run/vsftpd/empty
+echo "$FTP_USER" > /run/vsftpd/users
+if [ ! -s "$TLS/certificate.pem" ] || [ ! -s "$TLS/key.pem" ]; then
+    make_certificate
+fi
+
+# A session's own standard output is its connection, so the log is the one of this process, which
+# becomes the server. Passive mode must announce an address which reaches the published ports.
+{
+    cat /etc/inception/vsftpd.conf
+    echo "pasv_address=${PASV_ADDRESS:-127.0.0.1}"
+    echo "xferlog_file=/proc/$$/fd/1"
+    # Debian and Alpine build vsftpd with PAM; the service's file has the same name in both.
+    echo 'pam_service_name=vsftpd'
+} > /run/vsftpd/vsftpd.conf
+
+# vsftpd counts its children and dies of one that it does not know: as PID 1 it would inherit some with
+# every session. The shell takes that place where there is no init.
+if [ $$ -eq 1 ]; then
+    vsftpd /run/vsftpd/vsftpd.conf &
+    trap 'kill -TERM $!' TERM INT
+    wait $! && status=0 || status=$?
+    exit "$status"
+fi
+exec vsftpd /run/vsftpd/vsftpd.conf
