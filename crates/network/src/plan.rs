@@ -351,13 +351,11 @@ fn static_addresses(networks: &[Network], endpoints: &[EndpointRequest]) -> Resu
 
 fn free_address(network: &Network, taken: &mut Taken, service: &str) -> Result<Ipv4Addr, AllocateError> {
     // The last address is the broadcast address.
-    for host in 2..!mask(network.prefix) {
-        let key = (network.name.clone(), nth(network.subnet, host));
-        if !taken.contains_key(&key) {
-            let address = key.1;
-            taken.insert(key, format!("service `{service}`"));
-            return Ok(address);
-        }
+    let mut hosts = (2..!mask(network.prefix)).map(|host| nth(network.subnet, host));
+    let free = hosts.find(|address| !taken.contains_key(&(network.name.clone(), *address)));
+    if let Some(address) = free {
+        taken.insert((network.name.clone(), address), format!("service `{service}`"));
+        return Ok(address);
     }
     Err(AllocateError::NoFreeAddress { service: service.to_owned(), network: network.name.clone() })
 }

@@ -75,11 +75,19 @@ pub(crate) struct SourceText {
     /// As the user wrote it, or relative to the current directory.
     pub(crate) path: PathBuf,
     pub(crate) text: Arc<str>,
+    /// The text holds passwords and is never shown.
+    pub(crate) private: bool,
 }
 
 impl SourceText {
     pub(crate) fn new(path: &Path, text: impl Into<Arc<str>>) -> Self {
-        Self { path: path.to_owned(), text: text.into() }
+        Self { path: path.to_owned(), text: text.into(), private: false }
+    }
+
+    /// The same text, never to be shown.
+    pub(crate) fn private(mut self) -> Self {
+        self.private = true;
+        self
     }
 
     /// One-based line of a byte offset.
@@ -94,6 +102,8 @@ impl SourceText {
         format!("{}:{}", self.path.display(), self.line(span.start))
     }
 
+    // Boxed as `Checked` has it, so that callers write `map_err(|fault| source.fault(fault))`.
+    #[allow(clippy::boxed_local)]
     pub(crate) fn fault(&self, fault: Box<Fault>) -> FileError {
         let Fault { span, message, label, other, hint } = *fault;
         FileError::Invalid(Box::new(Diagnostic {
@@ -155,8 +165,12 @@ impl Diagnostic {
         &self.message
     }
 
-    /// The offending lines with the words underlined, ending in a newline.
+    /// The offending lines with the words underlined, ending in a newline. Of a file with passwords
+    /// only the place is shown.
     pub fn snippet(&self, color: bool) -> String {
+        if self.source.private {
+            return format!(" --> {}\n", self.source.place(&self.span));
+        }
         let primary = AnnotationKind::Primary.span(self.span.clone()).label(self.label.as_deref());
         let mut snippet = Snippet::source(&*self.source.text)
             .path(self.source.path.display().to_string())
@@ -182,6 +196,10 @@ impl fmt::Display for Diagnostic {
 }
 
 impl std::error::Error for Diagnostic {}
+
+fn is_format(extension: &std::ffi::OsStr) -> bool {
+    ["toml", "yaml", "yml"].iter().any(|known| extension == *known)
+}
 
 /// A stack file (or its `.env`) cannot be used. The command's exit code for it is 2.
 #[derive(Debug, thiserror::Error)]
@@ -235,7 +253,10 @@ impl FileError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            // Only a stack file has such a name; `.env` files come here, too.
+            Self::Read { path, source }
+                if source.kind() == io::ErrorKind::NotFound && path.extension().is_some_and(is_format) =>
+            {
                 Some("name the file with `-f FILE`".to_owned())
             }
             Self::Read { .. } | Self::TooLarge { .. } | Self::Host { .. } => None,

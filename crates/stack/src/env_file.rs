@@ -162,7 +162,8 @@ impl Reader<'_> {
                     }
                 }
                 Some('$') => self.variable(environment, earlier, &mut value)?,
-                Some(c @ ('`' | ';' | '&' | '|' | '<' | '>' | '(' | ')')) if c == '`' || !lenient => {
+                Some('`') => return Err(substitution(start, name)),
+                Some(c @ (';' | '&' | '|' | '<' | '>' | '(' | ')')) if !lenient => {
                     return Err(Fault::new(
                         &(start..start + 1),
                         format!("the value of `{name}` has `{c}`, but no quotes"),
@@ -203,10 +204,7 @@ impl Reader<'_> {
                         None => return Err(unclosed(start, name)),
                     }
                 }
-                Some('`') => {
-                    return Err(Fault::new(&(at..at + 1), format!("the value of `{name}` runs a command"))
-                        .hint("write the value itself; nothing is executed here"));
-                }
+                Some('`') => return Err(substitution(at, name)),
                 Some('$') => self.variable(environment, earlier, value)?,
                 Some(c) => {
                     value.push(c);
@@ -249,10 +247,15 @@ impl Reader<'_> {
         let variables = Variables::new(environment.clone(), earlier.clone());
         // A variable that is not set is empty, as in a shell.
         let expanded = expand(words, &variables)
-            .map_err(|_| Fault::new(&(start..start + length), format!("`{words}` cannot be expanded")))?;
+            .map_err(|_why| Fault::new(&(start..start + length), format!("`{words}` cannot be expanded")))?;
         value.push_str(&expanded.text);
         Ok(())
     }
+}
+
+fn substitution(start: usize, name: &str) -> Box<Fault> {
+    Fault::new(&(start..start + 1), format!("the value of `{name}` runs a command"))
+        .hint("write the value itself; nothing is executed here")
 }
 
 fn unclosed(start: usize, name: &str) -> Box<Fault> {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use crate::diagnostic::FileError;
 
-/// Facts of the host.
-#[derive(Debug, Clone, Default)]
+/// Facts of the host. The environment may hold passwords, so there is no `Debug`.
+#[derive(Clone, Default)]
 pub struct HostFacts {
     /// The environment; entries that are not UTF-8 are left out.
     pub environment: BTreeMap<String, String>,

@@ -16,7 +16,9 @@ const MAX_DEPTH: usize = 16;
 const MAX_LENGTH: usize = 1 << 20;
 
 /// Variables: the environment's, then those of `.env`.
-#[derive(Debug, Clone, Default)]
+///
+/// They hold passwords, so there is no `Debug`.
+#[derive(Clone, Default)]
 pub struct Variables {
     environment: BTreeMap<String, String>,
     file: BTreeMap<String, String>,
@@ -272,10 +274,19 @@ pub(crate) fn interpolate(
 }
 
 fn missing_hint(name: &str, writer: Option<&str>) -> String {
+    let set = set_hint(name, writer);
+    match writer {
+        Some(_) => set,
+        None => format!("{set}, or give a default: `${{{name}:-value}}`"),
+    }
+}
+
+/// How to set a variable; `writer` is a script that does it.
+pub(crate) fn set_hint(name: &str, writer: Option<&str>) -> String {
     let set = format!("set `{name}` in `.env` beside the file or in the environment");
     match writer {
         Some(script) => format!("{set}; `{script}` writes a `.env` with fresh values"),
-        None => format!("{set}, or give a default: `${{{name}:-value}}`"),
+        None => set,
     }
 }
 

@@ -56,10 +56,11 @@ pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> 
         Format::Stack => Missing::Refuse,
         Format::Compose => Missing::Empty,
     };
-    let writer = directory.join(ENV_WRITER).is_file().then_some(ENV_WRITER);
-    interpolate(&mut root, &source, &variables, missing, writer, &mut warnings)
+    let env_writer = directory.join(ENV_WRITER).is_file().then_some(ENV_WRITER);
+    interpolate(&mut root, &source, &variables, missing, env_writer, &mut warnings)
         .map_err(|fault| source.fault(fault))?;
     let file = file::model(&root, format, &mut warnings).map_err(|fault| source.fault(fault))?;
+    warnings.sort_by_key(|(span, _)| span.start);
     if options.strict
         && let Some((span, message)) = warnings.first()
     {
@@ -68,7 +69,8 @@ pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> 
     }
     let warnings =
         warnings.iter().map(|(span, message)| format!("{}: {message}", source.place(span))).collect();
-    let context = Context { options, host, format, source: &source, directory, variables: &variables };
+    let context =
+        Context { options, host, format, source: &source, directory, variables: &variables, env_writer };
     resolve::plan(file, &context, warnings)
 }
 
@@ -82,6 +84,7 @@ pub fn variables(options: &LoadOptions, host: &HostFacts) -> Result<Variables, F
     let lenient = Format::of(&options.file)? == Format::Compose;
     let file = match read_text(&path) {
         Ok(source) => {
+            let source = source.private();
             env_file::parse(&source.text, &host.environment, lenient).map_err(|fault| source.fault(fault))?
         }
         Err(FileError::Read { source, .. })

@@ -1,7 +1,7 @@
 //! `healthcheck`.
 
 use super::node::{Node, Value, unknown_key};
-use super::service::seconds;
+use super::process::seconds;
 use crate::diagnostic::{Checked, Fault};
 use crate::plan::{Healthcheck, Probe};
 

@@ -7,6 +7,7 @@ pub(crate) mod health;
 pub(crate) mod mounts;
 pub(crate) mod node;
 pub(crate) mod ports;
+mod process;
 pub(crate) mod service;
 pub(crate) mod units;
 
@@ -109,6 +110,9 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
         secrets: Vec::new(),
         configs: Vec::new(),
     };
+    if !matches!(root.value, Value::Map(_) | Value::Null) {
+        return Err(Fault::new(&root.span, "the file is not a table of keys and values"));
+    }
     let mut has_services = false;
     for (key, node) in root.map("the file")? {
         match key.name.as_str() {
@@ -284,7 +288,7 @@ fn ipam(
 
 pub(crate) fn ipv4(node: &Node, what: &str) -> Checked<Ipv4Addr> {
     let text = node.text(what)?;
-    text.parse().map_err(|_| {
+    text.parse().map_err(|_why| {
         Fault::new(&node.span, format!("`{text}` is not an IPv4 address"))
             .hint("write four numbers, such as `172.28.0.10`")
     })

@@ -91,7 +91,12 @@ pub(crate) fn from_yaml(text: &str) -> Checked<Node> {
     let parsed: YamlNode = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let span = error.location().map_or(0..0, |location| yaml_span(text, &location));
         let message = error.without_snippet().to_string();
-        Fault::new(&span, format!("not valid YAML: {}", one_line(&message)))
+        // The place is shown anyway, and the library's options are of no use to a reader.
+        let message = match &message {
+            text if text.contains("DuplicateKeyPolicy") => "duplicate key",
+            text => text.rfind(" at line ").map_or(&**text, |at| &text[..at]),
+        };
+        Fault::new(&span, format!("not valid YAML: {}", one_line(message)))
     })?;
     Ok(parsed.into_node(text))
 }

@@ -97,7 +97,7 @@ fn check_protocol(span: &Span, protocol: &str) -> Checked<()> {
 }
 
 fn address(span: &Span, text: &str) -> Checked<IpAddr> {
-    text.parse().map_err(|_| {
+    text.parse().map_err(|_why| {
         Fault::new(span, format!("`{text}` is not an IP address"))
             .hint("use `127.0.0.1` for this machine only, `0.0.0.0` for every interface")
     })

@@ -333,6 +333,10 @@ fn every_error_of_a_stack_file() {
         ("bad stack name", "name = \"My Stack\"\n[services.a]\nimage = \"i\"\n"),
         ("missing env_file", "[services.a]\nimage = \"i\"\nenv_file = \"web.env\"\n"),
         ("broken env_file", "[services.a]\nimage = \"i\"\nenv_file = \"broken.env\"\n"),
+        (
+            "never healthy",
+            "[services.a]\nimage = \"i\"\ndepends_on = { b = \"healthy\" }\n[services.b]\nimage = \"i\"\nhealthcheck = { disable = true }\n",
+        ),
         ("mounted twice", "[services.a]\nimage = \"i\"\ntmpfs = [\"/tmp\", \"/tmp/\"]\n"),
     ];
     let fixture = Fixture::new(&[

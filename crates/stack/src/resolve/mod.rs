@@ -1,0 +1,291 @@
+//! `StackFile` to `Plan`: names are looked up, paths made absolute, addresses given, order decided.
+//!
+//! Nothing is changed. What is read besides the file: the files of `env_file`, and whether paths exist.
+
+mod addresses;
+mod files;
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use network::plan::NetworkPlan;
+use sha2::{Digest, Sha256};
+
+use crate::diagnostic::{Checked, Fault, FileError, SourceText, nearest};
+use crate::env_file;
+use crate::file::node::Key;
+use crate::file::service::{DependencyFile, ServiceFile};
+use crate::file::{Format, StackFile};
+use crate::host::HostFacts;
+use crate::interpolate::Variables;
+use crate::load::{LoadOptions, read_text};
+use crate::order::{Cycle, order};
+use crate::plan::{Condition, Dependency, Plan, Service, Source};
+
+/// Everything that is settled before the file is looked at.
+pub(crate) struct Context<'a> {
+    pub(crate) options: &'a LoadOptions,
+    pub(crate) host: &'a HostFacts,
+    pub(crate) format: Format,
+    pub(crate) source: &'a SourceText,
+    /// Absolute directory of the file.
+    pub(crate) directory: PathBuf,
+    pub(crate) variables: &'a Variables,
+    /// A script beside the file that writes `.env`.
+    pub(crate) env_writer: Option<&'a str>,
+}
+
+/// Resolve a whole file.
+pub(crate) fn plan(file: StackFile, context: &Context<'_>, warnings: Vec<String>) -> Result<Plan, FileError> {
+    let in_file = |fault| context.source.fault(fault);
+    let name = stack_name(&file, context)?;
+    let bases = bases(&file, context)?;
+    let order = start_order(&file).map_err(in_file)?;
+    addresses::check_ports(&file, context).map_err(in_file)?;
+    let network = addresses::networks(&file, context).map_err(in_file)?;
+
+    let mut services = Vec::new();
+    let mut volumes = BTreeSet::new();
+    for service in &file.services {
+        let environment = environment(service, context)?;
+        let mut settled = Service {
+            source: source::source(service, &name, &bases, context).map_err(in_file)?,
+            environment,
+            mounts: files::mounts(service, &file, context, &mut volumes).map_err(in_file)?,
+            secrets: files::secrets(service, &file, context).map_err(in_file)?,
+            depends_on: dependencies(service, &file),
+            ports: addresses::ports(service, context),
+            ..service.settled.clone()
+        };
+        settled.config_hash = config_hash(&settled, service, &network);
+        services.push(Some(settled));
+    }
+    let services = order.into_iter().filter_map(|index| services[index].take()).collect();
+    Ok(Plan {
+        name,
+        directory: context.directory.clone(),
+        services,
+        volumes: volumes.into_iter().collect(),
+        network,
+        warnings,
+    })
+}
+
+/// The option, else the file's `name`, else the directory's name as compose normalises it.
+fn stack_name(file: &StackFile, context: &Context<'_>) -> Result<String, FileError> {
+    const HINT: &str = "use lower-case letters, digits, `-` and `_`, starting with a letter or digit";
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    let good = |name: &str| {
+        let first = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+        // It becomes part of directory and image names.
+        first && name.chars().all(plain) && name.len() <= 63
+    };
+    if let Some(name) = &context.options.project_name {
+        return match good(name) {
+            true => Ok(name.clone()),
+            false => Err(FileError::Option {
+                message: format!("`{name}` cannot be the name of a stack"),
+                hint: Some(HINT.to_owned()),
+            }),
+        };
+    }
+    if let Some(name) = &file.name {
+        return match good(&name.value) {
+            true => Ok(name.value.clone()),
+            false => {
+                let message = format!("`{}` cannot be the name of a stack", name.value);
+                let fault = Fault::new(&name.span, message);
+                Err(context.source.fault(fault.hint(HINT)))
+            }
+        };
+    }
+    let directory = context.directory.file_name().unwrap_or_default();
+    let lower = directory.to_string_lossy().to_lowercase();
+    let normal: String = lower.chars().filter(|c| plain(*c)).take(63).collect();
+    match normal.trim_start_matches(['-', '_']) {
+        "" => Err(FileError::Option {
+            message: "the directory's name gives no name for the stack".to_owned(),
+            hint: Some("add `name` to the file".to_owned()),
+        }),
+        name => Ok(name.to_owned()),
+    }
+}
+
+/// Bases in the order of preference; none when the file names none.
+fn bases(file: &StackFile, context: &Context<'_>) -> Result<Vec<String>, FileError> {
+    let named: Vec<&str> = file.base.iter().map(|base| base.value.as_str()).collect();
+    match &context.options.base {
+        None => Ok(named.into_iter().map(str::to_owned).collect()),
+        Some(forced) if named.is_empty() || named.contains(&forced.as_str()) => Ok(vec![forced.clone()]),
+        Some(forced) => Err(FileError::Option {
+            message: format!(
+                "base `{forced}` is none of those that `{}` names: {}",
+                context.source.path.display(),
+                named.join(", ")
+            ),
+            hint: nearest(forced, named).map(|found| format!("did you mean `{found}`?")),
+        }),
+    }
+}
+
+fn service_names(file: &StackFile) -> impl Iterator<Item = &str> + Clone {
+    file.services.iter().map(|service| service.key.name.as_str())
+}
+
+fn start_order(file: &StackFile) -> Checked<Vec<usize>> {
+    let mut graph = Vec::new();
+    for service in &file.services {
+        let mut needed = Vec::new();
+        for dependency in &service.depends_on {
+            let name = &dependency.service.value;
+            match service_names(file).position(|other| other == name) {
+                Some(index) => {
+                    check_condition(service, dependency, &file.services[index])?;
+                    needed.push(index);
+                }
+                None if !dependency.required => {}
+                None => {
+                    return Err(Fault::new(
+                        &dependency.service.span,
+                        format!("service `{}` depends on `{name}`, which does not exist", service.key.name),
+                    )
+                    .label("no such service")
+                    .hint(format!("the services are: {}", service_names(file).collect::<Vec<_>>().join(", ")))
+                    .nearest(name, service_names(file)));
+                }
+            }
+        }
+        graph.push(needed);
+    }
+    order(&graph).map_err(|Cycle(path)| {
+        let names: Vec<&str> = path.iter().map(|index| file.services[*index].key.name.as_str()).collect();
+        let next = names[1];
+        let first = &file.services[path[0]];
+        let span = first
+            .depends_on
+            .iter()
+            .find(|dependency| dependency.service.value == next)
+            .map_or(&first.key.span, |dependency| &dependency.service.span);
+        Fault::new(span, format!("the services depend on each other: {}", names.join(" -> ")))
+            .hint("remove one of these dependencies")
+    })
+}
+
+/// Refuse a wait that cannot end well.
+fn check_condition(service: &ServiceFile, dependency: &DependencyFile, needed: &ServiceFile) -> Checked<()> {
+    let disabled = matches!(&needed.settled.healthcheck, Some(check) if check.test.is_none());
+    if dependency.condition == Condition::Healthy && disabled {
+        let (name, needed) = (&service.key.name, &needed.key.name);
+        return Err(Fault::new(
+            &dependency.service.span,
+            format!("`{name}` waits until `{needed}` is healthy, but that has its health check disabled"),
+        )
+        .hint(format!("use `started`, or give `{needed}` a health check")));
+    }
+    Ok(())
+}
+
+fn dependencies(service: &ServiceFile, file: &StackFile) -> Vec<Dependency> {
+    service
+        .depends_on
+        .iter()
+        // One that is not required may be absent.
+        .filter(|dependency| service_names(file).any(|name| name == dependency.service.value))
+        .map(|dependency| Dependency {
+            service: dependency.service.value.clone(),
+            condition: dependency.condition,
+        })
+        .collect()
+}
+
+/// An absolute path of a path in the file.
+fn path(text: &str, context: &Context<'_>) -> PathBuf {
+    let expanded = match (text.strip_prefix('~'), &context.host.home) {
+        (Some(""), Some(home)) => home.clone(),
+        (Some(rest), Some(home)) if rest.starts_with('/') => home.join(&rest[1..]),
+        _ => PathBuf::from(text),
+    };
+    // `.` only; `..` means what the kernel makes of it, symbolic links included.
+    context.directory.join(expanded).components().collect()
+}
+
+/// The path for a message: relative to the file's directory where it is below it.
+fn shown<'a>(path: &'a Path, context: &Context<'_>) -> std::path::Display<'a> {
+    match path.strip_prefix(&context.directory) {
+        Ok(relative) if !relative.as_os_str().is_empty() => relative.display(),
+        _ => path.display(),
+    }
+}
+
+/// Variables; one without a value is taken from ours, or left out.
+fn fill(pairs: &[(Key, Option<String>)], context: &Context<'_>) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .filter_map(|(key, value)| {
+            let value = match value {
+                Some(value) => value.clone(),
+                None => context.variables.get(&key.name)?.to_owned(),
+            };
+            Some((key.name.clone(), value))
+        })
+        .collect()
+}
+
+fn environment(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<String, String>, FileError> {
+    let mut environment = BTreeMap::new();
+    for file in &service.env_files {
+        let path = path(&file.path.value, context);
+        if !file.required && !path.exists() {
+            continue;
+        }
+        if !path.is_file() {
+            let message = format!("the environment file `{}` does not exist", shown(&path, context));
+            return Err(context.source.fault(Fault::new(&file.path.span, message)));
+        }
+        let source = read_text(&path)?.private();
+        let lenient = context.format == Format::Compose;
+        let variables = env_file::parse(&source.text, &context.host.environment, lenient)
+            .map_err(|fault| source.fault(fault))?;
+        environment.extend(variables);
+    }
+    environment.extend(fill(&service.environment, context));
+    Ok(environment)
+}
+
+/// What of a service's configuration needs a new container when it changes.
+///
+/// Left out are what it waits for (the order of a start that is over) and how its image is built (a
+/// changed image is noticed by its own identity). Addresses that the file does not name are left out
+/// too: a service that is added in front of others shifts theirs, and nobody may rely on them.
+/// Published ports are in, though they live outside of the container: compose recreates for them, too.
+fn config_hash(service: &Service, file: &ServiceFile, network: &NetworkPlan) -> String {
+    let mut relevant = service.clone();
+    relevant.config_hash = String::new();
+    relevant.depends_on = Vec::new();
+    if let Source::Build(build) = &relevant.source {
+        relevant.source = Source::Image(build.image.clone());
+    }
+    let endpoint = network.endpoints.iter().find(|endpoint| endpoint.service == service.name);
+    let links: Vec<(&str, &[String])> = endpoint
+        .into_iter()
+        .flat_map(|endpoint| &endpoint.interfaces)
+        .map(|interface| (interface.network.as_str(), interface.aliases.as_slice()))
+        .collect();
+    let fixed: Vec<Ipv4Addr> = (file.networks.iter().flatten())
+        .filter_map(|network| Some(network.address.as_ref()?.value))
+        .collect();
+    // Maps are ordered and fields come in the order of their declaration: the same value is always the
+    // same text.
+    let text = match serde_json::to_string(&(&relevant, &links, &fixed)) {
+        Ok(text) => text,
+        // Only a float that is not finite could fail, and none is let into a plan.
+        Err(error) => error.to_string(),
+    };
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,161 @@
+//! Where a service's root file system comes from.
+
+use std::path::PathBuf;
+
+use super::{Context, fill, path, shown};
+use crate::diagnostic::{Checked, Fault, Span};
+use crate::file::Located;
+use crate::file::service::{BuildFile, ServiceFile};
+use crate::plan::{BaseDockerfile, Build, Source};
+
+pub(super) fn source(
+    service: &ServiceFile,
+    stack: &str,
+    bases: &[String],
+    context: &Context<'_>,
+) -> Checked<Source> {
+    let name = &service.key.name;
+    if let Some(image) = &service.image {
+        check_image(image)?;
+    }
+    match (&service.build, &service.image, &service.rootfs) {
+        (Some(build), image, None) => {
+            let image = match image {
+                Some(image) => image.value.clone(),
+                // An image's name is lower case, a service's need not be.
+                None => format!("{stack}-{}:latest", name.to_lowercase()),
+            };
+            Ok(Source::Build(self::build(build, image, bases, context)?))
+        }
+        (None, Some(image), None) => Ok(Source::Image(image.value.clone())),
+        (None, None, Some(rootfs)) => {
+            let path = path(&rootfs.value, context);
+            if !path.exists() {
+                let message = format!("rootfs `{}` does not exist", shown(&path, context));
+                return Err(Fault::new(&rootfs.span, message));
+            }
+            Ok(Source::Rootfs(path))
+        }
+        (_, _, Some(rootfs)) => Err(Fault::new(
+            &rootfs.span,
+            format!("service `{name}` has a `rootfs` besides an `image` or `build`"),
+        )
+        .hint("keep one of them")),
+        (None, None, None) => Err(Fault::new(
+            &service.key.span,
+            format!("service `{name}` has no `image`, `build` or `rootfs`"),
+        )
+        .hint("add `build` with the directory of its Dockerfile, or `image`")),
+    }
+}
+
+/// The grammar of image references: `[DOMAIN[:PORT]/]NAME[/NAME…][:TAG][@DIGEST]`
+/// (distribution/reference).
+fn check_image(image: &Located<String>) -> Checked<()> {
+    let bad = |message: String| Fault::new(&image.span, message);
+    let text = image.value.as_str();
+    let (rest, digest) = match text.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (text, None),
+    };
+    if let Some(digest) = digest {
+        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+        if hex.len() != 64 || !hex.bytes().all(|byte| b"0123456789abcdef".contains(&byte)) {
+            return Err(bad(format!("`{text}` has a bad digest"))
+                .hint("a digest is `sha256:` and 64 hexadecimal digits"));
+        }
+    }
+    let (name, tag) = match rest.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (rest, None),
+    };
+    if let Some(tag) = tag {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        if tag.is_empty() || tag.len() > 128 || tag.starts_with(['.', '-']) || !tag.bytes().all(plain) {
+            return Err(bad(format!("`{text}` has a bad tag"))
+                .hint("a tag has letters, digits, `_`, `.` and `-`, such as `alpine:3.20`"));
+        }
+    }
+    let mut parts: Vec<&str> = name.split('/').collect();
+    let is_domain = parts[0].contains(['.', ':']) || parts[0] == "localhost";
+    if parts.len() > 1 && is_domain {
+        let domain = parts.remove(0);
+        let (host, port) = domain.split_once(':').unwrap_or((domain, "0"));
+        let good = |label: &str| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            !label.is_empty() && !label.starts_with('-') && label.bytes().all(plain)
+        };
+        if !host.split('.').all(good) || port.parse::<u16>().is_err() {
+            return Err(bad(format!("`{text}` is not the name of an image"))
+                .hint("write `NAME:TAG`, such as `alpine:3.20`"));
+        }
+    }
+    let good = |part: &&str| {
+        let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        part.starts_with(letter)
+            && part.ends_with(letter)
+            && part.chars().all(|c| letter(c) || "._-".contains(c))
+    };
+    if parts.iter().all(good) && name.len() <= 255 {
+        return Ok(());
+    }
+    let fault = bad(format!("`{text}` is not the name of an image"));
+    let lower = text.to_lowercase();
+    if lower != text {
+        return Err(fault.hint(format!("names of images are lower case: `{lower}`")));
+    }
+    Err(fault.hint("write `NAME:TAG`, such as `alpine:3.20`"))
+}
+
+fn build(build: &BuildFile, image: String, bases: &[String], context: &Context<'_>) -> Checked<Build> {
+    let directory = path(&build.context.value, context);
+    if !directory.is_dir() {
+        let message = match directory.exists() {
+            true => format!("`{}` is not a directory", shown(&directory, context)),
+            false => format!("the build directory `{}` does not exist", shown(&directory, context)),
+        };
+        return Err(Fault::new(&build.context.span, message)
+            .hint("`build` is the directory of the Dockerfile, relative to this file"));
+    }
+    let missing = |span: &Span, names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        Fault::new(span, format!("`{}` has no {}", shown(&directory, context), names.join(" or ")))
+    };
+    let span = &build.context.span;
+    let mut dockerfiles = Vec::new();
+    if let Some(dockerfile) = &build.dockerfile {
+        let path: PathBuf = directory.join(&dockerfile.value).components().collect();
+        if !path.is_file() {
+            return Err(missing(&dockerfile.span, &[&dockerfile.value]));
+        }
+        let base = String::new();
+        dockerfiles.push(BaseDockerfile { base, path });
+    } else if bases.is_empty() {
+        let path = directory.join("Dockerfile");
+        if !path.is_file() {
+            return Err(missing(span, &["Dockerfile"]).hint("name it with `dockerfile`"));
+        }
+        let base = String::new();
+        dockerfiles.push(BaseDockerfile { base, path });
+    }
+    for base in bases.iter().filter(|_| build.dockerfile.is_none()) {
+        let own = format!("Dockerfile.{base}");
+        let names: &[&str] = match base.as_str() {
+            "alpine" => &[&own, "Dockerfile"],
+            _ => &[&own],
+        };
+        let path = names.iter().map(|name| directory.join(name)).find(|path| path.is_file());
+        let path = path.ok_or_else(|| {
+            missing(span, names).hint(format!("base `{base}` needs a Dockerfile in every build directory"))
+        })?;
+        let base = base.clone();
+        dockerfiles.push(BaseDockerfile { base, path });
+    }
+    Ok(Build {
+        image,
+        context: directory.clone(),
+        dockerfiles,
+        args: fill(&build.args, context),
+        target: build.target.clone(),
+    })
+}
