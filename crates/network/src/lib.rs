@@ -1,5 +1,19 @@
 //! The network of a stack: addresses, links, names and published ports.
+//!
+//! Who calls what: the hub (root of the stack's user namespace, standing in the stack's own network
+//! namespace) wires a plan with [`link::Namespaces`], makes the name server's sockets with
+//! [`names::bind_in_current_namespace`] and answers netd with [`netd::serve_sockets`]. The supervisor, in the
+//! host's network namespace, opens published ports with [`publish::bind`] and tells netd what to do through
+//! [`netd::Client`]. netd's body is [`netd::run`].
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod error;
+pub mod link;
+pub mod names;
+pub mod netd;
+mod netlink;
 pub mod plan;
+pub mod publish;
+
+pub use error::Error;

@@ -1,0 +1,103 @@
+//! What can go wrong, each named by operation and object.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// A failure of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call failed.
+    #[error("{operation}")]
+    System {
+        /// What was done to which object: "create bridge `br0`".
+        operation: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The plan contradicts itself; a bug of whoever made it.
+    #[error("network plan: {0}")]
+    Plan(String),
+    /// A host port that is in use.
+    #[error("publish port {}: taken by {}", address.port(), holder.as_deref().unwrap_or("another program"))]
+    PortTaken {
+        /// What was asked for.
+        address: SocketAddr,
+        /// The program that has it, `name (pid N)`, when it can be known.
+        holder: Option<String>,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A host port below the first one that an ordinary user may open.
+    #[error("publish port {}", address.port())]
+    PortReserved {
+        /// What was asked for.
+        address: SocketAddr,
+        /// `net.ipv4.ip_unprivileged_port_start` of the host.
+        first_free: u16,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A host address that no interface has.
+    #[error("publish port {} on {}", address.port(), address.ip())]
+    NoSuchAddress {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// netd did not do as told.
+    #[error("netd refused its configuration: {0}")]
+    Refused(String),
+    /// netd is gone.
+    #[error("netd has exited")]
+    Gone,
+}
+
+impl Error {
+    pub(crate) fn system(operation: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::System { operation: operation.into(), source: source.into() }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::PortTaken { address, .. } => {
+                Some(format!("stop that program, or publish another host port than {}", address.port()))
+            }
+            Self::PortReserved { address, first_free, .. } => {
+                let port = address.port();
+                let instead = if port < 1000 { 8000 + port } else { port.max(*first_free) };
+                Some(format!(
+                    "ordinary users may not open port {port} here; allow it with `sudo sysctl -w \
+                     net.ipv4.ip_unprivileged_port_start={port}`, or publish a port from {first_free} up, such \
+                     as {instead}"
+                ))
+            }
+            Self::NoSuchAddress { address, .. } => Some(format!(
+                "no interface of this host has the address {}; `ip address` lists those there are",
+                address.ip()
+            )),
+            Self::System { source, .. } if source.raw_os_error() == Some(95) => Some(
+                "the kernel lacks the `bridge` or `veth` driver; load it once as root: `modprobe bridge veth`".into(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Adds the operation to an I/O error.
+pub(crate) trait Doing<T> {
+    /// `operation` is only evaluated on failure.
+    fn doing<S: Into<String>>(self, operation: impl FnOnce() -> S) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
+    fn doing<S: Into<String>>(self, operation: impl FnOnce() -> S) -> Result<T, Error> {
+        self.map_err(|source| Error::system(operation(), source))
+    }
+}

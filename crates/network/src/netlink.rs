@@ -1,0 +1,200 @@
+//! Routing netlink (rtnetlink(7)), synchronous: requests are collected, sent in one system call, and every one
+//! is answered by the kernel before that call returns, so nothing here ever waits.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use crate::Error;
+use crate::error::Doing;
+
+/// Requests in one system call: their answers must fit the socket's receive buffer (about 200 KB, of which an
+/// answer takes less than 1 KB).
+const BATCH: usize = 64;
+
+/// A netlink socket of the network namespace that was current when it was opened.
+#[derive(Debug)]
+pub(crate) struct Netlink {
+    socket: OwnedFd,
+    /// Sequence number of the first pending request.
+    base: u32,
+    /// The requests, encoded.
+    batch: Vec<u8>,
+    /// What each pending request does, for the error.
+    pending: Vec<String>,
+}
+
+/// One end of a veth pair on a bridge, the other in another network namespace.
+pub(crate) struct Veth<'a> {
+    /// Name of the end on the bridge.
+    pub(crate) name: &'a str,
+    /// Interface index of the bridge.
+    pub(crate) bridge: u32,
+    /// Name of the end in the other namespace.
+    pub(crate) inner: &'a str,
+    /// Interface index that end gets.
+    pub(crate) inner_index: u32,
+    pub(crate) mac: [u8; 6],
+    pub(crate) netns: BorrowedFd<'a>,
+}
+
+impl Netlink {
+    pub(crate) fn open() -> io::Result<Self> {
+        let socket = rustix::net::socket_with(
+            rustix::net::AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok(Self { socket, base: 1, batch: Vec::new(), pending: Vec::new() })
+    }
+
+    /// Brings an existing interface up.
+    pub(crate) fn up(&mut self, what: String, index: u32) -> Result<(), Error> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        self.push(what, 0, RouteNetlinkMessage::SetLink(link))
+    }
+
+    /// Creates a bridge that is up, forwards at once and does not look into multicast.
+    pub(crate) fn bridge(&mut self, name: &str, index: u32, mac: [u8; 6]) -> Result<(), Error> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            // Without an address of its own a bridge takes the lowest of its ports', which changes as
+            // services come and go, and neighbours would keep talking to the old one.
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(vec![
+                    InfoBridge::StpState(BridgeStpState::Disabled),
+                    InfoBridge::MulticastSnooping(false),
+                ])),
+            ]),
+        ];
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.push(format!("create bridge `{name}`"), flags, RouteNetlinkMessage::NewLink(link))
+    }
+
+    /// Creates a veth pair, both ends up, in one request.
+    pub(crate) fn veth(&mut self, what: String, veth: &Veth<'_>) -> Result<(), Error> {
+        let mut inner = LinkMessage::default();
+        inner.header.index = veth.inner_index;
+        inner.header.flags = LinkFlags::Up;
+        inner.header.change_mask = LinkFlags::Up;
+        inner.attributes = vec![
+            LinkAttribute::IfName(veth.inner.to_owned()),
+            LinkAttribute::Address(veth.mac.to_vec()),
+            LinkAttribute::NetNsFd(veth.netns.as_raw_fd()),
+        ];
+        let mut link = LinkMessage::default();
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        link.attributes = vec![
+            LinkAttribute::IfName(veth.name.to_owned()),
+            LinkAttribute::Controller(veth.bridge),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inner))),
+            ]),
+        ];
+        self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(link))
+    }
+
+    /// Deletes an interface by name.
+    pub(crate) fn delete(&mut self, name: &str) -> Result<(), Error> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        self.push(format!("delete link `{name}`"), 0, RouteNetlinkMessage::DelLink(link))
+    }
+
+    /// Gives an interface an IPv4 address and with it the route to its subnet.
+    pub(crate) fn address(
+        &mut self,
+        what: String,
+        index: u32,
+        address: Ipv4Addr,
+        prefix: u8,
+    ) -> Result<(), Error> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.index = index;
+        message.header.prefix_len = prefix;
+        let broadcast = u32::from(address) | u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+        message.attributes = vec![
+            AddressAttribute::Local(IpAddr::V4(address)),
+            AddressAttribute::Address(IpAddr::V4(address)),
+            AddressAttribute::Broadcast(Ipv4Addr::from(broadcast)),
+        ];
+        self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewAddress(message))
+    }
+
+    fn push(&mut self, what: String, flags: u16, message: RouteNetlinkMessage) -> Result<(), Error> {
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        message.header.sequence_number = self.base.wrapping_add(self.pending.len() as u32);
+        message.finalize();
+        let start = self.batch.len();
+        // Messages are aligned to four bytes (netlink(7)).
+        self.batch.resize((start + message.buffer_len()).next_multiple_of(4), 0);
+        message.serialize(self.batch.get_mut(start..).unwrap_or_default());
+        self.pending.push(what);
+        if self.pending.len() >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    /// Sends what is pending and collects the answers; the first failure, in the order of the requests, is the
+    /// one reported.
+    pub(crate) fn flush(&mut self) -> Result<(), Error> {
+        let pending = std::mem::take(&mut self.pending);
+        let batch = std::mem::take(&mut self.batch);
+        let base = self.base;
+        self.base = base.wrapping_add(pending.len() as u32);
+        if pending.is_empty() {
+            return Ok(());
+        }
+        rustix::net::send(&self.socket, &batch, SendFlags::empty()).doing(|| "send netlink requests")?;
+        let mut first: Option<(usize, i32)> = None;
+        let mut buffer = [0u8; 4096];
+        for _ in 0..pending.len() {
+            let (_, length) = rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT)
+                .doing(|| "receive netlink answers")?;
+            let (sequence, error) = acknowledgement(buffer.get(..length).unwrap_or_default())
+                .ok_or(io::Error::from(io::ErrorKind::InvalidData))
+                .doing(|| "read netlink answer")?;
+            let index = sequence.wrapping_sub(base) as usize;
+            if error != 0 && first.is_none_or(|(earlier, _)| index < earlier) {
+                first = Some((index, error));
+            }
+        }
+        match first {
+            None => Ok(()),
+            Some((index, error)) => {
+                let what = pending.into_iter().nth(index).unwrap_or_default();
+                Err(Error::system(what, io::Error::from_raw_os_error(-error)))
+            }
+        }
+    }
+}
+
+/// Sequence number and (negative or zero) error of an `NLMSG_ERROR` message.
+fn acknowledgement(message: &[u8]) -> Option<(u32, i32)> {
+    let word = |at: usize| message.get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+    let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
+    if kind != netlink_packet_core::NLMSG_ERROR {
+        return None;
+    }
+    Some((u32::from_ne_bytes(word(8)?), i32::from_ne_bytes(word(16)?)))
+}

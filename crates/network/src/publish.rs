@@ -1,0 +1,141 @@
+//! Listening sockets for published ports, made in the host's network namespace by the supervisor.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::Error;
+use crate::error::Doing;
+use crate::plan::PublishedPort;
+
+/// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Opens a published port: a listening socket, non-blocking and close-on-exec, and the address it got (its port
+/// differs from the asked one when that was 0). Connections accepted from it inherit no delay and keep-alive.
+///
+/// # Errors
+/// [`Error::PortTaken`], [`Error::PortReserved`], [`Error::NoSuchAddress`], or what the kernel reports.
+pub fn bind(port: &PublishedPort) -> Result<(OwnedFd, SocketAddr), Error> {
+    let address = SocketAddr::new(port.host_ip, port.host_port);
+    let open = || -> rustix::io::Result<OwnedFd> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        sockopt::set_socket_keepalive(&socket, true)?;
+        if address.is_ipv6() {
+            // So that `0.0.0.0` and `[::]` can be published side by side.
+            sockopt::set_ipv6_v6only(&socket, true)?;
+        }
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(socket)
+    };
+    let socket = open().map_err(|error| refusal(address, error.into()))?;
+    let bound = rustix::net::getsockname(&socket).doing(|| format!("read the address of port {address}"))?;
+    let bound = SocketAddr::try_from(bound).unwrap_or(address);
+    Ok((socket, bound))
+}
+
+fn refusal(address: SocketAddr, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => Error::PortTaken { address, holder: holder(address.port()), source },
+        io::ErrorKind::PermissionDenied => {
+            let first_free = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+            let first_free = first_free.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
+            Error::PortReserved { address, first_free, source }
+        }
+        io::ErrorKind::AddrNotAvailable => Error::NoSuchAddress { address, source },
+        _ => Error::system(format!("publish port {address}"), source),
+    }
+}
+
+/// The program that listens on a TCP port of this network namespace, when its `/proc` entries may be read.
+fn holder(port: u16) -> Option<String> {
+    let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|table| std::fs::read_to_string(table).ok())
+        .flat_map(|table| listening_inodes(&table, port))
+        .collect();
+    let targets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    if targets.is_empty() {
+        return None;
+    }
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    for process in processes {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        if holds(&process.path(), &targets) {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("`{}` (pid {pid})", name.trim()));
+        }
+    }
+    None
+}
+
+fn holds(process: &Path, targets: &[String]) -> bool {
+    // Other users' processes may not be looked into; then the holder stays unknown.
+    let Ok(fds) = std::fs::read_dir(process.join("fd")) else { return false };
+    fds.flatten()
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .any(|link| targets.iter().any(|target| link.as_os_str() == target.as_str()))
+}
+
+/// The socket inodes that listen on `port` in a `/proc/net/tcp` table (proc_net_tcp.rst: local address and
+/// port in hexadecimal, state `0A` is LISTEN, the tenth field is the inode).
+fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
+    let inode = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let local = fields.nth(1)?;
+        let state = fields.nth(1)?;
+        let inode = fields.nth(5)?;
+        let at = u16::from_str_radix(local.rsplit(':').next()?, 16).ok()?;
+        (at == port && state == "0A").then(|| inode.parse().ok()).flatten()
+    };
+    table.lines().skip(1).filter_map(inode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    fn port(host_ip: IpAddr, host_port: u16) -> PublishedPort {
+        PublishedPort { host_ip, host_port, container_port: 80 }
+    }
+
+    #[test]
+    fn a_taken_port_names_its_holder_and_both_families_live_side_by_side() {
+        let any = port(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let (_socket, bound) = bind(&any).unwrap();
+        assert_ne!(bound.port(), 0);
+        if Path::new("/proc/net/if_inet6").exists() {
+            bind(&port(IpAddr::V6(Ipv6Addr::UNSPECIFIED), bound.port())).unwrap();
+        }
+        let error = bind(&port(IpAddr::V4(Ipv4Addr::LOCALHOST), bound.port())).unwrap_err();
+        let Error::PortTaken { holder, .. } = &error else { panic!("{error}") };
+        assert!(holder.as_ref().unwrap().contains(&format!("pid {}", std::process::id())), "{error}");
+        assert!(error.hint().unwrap().contains("another host port"));
+    }
+
+    #[test]
+    fn an_address_of_no_interface_is_named() {
+        let error = bind(&port(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 0)).unwrap_err();
+        assert!(matches!(error, Error::NoSuchAddress { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_reserved_port_has_both_fixes() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 443));
+        let error = refusal(address, io::ErrorKind::PermissionDenied.into());
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("ip_unprivileged_port_start=443") && hint.contains("8443"), "{hint}");
+    }
+}
