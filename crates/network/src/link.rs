@@ -21,7 +21,7 @@ use crate::plan::{Endpoint, Network, NetworkPlan};
 
 /// The index of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
-/// Bridges and the inner ends of links get indices from here on, so that they need not be asked for. Fallback
+/// Bridges and both ends of links get indices from here on, so that they need not be asked for. Fallback
 /// tunnel devices, which some hosts put into every new namespace, stay far below.
 const FIRST_INDEX: u32 = 1000;
 
@@ -34,7 +34,7 @@ pub struct Namespaces {
     applied: NetworkPlan,
     /// Interface index of each bridge, by the network's name.
     bridges: BTreeMap<String, u32>,
-    next_bridge: u32,
+    next_index: u32,
     endpoints: BTreeMap<String, OwnedFd>,
 }
 
@@ -81,7 +81,7 @@ impl Namespaces {
             netlink,
             applied: NetworkPlan::default(),
             bridges: BTreeMap::new(),
-            next_bridge: FIRST_INDEX,
+            next_index: FIRST_INDEX,
             endpoints: BTreeMap::new(),
         })
     }
@@ -162,8 +162,7 @@ impl Namespaces {
     }
 
     fn create_bridge(&mut self, network: &Network) -> Result<(), Error> {
-        let index = self.next_bridge;
-        self.next_bridge += 1;
+        let index = self.index();
         self.bridges.insert(network.name.clone(), index);
         let [a, b, c, d] = network.gateway.octets();
         // Locally administered, unique in the stack because the address is.
@@ -172,12 +171,19 @@ impl Namespaces {
         self.netlink.address(what, index, network.gateway, network.prefix)
     }
 
+    /// A fresh interface index of the stack's namespace.
+    fn index(&mut self) -> u32 {
+        self.next_index += 1;
+        self.next_index - 1
+    }
+
     fn connect(&mut self, endpoint: &Endpoint, netns: BorrowedFd<'_>) -> Result<(), Error> {
         for (index, interface) in endpoint.interfaces.iter().enumerate() {
             let what = format!("create link `{}` of service `{}`", interface.name, endpoint.service);
             let bridge = self.bridges.get(&interface.network).copied().unwrap_or_default();
             let veth = Veth {
                 name: &interface.peer,
+                index: self.index(),
                 bridge,
                 inner: &interface.name,
                 inner_index: FIRST_INDEX + index as u32,
@@ -238,6 +244,8 @@ fn configure(endpoint: &Endpoint, plan: &NetworkPlan, netlink: &mut Netlink) -> 
         let prefix = plan.networks.iter().find(|network| network.name == interface.network);
         let prefix = prefix.map_or(32, |network| network.prefix);
         netlink.address(what, FIRST_INDEX + index as u32, interface.address, prefix)?;
+        let what = format!("bring up link `{}` of service `{}`", interface.name, endpoint.service);
+        netlink.up(what, FIRST_INDEX + index as u32)?;
     }
     netlink.flush()
 }

@@ -36,6 +36,8 @@ pub(crate) struct Netlink {
 pub(crate) struct Veth<'a> {
     /// Name of the end on the bridge.
     pub(crate) name: &'a str,
+    /// Interface index that end gets. The kernel takes the other one's only together with this.
+    pub(crate) index: u32,
     /// Interface index of the bridge.
     pub(crate) bridge: u32,
     /// Name of the end in the other namespace.
@@ -89,18 +91,17 @@ impl Netlink {
         self.push(format!("create bridge `{name}`"), flags, RouteNetlinkMessage::NewLink(link))
     }
 
-    /// Creates a veth pair, both ends up, in one request.
+    /// Creates a veth pair with its outer end up; the inner one cannot be before it knows its peer.
     pub(crate) fn veth(&mut self, what: String, veth: &Veth<'_>) -> Result<(), Error> {
         let mut inner = LinkMessage::default();
         inner.header.index = veth.inner_index;
-        inner.header.flags = LinkFlags::Up;
-        inner.header.change_mask = LinkFlags::Up;
         inner.attributes = vec![
             LinkAttribute::IfName(veth.inner.to_owned()),
             LinkAttribute::Address(veth.mac.to_vec()),
             LinkAttribute::NetNsFd(veth.netns.as_raw_fd()),
         ];
         let mut link = LinkMessage::default();
+        link.header.index = veth.index;
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
         link.attributes = vec![
