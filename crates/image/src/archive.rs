@@ -50,6 +50,8 @@ pub(crate) struct Unpack<'a> {
     pub(crate) below: &'a Path,
     /// SHA-256 of the whole file as it lies on disk, hexadecimal.
     pub(crate) sha256: Option<&'a str>,
+    /// Replaces every owner in the archive.
+    pub(crate) owner: Option<(u32, u32)>,
 }
 
 /// What the reader may still take before it has to stop, shared with the loop over the entries.
@@ -202,7 +204,6 @@ fn entries(reader: impl Read, options: &Unpack<'_>, writer: &LayerWriter) -> Res
         let problem = "it holds no entries, or is no tar archive".to_owned();
         return Err(Error::RefusedArchive { archive: options.archive.to_owned(), problem });
     }
-    drop(entries);
     // Up to the end of the stream, so that a damaged end is noticed.
     let mut reader = archive.into_inner();
     left.set(options.limits.bytes);
@@ -435,6 +436,9 @@ impl State<'_> {
                     }
                 }
             }
+        }
+        if let Some(owner) = self.options.owner {
+            (uid, gid) = owner;
         }
         if uid == u32::MAX || gid == u32::MAX {
             return self.refuse(name, "its owner is no valid id");

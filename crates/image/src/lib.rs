@@ -7,11 +7,15 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod archive;
+pub mod base;
+mod build;
 mod config;
 mod digest;
+mod dockerfile;
 mod error;
 mod layer;
 mod node;
+mod pattern;
 mod reference;
 mod remove;
 mod scratch;
@@ -21,10 +25,12 @@ mod user;
 mod view;
 
 pub use archive::Limits;
+pub use build::{BuildEvent, BuildRequest, RunStep, Runner, build};
 pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, RootFs, architecture,
 };
 pub use digest::{Digest, LayerId};
+pub use dockerfile::plan_bases;
 pub use error::{Error, Result};
 pub use reference::Reference;
 pub use remove::remove_tree;

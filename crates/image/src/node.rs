@@ -39,7 +39,7 @@ impl Attributes {
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            mtime: Some((stat.st_mtime as i64, stat.st_mtime_nsec as i64)),
+            mtime: Some((stat.st_mtime, stat.st_mtime_nsec as i64)),
             xattrs: Vec::new(),
         }
     }

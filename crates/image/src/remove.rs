@@ -122,7 +122,7 @@ mod tests {
         symlink(&kept, tree.join("link")).unwrap();
         fs::create_dir(tree.join("closed")).unwrap();
         fs::write(tree.join("closed/file"), "x").unwrap();
-        fs::set_permissions(tree.join("closed"), PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("closed"), PermissionsExt::from_mode(0o000)).unwrap();
         let mut dir = node::open_dir_path(&tree).unwrap();
         for _ in 0..1500 {
             dir = node::make_dir(&dir, OsStr::new("some-rather-long-name")).unwrap();

@@ -17,7 +17,7 @@ const FILE: &str = "file-";
 /// No file takes longer to be written and renamed.
 const FILE_AGE: Duration = Duration::from_secs(600);
 
-fn unique() -> String {
+pub(crate) fn unique() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
@@ -55,10 +55,6 @@ impl Scratch {
             make_private_dir(&scratch.dir)?;
             return Ok(scratch);
         }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.dir
     }
 
     /// Its name within `tmp/`.

@@ -226,6 +226,7 @@ impl Store {
             whiteouts: true,
             below: Path::new(""),
             sha256: options.sha256.as_deref(),
+            owner: None,
         };
         archive::unpack(reader, &unpack, &writer)?;
         drop(writer);

@@ -318,7 +318,7 @@ impl Stream<'_> {
         header.set_mode(if is_link { 0o777 } else { stat.st_mode & 0o7777 });
         header.set_uid(stat.st_uid.into());
         header.set_gid(stat.st_gid.into());
-        let mtime = stat.st_mtime as i64;
+        let mtime = stat.st_mtime;
         header.set_mtime(u64::try_from(mtime).unwrap_or(0));
         self.header(at, header, kind, name, link, size, xattrs, (mtime < 0).then_some(mtime))
     }

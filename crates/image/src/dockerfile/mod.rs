@@ -1,0 +1,264 @@
+//! Dockerfiles: from text to stages of instructions, every one with its line.
+
+mod lines;
+mod parse;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{Error, Result};
+use crate::reference::Reference;
+
+pub(crate) use lines::Heredoc;
+pub(crate) use words::{Scope, expand};
+
+/// A parsed Dockerfile. Variables are not yet expanded: their values depend on what went before.
+#[derive(Debug)]
+pub(crate) struct Dockerfile {
+    /// Its name for messages.
+    pub(crate) name: String,
+    pub(crate) escape: char,
+    /// `ARG`s before the first `FROM`, which only `FROM` lines see.
+    pub(crate) global_args: Vec<Instruction>,
+    pub(crate) stages: Vec<Stage>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// The word after `FROM`, not expanded.
+    pub(crate) from: String,
+    /// The name after `AS`.
+    pub(crate) name: Option<String>,
+    pub(crate) line: usize,
+    /// The `FROM` line as written.
+    pub(crate) text: String,
+    pub(crate) instructions: Vec<Instruction>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Instruction {
+    /// Line on which it begins, from 1.
+    pub(crate) line: usize,
+    /// As written, continuation lines joined.
+    pub(crate) text: String,
+    pub(crate) kind: Kind,
+}
+
+/// A command in one of its two forms.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Command {
+    /// Run by the shell.
+    Shell(String),
+    /// Run as it is.
+    Exec(Vec<String>),
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Kind {
+    Run {
+        command: Command,
+        heredocs: Vec<Heredoc>,
+        ignored_mounts: usize,
+    },
+    Copy(Copy),
+    Env(Vec<(String, String)>),
+    Label(Vec<(String, String)>),
+    /// Names with their defaults.
+    Arg(Vec<(String, Option<String>)>),
+    Workdir(String),
+    User(String),
+    Expose(Vec<String>),
+    Volume(Vec<String>),
+    Entrypoint(Command),
+    Cmd(Command),
+    StopSignal(String),
+    Shell(Vec<String>),
+    Healthcheck(Option<Health>),
+    Maintainer(String),
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Health {
+    pub(crate) command: Command,
+    /// Nanoseconds; 0 where not given.
+    pub(crate) interval: u64,
+    pub(crate) timeout: u64,
+    pub(crate) start_period: u64,
+    pub(crate) start_interval: u64,
+    pub(crate) retries: u64,
+}
+
+/// `COPY` or `ADD`.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Copy {
+    /// `ADD`: archives are unpacked.
+    pub(crate) add: bool,
+    pub(crate) sources: Vec<String>,
+    pub(crate) destination: String,
+    /// Sources written in the Dockerfile itself.
+    pub(crate) heredocs: Vec<Heredoc>,
+    pub(crate) from: Option<String>,
+    pub(crate) chown: Option<String>,
+    pub(crate) chmod: Option<u32>,
+}
+
+impl Dockerfile {
+    /// Parses the text; `name` is used in messages.
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self> {
+        parse::parse(name, text)
+    }
+
+    pub(crate) fn error(&self, line: usize, message: impl Into<String>) -> Error {
+        Error::Dockerfile { file: self.name.clone(), line, message: message.into(), hint: None }
+    }
+
+    /// The values of the `ARG`s before the first `FROM`.
+    pub(crate) fn global_scope(&self, args: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+        let mut values = platform_args();
+        for instruction in &self.global_args {
+            let Kind::Arg(list) = &instruction.kind else { continue };
+            for (name, default) in list {
+                let value = match (args.get(name), default) {
+                    (Some(given), _) => given.clone(),
+                    (None, Some(default)) => self.expand(default, &values, instruction.line)?,
+                    (None, None) => continue,
+                };
+                values.insert(name.clone(), value);
+            }
+        }
+        Ok(values)
+    }
+
+    /// Expands the variables of one word.
+    pub(crate) fn expand(&self, word: &str, scope: &dyn Scope, line: usize) -> Result<String> {
+        expand(word, scope, self.escape).map_err(|problem| self.error(line, problem))
+    }
+
+    /// What a stage starts from.
+    pub(crate) fn origin(&self, index: usize, globals: &BTreeMap<String, String>) -> Result<Origin> {
+        let stage = &self.stages[index];
+        let name = self.expand(&stage.from, globals, stage.line)?;
+        if name.is_empty() {
+            let message = format!("FROM `{}`: the name is empty once its variables are replaced", stage.from);
+            return Err(self.error(stage.line, message));
+        }
+        if let Some(earlier) = self.stage_named(&name, index) {
+            return Ok(Origin::Stage(earlier));
+        }
+        if name == "scratch" {
+            return Ok(Origin::Scratch);
+        }
+        Ok(Origin::Image(self.reference(&name, stage.line)?))
+    }
+
+    /// What `--from` of an instruction of a stage names.
+    pub(crate) fn copy_origin(&self, from: &str, stage: usize, line: usize) -> Result<Origin> {
+        if let Some(earlier) = self.stage_named(from, stage) {
+            return Ok(Origin::Stage(earlier));
+        }
+        if let Ok(number) = from.parse::<usize>() {
+            if number < stage {
+                return Ok(Origin::Stage(number));
+            }
+            return Err(self.error(line, format!("--from={from}: there is no earlier stage of this number")));
+        }
+        Ok(Origin::Image(self.reference(from, line)?))
+    }
+
+    fn reference(&self, name: &str, line: usize) -> Result<Reference> {
+        name.parse().map_err(|error: Error| self.error(line, error.to_string()))
+    }
+
+    fn stage_named(&self, name: &str, before: usize) -> Option<usize> {
+        let same =
+            |stage: &Stage| stage.name.as_deref().is_some_and(|other| other.eq_ignore_ascii_case(name));
+        self.stages[..before].iter().rposition(same)
+    }
+
+    /// The stage that is built: the one named, or the last.
+    pub(crate) fn target(&self, target: Option<&str>) -> Result<usize> {
+        let Some(target) = target else { return Ok(self.stages.len() - 1) };
+        if let Some(found) = self.stage_named(target, self.stages.len()) {
+            return Ok(found);
+        }
+        match target.parse::<usize>() {
+            Ok(number) if number < self.stages.len() => Ok(number),
+            _ => {
+                let names: Vec<&str> = self.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
+                let hint = (!names.is_empty()).then(|| format!("its stages are: {}", names.join(", ")));
+                let message = format!("there is no stage `{target}`");
+                Err(Error::Dockerfile { file: self.name.clone(), line: 1, message, hint })
+            }
+        }
+    }
+
+    /// The stages that a target needs, itself included, in the order of the file.
+    pub(crate) fn needed(&self, target: usize, globals: &BTreeMap<String, String>) -> Result<Vec<usize>> {
+        let mut needed = BTreeSet::new();
+        let mut todo = vec![target];
+        while let Some(index) = todo.pop() {
+            if !needed.insert(index) {
+                continue;
+            }
+            if let Origin::Stage(earlier) = self.origin(index, globals)? {
+                todo.push(earlier);
+            }
+            for instruction in &self.stages[index].instructions {
+                let Kind::Copy(Copy { from: Some(from), .. }) = &instruction.kind else { continue };
+                if let Origin::Stage(earlier) = self.copy_origin(from, index, instruction.line)? {
+                    todo.push(earlier);
+                }
+            }
+        }
+        Ok(needed.into_iter().collect())
+    }
+}
+
+/// Where files come from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Origin {
+    Scratch,
+    Stage(usize),
+    Image(Reference),
+}
+
+/// The images from outside that a build needs (`FROM` and `COPY --from`), each once, in the order of the
+/// file, so that the caller can provide them before it calls [`crate::build`]. `name` is used in messages.
+pub fn plan_bases(
+    name: &str,
+    text: &str,
+    args: &BTreeMap<String, String>,
+    target: Option<&str>,
+) -> Result<Vec<Reference>> {
+    let dockerfile = Dockerfile::parse(name, text)?;
+    let globals = dockerfile.global_scope(args)?;
+    let mut found = Vec::new();
+    let mut add = |origin: Origin| {
+        if let Origin::Image(reference) = origin
+            && !found.contains(&reference)
+        {
+            found.push(reference);
+        }
+    };
+    for index in dockerfile.needed(dockerfile.target(target)?, &globals)? {
+        add(dockerfile.origin(index, &globals)?);
+        for instruction in &dockerfile.stages[index].instructions {
+            if let Kind::Copy(Copy { from: Some(from), .. }) = &instruction.kind {
+                add(dockerfile.copy_origin(from, index, instruction.line)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Docker's automatic platform arguments.
+pub(crate) fn platform_args() -> BTreeMap<String, String> {
+    let arch = crate::config::architecture();
+    let mut args = BTreeMap::new();
+    for side in ["TARGET", "BUILD"] {
+        args.insert(format!("{side}PLATFORM"), format!("linux/{arch}"));
+        args.insert(format!("{side}OS"), "linux".to_owned());
+        args.insert(format!("{side}ARCH"), arch.to_owned());
+    }
+    args
+}
