@@ -94,6 +94,8 @@ if (!needs_installation($database)) {
 
 fwrite(STDERR, "wordpress: first start, installing the site\n");
 define('WP_INSTALLING', true);
+// Redis may hold what a former database left.
+define('INCEPTION_FORGET_CACHE', true);
 require ROOT . '/wp-load.php';
 require ABSPATH . 'wp-admin/includes/upgrade.php';
 // WordPress tries its own address to choose a form of links; nobody answers yet.
@@ -103,8 +105,6 @@ add_filter('pre_wp_mail', '__return_true');
 $domain = getenv('DOMAIN_NAME') ?: 'localhost';
 $mail_domain = str_contains($domain, '.') ? $domain : "$domain.invalid";
 
-// What a former database left in Redis.
-wp_cache_flush();
 $admin = setting('WP_ADMIN_USER');
 wp_install(setting('WP_TITLE'), $admin, "$admin@$mail_domain", true, '', inception_secret('wp_admin_password'));
 $author = setting('WP_USER');

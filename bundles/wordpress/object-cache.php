@@ -57,7 +57,7 @@ final class WP_Object_Cache
             }
             $redis->auth(INCEPTION_REDIS_PASSWORD);
             $this->redis = $redis;
-            if ($outage !== false) {
+            if ($outage !== false || defined('INCEPTION_FORGET_CACHE')) {
                 $this->drop_all();
                 @unlink(self::OUTAGE_FILE);
             }
