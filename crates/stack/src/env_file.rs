@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::diagnostic::{Checked, Fault, Span};
-use crate::interpolate::{Variables, expand, name_length};
+use crate::interpolate::{expand, name_length};
 
 /// Parse the text of a `.env` file. `environment` is what `$NAME` may refer to besides earlier lines;
 /// it wins over them, as it does everywhere else.
@@ -244,9 +244,9 @@ impl Reader<'_> {
             value.push('$');
             return Ok(());
         }
-        let variables = Variables::new(environment.clone(), earlier.clone());
+        let lookup = |name: &str| environment.get(name).or_else(|| earlier.get(name)).map(String::as_str);
         // A variable that is not set is empty, as in a shell.
-        let expanded = expand(words, &variables)
+        let expanded = expand(words, &lookup)
             .map_err(|_why| Fault::new(&(start..start + length), format!("`{words}` cannot be expanded")))?;
         value.push_str(&expanded.text);
         Ok(())

@@ -56,17 +56,20 @@ pub(crate) struct Expanded {
     pub(crate) missing: Vec<String>,
 }
 
+/// Finds a variable's value.
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<&'a str>;
+
 /// Replace the variables in `text`.
-pub(crate) fn expand(text: &str, variables: &Variables) -> Result<Expanded, ExpandError> {
+pub(crate) fn expand(text: &str, lookup: Lookup<'_>) -> Result<Expanded, ExpandError> {
     let mut out = Expanded::default();
-    expand_into(text, 0, variables, MAX_DEPTH, &mut out)?;
+    expand_into(text, 0, lookup, MAX_DEPTH, &mut out)?;
     Ok(out)
 }
 
 fn expand_into(
     text: &str,
     base: usize,
-    variables: &Variables,
+    lookup: Lookup<'_>,
     depth: usize,
     out: &mut Expanded,
 ) -> Result<(), ExpandError> {
@@ -86,7 +89,7 @@ fn expand_into(
             let close =
                 closing_brace(text, body).ok_or(ExpandError::Malformed(base + dollar..base + text.len()))?;
             let span = base + dollar..base + close + 1;
-            braced(&text[body..close], base + body, span, variables, depth, out)?;
+            braced(&text[body..close], base + body, span, lookup, depth, out)?;
             close + 1
         } else {
             let length = name_length(after);
@@ -95,7 +98,7 @@ fn expand_into(
                 return Err(ExpandError::Malformed(base + dollar..base + dollar + 1 + next));
             }
             let name = &after[..length];
-            match variables.get(name) {
+            match lookup(name) {
                 Some(value) => push(out, value)?,
                 None => out.missing.push(name.to_owned()),
             }
@@ -111,7 +114,7 @@ fn braced(
     body: &str,
     base: usize,
     span: Range<usize>,
-    variables: &Variables,
+    lookup: Lookup<'_>,
     depth: usize,
     out: &mut Expanded,
 ) -> Result<(), ExpandError> {
@@ -120,7 +123,7 @@ fn braced(
         return Err(ExpandError::Malformed(span));
     }
     let (name, operator) = body.split_at(length);
-    let value = variables.get(name);
+    let value = lookup(name);
     if operator.is_empty() {
         match value {
             Some(value) => push(out, value)?,
@@ -139,10 +142,10 @@ fn braced(
     match (kind, present) {
         (Some('-' | '?'), Some(value)) => push(out, value),
         (Some('+'), None) => Ok(()),
-        (Some('-'), None) | (Some('+'), Some(_)) => expand_into(word, word_base, variables, depth - 1, out),
+        (Some('-'), None) | (Some('+'), Some(_)) => expand_into(word, word_base, lookup, depth - 1, out),
         (Some('?'), None) => {
             let mut message = Expanded::default();
-            expand_into(word, word_base, variables, depth - 1, &mut message)?;
+            expand_into(word, word_base, lookup, depth - 1, &mut message)?;
             Err(ExpandError::Required { name: name.to_owned(), message: message.text })
         }
         _ => Err(ExpandError::Malformed(span)),
@@ -226,7 +229,7 @@ pub(crate) fn interpolate(
                 }
                 plain
             };
-            let expanded = expand(text, variables).map_err(|error| match error {
+            let expanded = expand(text, &|name| variables.get(name)).map_err(|error| match error {
                 ExpandError::Malformed(range) => {
                     let words = text.get(range).unwrap_or_default();
                     Fault::new(&locate(words), format!("`{words}` is not a variable"))
@@ -307,6 +310,7 @@ mod tests {
 
     #[test]
     fn forms() {
+        let variables = variables();
         for (text, expected) in [
             ("plain", "plain"),
             ("$A-${A}$F", "a-af"),
@@ -319,14 +323,14 @@ mod tests {
             ("${NO:-a}b}", "ab}"),
             ("é${A}é", "éaé"),
         ] {
-            let expanded = expand(text, &variables()).unwrap();
+            let expanded = expand(text, &|name| variables.get(name)).unwrap();
             assert_eq!(expanded.text, expected, "{text}");
             assert!(expanded.missing.is_empty(), "{text}");
         }
-        let expanded = expand("x$NO${NONE}y", &variables()).unwrap();
+        let expanded = expand("x$NO${NONE}y", &|name| variables.get(name)).unwrap();
         assert_eq!((expanded.text.as_str(), expanded.missing.len()), ("xy", 2));
         assert_eq!(
-            expand("${EMPTY:?say $A}", &variables()),
+            expand("${EMPTY:?say $A}", &|name| variables.get(name)),
             Err(ExpandError::Required { name: "EMPTY".to_owned(), message: "say a".to_owned() })
         );
         for (text, range) in [
@@ -337,10 +341,14 @@ mod tests {
             ("${A!b}", 0..6),
             ("${NO:-$5}", 6..8),
         ] {
-            assert_eq!(expand(text, &variables()), Err(ExpandError::Malformed(range)), "{text}");
+            assert_eq!(
+                expand(text, &|name| variables.get(name)),
+                Err(ExpandError::Malformed(range)),
+                "{text}"
+            );
         }
         let deep = format!("{}{}", "${NO:-".repeat(40), "}".repeat(40));
-        assert_eq!(expand(&deep, &variables()), Err(ExpandError::TooLarge));
+        assert_eq!(expand(&deep, &|name| variables.get(name)), Err(ExpandError::TooLarge));
     }
 
     proptest! {
@@ -348,14 +356,16 @@ mod tests {
 
         #[test]
         fn no_panic_and_ranges_within(text in "([$]|[{]|[}]|:-|[?+]|A|NO|é| ){0,24}") {
-            if let Err(ExpandError::Malformed(range)) = expand(&text, &variables()) {
+            let variables = variables();
+            if let Err(ExpandError::Malformed(range)) = expand(&text, &|name| variables.get(name)) {
                 prop_assert!(text.get(range).is_some());
             }
         }
 
         #[test]
         fn without_dollars_nothing_changes(text in "[^$]{0,40}") {
-            prop_assert_eq!(expand(&text, &variables()).unwrap().text, text);
+            let variables = variables();
+            prop_assert_eq!(expand(&text, &|name| variables.get(name)).unwrap().text, text);
         }
     }
 }

@@ -82,11 +82,16 @@ fn sort(node: &mut Node) {
     }
 }
 
+/// How deep YAML may nest. The specification needs about ten levels; what reads them recurses, and must
+/// stay within a thread's 2 MiB in a debug build, too.
+const MAX_DEPTH: usize = 24;
+
 /// Parse YAML 1.2 as compose files are written: anchors, merge keys, and `no` is a text.
 pub(crate) fn from_yaml(text: &str) -> Checked<Node> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
         with_snippet: false,
+        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
     };
     let parsed: YamlNode = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let span = error.location().map_or(0..0, |location| yaml_span(text, &location));

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::{Condition, MountKind, Source};
+use crate::plan::{Condition, MountKind, SecretSource, Source};
 
 /// A directory with files; a path that ends in `/` is a directory.
 struct Fixture(tempfile::TempDir);
@@ -569,4 +569,75 @@ proptest! {
             prop_assert!(error.render(false).starts_with("error:"));
         }
     }
+}
+
+/// The stack of this repository, with the `.env` that its own script writes.
+#[test]
+fn the_repositorys_own_stack_makes_a_plan() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let directory = tempfile::tempdir().unwrap();
+    let env_file = directory.path().join(".env");
+    let status =
+        std::process::Command::new("sh").arg(root.join("scripts/env")).arg(&env_file).status().unwrap();
+    assert!(status.success());
+    let mut options = LoadOptions {
+        file: root.join("stack.toml"),
+        env_file: Some(env_file),
+        strict: true,
+        ..Default::default()
+    };
+    for base in [Some("debian")] {
+        options.base = base.map(str::to_owned);
+        let plan = load(&options, &host()).unwrap_or_else(|error| panic!("{}", error.render(false)));
+        let names: Vec<&str> = plan.services.iter().map(|service| service.name.as_str()).collect();
+        assert_eq!(names, ["mariadb", "redis", "wordpress", "nginx", "ftp"]);
+        let secrets = plan.services.iter().flat_map(|service| &service.secrets);
+        let variables = variables(&options, &host()).unwrap();
+        for secret in secrets {
+            let SecretSource::Environment(name) = &secret.source else { panic!("{secret:?}") };
+            let value = variables.get(name).unwrap();
+            assert!(!serde_json::to_string(&plan).unwrap().contains(value), "{name} is in the plan");
+        }
+    }
+}
+
+/// Files that are made to exhaust the reader.
+#[test]
+fn hostile_files_are_refused() {
+    let bomb = |levels: usize| {
+        let mut text = "x-0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..levels {
+            let below = format!("*a{}, ", level - 1).repeat(10);
+            text.push_str(&format!("x-{level}: &a{level} [{below}]\n"));
+        }
+        text
+    };
+    let chain = |levels: usize| {
+        let mut text = "x-0: &a0 [x]\n".to_owned();
+        for level in 1..levels {
+            text.push_str(&format!("x-{level}: &a{level} [*a{}]\n", level - 1));
+        }
+        text
+    };
+    let wide = "A=$A$A\n".repeat(64);
+    let fixture = Fixture::new(&[]);
+    for (name, text) in [
+        ("compose.yaml", "[".repeat(100_000)),
+        ("compose.yaml", "- ".repeat(100_000)),
+        ("compose.yaml", bomb(12)),
+        ("compose.yaml", chain(10_000)),
+        ("compose.yaml", "a: &a [*a]\n".to_owned()),
+        ("stack.toml", format!("a = {}", "[".repeat(100_000))),
+        ("stack.toml", format!("{}a = 1", "a.".repeat(100_000))),
+        ("stack.toml", format!("a = \"{}\"", "${A:-".repeat(100_000))),
+        ("stack.toml", format!("{WEB}command = \"{}\"", "x".repeat(5 << 20))),
+    ] {
+        fixture.write(name, &text);
+        let start = std::time::Instant::now();
+        assert!(load(&fixture.options(name), &host()).is_err(), "{name}");
+        assert!(start.elapsed().as_secs() < 10, "{name} took {:?}", start.elapsed());
+    }
+    fixture.write("stack.toml", WEB);
+    fixture.write(".env", &format!("A=xxxxxxxx\n{wide}"));
+    assert!(load(&fixture.options("stack.toml"), &host()).is_err());
 }
