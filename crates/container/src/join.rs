@@ -10,7 +10,8 @@ use rustix::pipe::PipeFlags;
 use sys::process::Child;
 
 use crate::Error;
-use crate::launch::{end, receive, stdio};
+use crate::launch::{receive, stdio};
+use crate::userns;
 
 /// What a join is given beside the process.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ pub fn join(process: &Process, target: &Target<'_>) -> Result<Child, Error> {
     let started = match receive(read.as_fd()) {
         Ok(Outcome::Started(pid)) => pid,
         outcome => {
-            end(&joiner);
+            userns::end(&joiner).map_err(Error::system("reap the joiner"))?;
             return Err(refused(outcome));
         }
     };
@@ -67,7 +68,7 @@ pub fn join(process: &Process, target: &Target<'_>) -> Result<Child, Error> {
     match receive(read.as_fd()) {
         Ok(Outcome::Executed) => Ok(child),
         outcome => {
-            end(&child);
+            userns::end(&child).map_err(Error::system("reap the new process"))?;
             Err(refused(outcome))
         }
     }

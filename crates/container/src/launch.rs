@@ -13,6 +13,8 @@ use sys::process::{Child, SpawnArgs, namespace};
 
 use crate::Error;
 use crate::mounts;
+use crate::userns;
+pub use crate::mounts::{ROOTFS, SCRATCH};
 use crate::sandbox::Sandbox;
 
 /// How long the child may take until it executes its program; the first use of a volume copies data.
@@ -61,7 +63,7 @@ pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Child, Err
     match receive(read.as_fd()) {
         Ok(Outcome::Executed) => Ok(child),
         outcome => {
-            end(&child);
+            userns::end(&child).map_err(Error::system("reap the new process"))?;
             Err(match outcome {
                 Ok(Outcome::Failed(failure)) => Error::child(failure),
                 Err(error) => Error::system("wait for the service to execute its program")(error),
@@ -74,17 +76,6 @@ pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Child, Err
 pub(crate) fn receive(pipe: BorrowedFd<'_>) -> io::Result<Outcome> {
     sys::channel::wait_readable(pipe, Instant::now() + DEADLINE)?;
     report::receive(pipe)
-}
-
-/// Ends a child that is of no use and reaps it.
-pub(crate) fn end(child: &Child) {
-    // It may have ended already; either way it is to be reaped.
-    match sys::process::pidfd_kill(child.pidfd.as_fd(), libc::SIGKILL) {
-        Ok(()) | Err(_) => {}
-    }
-    match nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.pid), None) {
-        Ok(_) | Err(_) => {}
-    }
 }
 
 /// Everything between clone and the program's own identity, in order.
@@ -175,7 +166,7 @@ fn make_directory(root: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
 }
 
 fn pivot(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    let fail = |e: rustix::io::Errno| Failure::new(Stage::Pivot, mounts::ROOTFS, e);
+    let fail = |e: rustix::io::Errno| Failure::new(Stage::Pivot, ROOTFS, e);
     rustix::process::fchdir(root).map_err(fail)?;
     // The old root ends up on top of the new one and is taken away again (pivot_root(2), "."/".").
     rustix::process::pivot_root(".", ".").map_err(fail)?;

@@ -15,6 +15,7 @@ pub mod join;
 pub mod launch;
 mod mounts;
 pub mod program;
+pub mod rlimit;
 pub mod sandbox;
 pub mod seccomp;
 pub mod userns;

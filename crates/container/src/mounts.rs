@@ -17,9 +17,9 @@ use crate::sandbox::{Mount, MountSource, Root};
 use crate::volume;
 
 /// Where the root file system is mounted, relative to the data directory, in the new mount namespace only.
-pub(crate) const ROOTFS: &str = "mnt/root";
+pub const ROOTFS: &str = "mnt/root";
 /// Where generated files live, likewise.
-pub(crate) const SCRATCH: &str = "mnt/scratch";
+pub const SCRATCH: &str = "mnt/scratch";
 
 /// Mounts the overlay on [`ROOTFS`]; the working directory is the data directory.
 pub(crate) fn root(root: &Root) -> Result<OwnedFd, Failure> {

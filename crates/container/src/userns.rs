@@ -85,6 +85,19 @@ pub fn tie_to_parent(channel: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// Ends a child process and reaps it, so that nothing of it is left when this returns.
+///
+/// # Errors
+/// What `waitpid(2)` reports.
+pub fn end(child: &Child) -> io::Result<()> {
+    match sys::process::pidfd_kill(child.pidfd.as_fd(), libc::SIGKILL) {
+        // Ended already, but not reaped.
+        Ok(()) | Err(_) => {}
+    }
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.pid), None)?;
+    Ok(())
+}
+
 fn write_map(map: &IdMap, pid: i32) -> Result<(), Error> {
     if map.direct {
         for (file, extents) in [("uid_map", &map.uids), ("gid_map", &map.gids)] {

@@ -184,6 +184,38 @@ pub enum AllocateError {
     },
 }
 
+impl NetworkPlan {
+    /// Adds an endpoint `name` on the networks of `service`, with addresses that nobody has, for a one-off
+    /// container. It has a name of its own and none of the service's aliases.
+    ///
+    /// # Errors
+    /// When a subnet has no address left.
+    pub fn add_endpoint_like(&mut self, service: &str, name: &str) -> Result<(), AllocateError> {
+        let mut taken: Taken = Taken::new();
+        for network in &self.networks {
+            taken.insert((network.name.clone(), network.gateway), "the gateway".to_owned());
+        }
+        for endpoint in &self.endpoints {
+            for interface in &endpoint.interfaces {
+                taken.insert((interface.network.clone(), interface.address), endpoint.service.clone());
+            }
+        }
+        let model = self.endpoints.iter().find(|endpoint| endpoint.service == service);
+        let mut interfaces = model.map(|endpoint| endpoint.interfaces.clone()).unwrap_or_default();
+        for interface in &mut interfaces {
+            let Some(network) = self.networks.iter().find(|n| n.name == interface.network) else { continue };
+            let address = free_address(network, &mut taken, name)?;
+            let [a, b, c, d] = address.octets();
+            interface.address = address;
+            interface.mac = [0x02, 0x42, a, b, c, d];
+            interface.peer = format!("r{a:02x}{b:02x}{c:02x}{d:02x}");
+            interface.aliases = vec![name.to_owned()];
+        }
+        self.endpoints.push(Endpoint { service: name.to_owned(), interfaces });
+        Ok(())
+    }
+}
+
 /// Longest interface name in bytes: `IFNAMSIZ` less the terminating zero.
 const MAX_INTERFACE_NAME: usize = 15;
 

@@ -2,13 +2,22 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod client;
+pub mod control;
 pub mod diagnostic;
 mod env_file;
 mod file;
 pub mod host;
+mod hub;
 pub mod interpolate;
 pub mod load;
 mod order;
+pub mod paths;
 pub mod plan;
+mod remote;
 mod resolve;
+mod spec;
+pub mod supervisor;
 mod words;
+
+pub use remote::RemoteError;

@@ -74,6 +74,30 @@ pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> 
     resolve::plan(file, &context, warnings)
 }
 
+/// Only the name of a stack: what is needed to find a running one, so that it can be stopped while its
+/// file or `.env` is broken elsewhere.
+pub fn name(options: &LoadOptions, host: &HostFacts) -> Result<String, FileError> {
+    let format = Format::of(&options.file)?;
+    let source = read_text(&options.file)?;
+    let directory = directory(&options.file)?;
+    if options.project_name.is_some() {
+        return resolve::stack_name(None, options, &source, &directory);
+    }
+    let in_file = |fault| source.fault(fault);
+    let root = file::tree(format, &source).map_err(in_file)?;
+    let Some(mut node) = file::name_node(&root).map_err(in_file)? else {
+        return resolve::stack_name(None, options, &source, &directory);
+    };
+    // Nothing else needs `.env`.
+    if node.text("name").is_ok_and(|text| text.contains('$')) {
+        let variables = variables(options, host)?;
+        interpolate(&mut node, &source, &variables, Missing::Refuse, None, &mut Vec::new())
+            .map_err(in_file)?;
+    }
+    let named = file::located(&node, node.text("name").map_err(in_file)?);
+    resolve::stack_name(Some(&named), options, &source, &directory)
+}
+
 /// The variables that a stack file may refer to: the environment's, then those of `.env`. The value of
 /// a `SecretSource::Environment` is found here.
 pub fn variables(options: &LoadOptions, host: &HostFacts) -> Result<Variables, FileError> {

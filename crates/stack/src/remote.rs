@@ -39,7 +39,7 @@ impl RemoteError {
     /// The message of `error` and of its causes.
     pub fn new(error: &(dyn StdError + 'static), hint: Option<String>, exit_code: i32) -> Self {
         let chain =
-            std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
+            std::iter::successors(Some(error), |e| (*e).source()).map(ToString::to_string).collect();
         Self { chain, hint, exit_code }
     }
 
@@ -52,6 +52,13 @@ impl RemoteError {
     #[must_use]
     pub fn context(mut self, text: impl Into<String>) -> Self {
         self.chain.insert(0, text.into());
+        self
+    }
+
+    /// The same error with `text` as its innermost cause.
+    #[must_use]
+    pub fn caused_by(mut self, text: impl Into<String>) -> Self {
+        self.chain.push(text.into());
         self
     }
 
@@ -84,6 +91,12 @@ impl From<network::Error> for RemoteError {
 impl From<image::Error> for RemoteError {
     fn from(error: image::Error) -> Self {
         Self::new(&error, error.hint(), 1)
+    }
+}
+
+impl From<network::plan::AllocateError> for RemoteError {
+    fn from(error: network::plan::AllocateError) -> Self {
+        Self::new(&error, None, 1)
     }
 }
 

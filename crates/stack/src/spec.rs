@@ -12,7 +12,7 @@ use network::plan::{Endpoint, NetworkPlan};
 use sys::mount::attribute::{NODEV, NOEXEC, NOSUID, RDONLY};
 
 use crate::control::Exec;
-use crate::plan::{Healthcheck, MountKind, Probe, SecretSource, Service};
+use crate::plan::{Healthcheck, MountKind, Probe, SecretSource, Service, Source};
 use crate::remote::{Context, RemoteError};
 
 /// What a service's sandbox is made from, beside the service.
@@ -85,7 +85,11 @@ pub(crate) fn resolve(service: &Service, from: &Ingredients<'_>) -> Result<Resol
     Ok(Resolved { sandbox, detached })
 }
 
-fn process(service: &Service, image: &Image) -> Result<Process, RemoteError> {
+/// The program that a service runs.
+///
+/// # Errors
+/// When nobody names a command, or a name is unknown.
+pub(crate) fn process(service: &Service, image: &Image) -> Result<Process, RemoteError> {
     let config = &image.config.config;
     // A new entrypoint takes the image's command away with the image's entrypoint.
     let entrypoint = service.entrypoint.clone().or_else(|| config.entrypoint.clone()).unwrap_or_default();
@@ -250,6 +254,15 @@ fn secret_value(source: &SecretSource, values: &BTreeMap<String, String>) -> Res
             RemoteError::message(format!("variable `{name}` is not set"))
                 .or_hint("set it in the environment or in `.env`")
         }),
+    }
+}
+
+/// The name of a service's image, as users write it.
+pub(crate) fn image_name(service: &Service) -> String {
+    match &service.source {
+        Source::Image(name) => name.clone(),
+        Source::Build(build) => build.image.clone(),
+        Source::Rootfs(path) => path.display().to_string(),
     }
 }
 

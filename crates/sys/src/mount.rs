@@ -1,7 +1,8 @@
 //! The part of the mount API that `rustix` lacks: `mount_setattr(2)`.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// Attributes of a mount (`MOUNT_ATTR_` of `mount_setattr(2)`).
 pub mod attribute {
@@ -53,4 +54,17 @@ fn mount_setattr(mount: BorrowedFd<'_>, attr: &libc::mount_attr, recursive: bool
         )
     };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A detached copy of the mount at `path`, and of all below it, whose files belong to the ids of
+/// `user_namespace` with the same numbers.
+///
+/// # Errors
+/// As `open_tree(2)` and [`set_idmap`].
+pub fn idmapped_tree(path: &Path, user_namespace: &OwnedFd) -> io::Result<OwnedFd> {
+    use rustix::mount::OpenTreeFlags as Flags;
+    let flags = Flags::OPEN_TREE_CLONE | Flags::OPEN_TREE_CLOEXEC | Flags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, path, flags)?;
+    set_idmap(tree.as_fd(), user_namespace.as_fd(), true)?;
+    Ok(tree)
 }

@@ -99,6 +99,12 @@ pub(crate) fn tree(format: Format, source: &SourceText) -> Checked<Node> {
     }
 }
 
+/// The value of the top level's `name`.
+pub(crate) fn name_node(root: &Node) -> Checked<Option<Node>> {
+    let mut entries = root.map("the file")?.iter();
+    Ok(entries.find(|(key, _)| key.name == "name").map(|(_, node)| node.clone()))
+}
+
 /// Read the model out of an interpolated tree.
 pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, String)>) -> Checked<StackFile> {
     let mut file = StackFile {

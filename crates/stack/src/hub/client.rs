@@ -130,6 +130,11 @@ impl Hub {
         }
     }
 
+    /// Ends the hub, and with it all that it owns.
+    pub(crate) fn end(&mut self) -> std::io::Result<()> {
+        container::userns::end(&self.process)
+    }
+
     fn call(
         &mut self,
         request: &Request,

@@ -171,9 +171,8 @@ impl<'a> Hub<'a> {
             Request::Wire(plan) => {
                 let changes = self.network.apply(&plan)?;
                 let new = |network: &&network::plan::Network| changes.networks.contains(&network.name);
-                let networks: Vec<_> = plan.networks.iter().filter(new).cloned().collect();
-                let plan = NetworkPlan { networks, endpoints: Vec::new() };
-                let sockets = network::names::bind_in_current_namespace(&plan)?;
+                let networks: Vec<_> = plan.networks.iter().filter(new).collect();
+                let sockets = network::names::bind_in_current_namespace(networks)?;
                 let fds = sockets.into_iter().flat_map(|s| [s.udp, s.tcp]).collect();
                 Ok((Event::Done { networks: changes.networks, endpoints: changes.endpoints }, fds))
             }

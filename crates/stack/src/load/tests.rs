@@ -515,6 +515,19 @@ healthcheck = { disable = true }
 }
 
 #[test]
+fn a_name_needs_no_env() {
+    let fixture =
+        Fixture::new(&[("stack.toml", STACK), ("compose.yaml", "services: { a: { imagee: $NO } }")]);
+    assert_eq!(name(&fixture.options("stack.toml"), &host()).unwrap(), "inception");
+    assert_eq!(name(&fixture.options("compose.yaml"), &host()).unwrap(), "inception_1");
+    let mut options = fixture.options("stack.toml");
+    options.project_name = Some("other".to_owned());
+    assert_eq!(name(&options, &host()).unwrap(), "other");
+    fixture.write("stack.toml", "name = \"${USER}-${NAME:-x}\"");
+    assert_eq!(name(&fixture.options("stack.toml"), &host()).unwrap(), "tester-x");
+}
+
+#[test]
 fn the_default_file() {
     let fixture = Fixture::new(&[("docker-compose.yml", "")]);
     let directory = fixture.directory();

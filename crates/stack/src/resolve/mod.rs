@@ -17,7 +17,7 @@ use crate::diagnostic::{Checked, Fault, FileError, SourceText, nearest};
 use crate::env_file;
 use crate::file::node::Key;
 use crate::file::service::{DependencyFile, ServiceFile};
-use crate::file::{Format, StackFile};
+use crate::file::{Format, Located, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
 use crate::load::{LoadOptions, read_text};
@@ -40,7 +40,7 @@ pub(crate) struct Context<'a> {
 /// Resolve a whole file.
 pub(crate) fn plan(file: StackFile, context: &Context<'_>, warnings: Vec<String>) -> Result<Plan, FileError> {
     let in_file = |fault| context.source.fault(fault);
-    let name = stack_name(&file, context)?;
+    let name = stack_name(file.name.as_ref(), context.options, context.source, &context.directory)?;
     let bases = bases(&file, context)?;
     let order = start_order(&file).map_err(in_file)?;
     addresses::check_ports(&file, context).map_err(in_file)?;
@@ -74,7 +74,12 @@ pub(crate) fn plan(file: StackFile, context: &Context<'_>, warnings: Vec<String>
 }
 
 /// The option, else the file's `name`, else the directory's name as compose normalises it.
-fn stack_name(file: &StackFile, context: &Context<'_>) -> Result<String, FileError> {
+pub(crate) fn stack_name(
+    named: Option<&Located<String>>,
+    options: &LoadOptions,
+    source: &SourceText,
+    directory: &Path,
+) -> Result<String, FileError> {
     const HINT: &str = "use lower-case letters, digits, `-` and `_`, starting with a letter or digit";
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     let good = |name: &str| {
@@ -82,7 +87,7 @@ fn stack_name(file: &StackFile, context: &Context<'_>) -> Result<String, FileErr
         // It becomes part of directory and image names.
         first && name.chars().all(plain) && name.len() <= 63
     };
-    if let Some(name) = &context.options.project_name {
+    if let Some(name) = &options.project_name {
         return match good(name) {
             true => Ok(name.clone()),
             false => Err(FileError::Option {
@@ -91,17 +96,17 @@ fn stack_name(file: &StackFile, context: &Context<'_>) -> Result<String, FileErr
             }),
         };
     }
-    if let Some(name) = &file.name {
+    if let Some(name) = named {
         return match good(&name.value) {
             true => Ok(name.value.clone()),
             false => {
                 let message = format!("`{}` cannot be the name of a stack", name.value);
                 let fault = Fault::new(&name.span, message);
-                Err(context.source.fault(fault.hint(HINT)))
+                Err(source.fault(fault.hint(HINT)))
             }
         };
     }
-    let directory = context.directory.file_name().unwrap_or_default();
+    let directory = directory.file_name().unwrap_or_default();
     let lower = directory.to_string_lossy().to_lowercase();
     let normal: String = lower.chars().filter(|c| plain(*c)).take(63).collect();
     match normal.trim_start_matches(['-', '_']) {

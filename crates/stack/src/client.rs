@@ -1,0 +1,128 @@
+//! A command's side of the control socket, and how a supervisor comes to be.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Command as Process, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use sys::channel::Channel;
+
+use crate::control::{Command, Notice};
+use crate::paths::Paths;
+use crate::plan::Plan;
+use crate::remote::{self, Context, RemoteError};
+use crate::supervisor;
+
+/// How long a supervisor may take to be gone after its last word.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A connection to a supervisor.
+#[derive(Debug)]
+pub struct Client {
+    channel: Channel,
+    /// The supervisor, when this process started it.
+    process: Option<std::process::Child>,
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+/// Connects to the supervisor of a stack; `None` when there is none.
+///
+/// # Errors
+/// When the socket cannot be reached for another reason.
+pub fn connect(paths: &Paths, stack: &str) -> Result<Option<Client>, RemoteError> {
+    let path = paths.stack(stack).join("control.sock");
+    let context = || format!("connect to the supervisor of stack `{stack}`");
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(io::Error::from)
+            .context(context)?;
+    let address = SocketAddrUnix::new(&path).map_err(io::Error::from).context(context)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) => Ok(Some(Client { channel: Channel::from(socket), process: None })),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
+        Err(errno) => Err(io::Error::from(errno)).context(context),
+    }
+}
+
+/// Starts a supervisor for `plan`, tied to this process until [`Command::Detach`]. It does nothing until it is
+/// sent [`Command::Up`].
+///
+/// # Errors
+/// When our own binary cannot be executed again.
+pub fn start(plan: &Plan) -> Result<Client, RemoteError> {
+    let (ours, theirs) = Channel::pair()?;
+    let netd = if plan.network.networks.is_empty() { "alone" } else { "netd" };
+    let process = Process::new("/proc/self/exe")
+        .args([supervisor::ARGUMENT, &plan.name, netd])
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .spawn()
+        .context(|| "start the stack's supervisor".into())?;
+    Ok(Client { channel: ours, process: Some(process) })
+}
+
+impl Client {
+    /// Sends a command.
+    ///
+    /// # Errors
+    /// When the supervisor is gone.
+    pub fn send(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> Result<(), RemoteError> {
+        remote::send(&self.channel, command, fds).context(|| "ask the stack's supervisor".into())
+    }
+
+    /// The next notice; `None` when the supervisor has closed the connection.
+    ///
+    /// # Errors
+    /// A time-out at `deadline`, or a broken connection.
+    pub fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Notice>, RemoteError> {
+        let received = match deadline {
+            Some(deadline) => self.channel.recv_until(deadline),
+            None => self.channel.recv(),
+        };
+        match received.context(|| "wait for the stack's supervisor".into())? {
+            Some(message) => Ok(Some(remote::decode(message)?.0)),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until the supervisor, which has been told to end, is gone.
+    ///
+    /// # Errors
+    /// A time-out.
+    pub fn wait_end(&mut self) -> Result<(), RemoteError> {
+        let deadline = Instant::now() + END_DEADLINE;
+        while self.next(Some(deadline))?.is_some() {}
+        if let Some(process) = &mut self.process {
+            process.wait().context(|| "wait for the stack's supervisor".into())?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the lock of a stack that has no supervisor, for a command that works on what a stack left. `None` when a
+/// supervisor holds it.
+///
+/// # Errors
+/// When the runtime directory cannot be made.
+pub(crate) fn lock(paths: &Paths, stack: &str) -> Result<Option<File>, RemoteError> {
+    let directory = paths.make_runtime(stack)?;
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(directory.join("lock"))
+        .context(|| "open the stack's lock".into())?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}

@@ -1,0 +1,264 @@
+//! Health checks: when to probe, what a result means, and the probes that are under way.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, SocketAddrV4};
+
+use crate::control::Health;
+use crate::plan::{Healthcheck, Probe};
+
+/// First pause of a service that is starting; doubled each time up to its interval, so that what starts fast is
+/// noticed fast.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// Bytes of a probe's output that are kept.
+const OUTPUT_LIMIT: usize = 4096;
+
+/// The health of one running service.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    check: Healthcheck,
+    /// The state that users see.
+    pub(crate) health: Health,
+    started: Instant,
+    pause: Duration,
+    failures: u32,
+    /// When a failure was last counted.
+    counted: Instant,
+    /// When the next probe is due, unless one is under way.
+    due: Instant,
+    /// The probe under way.
+    pub(crate) active: Option<Active>,
+    /// Output of the last probe that failed.
+    pub(crate) output: String,
+}
+
+/// A probe under way.
+#[derive(Debug)]
+pub(crate) struct Active {
+    deadline: Instant,
+    /// What it waits on.
+    pub(crate) kind: Kind,
+}
+
+/// What kind of probe is under way.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// A process inside: its number with the hub, its pidfd, its output.
+    Exec { pid: i32, pidfd: OwnedFd, output: OwnedFd, text: Vec<u8> },
+    /// A connection that is being made; for HTTP, the request to send then.
+    Connecting { socket: OwnedFd, request: Option<Vec<u8>> },
+    /// An HTTP answer that is being read.
+    Reading { socket: OwnedFd, answer: Vec<u8> },
+}
+
+/// What came of looking at a probe.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Not finished.
+    Pending,
+    /// Well.
+    Passed,
+    /// Not well, and why.
+    Failed(String),
+}
+
+fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value.max(0.0)).unwrap_or(Duration::MAX)
+}
+
+impl Monitor {
+    /// A service that was started just now.
+    pub(crate) fn new(check: Healthcheck, now: Instant) -> Self {
+        Self {
+            check,
+            health: Health::Starting,
+            started: now,
+            pause: FIRST_PAUSE,
+            failures: 0,
+            counted: now,
+            due: now + FIRST_PAUSE,
+            active: None,
+            output: String::new(),
+        }
+    }
+
+    /// What to try.
+    pub(crate) fn probe(&self) -> Option<&Probe> {
+        self.check.test.as_ref()
+    }
+
+    /// When something is to be done without any event.
+    pub(crate) fn next(&self) -> Instant {
+        self.active.as_ref().map_or(self.due, |active| active.deadline)
+    }
+
+    /// Whether a probe is to be started.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.active.is_none() && self.due <= now
+    }
+
+    /// Whether the probe under way has taken too long.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.active.as_ref().is_some_and(|active| active.deadline <= now)
+    }
+
+    /// Puts a probe under way.
+    pub(crate) fn begin(&mut self, kind: Kind, now: Instant) {
+        self.active = Some(Active { deadline: now + seconds(self.check.timeout), kind });
+    }
+
+    /// Takes a probe's result; true when the health changed.
+    pub(crate) fn conclude(&mut self, result: Result<(), String>, now: Instant) -> bool {
+        self.active = None;
+        let interval = seconds(self.check.interval);
+        let before = self.health;
+        match result {
+            Ok(()) => {
+                self.health = Health::Healthy;
+                self.failures = 0;
+                self.output.clear();
+            }
+            Err(output) => {
+                self.output = output;
+                // While it starts it is probed more often than its interval: only one failure an interval counts.
+                let starting = now < self.started + seconds(self.check.start_period);
+                let accelerated = self.health == Health::Starting && now < self.counted + interval;
+                if !starting && !accelerated {
+                    self.counted = now;
+                    self.failures += 1;
+                    if self.failures >= self.check.retries {
+                        self.health = Health::Unhealthy;
+                    }
+                }
+            }
+        }
+        let pause = if self.health == Health::Starting {
+            self.pause = (self.pause * 2).min(interval.min(seconds(self.check.start_interval)));
+            self.pause
+        } else {
+            interval
+        };
+        self.due = now + pause;
+        before != self.health
+    }
+}
+
+impl Active {
+    /// The descriptor to wait on.
+    pub(crate) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
+        match &self.kind {
+            Kind::Exec { output, .. } => (output.as_fd(), PollFlags::IN),
+            Kind::Connecting { socket, .. } => (socket.as_fd(), PollFlags::OUT),
+            Kind::Reading { socket, .. } => (socket.as_fd(), PollFlags::IN),
+        }
+    }
+
+    /// Looks at what the descriptor has. The end of an `Exec` is learnt from the hub instead.
+    pub(crate) fn advance(&mut self) -> Verdict {
+        match self.step() {
+            Ok(verdict) => verdict,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Verdict::Pending
+            }
+            Err(error) => Verdict::Failed(error.to_string()),
+        }
+    }
+
+    fn step(&mut self) -> io::Result<Verdict> {
+        let mut buffer = [0u8; 1024];
+        match &mut self.kind {
+            Kind::Exec { output, text, .. } => {
+                let length = rustix::io::read(output, &mut buffer)?;
+                text.extend_from_slice(&buffer[..length]);
+                text.truncate(OUTPUT_LIMIT);
+                Ok(Verdict::Pending)
+            }
+            Kind::Connecting { socket, request } => {
+                rustix::net::sockopt::socket_error(&*socket)?.map_err(|e| connect_error(e))?;
+                let Some(request) = request.take() else { return Ok(Verdict::Passed) };
+                rustix::net::send(&*socket, &request, SendFlags::NOSIGNAL)?;
+                let socket = socket.try_clone()?;
+                self.kind = Kind::Reading { socket, answer: Vec::new() };
+                Ok(Verdict::Pending)
+            }
+            Kind::Reading { socket, answer } => {
+                let length = rustix::io::read(socket, &mut buffer)?;
+                answer.extend_from_slice(&buffer[..length]);
+                let line = answer.split(|b| *b == b'\n').next().unwrap_or_default();
+                if line.len() == answer.len() && length != 0 && answer.len() < OUTPUT_LIMIT {
+                    return Ok(Verdict::Pending);
+                }
+                Ok(http_verdict(&String::from_utf8_lossy(line)))
+            }
+        }
+    }
+}
+
+fn connect_error(errno: Errno) -> io::Error {
+    io::Error::from(errno)
+}
+
+fn http_verdict(status_line: &str) -> Verdict {
+    let code = status_line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|c| c.parse().ok());
+    match code {
+        Some(200..=399) => Verdict::Passed,
+        _ => Verdict::Failed(format!("answered `{}`", status_line.trim())),
+    }
+}
+
+/// Begins a connection to `port` of the loopback address that `socket`, which does not block, belongs to.
+pub(crate) fn connect(socket: OwnedFd, port: u16, path: Option<&str>) -> io::Result<Kind> {
+    let address = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, port);
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let request = path.map(|path| {
+        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nUser-Agent: inception-run\r\n\r\n").into_bytes()
+    });
+    Ok(Kind::Connecting { socket, request })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn monitor(now: Instant) -> Monitor {
+        let check = Healthcheck {
+            test: Some(Probe::Tcp(1)),
+            interval: 10.0,
+            timeout: 1.0,
+            retries: 2,
+            start_period: 0.0,
+            start_interval: 5.0,
+        };
+        Monitor::new(check, now)
+    }
+
+    #[test]
+    fn failures_of_a_starting_service_count_once_an_interval() {
+        let start = Instant::now();
+        let mut monitor = monitor(start);
+        let failed = || Err("no".to_owned());
+        for tenth in 0..50 {
+            monitor.conclude(failed(), start + Duration::from_millis(100 * tenth));
+        }
+        assert_eq!((monitor.failures, monitor.health), (0, Health::Starting));
+        assert!(!monitor.conclude(failed(), start + Duration::from_secs(10)));
+        assert!(monitor.conclude(failed(), start + Duration::from_secs(20)));
+        assert_eq!(monitor.health, Health::Unhealthy);
+        assert!(monitor.conclude(Ok(()), start + Duration::from_secs(30)));
+        assert_eq!(monitor.next(), start + Duration::from_secs(40));
+    }
+
+    #[test]
+    fn http_status_lines() {
+        assert_eq!(http_verdict("HTTP/1.1 204 No Content\r"), Verdict::Passed);
+        assert!(matches!(http_verdict("HTTP/1.1 502 Bad Gateway"), Verdict::Failed(_)));
+        assert!(matches!(http_verdict("garbage"), Verdict::Failed(_)));
+    }
+}

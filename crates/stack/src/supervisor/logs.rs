@@ -1,0 +1,164 @@
+//! Service output: pipes into lines, lines into capped files of JSON lines.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+
+use crate::control::{Line, Stream};
+
+/// Bytes of a log file before it becomes `.log.1`; so a service's logs take twice this at the most.
+const FILE_LIMIT: u64 = 10 << 20;
+/// A longer line is cut into pieces.
+const LINE_LIMIT: usize = 16 << 10;
+/// Lines kept in memory for error reports.
+const RECENT: usize = 20;
+
+/// The reading end of a service's standard output or error.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pipe: OwnedFd,
+    stream: Stream,
+    partial: Vec<u8>,
+}
+
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+impl Output {
+    /// A pipe: our end, which does not block, and the service's, which does.
+    pub(crate) fn pipe(stream: Stream) -> io::Result<(Self, OwnedFd)> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&read, true)?;
+        Ok((Self { pipe: read, stream, partial: Vec::new() }, write))
+    }
+
+    /// Reads what is there. The second value is false when nothing will come any more.
+    pub(crate) fn read(&mut self, service: &str) -> io::Result<(Vec<Line>, bool)> {
+        let mut buffer = [0u8; 16 << 10];
+        let open = match rustix::io::read(&self.pipe, &mut buffer) {
+            Ok(0) => false,
+            Ok(length) => {
+                self.partial.extend_from_slice(&buffer[..length]);
+                true
+            }
+            Err(Errno::AGAIN | Errno::INTR) => return Ok((Vec::new(), true)),
+            Err(errno) => return Err(errno.into()),
+        };
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        let mut lines = Vec::new();
+        let mut rest = self.partial.as_slice();
+        let line = |bytes: &[u8]| Line {
+            service: service.to_owned(),
+            stream: self.stream,
+            time,
+            text: String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(bytes)).into_owned(),
+        };
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            lines.push(line(&rest[..end]));
+            rest = &rest[end + 1..];
+        }
+        while rest.len() >= LINE_LIMIT || (!open && !rest.is_empty()) {
+            let (piece, more) = rest.split_at(rest.len().min(LINE_LIMIT));
+            lines.push(line(piece));
+            rest = more;
+        }
+        self.partial = rest.to_vec();
+        Ok((lines, open))
+    }
+}
+
+/// The log of one service.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    recent: std::collections::VecDeque<String>,
+}
+
+impl Log {
+    /// Opens `SERVICE.log` in `directory` for appending.
+    pub(crate) fn open(directory: &Path, service: &str) -> io::Result<Self> {
+        let path = directory.join(format!("{service}.log"));
+        let file = append(&path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { path, file, size, recent: std::collections::VecDeque::new() })
+    }
+
+    /// Appends lines.
+    pub(crate) fn write(&mut self, lines: &[Line]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut bytes, line)?;
+            bytes.push(b'\n');
+            if self.recent.len() == RECENT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(line.text.clone());
+        }
+        if self.size + bytes.len() as u64 > FILE_LIMIT {
+            fs::rename(&self.path, self.path.with_extension("log.1"))?;
+            self.file = append(&self.path)?;
+            self.size = 0;
+        }
+        self.file.write_all(&bytes)?;
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The last lines, oldest first.
+    pub(crate) fn recent(&self) -> impl Iterator<Item = &str> {
+        self.recent.iter().map(String::as_str)
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_kept_whole_across_reads() {
+        let (mut output, write) = Output::pipe(Stream::Stdout).unwrap();
+        let mut write = File::from(write);
+        let mut texts = Vec::new();
+        let mut open = true;
+        for part in ["one\ntw", "o\r\nthr", "ee"] {
+            write.write_all(part.as_bytes()).unwrap();
+            texts.extend(output.read("s").unwrap().0.into_iter().map(|l| l.text));
+        }
+        drop(write);
+        while open {
+            let (lines, more) = output.read("s").unwrap();
+            texts.extend(lines.into_iter().map(|l| l.text));
+            open = more;
+        }
+        assert_eq!(texts, ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn a_log_is_capped() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = Log::open(directory.path(), "s").unwrap();
+        let line =
+            Line { service: "s".into(), stream: Stream::Stdout, time: 0, text: "x".repeat(LINE_LIMIT) };
+        for _ in 0..(3 * FILE_LIMIT as usize / LINE_LIMIT) {
+            log.write(std::slice::from_ref(&line)).unwrap();
+        }
+        let size = |name| fs::metadata(directory.path().join(name)).unwrap().len();
+        assert!(size("s.log") <= FILE_LIMIT && size("s.log.1") <= FILE_LIMIT);
+        assert_eq!(log.recent().count(), RECENT);
+    }
+}

@@ -1,0 +1,535 @@
+//! The supervisor: one process a stack, in the host's network namespace with the user's own id. A
+//! single-threaded loop over descriptors; every decision is taken in [`Supervisor::advance`] from the
+//! state that the events left.
+
+mod connection;
+mod health;
+mod logs;
+mod process;
+mod request;
+mod unit;
+mod wiring;
+
+pub use process::{ARGUMENT, main};
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use image::Store;
+use nix::sys::signalfd::SignalFd;
+use rustix::event::{PollFd, PollFlags};
+
+use crate::control::{Health, Notice, State};
+use crate::hub::client::{Exit, Hub};
+use crate::plan::{Plan, Probe};
+use crate::remote::{Context, RemoteError};
+use connection::{Connection, Pending};
+use health::{Kind, Monitor, Verdict};
+use logs::Output;
+use unit::{Readiness, Run, Unit};
+use wiring::Wiring;
+
+/// A process that was started on behalf of a connection or a probe.
+#[derive(Debug)]
+enum Purpose {
+    /// `exec` of this connection.
+    Exec { connection: u64, pidfd: OwnedFd },
+    /// One-off container of this connection, with its name.
+    Run { connection: u64, pidfd: OwnedFd, container: String },
+}
+
+struct Supervisor {
+    stack: String,
+    /// The stack's runtime directory: socket, lock, logs.
+    runtime: PathBuf,
+    store: Store,
+    hub: Hub,
+    wiring: Wiring,
+    signals: SignalFd,
+    listener: UnixListener,
+    /// Held for life, and by everything that dies with us: free means that nothing of the stack is left.
+    _lock: File,
+    /// The user namespace for idmapped mounts, as root.
+    idmap: Option<OwnedFd>,
+    plan: Option<Plan>,
+    secrets: BTreeMap<String, String>,
+    units: Vec<Unit>,
+    /// A plan that takes effect when what it replaces is down.
+    next: Option<Box<crate::control::Up>>,
+    connections: BTreeMap<u64, Connection>,
+    next_connection: u64,
+    processes: HashMap<i32, Purpose>,
+    next_run: u32,
+    /// Set when the stack is to end; whether the volumes go too.
+    ending: Option<bool>,
+}
+
+/// Who a polled descriptor belongs to.
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    Hub,
+    HubProcess,
+    Netd,
+    Signals,
+    Listener,
+    Connection(u64),
+    Output(usize, usize),
+    Probe(usize),
+}
+
+impl Supervisor {
+    /// Runs until the stack has ended.
+    fn run(&mut self) -> Result<(), RemoteError> {
+        loop {
+            self.advance()?;
+            if self.finished()? {
+                return Ok(());
+            }
+            for (token, flags) in self.wait().context(|| "wait for events".into())? {
+                self.handle(token, flags)?;
+            }
+            self.timers()?;
+        }
+    }
+
+    fn wait(&self) -> io::Result<Vec<(Token, PollFlags)>> {
+        let mut tokens = Vec::new();
+        let mut polled = Vec::new();
+        for (token, fd, flags) in self.sources() {
+            tokens.push(token);
+            polled.push(PollFd::from_borrowed_fd(fd, flags));
+        }
+        let timeout = self.units.iter().filter_map(Unit::next).min().map(|at| {
+            // Rounded up, so that what is due at a moment is due when the wait for it ends.
+            at.saturating_duration_since(Instant::now()) + Duration::from_micros(999)
+        });
+        let timeout = timeout.and_then(|left| rustix::time::Timespec::try_from(left).ok());
+        match rustix::event::poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let fired = tokens.into_iter().zip(&polled).filter(|(_, p)| !p.revents().is_empty());
+        Ok(fired.map(|(token, p)| (token, p.revents())).collect())
+    }
+
+    fn sources(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {
+        let mut sources = vec![
+            (Token::Hub, self.hub.as_fd(), PollFlags::IN),
+            (Token::HubProcess, self.hub.process.pidfd.as_fd(), PollFlags::IN),
+            (Token::Signals, self.signals.as_fd(), PollFlags::IN),
+            (Token::Listener, self.listener.as_fd(), PollFlags::IN),
+        ];
+        sources.extend(self.wiring.netd().map(|netd| (Token::Netd, netd, PollFlags::IN)));
+        for (id, connection) in &self.connections {
+            sources.push((Token::Connection(*id), connection.as_fd(), connection.interest()));
+        }
+        for (index, unit) in self.units.iter().enumerate() {
+            for (stream, output) in unit.outputs.iter().enumerate() {
+                sources.push((Token::Output(index, stream), output.as_fd(), PollFlags::IN));
+            }
+            let monitor = unit.run.as_ref().and_then(|run| run.monitor.as_ref());
+            if let Some(active) = monitor.and_then(|monitor| monitor.active.as_ref()) {
+                let (fd, flags) = active.interest();
+                sources.push((Token::Probe(index), fd, flags));
+            }
+        }
+        sources
+    }
+
+    fn handle(&mut self, token: Token, flags: PollFlags) -> Result<(), RemoteError> {
+        match token {
+            Token::Hub => {
+                while let Some(exit) = self.hub.next_exit()? {
+                    self.exited(exit);
+                }
+            }
+            Token::HubProcess => return Err(RemoteError::message("the stack's hub ended")),
+            Token::Netd => return Err(RemoteError::message("the stack's netd ended")),
+            Token::Signals => {
+                while let Ok(Some(_)) = self.signals.read_signal() {
+                    self.end(false);
+                }
+            }
+            Token::Listener => match self.listener.accept() {
+                Ok((stream, _)) => drop(self.connect(stream.into(), false)?),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => tracing::warn!("accept a command's connection: {error}"),
+            },
+            Token::Connection(id) => self.serve(id, flags),
+            Token::Output(unit, stream) => self.read_output(unit, stream),
+            Token::Probe(unit) => self.read_probe(unit),
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, fd: OwnedFd, leash: bool) -> Result<u64, RemoteError> {
+        let id = self.next_connection;
+        self.next_connection += 1;
+        self.connections.insert(id, Connection::new(fd, leash)?);
+        Ok(id)
+    }
+
+    /// Takes every step that the present state allows: stops, starts, answers.
+    fn advance(&mut self) -> Result<(), RemoteError> {
+        loop {
+            let stopped = self.stop_what_is_not_wanted();
+            let started = self.start_what_is_ready();
+            let switched = self.switch_plan();
+            if !stopped && !started && !switched {
+                break;
+            }
+        }
+        self.answer_connections();
+        Ok(())
+    }
+
+    /// Sends stop signals, dependants first.
+    fn stop_what_is_not_wanted(&mut self) -> bool {
+        let now = Instant::now();
+        let mut changed = false;
+        for index in 0..self.units.len() {
+            let unit = &self.units[index];
+            let Some(run) = &unit.run else { continue };
+            if unit.wanted || run.kill_at.is_some() || self.has_running_dependant(unit.name()) {
+                continue;
+            }
+            let grace = Duration::try_from_secs_f64(unit.service.stop_grace_period).unwrap_or(Duration::ZERO);
+            if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), unit.stop_signal) {
+                tracing::warn!("stop service `{}`: {error}", unit.name());
+            }
+            let unit = &mut self.units[index];
+            if let Some(run) = &mut unit.run {
+                run.kill_at = Some(now + grace);
+            }
+            unit.state = State::Stopping;
+            self.tell_state(index, None);
+            changed = true;
+        }
+        changed
+    }
+
+    /// Whether a service that is also being stopped still depends on `name`.
+    fn has_running_dependant(&self, name: &str) -> bool {
+        self.units.iter().any(|unit| {
+            unit.run.is_some() && !unit.wanted && unit.service.depends_on.iter().any(|d| d.service == name)
+        })
+    }
+
+    fn start_what_is_ready(&mut self) -> bool {
+        if self.next.is_some() || self.ending.is_some() {
+            return false;
+        }
+        let mut changed = false;
+        for index in 0..self.units.len() {
+            if !self.units[index].pending || self.units[index].run.is_some() {
+                continue;
+            }
+            match self.dependencies(index) {
+                Ok(true) => {
+                    if let Err(error) = self.start(index) {
+                        self.fail(index, error);
+                    }
+                    changed = true;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    self.fail(index, error);
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Whether all dependencies of a service are there; an error when one never will be.
+    fn dependencies(&self, index: usize) -> Result<bool, RemoteError> {
+        let mut ready = true;
+        for dependency in &self.units[index].service.depends_on {
+            let Some(unit) = self.units.iter().find(|u| u.name() == dependency.service) else { continue };
+            match unit.readiness(dependency.condition) {
+                Readiness::Ready => {}
+                Readiness::NotYet => ready = false,
+                Readiness::Never => return Err(self.why_not(unit)),
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Why a service is not what others need it to be, with what it said last.
+    fn why_not(&self, unit: &Unit) -> RemoteError {
+        if let Some(failure) = &unit.failure {
+            return failure.clone();
+        }
+        let name = unit.name();
+        let monitor = unit.run.as_ref().and_then(|run| run.monitor.as_ref());
+        let mut error = match (monitor, unit.exit_code) {
+            (Some(monitor), _) if monitor.health != Health::Healthy => {
+                let output = monitor.output.trim();
+                let output = if output.is_empty() { "it printed nothing" } else { output };
+                RemoteError::message(format!("service `{name}` is unhealthy"))
+                    .caused_by(format!("its last health check failed: {output}"))
+            }
+            (None, Some(code)) => RemoteError::message(format!("service `{name}` exited with status {code}")),
+            _ => RemoteError::message(format!("service `{name}` is not running")),
+        };
+        let lines: Vec<&str> = unit.log.recent().collect();
+        if !lines.is_empty() {
+            error = error.caused_by(format!("its last log lines:\n    {}", lines.join("\n    ")));
+        }
+        error.or_hint(format!("`inception-run logs {name}` shows all that it wrote"))
+    }
+
+    fn fail(&mut self, index: usize, error: RemoteError) {
+        let unit = &mut self.units[index];
+        unit.pending = false;
+        unit.state = if unit.exit_code.is_some() { State::Exited } else { State::Created };
+        let error = error.context(format!("cannot start service `{}`", unit.name()));
+        let detail = error.to_string();
+        unit.failure = Some(error);
+        self.tell_state(index, Some(detail));
+    }
+
+    fn start(&mut self, index: usize) -> Result<(), RemoteError> {
+        let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
+        let unit = &self.units[index];
+        let from = crate::spec::Ingredients {
+            stack: &self.stack,
+            container: unit.name(),
+            image: &unit.image,
+            layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
+            secrets: &self.secrets,
+            network: &plan.network,
+            idmap: self.idmap.as_ref(),
+        };
+        let resolved = crate::spec::resolve(&unit.service, &from)?;
+        if unit.recreate {
+            self.hub.remove(vec![crate::spec::container_directory(&self.stack, unit.name())])?;
+        }
+        let null = File::open("/dev/null").context(|| "open /dev/null".into())?;
+        let (stdout, out) = Output::pipe(crate::control::Stream::Stdout)?;
+        let (stderr, err) = Output::pipe(crate::control::Stream::Stderr)?;
+        let stdio = [null.as_fd(), out.as_fd(), err.as_fd()];
+        let network = Some(self.units[index].name().to_owned());
+        let started = self.hub.start(resolved.sandbox, network, None, stdio, &resolved.detached)?;
+        let host_pid = process::host_pid(started.pidfd.as_fd())?;
+        let now = Instant::now();
+        let unit = &mut self.units[index];
+        unit.recreate = false;
+        unit.outputs.extend([stdout, stderr]);
+        let monitor = unit.check.clone().map(|check| Monitor::new(check, now));
+        let (pid, pidfd) = (started.pid, started.pidfd);
+        unit.started(Run { pid, pidfd, host_pid, started: now, monitor, kill_at: None });
+        self.tell_state(index, None);
+        Ok(())
+    }
+
+    /// A process of the hub's ended.
+    fn exited(&mut self, exit: Exit) {
+        let now = Instant::now();
+        if let Some(index) = self.unit_of(|run| run.pid == exit.pid) {
+            self.drain(index);
+            let unit = &mut self.units[index];
+            unit.ended(exit.status, now);
+            let how = match exit.signal {
+                Some(signal) => format!("ended by signal {signal}"),
+                None => format!("exited with status {}", exit.status),
+            };
+            self.tell_state(index, Some(how));
+            return;
+        }
+        let probed = |run: &Run| {
+            let active = run.monitor.as_ref().and_then(|monitor| monitor.active.as_ref());
+            matches!(active.map(|a| &a.kind), Some(Kind::Exec { pid, .. }) if *pid == exit.pid)
+        };
+        if let Some(index) = self.unit_of(probed) {
+            self.read_probe(index);
+            let result = if exit.status == 0 { Ok(()) } else { Err(self.probe_output(index, exit.status)) };
+            self.conclude(index, result);
+            return;
+        }
+        self.process_ended(exit);
+    }
+
+    fn unit_of(&self, mut found: impl FnMut(&Run) -> bool) -> Option<usize> {
+        self.units.iter().position(|unit| unit.run.as_ref().is_some_and(&mut found))
+    }
+
+    fn probe_output(&self, index: usize, status: i32) -> String {
+        let monitor = self.units[index].run.as_ref().and_then(|run| run.monitor.as_ref());
+        match monitor.and_then(|m| m.active.as_ref()).map(|a| &a.kind) {
+            Some(Kind::Exec { text, .. }) if !text.is_empty() => {
+                String::from_utf8_lossy(text).trim().to_owned()
+            }
+            _ => format!("exit status {status}"),
+        }
+    }
+
+    fn conclude(&mut self, index: usize, result: Result<(), String>) {
+        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
+        let Some(monitor) = monitor else { return };
+        if monitor.conclude(result, Instant::now()) {
+            let detail = match monitor.health {
+                Health::Unhealthy => Some(format!("unhealthy: {}", monitor.output)),
+                Health::Healthy => Some("healthy".to_owned()),
+                Health::Starting => None,
+            };
+            self.tell_state(index, detail);
+        }
+    }
+
+    fn read_probe(&mut self, index: usize) {
+        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
+        let Some(active) = monitor.and_then(|monitor| monitor.active.as_mut()) else { return };
+        match active.advance() {
+            Verdict::Pending => {}
+            Verdict::Passed => self.conclude(index, Ok(())),
+            Verdict::Failed(why) => self.conclude(index, Err(why)),
+        }
+    }
+
+    /// Everything that is due by the clock.
+    fn timers(&mut self) -> Result<(), RemoteError> {
+        let now = Instant::now();
+        for index in 0..self.units.len() {
+            let unit = &mut self.units[index];
+            if unit.restart_at.is_some_and(|at| at <= now) {
+                unit.restart_at = None;
+                unit.restarts += 1;
+                unit.pending = true;
+            }
+            let Some(run) = &mut unit.run else { continue };
+            if run.kill_at.is_some_and(|at| at <= now) {
+                if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), 9) {
+                    tracing::warn!("kill service `{}`: {error}", unit.service.name);
+                }
+                run.kill_at = Some(now + Duration::from_secs(10));
+            }
+            if run.kill_at.is_some() {
+                continue;
+            }
+            let Some(monitor) = &mut run.monitor else { continue };
+            if monitor.is_overdue(now) {
+                let active = monitor.active.take();
+                if let Some(Kind::Exec { pidfd, .. }) = active.map(|a| a.kind) {
+                    // It may have ended in this moment.
+                    sys::process::pidfd_kill(pidfd.as_fd(), 9).ok();
+                }
+                self.conclude(index, Err("it took longer than its timeout".into()));
+            } else if monitor.is_due(now) {
+                match self.probe(index) {
+                    Ok(kind) => {
+                        let run = self.units[index].run.as_mut();
+                        if let Some(monitor) = run.and_then(|run| run.monitor.as_mut()) {
+                            monitor.begin(kind, now);
+                        }
+                    }
+                    Err(error) => self.conclude(index, Err(error.to_string())),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn probe(&mut self, index: usize) -> Result<Kind, RemoteError> {
+        let unit = &self.units[index];
+        let run = unit.run.as_ref().ok_or_else(|| RemoteError::message("it does not run"))?;
+        let probe = run.monitor.as_ref().and_then(Monitor::probe).cloned();
+        match probe {
+            Some(Probe::Exec(argv)) => {
+                let mut process = unit.process.clone();
+                process.argv = argv;
+                process.terminal = false;
+                let pid = run.pid;
+                let null = File::open("/dev/null")?;
+                let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                    .map_err(io::Error::from)?;
+                rustix::io::ioctl_fionbio(&read, true).map_err(io::Error::from)?;
+                let stdio = [null.as_fd(), write.as_fd(), write.as_fd()];
+                let started = self.hub.exec(pid, process, None, stdio)?;
+                Ok(Kind::Exec { pid: started.pid, pidfd: started.pidfd, output: read, text: Vec::new() })
+            }
+            Some(Probe::Tcp(port)) => {
+                let name = unit.name().to_owned();
+                Ok(health::connect(self.hub.socket(&name)?, port, None)?)
+            }
+            Some(Probe::Http { port, path }) => {
+                let name = unit.name().to_owned();
+                Ok(health::connect(self.hub.socket(&name)?, port, Some(&path))?)
+            }
+            None => Err(RemoteError::message("there is nothing to try")),
+        }
+    }
+
+    fn read_output(&mut self, index: usize, stream: usize) {
+        let unit = &mut self.units[index];
+        let Some(output) = unit.outputs.get_mut(stream) else { return };
+        let (lines, open) = output.read(&unit.service.name).unwrap_or_else(|error| {
+            tracing::warn!("read the output of service `{}`: {error}", unit.service.name);
+            (Vec::new(), false)
+        });
+        if !open {
+            unit.outputs.remove(stream);
+        }
+        if lines.is_empty() {
+            return;
+        }
+        if let Err(error) = unit.log.write(&lines) {
+            tracing::warn!("write the log of service `{}`: {error}", unit.service.name);
+        }
+        for line in lines {
+            let service = line.service.clone();
+            self.tell_followers(&service, &Notice::Log(line));
+        }
+    }
+
+    /// Reads what a service that just ended has written; what outlives it keeps its pipe.
+    fn drain(&mut self, index: usize) {
+        let polled = |output: &Output| {
+            let mut poll = [PollFd::new(output, PollFlags::IN)];
+            let none = rustix::time::Timespec::default();
+            matches!(rustix::event::poll(&mut poll, Some(&none)), Ok(1))
+        };
+        // Bounded: a process that outlives its service may go on writing.
+        for _ in 0..4096 {
+            let Some(stream) = self.units[index].outputs.iter().position(polled) else { return };
+            self.read_output(index, stream);
+        }
+    }
+
+    fn tell_state(&mut self, index: usize, detail: Option<String>) {
+        let unit = &self.units[index];
+        tracing::info!(service = unit.name(), state = ?unit.state, detail, "state");
+        let (service, state) = (unit.name().to_owned(), unit.state);
+        let notice = Notice::State { service: service.clone(), state, detail };
+        let interested: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.follows(&service) || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_))))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in interested {
+            self.notify(id, notice.clone());
+        }
+    }
+
+    fn tell_followers(&mut self, service: &str, notice: &Notice) {
+        let ids: Vec<u64> =
+            self.connections.iter().filter(|(_, c)| c.follows(service)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.notify(id, notice.clone());
+        }
+    }
+
+    fn notify(&mut self, id: u64, notice: Notice) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && !connection.notify(notice)
+        {
+            self.disconnect(id);
+        }
+    }
+}

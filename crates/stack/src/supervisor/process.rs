@@ -1,0 +1,225 @@
+//! The supervisor process: how it begins and how it ends.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use container::idmap::IdMap;
+use image::Store;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use sys::channel::Channel;
+use sys::process::Child;
+
+use super::Supervisor;
+use super::wiring::Wiring;
+use crate::control::Notice;
+use crate::hub::client::Hub;
+use crate::paths::Paths;
+use crate::remote::{self, Context, RemoteError};
+
+/// The first argument that makes our binary a supervisor.
+pub const ARGUMENT: &str = "__supervise";
+/// How long a dead supervisor's processes may take to vanish.
+const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Body of the supervisor process: `__supervise STACK NETD`, with the channel to the command that started it as
+/// standard input. Returns the exit status.
+pub fn main() -> i32 {
+    let args: Vec<String> = std::env::args().skip(2).collect();
+    let [stack, netd] = &args[..] else {
+        eprintln!("inception-run: {ARGUMENT} is not for use by hand");
+        return 2;
+    };
+    let Ok(channel) = io::stdin().as_fd().try_clone_to_owned() else { return 125 };
+    let channel = Channel::from(channel);
+    match begin(stack, netd == "netd", &channel) {
+        Ok(mut supervisor) => {
+            let ended = take_over(&mut supervisor, channel).and_then(|()| supervisor.run());
+            supervisor.leave(ended)
+        }
+        Err(error) => {
+            // The command that started us is the one to tell; if it is gone nobody is.
+            match remote::send(&channel, &Notice::Failed(error), &[]) {
+                Ok(()) | Err(_) => 1,
+            }
+        }
+    }
+}
+
+fn begin(stack: &str, needs_netd: bool, channel: &Channel) -> Result<Supervisor, RemoteError> {
+    // A session of its own: a terminal's Ctrl-C is for the command, which then asks us to end.
+    rustix::process::setsid().map_err(io::Error::from).context(|| "start a session".into())?;
+    if !container::userns::tie_to_parent(channel.as_fd())? {
+        return Err(RemoteError::message("the command that started the supervisor is gone"));
+    }
+    let paths = Paths::current()?;
+    let runtime = paths.make_runtime(stack)?;
+    let lock = lock(&runtime)?;
+    redirect_output(&runtime).context(|| "open the supervisor's log".into())?;
+    let map = IdMap::current()?;
+    let data = paths.open_data(&map)?;
+    // Both are made before this process knows any secret.
+    let mut hub = Hub::spawn(&map, &data)?;
+    let netd = if needs_netd { Some(spawn_netd()?) } else { None };
+    let signals = signals().context(|| "open a signalfd".into())?;
+    let idmap = match map.direct {
+        true => Some(open_user_namespace(hub.process.pid)?),
+        false => None,
+    };
+    let leftover = format!("c/{stack}");
+    if paths.data.join(&leftover).exists() {
+        hub.remove(vec![leftover]).context(|| "remove what a dead stack left".into())?;
+    }
+    Ok(Supervisor {
+        stack: stack.to_owned(),
+        listener: listen(&runtime).context(|| "listen on the control socket".into())?,
+        runtime,
+        store: Store::reader(&paths.data),
+        hub,
+        wiring: Wiring::new(netd),
+        signals,
+        _lock: lock,
+        idmap,
+        plan: None,
+        secrets: Default::default(),
+        units: Vec::new(),
+        next: None,
+        connections: Default::default(),
+        next_connection: 0,
+        processes: Default::default(),
+        next_run: 1,
+        ending: None,
+    })
+}
+
+fn take_over(supervisor: &mut Supervisor, channel: Channel) -> Result<(), RemoteError> {
+    supervisor.connect(channel.into(), true).map(drop)
+}
+
+/// Takes the stack's lock. It may still be held for a moment by the processes of a supervisor that was killed.
+fn lock(runtime: &Path) -> Result<File, RemoteError> {
+    let path = runtime.join("lock");
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    loop {
+        let open = || fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = open().context(|| format!("open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {
+                // A supervisor that ended may have unlinked the file between our open and our lock.
+                let same = fs::metadata(&path).is_ok_and(|there| file.metadata().is_ok_and(|m| m.ino() == there.ino()));
+                if same {
+                    return Ok(file);
+                }
+            }
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(RemoteError::message("another command is working on this stack")
+                    .caused_by(format!("{} is locked", path.display())));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// What goes wrong in the supervisor and the hub after the command has left is written to a file.
+fn redirect_output(runtime: &Path) -> io::Result<()> {
+    let log = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(runtime.join("supervisor.log"))?;
+    let null = File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&log)?;
+    rustix::stdio::dup2_stderr(&log)?;
+    Ok(())
+}
+
+fn spawn_netd() -> Result<(Child, Channel), RemoteError> {
+    let (ours, theirs) = Channel::pair()?;
+    let mut ours = Some(ours);
+    let spawned = sys::process::spawn(0, || {
+        drop(ours.take());
+        match container::userns::tie_to_parent(theirs.as_fd()) {
+            Ok(true) => {}
+            Ok(false) | Err(_) => return 125,
+        }
+        match network::netd::run(theirs) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("error: {}", RemoteError::from(error));
+                1
+            }
+        }
+    });
+    let child = spawned.context(|| "start netd".into())?;
+    ours.map(|ours| (child, ours)).ok_or_else(|| RemoteError::message("start netd"))
+}
+
+fn signals() -> io::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        mask.add(signal);
+    }
+    mask.thread_block()?;
+    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+fn open_user_namespace(pid: i32) -> Result<OwnedFd, RemoteError> {
+    let path = format!("/proc/{pid}/ns/user");
+    File::open(&path).map(OwnedFd::from).context(|| format!("open {path}"))
+}
+
+fn listen(runtime: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let path = runtime.join("control.sock");
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;
+    rustix::net::listen(&socket, 128)?;
+    Ok(socket.into())
+}
+
+/// The process id, in our own PID namespace, of the process that `pidfd` stands for (`/proc/self/fdinfo`).
+pub(super) fn host_pid(pidfd: BorrowedFd<'_>) -> Result<u32, RemoteError> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
+        .context(|| "read a process's number".into())?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    pid.ok_or_else(|| RemoteError::message("the process has ended"))
+}
+
+impl Supervisor {
+    /// The last acts: say how it ended, and take the stack's files away. Whatever still runs ends with us.
+    fn leave(&mut self, ended: Result<(), RemoteError>) -> i32 {
+        let code = match ended {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("error: {error}");
+                let everybody: Vec<u64> = self.connections.keys().copied().collect();
+                for id in everybody {
+                    self.notify(id, Notice::Failed(error.clone()));
+                }
+                1
+            }
+        };
+        if code == 0 {
+            if let Err(error) = fs::remove_dir_all(&self.runtime) {
+                eprintln!("error: remove {}: {error}", self.runtime.display());
+            }
+            self.answer_down();
+        }
+        // After a failure the exit of this process, not the order of drops, is what ends the hub.
+        io::stderr().flush().ok();
+        code
+    }
+}

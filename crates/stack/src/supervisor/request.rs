@@ -1,0 +1,490 @@
+//! What commands ask of the supervisor, and when they are answered.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::str::FromStr;
+use std::time::Instant;
+
+use image::{Digest, Image};
+use rustix::event::PollFlags;
+
+use super::connection::Pending;
+use super::logs::Log;
+use super::unit::{Readiness, Unit};
+use super::{Purpose, Supervisor, process};
+use crate::control::{Command, Container, Exec, Notice, State, Up};
+use crate::hub::client::Exit;
+use crate::plan::{Condition, Plan};
+use crate::remote::{Context, RemoteError};
+use crate::spec;
+
+impl Supervisor {
+    pub(super) fn serve(&mut self, id: u64, flags: PollFlags) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if flags.contains(PollFlags::OUT) && !connection.flush() {
+            return self.disconnect(id);
+        }
+        loop {
+            let Some(connection) = self.connections.get(&id) else { return };
+            match connection.receive() {
+                Ok(Some((command, fds))) => {
+                    if let Err(error) = self.carry_out(id, command, &fds) {
+                        self.notify(id, Notice::Failed(error));
+                    }
+                }
+                Ok(None) => return,
+                Err(_) => return self.disconnect(id),
+            }
+        }
+    }
+
+    /// The other side is gone: what ran on its behalf goes too.
+    pub(super) fn disconnect(&mut self, id: u64) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        for purpose in self.processes.values() {
+            let (Purpose::Exec { connection, pidfd } | Purpose::Run { connection, pidfd, .. }) = purpose;
+            if *connection == id {
+                // It may have ended in this moment.
+                sys::process::pidfd_kill(pidfd.as_fd(), 9).ok();
+            }
+        }
+        if connection.leash {
+            self.end(false);
+        }
+    }
+
+    fn carry_out(&mut self, id: u64, command: Command, fds: &[OwnedFd]) -> Result<(), RemoteError> {
+        if self.ending.is_some() && !matches!(command, Command::Down { .. } | Command::Status | Command::Signal(_)) {
+            return Err(RemoteError::message("the stack is being taken down"));
+        }
+        match command {
+            Command::Up(up) => self.up(id, up)?,
+            Command::Down { volumes } => {
+                self.end(volumes);
+                self.wait_for(id, Pending::Down);
+            }
+            Command::Stop(names) => {
+                let names = self.select(&names)?;
+                self.stop(&names);
+                self.wait_for(id, Pending::Stopped(names));
+            }
+            Command::Start(names) => {
+                let names = self.with_dependencies(&self.select(&names)?);
+                self.want(&names);
+                self.wait_for(id, Pending::Up { services: names, wait: false });
+            }
+            Command::Restart(names) => {
+                let names = self.select(&names)?;
+                for unit in self.units.iter_mut().filter(|u| names.iter().any(|n| n == u.name())) {
+                    // Down first; `advance` starts it again because it is pending.
+                    unit.give_up();
+                    unit.pending = true;
+                }
+                self.wait_for(id, Pending::Up { services: names, wait: false });
+            }
+            Command::Status => {
+                let status = self.units.iter().map(|unit| self.status(unit)).collect();
+                self.notify(id, Notice::Status(status));
+                self.notify(id, Notice::Done);
+            }
+            Command::Follow(services) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.follow = Some(services);
+                }
+            }
+            Command::Exec(exec) => self.exec(id, &exec, fds)?,
+            Command::Run(exec) => self.run_once(id, &exec, fds)?,
+            Command::Signal(signal) => self.signal(id, signal)?,
+            Command::Detach => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.leash = false;
+                }
+                rustix::process::set_parent_process_death_signal(None)
+                    .map_err(std::io::Error::from)
+                    .context(|| "detach from the command".into())?;
+                self.notify(id, Notice::Done);
+            }
+            Command::Container(service) => {
+                let container = self.container(&service)?;
+                self.notify(id, Notice::Container(Box::new(container)));
+                self.notify(id, Notice::Done);
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for(&mut self, id: u64, pending: Pending) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.pending = Some(pending);
+        }
+    }
+
+    /// The named services, or all.
+    fn select(&self, names: &[String]) -> Result<Vec<String>, RemoteError> {
+        if names.is_empty() {
+            return Ok(self.units.iter().map(|unit| unit.name().to_owned()).collect());
+        }
+        for name in names {
+            self.unit(name)?;
+        }
+        Ok(names.to_vec())
+    }
+
+    fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
+        self.units.iter().find(|unit| unit.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = self.units.iter().map(Unit::name).collect();
+            RemoteError::message(format!("no such service: `{name}`"))
+                .or_hint(format!("the stack's services are: {}", known.join(", ")))
+        })
+    }
+
+    fn with_dependencies(&self, names: &[String]) -> Vec<String> {
+        match &self.plan {
+            Some(plan) => closure(plan, names),
+            None => names.to_vec(),
+        }
+    }
+
+    fn want(&mut self, names: &[String]) {
+        for unit in self.units.iter_mut().filter(|u| names.iter().any(|n| n == u.name())) {
+            unit.want();
+        }
+    }
+
+    fn stop(&mut self, names: &[String]) {
+        for unit in self.units.iter_mut().filter(|u| names.iter().any(|n| n == u.name())) {
+            unit.give_up();
+        }
+    }
+
+    /// Everything is to end.
+    pub(super) fn end(&mut self, volumes: bool) {
+        self.ending = Some(volumes || self.ending.unwrap_or(false));
+        self.next = None;
+        for unit in &mut self.units {
+            unit.give_up();
+        }
+        for purpose in self.processes.values() {
+            let (Purpose::Exec { pidfd, .. } | Purpose::Run { pidfd, .. }) = purpose;
+            sys::process::pidfd_kill(pidfd.as_fd(), 9).ok();
+        }
+    }
+
+    fn up(&mut self, id: u64, up: Box<Up>) -> Result<(), RemoteError> {
+        if self.next.is_some() {
+            return Err(RemoteError::message("another `up` of this stack is under way"));
+        }
+        let services = closure(&up.plan, &up.services);
+        let wait = up.wait;
+        for unit in &mut self.units {
+            let name = unit.service.name.as_str();
+            let wanted = up.plan.services.iter().find(|s| s.name == name);
+            let same = wanted.is_some_and(|service| {
+                service.config_hash == unit.service.config_hash
+                    && up.images.get(name) == Some(&unit.image_id)
+                    && endpoint(self.plan.as_ref(), name) == endpoint(Some(&up.plan), name)
+            });
+            if !same {
+                unit.recreate = true;
+                unit.give_up();
+            }
+        }
+        self.next = Some(up);
+        self.wait_for(id, Pending::Up { services, wait });
+        Ok(())
+    }
+
+    /// Makes the next plan the plan, once what it replaces is down. True when something changed.
+    pub(super) fn switch_plan(&mut self) -> bool {
+        if self.next.is_none() || self.units.iter().any(|unit| unit.recreate && unit.run.is_some()) {
+            return false;
+        }
+        let Some(up) = self.next.take() else { return false };
+        if let Err(error) = self.adopt(*up) {
+            let waiting = self.connections.iter().filter(|(_, c)| matches!(c.pending, Some(Pending::Up { .. })));
+            for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+                self.wait_done(id);
+                self.notify(id, Notice::Failed(error.clone()));
+            }
+        }
+        true
+    }
+
+    fn adopt(&mut self, up: Up) -> Result<(), RemoteError> {
+        let mut images = Vec::new();
+        for service in &up.plan.services {
+            images.push(self.image(&service.name, up.images.get(&service.name))?);
+        }
+        self.wiring.apply(&up.plan, &mut self.hub)?;
+        let gone: Vec<String> = self
+            .units
+            .iter()
+            .filter(|unit| up.plan.services.iter().all(|service| service.name != unit.name()))
+            .map(|unit| spec::container_directory(&self.stack, unit.name()))
+            .collect();
+        if !gone.is_empty() {
+            self.hub.remove(gone)?;
+        }
+        let mut old: Vec<Unit> = std::mem::take(&mut self.units);
+        for (service, (image, image_id)) in up.plan.services.iter().zip(images) {
+            let kept = old.iter().position(|unit| unit.name() == service.name && !unit.recreate);
+            let unit = match kept {
+                Some(index) => {
+                    let mut unit = old.swap_remove(index);
+                    unit.service = service.clone();
+                    unit
+                }
+                None => {
+                    let log = Log::open(&self.runtime, &service.name)
+                        .context(|| format!("open the log of service `{}`", service.name))?;
+                    let mut unit = Unit::new(service.clone(), image, image_id, log)
+                        .context(|| format!("cannot start service `{}`", service.name))?;
+                    unit.recreate = true;
+                    unit
+                }
+            };
+            self.units.push(unit);
+        }
+        let services = closure(&up.plan, &up.services);
+        self.secrets = up.secrets;
+        self.plan = Some(up.plan);
+        self.want(&services);
+        Ok(())
+    }
+
+    fn image(&self, service: &str, id: Option<&String>) -> Result<(Image, String), RemoteError> {
+        let missing = || RemoteError::message(format!("the image of service `{service}` is not in the store"));
+        let id = id.ok_or_else(missing)?;
+        let digest = Digest::from_str(id)?;
+        let image = self.store.image_by_id(&digest)?.ok_or_else(missing)?;
+        Ok((image, id.clone()))
+    }
+
+    fn exec(&mut self, id: u64, exec: &Exec, fds: &[OwnedFd]) -> Result<(), RemoteError> {
+        let unit = self.unit(&exec.service)?;
+        let run = unit.run.as_ref().ok_or_else(|| {
+            RemoteError::message(format!("service `{}` is not running", exec.service))
+                .or_hint(format!("`inception-run run {}` starts a container of its own", exec.service))
+        })?;
+        let (target, process) = (run.pid, spec::process_for(&unit.process, exec));
+        let stdio = stdio(fds)?;
+        let started = self.hub.exec(target, process, None, stdio)?;
+        let pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
+        self.processes.insert(started.pid, Purpose::Exec { connection: id, pidfd: started.pidfd });
+        self.wait_for(id, Pending::Process(started.pid));
+        self.notify(id, Notice::Started { pid });
+        Ok(())
+    }
+
+    fn run_once(&mut self, id: u64, exec: &Exec, fds: &[OwnedFd]) -> Result<(), RemoteError> {
+        let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
+        let unit = self.unit(&exec.service)?;
+        let container = format!("{}-run-{}", exec.service, self.next_run);
+        let mut network = plan.network.clone();
+        network.add_endpoint_like(&exec.service, &container)?;
+        let from = spec::Ingredients {
+            stack: &self.stack,
+            container: &container,
+            image: &unit.image,
+            layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
+            secrets: &self.secrets,
+            network: &network,
+            idmap: self.idmap.as_ref(),
+        };
+        let mut resolved = spec::resolve(&unit.service, &from)?;
+        resolved.sandbox.process = spec::process_for(&resolved.sandbox.process, exec);
+        resolved.sandbox.hostname.clone_from(&container);
+        let changed = Plan { network, ..plan.clone() };
+        self.wiring.apply(&changed, &mut self.hub)?;
+        self.plan = Some(changed);
+        self.next_run += 1;
+        let stdio = stdio(fds)?;
+        let started =
+            self.hub.start(resolved.sandbox, Some(container.clone()), None, stdio, &resolved.detached)?;
+        let pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
+        let purpose = Purpose::Run { connection: id, pidfd: started.pidfd, container };
+        self.processes.insert(started.pid, purpose);
+        self.wait_for(id, Pending::Process(started.pid));
+        self.notify(id, Notice::Started { pid });
+        Ok(())
+    }
+
+    /// A process that was started for a connection ended.
+    pub(super) fn process_ended(&mut self, exit: Exit) {
+        let connection = match self.processes.remove(&exit.pid) {
+            Some(Purpose::Exec { connection, .. }) => connection,
+            Some(Purpose::Run { connection, container, .. }) => {
+                if let Err(error) = self.remove_run(&container) {
+                    tracing::warn!("remove the container `{container}`: {error}");
+                }
+                connection
+            }
+            // An orphan that the hub inherited.
+            None => return,
+        };
+        self.wait_done(connection);
+        self.notify(connection, Notice::Exited { status: exit.status });
+    }
+
+    fn remove_run(&mut self, container: &str) -> Result<(), RemoteError> {
+        self.hub.remove(vec![spec::container_directory(&self.stack, container)])?;
+        if let Some(plan) = &mut self.plan {
+            plan.network.endpoints.retain(|endpoint| endpoint.service != container);
+            self.wiring.apply(plan, &mut self.hub)?;
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, id: u64, signal: i32) -> Result<(), RemoteError> {
+        let pending = self.connections.get(&id).and_then(|c| c.pending.clone());
+        let Some(Pending::Process(pid)) = pending else {
+            return Err(RemoteError::message("there is no process to signal"));
+        };
+        if let Some(Purpose::Exec { pidfd, .. } | Purpose::Run { pidfd, .. }) = self.processes.get(&pid) {
+            sys::process::pidfd_kill(pidfd.as_fd(), signal).context(|| "signal the process".into())?;
+        }
+        Ok(())
+    }
+
+    fn status(&self, unit: &Unit) -> crate::control::Status {
+        unit.status(Instant::now(), self.wiring.describe(&unit.service.ports))
+    }
+
+    fn container(&self, service: &str) -> Result<Container, RemoteError> {
+        let unit = self.unit(service)?;
+        let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
+        let from = spec::Ingredients {
+            stack: &self.stack,
+            container: service,
+            image: &unit.image,
+            layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
+            secrets: &self.secrets,
+            network: &plan.network,
+            idmap: self.idmap.as_ref(),
+        };
+        let mut sandbox = spec::resolve(&unit.service, &from)?.sandbox;
+        for mount in &mut sandbox.mounts {
+            if let container::sandbox::MountSource::File { content, .. } = &mut mount.source {
+                content.clear();
+            }
+        }
+        let addresses = endpoint(Some(plan), service)
+            .map(|e| e.interfaces.iter().map(|i| (i.network.clone(), i.address)).collect())
+            .unwrap_or_default();
+        Ok(Container { status: self.status(unit), service: unit.service.clone(), sandbox, addresses })
+    }
+
+    fn wait_done(&mut self, id: u64) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.pending = None;
+        }
+    }
+
+    /// Answers the commands whose end has come.
+    pub(super) fn answer_connections(&mut self) {
+        let waiting: Vec<(u64, Pending)> =
+            self.connections.iter().filter_map(|(id, c)| Some((*id, c.pending.clone()?))).collect();
+        for (id, pending) in waiting {
+            let answer = match pending {
+                Pending::Up { services, wait } => self.up_answer(&services, wait),
+                Pending::Stopped(services) => {
+                    let down = |unit: &&Unit| services.iter().any(|s| s == unit.name());
+                    let running = self.units.iter().filter(down).any(|unit| unit.run.is_some());
+                    (!running).then_some(Notice::Done)
+                }
+                Pending::Down | Pending::Process(_) => None,
+            };
+            if let Some(notice) = answer {
+                self.wait_done(id);
+                self.notify(id, notice);
+            }
+        }
+    }
+
+    fn up_answer(&self, services: &[String], wait: bool) -> Option<Notice> {
+        if self.ending.is_some() {
+            return Some(Notice::Failed(RemoteError::message("the stack is being taken down")));
+        }
+        if self.next.is_some() {
+            return None;
+        }
+        let units = || self.units.iter().filter(|unit| services.iter().any(|s| s == unit.name()));
+        if units().any(|unit| unit.pending || unit.restart_at.is_some() && wait) {
+            return None;
+        }
+        if let Some(unit) = units().find(|unit| unit.failure.is_some()) {
+            return Some(Notice::Failed(unit.failure.clone()?));
+        }
+        if !wait {
+            return Some(Notice::Done);
+        }
+        for unit in units() {
+            // A one-shot that ended well is up as far as it will ever be.
+            if unit.state == State::Exited && unit.exit_code == Some(0) {
+                continue;
+            }
+            match unit.readiness(Condition::Healthy) {
+                Readiness::Ready => {}
+                Readiness::NotYet => return None,
+                Readiness::Never => return Some(Notice::Failed(self.why_not(unit))),
+            }
+        }
+        Some(Notice::Done)
+    }
+
+    /// Whether everything has ended; then nothing of the stack is left but this process.
+    pub(super) fn finished(&mut self) -> Result<bool, RemoteError> {
+        let Some(volumes) = self.ending else { return Ok(false) };
+        if self.units.iter().any(|unit| unit.run.is_some()) || !self.processes.is_empty() {
+            return Ok(false);
+        }
+        let mut paths = vec![format!("c/{}", self.stack)];
+        if volumes {
+            paths.push(format!("v/{}", self.stack));
+        }
+        self.hub.remove(paths)?;
+        self.wiring.close().context(|| "end netd".into())?;
+        self.hub.end().context(|| "end the stack's hub".into())?;
+        Ok(true)
+    }
+
+    /// Tells the commands that wait for the end that it has come.
+    pub(super) fn answer_down(&mut self) {
+        let waiting: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| matches!(c.pending, Some(Pending::Down)))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            self.notify(id, Notice::Done);
+        }
+    }
+}
+
+fn stdio(fds: &[OwnedFd]) -> Result<[std::os::fd::BorrowedFd<'_>; 3], RemoteError> {
+    let (stdio, _) = fds
+        .split_first_chunk::<3>()
+        .ok_or_else(|| RemoteError::message("the command came without standard input and output"))?;
+    Ok(stdio.each_ref().map(AsFd::as_fd))
+}
+
+fn endpoint<'a>(plan: Option<&'a Plan>, service: &str) -> Option<&'a network::plan::Endpoint> {
+    plan?.network.endpoints.iter().find(|endpoint| endpoint.service == service)
+}
+
+/// The named services (all when none is named) with everything they depend on.
+fn closure(plan: &Plan, names: &[String]) -> Vec<String> {
+    if names.is_empty() {
+        return plan.services.iter().map(|service| service.name.clone()).collect();
+    }
+    let mut found: Vec<String> = Vec::new();
+    let mut open: Vec<&str> = names.iter().map(String::as_str).collect();
+    while let Some(name) = open.pop() {
+        let Some(service) = plan.services.iter().find(|s| s.name == name) else { continue };
+        if !found.iter().any(|known| known == name) {
+            found.push(name.to_owned());
+            open.extend(service.depends_on.iter().map(|d| d.service.as_str()));
+        }
+    }
+    found
+}

@@ -1,0 +1,202 @@
+//! One service as the supervisor knows it.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use container::Process;
+use image::Image;
+
+use super::health::Monitor;
+use super::logs::{Log, Output};
+use crate::control::{Health, State, Status};
+use crate::plan::{Condition, Healthcheck, RestartPolicy, Service};
+
+/// First pause before a restart; doubled each time, as Docker does.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// Longest pause before a restart.
+const LAST_BACKOFF: Duration = Duration::from_secs(60);
+/// A service that ran this long starts anew with the shortest pause.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// A service, wanted and actual.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub(crate) service: Service,
+    pub(crate) image: Image,
+    /// Image id, by which a newer one is recognised.
+    pub(crate) image_id: String,
+    /// The process that it runs, for `exec`.
+    pub(crate) process: Process,
+    pub(crate) stop_signal: i32,
+    pub(crate) check: Option<Healthcheck>,
+    /// Whether it should run.
+    pub(crate) wanted: bool,
+    /// Whether a start is due as soon as its dependencies are there.
+    pub(crate) pending: bool,
+    pub(crate) state: State,
+    pub(crate) run: Option<Run>,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) restarts: u32,
+    backoff: Duration,
+    /// When the restart that is waited for is due.
+    pub(crate) restart_at: Option<Instant>,
+    /// Why the last start did not happen.
+    pub(crate) failure: Option<crate::remote::RemoteError>,
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) log: Log,
+    /// Its writable layer and its links are to be thrown away before the next start.
+    pub(crate) recreate: bool,
+}
+
+/// A running service.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// PID 1's number in the hub's PID namespace.
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    /// The same process's number on the host.
+    pub(crate) host_pid: u32,
+    pub(crate) started: Instant,
+    pub(crate) monitor: Option<Monitor>,
+    /// When SIGKILL follows the stop signal.
+    pub(crate) kill_at: Option<Instant>,
+}
+
+/// Whether a dependency is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    Ready,
+    NotYet,
+    /// It will not be without somebody doing something.
+    Never,
+}
+
+impl Unit {
+    pub(crate) fn new(service: Service, image: Image, image_id: String, log: Log) -> Result<Self, crate::RemoteError> {
+        let process = crate::spec::process(&service, &image)?;
+        let stop_signal = crate::spec::stop_signal(&service, &image)?;
+        let check = crate::spec::healthcheck(&service, &image);
+        Ok(Self {
+            service,
+            image,
+            image_id,
+            process,
+            stop_signal,
+            check,
+            wanted: false,
+            pending: false,
+            state: State::Created,
+            run: None,
+            exit_code: None,
+            restarts: 0,
+            backoff: FIRST_BACKOFF,
+            restart_at: None,
+            failure: None,
+            outputs: Vec::new(),
+            log,
+            recreate: false,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.service.name
+    }
+
+    pub(crate) fn health(&self) -> Option<Health> {
+        Some(self.run.as_ref()?.monitor.as_ref()?.health)
+    }
+
+    /// Asks for a start, by a user.
+    pub(crate) fn want(&mut self) {
+        self.wanted = true;
+        if self.run.is_none() && !self.pending {
+            self.pending = true;
+            self.state = State::Waiting;
+            self.failure = None;
+            self.restart_at = None;
+            self.restarts = 0;
+            self.backoff = FIRST_BACKOFF;
+        }
+    }
+
+    /// Takes a start back.
+    pub(crate) fn give_up(&mut self) {
+        self.wanted = false;
+        self.pending = false;
+        self.restart_at = None;
+        if self.run.is_none() {
+            self.state = if self.exit_code.is_some() { State::Exited } else { State::Created };
+        }
+    }
+
+    /// Whether one who depends on this service under `condition` may start.
+    pub(crate) fn readiness(&self, condition: Condition) -> Readiness {
+        if self.failure.is_some() {
+            return Readiness::Never;
+        }
+        let ended = self.state == State::Exited && !self.pending;
+        match condition {
+            Condition::Started if self.run.is_some() || self.exit_code.is_some() => Readiness::Ready,
+            Condition::Completed if ended && self.exit_code == Some(0) => Readiness::Ready,
+            Condition::Completed if ended => Readiness::Never,
+            Condition::Healthy => match (&self.run, self.health()) {
+                (Some(_), Some(Health::Healthy)) => Readiness::Ready,
+                // Without a check there is nothing to wait for but the start.
+                (Some(_), None) => Readiness::Ready,
+                (Some(_), Some(Health::Unhealthy)) => Readiness::Never,
+                (None, _) if ended => Readiness::Never,
+                _ => Readiness::NotYet,
+            },
+            _ if !self.wanted && !self.pending && self.run.is_none() => Readiness::Never,
+            _ => Readiness::NotYet,
+        }
+    }
+
+    /// It runs.
+    pub(crate) fn started(&mut self, run: Run) {
+        self.run = Some(run);
+        self.pending = false;
+        self.state = State::Running;
+    }
+
+    /// It ended; decides by its policy whether and when it starts again.
+    pub(crate) fn ended(&mut self, status: i32, now: Instant) {
+        let ran = self.run.take().map_or(Duration::ZERO, |run| now.duration_since(run.started));
+        self.exit_code = Some(status);
+        self.state = State::Exited;
+        if ran >= STEADY {
+            self.backoff = FIRST_BACKOFF;
+        }
+        let again = match self.service.restart {
+            RestartPolicy::No => false,
+            RestartPolicy::OnFailure(limit) => status != 0 && limit.is_none_or(|n| self.restarts < n),
+            RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+        };
+        if again && self.wanted && !self.pending {
+            self.state = State::Restarting;
+            self.restart_at = Some(now + self.backoff);
+            self.backoff = (self.backoff * 2).min(LAST_BACKOFF);
+        }
+    }
+
+    /// The next moment at which something is to be done without any event.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let run = self.run.as_ref();
+        let health = run.filter(|run| run.kill_at.is_none()).and_then(|run| run.monitor.as_ref()).map(Monitor::next);
+        [self.restart_at, run.and_then(|run| run.kill_at), health].into_iter().flatten().min()
+    }
+
+    pub(crate) fn status(&self, now: Instant, ports: Vec<String>) -> Status {
+        Status {
+            service: self.service.name.clone(),
+            state: self.state,
+            health: self.health(),
+            ports,
+            image: crate::spec::image_name(&self.service),
+            pid: self.run.as_ref().map(|run| run.host_pid),
+            exit_code: if self.run.is_some() { None } else { self.exit_code },
+            restarts: self.restarts,
+            uptime: self.run.as_ref().map(|run| now.duration_since(run.started).as_secs_f64()),
+        }
+    }
+}
