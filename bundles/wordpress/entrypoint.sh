@@ -6,8 +6,9 @@ set -eu
 readonly SOURCE=/usr/src/wordpress
 readonly OURS=/usr/local/share/inception
 readonly ROOT=/var/www/html
-# In every WordPress; copied last, so it tells which version is complete here.
-readonly VERSION=wp-includes/version.php
+# The image keeps it apart: it is placed last, so that it tells which version is complete here.
+readonly SOURCE_VERSION=/usr/src/wordpress-version.php
+readonly VERSION=$ROOT/wp-includes/version.php
 
 fail() {
     printf 'wordpress: %s\n' "$1" >&2
@@ -26,24 +27,24 @@ place_secrets() {
     done
 }
 
-# The version of the WordPress in a directory; nothing when it holds none, or half of one.
+# The version that a version.php states; nothing when it is not there.
 version() {
-    [ ! -r "$1/$VERSION" ] || sed -n "s/^\\\$wp_version = '\\(.*\\)';.*/\\1/p" "$1/$VERSION"
+    [ ! -r "$1" ] || sed -n "s/^\$wp_version = '\(.*\)';.*/\1/p" "$1"
 }
 
 # Copies WordPress to the volume unless one as new is there: the user may have brought a newer one.
 place_files() {
-    here=$(version "$ROOT")
-    image=$(version "$SOURCE")
+    here=$(version "$VERSION")
+    image=$(version "$SOURCE_VERSION")
     if [ -n "$here" ] && [ "$(printf '%s\n%s\n' "$image" "$here" | sort -V | tail -n 1)" = "$here" ]; then
         return
     fi
     echo "wordpress: placing version $image" >&2
-    rm -f "$ROOT/$VERSION"
-    (cd "$SOURCE" && tar cf - --exclude="./$VERSION" .) | (cd "$ROOT" && tar xpf -)
-    cp -p "$SOURCE/$VERSION" "$ROOT/$VERSION.new"
-    chown www-data:www-data "$ROOT" "$ROOT/$VERSION.new"
-    mv "$ROOT/$VERSION.new" "$ROOT/$VERSION"
+    rm -f "$VERSION"
+    cp -a "$SOURCE/." "$ROOT/"
+    cp -p "$SOURCE_VERSION" "$VERSION.new"
+    chown www-data:www-data "$VERSION.new"
+    mv "$VERSION.new" "$VERSION"
 }
 
 # The salts are made once: new ones would end every session.
