@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use sys::channel::{Channel, MAX_FDS};
 
@@ -156,8 +156,7 @@ pub fn serve_sockets(netd: &Channel) -> Result<bool, Error> {
     let socket = || -> rustix::io::Result<OwnedFd> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        sockopt::set_socket_keepalive(&socket, true)?;
+        crate::publish::tune(&socket)?;
         Ok(socket)
     };
     let sockets: Vec<OwnedFd> = (0..request.sockets.min(MAX_FDS)).map_while(|_| socket().ok()).collect();

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -26,8 +27,7 @@ pub fn bind(port: &PublishedPort) -> Result<(OwnedFd, SocketAddr), Error> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        sockopt::set_socket_keepalive(&socket, true)?;
+        tune(&socket)?;
         if address.is_ipv6() {
             // So that `0.0.0.0` and `[::]` can be published side by side.
             sockopt::set_ipv6_v6only(&socket, true)?;
@@ -40,6 +40,15 @@ pub fn bind(port: &PublishedPort) -> Result<(OwnedFd, SocketAddr), Error> {
     let bound = rustix::net::getsockname(&socket).doing(|| format!("read the address of port {address}"))?;
     let bound = SocketAddr::try_from(bound).unwrap_or(address);
     Ok((socket, bound))
+}
+
+/// Sends small messages at once, and finds out within two minutes that the other end has vanished.
+pub(crate) fn tune(socket: &OwnedFd) -> rustix::io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(socket, 4)
 }
 
 fn refusal(address: SocketAddr, source: io::Error) -> Error {

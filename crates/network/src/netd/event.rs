@@ -131,7 +131,7 @@ struct Incoming {
 /// # Errors
 /// Only what makes going on impossible: epoll or the supervisor's channel failing.
 pub fn run(supervisor: Channel) -> Result<(), Error> {
-    // Each connection takes up to six descriptors.
+    // Each connection takes two descriptors, up to six while it is busy.
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
@@ -207,7 +207,7 @@ impl Netd {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.proxy.expire(now);
+        self.proxy.expire(&self.poll, now);
         self.resolver.expire(&self.poll, now);
         if self.resting.is_some_and(|until| until <= now) {
             self.resting = None;

@@ -28,6 +28,9 @@ const MESSAGE: usize = 16 * 1024;
 /// Transfers of one connection before others get their turn.
 const TURNS: usize = 32;
 
+/// How long a connection rests that could get no pipe.
+const REST: Duration = Duration::from_millis(50);
+
 /// Which end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -43,6 +46,9 @@ pub(super) struct Proxy {
     waiting: VecDeque<Key>,
     /// When a connection must be established, oldest first.
     deadlines: VecDeque<(Instant, Key)>,
+    /// Connections that could get no pipe, and when to try again.
+    starved: Vec<Key>,
+    retry: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -79,6 +85,8 @@ struct Flow {
     eof: bool,
     /// Nothing will be written any more, and the destination knows.
     done: bool,
+    /// There was no descriptor for a pipe: the source is not watched until the next try.
+    starved: bool,
 }
 
 #[derive(Debug)]
@@ -121,6 +129,8 @@ impl Proxy {
             pipes: Vec::new(),
             waiting: VecDeque::new(),
             deadlines: VecDeque::new(),
+            starved: Vec::new(),
+            retry: None,
         }
     }
 
@@ -130,7 +140,7 @@ impl Proxy {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(at, _)| *at)
+        self.deadlines.front().map(|(at, _)| *at).into_iter().chain(self.retry).min()
     }
 
     /// Takes a new connection to `target`, with a stack-side socket if there is one.
@@ -176,7 +186,18 @@ impl Proxy {
         }
     }
 
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(super) fn expire(&mut self, poll: &Poll, now: Instant) {
+        if self.retry.is_some_and(|at| at <= now) {
+            self.retry = None;
+            for key in std::mem::take(&mut self.starved) {
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.up.starved = false;
+                    connection.down.starved = false;
+                }
+                self.ready(poll, key, End::Client, EventFlags::IN);
+                self.ready(poll, key, End::Upstream, EventFlags::IN);
+            }
+        }
         while let Some((_, key)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
             if self.connections.get(key).is_some_and(|connection| !connection.established) {
                 self.abort(key);
@@ -235,8 +256,18 @@ impl Proxy {
         }
         connection.transfer(poll, &mut self.pipes, end, flags);
         if connection.up.done && connection.down.done {
-            if connection.reset { self.abort(key) } else { self.close(key) }
-        } else if connection.watch(poll, key).is_err() {
+            if connection.reset {
+                self.abort(key)
+            } else {
+                self.close(key)
+            }
+            return;
+        }
+        if connection.up.starved || connection.down.starved {
+            self.starved.push(key);
+            self.retry.get_or_insert_with(|| Instant::now() + REST);
+        }
+        if connection.watch(poll, key).is_err() {
             self.abort(key);
         }
     }
@@ -306,7 +337,7 @@ impl Connection {
     fn watch(&mut self, poll: &Poll, key: Key) -> rustix::io::Result<()> {
         let interest = |from: &Flow, to: &Flow| {
             let mut flags = EventFlags::empty();
-            flags.set(EventFlags::IN, from.buffered == 0 && !from.eof && !from.done);
+            flags.set(EventFlags::IN, from.buffered == 0 && !from.eof && !from.done && !from.starved);
             flags.set(EventFlags::OUT, to.buffered > 0);
             flags
         };
@@ -375,10 +406,15 @@ impl Flow {
     /// Fills the empty pipe; `None` when the source has nothing for now.
     fn fill(&mut self, source: &Side, pipes: &mut Vec<Pipe>) -> Result<Option<usize>, Broken> {
         if self.pipe.is_none() {
-            self.pipe =
-                pipes.pop().or_else(|| Pipe::new().inspect_err(|error| tracing::warn!(%error, "pipe")).ok());
+            match pipes.pop().map_or_else(Pipe::new, Ok) {
+                Ok(pipe) => self.pipe = Some(pipe),
+                Err(error) => {
+                    tracing::warn!(%error, "no pipe: a connection waits");
+                    self.starved = true;
+                }
+            }
         }
-        let Some(pipe) = &mut self.pipe else { return Err(Broken::Source) };
+        let Some(pipe) = &mut self.pipe else { return Ok(None) };
         loop {
             // The pipe is empty, so that "try again" can only mean that the source is.
             let flags = SpliceFlags::NONBLOCK;

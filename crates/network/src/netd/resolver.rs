@@ -22,8 +22,14 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(10);
 /// Forwarded queries at a time; more are answered with a failure.
 const QUERIES: usize = 256;
+/// Of these, what one service may have: a busy one does not keep the others from asking.
+const QUERIES_EACH: usize = 64;
 /// TCP clients at a time.
 const CLIENTS: usize = 64;
+/// Of these, what one service may have.
+const CLIENTS_EACH: usize = 16;
+/// How long accepting rests when descriptors have run out.
+const REST: Duration = Duration::from_millis(100);
 /// The longest query taken over TCP; a real one has a few hundred bytes at the most.
 const TCP_QUERY: usize = 4096;
 /// Datagrams answered before others get their turn.
@@ -44,6 +50,8 @@ pub(super) struct Resolver {
     version: Option<(u64, u64, i64, i64)>,
     deadlines: VecDeque<(Instant, Key, usize)>,
     client_deadlines: VecDeque<(Instant, Key)>,
+    /// TCP clients are not accepted until then.
+    resting: Option<Instant>,
     buffer: Vec<u8>,
     random: RandomState,
     sent: u64,
@@ -101,6 +109,7 @@ impl Resolver {
             version: None,
             deadlines: VecDeque::new(),
             client_deadlines: VecDeque::new(),
+            resting: None,
             // Zeroed memory that is never touched takes no room.
             buffer: vec![0; 1 << 16],
             random: RandomState::new(),
@@ -144,10 +153,14 @@ impl Resolver {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let query = self.deadlines.front().map(|(at, ..)| *at);
         let client = self.client_deadlines.front().map(|(at, _)| *at);
-        query.into_iter().chain(client).min()
+        [query, client, self.resting].into_iter().flatten().min()
     }
 
     pub(super) fn expire(&mut self, poll: &Poll, now: Instant) {
+        if self.resting.is_some_and(|until| until <= now) {
+            self.resting = None;
+            self.watch_listeners(poll, EventFlags::IN);
+        }
         while let Some((_, key, attempt)) = self.deadlines.pop_front_if(|(at, ..)| *at <= now) {
             if self.queries.get(key).is_some_and(|query| query.attempt == attempt) {
                 self.ask_next(poll, key);
@@ -216,7 +229,12 @@ impl Resolver {
     // Forwarding.
 
     fn forward(&mut self, poll: &Poll, origin: Origin, original: Vec<u8>) {
-        if self.queries.len() >= QUERIES {
+        let from_same = |query: &Query| match (origin, query.origin) {
+            (Origin::Udp(_, a), Origin::Udp(_, b)) => a.ip() == b.ip(),
+            _ => false,
+        };
+        let count = self.queries.iter().filter(|(_, query)| from_same(query)).count();
+        if self.queries.len() >= QUERIES || count >= QUERIES_EACH {
             if let Some(reply) = names::failure(&original, Code::ServerFailed) {
                 self.answer(poll, origin, &reply);
             }
@@ -316,6 +334,12 @@ impl Resolver {
             rustix::net::acceptfrom_with(&server.tcp, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
         let (socket, from) = match accepted {
             Ok((socket, Some(from))) => (socket, SocketAddr::try_from(from)),
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                tracing::warn!("out of descriptors or memory: name queries over TCP wait");
+                self.watch_listeners(poll, EventFlags::empty());
+                self.resting = Some(Instant::now() + REST);
+                return;
+            }
             other => {
                 tracing::debug!(?other, "accept");
                 return;
@@ -324,7 +348,8 @@ impl Resolver {
         let network = server.network.clone();
         let Ok(SocketAddr::V4(from)) = from else { return };
         let known = names::asker(&self.plan, &network, *from.ip()).is_some();
-        if !known || self.clients.len() >= CLIENTS {
+        let count = self.clients.iter().filter(|(_, client)| client.address == *from.ip()).count();
+        if !known || self.clients.len() >= CLIENTS || count >= CLIENTS_EACH {
             return;
         }
         let deadline = Instant::now() + IDLE;
@@ -347,6 +372,14 @@ impl Resolver {
             .map(|client| poll.add(&client.socket, Token::NameClient(key), EventFlags::IN));
         if !matches!(watched, Some(Ok(()))) {
             self.clients.remove(key);
+        }
+    }
+
+    fn watch_listeners(&self, poll: &Poll, flags: EventFlags) {
+        for (key, server) in self.servers.iter() {
+            if let Err(error) = poll.modify(&server.tcp, Token::NameTcp(key), flags) {
+                tracing::warn!(%error, network = server.network, "watch name server");
+            }
         }
     }
 

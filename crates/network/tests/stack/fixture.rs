@@ -221,6 +221,15 @@ impl Stack {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Sets netd's limit of open files; the one before.
+    pub fn limit_netd_descriptors(&self, count: u64) -> u64 {
+        let pid = rustix::process::Pid::from_raw(self.netd.pid);
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let new = rustix::process::Rlimit { current: Some(count), maximum: limit.maximum };
+        let old = rustix::process::prlimit(pid, rustix::process::Resource::Nofile, new).unwrap();
+        old.current.unwrap_or(u64::MAX)
+    }
+
     pub fn netd_private_kb(&self) -> u64 {
         let smaps = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.netd.pid)).unwrap();
         let private = smaps.lines().filter(|line| line.starts_with("Private_"));
@@ -310,7 +319,7 @@ fn serve(port: u16, handler: fn(TcpStream)) {
     });
 }
 
-fn echo(mut stream: TcpStream) {
+pub fn echo(mut stream: TcpStream) {
     stream.set_nodelay(true).unwrap();
     let mut buffer = vec![0; 65536];
     while let Ok(length @ 1..) = stream.read(&mut buffer) {

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use fixture::{ECHO, Outcome, SINK, Stack};
 
-const CHECKS: &[(&str, fn(&mut Stack))] = &[
+type Check = fn(&mut Stack);
+
+const CHECKS: &[(&str, Check)] = &[
     ("members of a network find and reach each other", members_find_each_other),
     ("a service off the network finds and reaches nothing", strangers_stay_strangers),
     ("names of the world come from the host's resolvers", names_of_the_world),
@@ -23,6 +25,7 @@ const CHECKS: &[(&str, fn(&mut Stack))] = &[
     ("a reset passes through, in both directions", resets_pass),
     ("ports come and go without touching open connections", reconfiguration),
     ("a changed plan changes only what differs", changed_plan),
+    ("out of descriptors, connections wait and netd does not spin", out_of_descriptors),
     ("netd has small memory", memory),
 ];
 
@@ -251,6 +254,27 @@ fn changed_plan(stack: &mut Stack) {
     plan = stack.plan.clone();
     assert_eq!(stack.apply(&plan), (vec![], vec![]));
     assert_eq!(stack.connect("web", stack.address("app", 0), ECHO), Outcome::Done);
+}
+
+fn out_of_descriptors(stack: &mut Stack) {
+    let port = stack.port("app", ECHO);
+    let mut first = TcpStream::connect(port).unwrap();
+    let before = stack.limit_netd_descriptors(80);
+    let streams: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(port).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    let cpu = stack.netd_cpu();
+    std::thread::sleep(Duration::from_millis(500));
+    let used = stack.netd_cpu() - cpu;
+    assert!(used <= Duration::from_millis(30), "used {used:?} to wait");
+    // Those that hold on to their descriptors are not harmed, and when they are gone the others come in.
+    first.write_all(b"ping").unwrap();
+    first.read_exact(&mut [0; 4]).unwrap();
+    for mut stream in streams {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(b"ping").unwrap();
+        stream.read_exact(&mut [0; 4]).unwrap();
+    }
+    stack.limit_netd_descriptors(before);
 }
 
 fn memory(stack: &mut Stack) {

@@ -15,9 +15,14 @@ pub struct Fake {
 
 impl Fake {
     pub fn start() -> Self {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (udp, tcp) = std::iter::repeat_with(|| {
+            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+            UdpSocket::bind(tcp.local_addr().unwrap()).ok().map(|udp| (udp, tcp))
+        })
+        .flatten()
+        .next()
+        .unwrap();
         let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).unwrap();
         // Bound and never read: a query there meets silence, over TCP a refusal.
         let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
         let dead = silent.local_addr().unwrap();
