@@ -9,6 +9,7 @@ mod env_file;
 mod file;
 pub mod host;
 mod hub;
+pub mod images;
 pub mod interpolate;
 pub mod load;
 mod order;
@@ -17,6 +18,7 @@ pub mod plan;
 mod remote;
 mod resolve;
 mod spec;
+mod storage;
 pub mod supervisor;
 mod words;
 

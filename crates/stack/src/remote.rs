@@ -38,8 +38,7 @@ pub struct RemoteError {
 impl RemoteError {
     /// The message of `error` and of its causes.
     pub fn new(error: &(dyn StdError + 'static), hint: Option<String>, exit_code: i32) -> Self {
-        let chain =
-            std::iter::successors(Some(error), |e| (*e).source()).map(ToString::to_string).collect();
+        let chain = std::iter::successors(Some(error), |e| (*e).source()).map(ToString::to_string).collect();
         Self { chain, hint, exit_code }
     }
 

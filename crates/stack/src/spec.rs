@@ -250,10 +250,12 @@ fn gateway(network: &NetworkPlan, name: &str) -> Option<Ipv4Addr> {
 fn secret_value(source: &SecretSource, values: &BTreeMap<String, String>) -> Result<Vec<u8>, RemoteError> {
     match source {
         SecretSource::File(path) => std::fs::read(path).context(|| format!("read {}", path.display())),
-        SecretSource::Environment(name) => values.get(name).map(|v| v.clone().into_bytes()).ok_or_else(|| {
-            RemoteError::message(format!("variable `{name}` is not set"))
-                .or_hint("set it in the environment or in `.env`")
-        }),
+        SecretSource::Environment(name) => {
+            values.get(name).map(|v| v.clone().into_bytes()).ok_or_else(|| {
+                RemoteError::message(format!("variable `{name}` is not set"))
+                    .or_hint("set it in the environment or in `.env`")
+            })
+        }
     }
 }
 
@@ -277,7 +279,7 @@ pub(crate) fn stop_signal(service: &Service, image: &Image) -> Result<i32, Remot
 }
 
 /// A signal by number or name, with or without `SIG`, real-time ones as `RTMIN+N`.
-pub fn signal_number(name: &str) -> Option<i32> {
+pub(crate) fn signal_number(name: &str) -> Option<i32> {
     if let Ok(number) = name.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number);
     }
@@ -306,7 +308,9 @@ pub(crate) fn healthcheck(service: &Service, image: &Image) -> Option<Healthchec
     };
     let argv = match check.test.split_first() {
         Some((kind, rest)) if kind == "CMD" => rest.to_vec(),
-        Some((kind, rest)) if kind == "CMD-SHELL" => shell().into_iter().chain(rest.iter().cloned()).collect(),
+        Some((kind, rest)) if kind == "CMD-SHELL" => {
+            shell().into_iter().chain(rest.iter().cloned()).collect()
+        }
         _ => return None,
     };
     let seconds = |nanoseconds: u64, default: f64| {

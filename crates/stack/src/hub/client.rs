@@ -145,7 +145,9 @@ impl Hub {
         loop {
             let message = self.channel.recv_until(deadline).context(|| "wait for the stack's hub".into())?;
             match remote::decode(message.ok_or_else(gone)?)? {
-                (Event::Exited { pid, status, signal }, _) => self.exits.push_back(Exit { pid, status, signal }),
+                (Event::Exited { pid, status, signal }, _) => {
+                    self.exits.push_back(Exit { pid, status, signal })
+                }
                 (Event::Failed(error), _) => return Err(error),
                 answer => return Ok(answer),
             }

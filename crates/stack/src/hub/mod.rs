@@ -85,8 +85,9 @@ impl<'a> Hub<'a> {
         mask.add(Signal::SIGCHLD);
         mask.thread_block().map_err(io::Error::from).context(|| "block signals".into())?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let children =
-            SignalFd::with_flags(&mask, flags).map_err(io::Error::from).context(|| "open a signalfd".into())?;
+        let children = SignalFd::with_flags(&mask, flags)
+            .map_err(io::Error::from)
+            .context(|| "open a signalfd".into())?;
         prepare_mounts(data).context(|| "prepare the stack's mount namespace".into())?;
         let init = container::program::init().context(|| "seal the init program in memory".into())?;
         let network = Namespaces::open()?;
@@ -113,10 +114,8 @@ impl<'a> Hub<'a> {
     }
 
     fn wait(&self) -> io::Result<Ready> {
-        let mut polled = vec![
-            PollFd::new(&self.supervisor, PollFlags::IN),
-            PollFd::new(&self.children, PollFlags::IN),
-        ];
+        let mut polled =
+            vec![PollFd::new(&self.supervisor, PollFlags::IN), PollFd::new(&self.children, PollFlags::IN)];
         polled.extend(self.netd.as_ref().map(|netd| PollFd::new(netd, PollFlags::IN)));
         match rustix::event::poll(&mut polled, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -157,7 +156,8 @@ impl<'a> Hub<'a> {
 
     fn answer(&mut self, message: Message) -> io::Result<()> {
         let (request, fds) = remote::decode(message)?;
-        let (event, fds) = self.carry_out(request, fds).unwrap_or_else(|error| (Event::Failed(error), Vec::new()));
+        let (event, fds) =
+            self.carry_out(request, fds).unwrap_or_else(|error| (Event::Failed(error), Vec::new()));
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         remote::send(&self.supervisor, &event, &fds)
     }

@@ -203,7 +203,8 @@ fn connect_error(errno: Errno) -> io::Error {
 }
 
 fn http_verdict(status_line: &str) -> Verdict {
-    let code = status_line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|c| c.parse().ok());
+    let code =
+        status_line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|c| c.parse().ok());
     match code {
         Some(200..=399) => Verdict::Passed,
         _ => Verdict::Failed(format!("answered `{}`", status_line.trim())),

@@ -446,8 +446,8 @@ impl Supervisor {
                 process.terminal = false;
                 let pid = run.pid;
                 let null = File::open("/dev/null")?;
-                let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-                    .map_err(io::Error::from)?;
+                let (read, write) =
+                    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
                 rustix::io::ioctl_fionbio(&read, true).map_err(io::Error::from)?;
                 let stdio = [null.as_fd(), write.as_fd(), write.as_fd()];
                 let started = self.hub.exec(pid, process, None, stdio)?;
@@ -509,7 +509,9 @@ impl Supervisor {
         let interested: Vec<u64> = self
             .connections
             .iter()
-            .filter(|(_, c)| c.follows(&service) || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_))))
+            .filter(|(_, c)| {
+                c.follows(&service) || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_)))
+            })
             .map(|(id, _)| *id)
             .collect();
         for id in interested {

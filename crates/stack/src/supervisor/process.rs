@@ -111,7 +111,8 @@ fn lock(runtime: &Path) -> Result<File, RemoteError> {
         match file.try_lock() {
             Ok(()) => {
                 // A supervisor that ended may have unlinked the file between our open and our lock.
-                let same = fs::metadata(&path).is_ok_and(|there| file.metadata().is_ok_and(|m| m.ino() == there.ino()));
+                let same = fs::metadata(&path)
+                    .is_ok_and(|there| file.metadata().is_ok_and(|m| m.ino() == there.ino()));
                 if same {
                     return Ok(file);
                 }
@@ -130,11 +131,8 @@ fn lock(runtime: &Path) -> Result<File, RemoteError> {
 
 /// What goes wrong in the supervisor and the hub after the command has left is written to a file.
 fn redirect_output(runtime: &Path) -> io::Result<()> {
-    let log = fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(runtime.join("supervisor.log"))?;
+    let log =
+        fs::OpenOptions::new().append(true).create(true).mode(0o600).open(runtime.join("supervisor.log"))?;
     let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&log)?;

@@ -53,7 +53,9 @@ impl Supervisor {
     }
 
     fn carry_out(&mut self, id: u64, command: Command, fds: &[OwnedFd]) -> Result<(), RemoteError> {
-        if self.ending.is_some() && !matches!(command, Command::Down { .. } | Command::Status | Command::Signal(_)) {
+        if self.ending.is_some()
+            && !matches!(command, Command::Down { .. } | Command::Status | Command::Signal(_))
+        {
             return Err(RemoteError::message("the stack is being taken down"));
         }
         match command {
@@ -200,7 +202,8 @@ impl Supervisor {
         }
         let Some(up) = self.next.take() else { return false };
         if let Err(error) = self.adopt(*up) {
-            let waiting = self.connections.iter().filter(|(_, c)| matches!(c.pending, Some(Pending::Up { .. })));
+            let waiting =
+                self.connections.iter().filter(|(_, c)| matches!(c.pending, Some(Pending::Up { .. })));
             for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
                 self.wait_done(id);
                 self.notify(id, Notice::Failed(error.clone()));
@@ -252,7 +255,8 @@ impl Supervisor {
     }
 
     fn image(&self, service: &str, id: Option<&String>) -> Result<(Image, String), RemoteError> {
-        let missing = || RemoteError::message(format!("the image of service `{service}` is not in the store"));
+        let missing =
+            || RemoteError::message(format!("the image of service `{service}` is not in the store"));
         let id = id.ok_or_else(missing)?;
         let digest = Digest::from_str(id)?;
         let image = self.store.image_by_id(&digest)?.ok_or_else(missing)?;

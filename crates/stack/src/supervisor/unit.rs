@@ -72,7 +72,12 @@ pub(crate) enum Readiness {
 }
 
 impl Unit {
-    pub(crate) fn new(service: Service, image: Image, image_id: String, log: Log) -> Result<Self, crate::RemoteError> {
+    pub(crate) fn new(
+        service: Service,
+        image: Image,
+        image_id: String,
+        log: Log,
+    ) -> Result<Self, crate::RemoteError> {
         let process = crate::spec::process(&service, &image)?;
         let stop_signal = crate::spec::stop_signal(&service, &image)?;
         let check = crate::spec::healthcheck(&service, &image);
@@ -182,7 +187,8 @@ impl Unit {
     /// The next moment at which something is to be done without any event.
     pub(crate) fn next(&self) -> Option<Instant> {
         let run = self.run.as_ref();
-        let health = run.filter(|run| run.kill_at.is_none()).and_then(|run| run.monitor.as_ref()).map(Monitor::next);
+        let health =
+            run.filter(|run| run.kill_at.is_none()).and_then(|run| run.monitor.as_ref()).map(Monitor::next);
         [self.restart_at, run.and_then(|run| run.kill_at), health].into_iter().flatten().min()
     }
 

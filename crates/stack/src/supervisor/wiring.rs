@@ -87,8 +87,7 @@ impl Wiring {
             published.push(Published { service: service.to_owned(), address, port });
         }
         let configuration = Configuration { plan: plan.network.clone(), published, resolvers: Vec::new() };
-        let with =
-            Descriptors { hub: ours.as_ref().map(AsFd::as_fd), names: &names, listeners: &listeners };
+        let with = Descriptors { hub: ours.as_ref().map(AsFd::as_fd), names: &names, listeners: &listeners };
         netd.configure(&configuration, &with)?;
         Ok(netd.confirmed(Instant::now() + DEADLINE)?)
     }

@@ -1,0 +1,292 @@
+//! Base images: which distribution a stack is built on, and where its root file system comes from.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::time::Duration;
+
+use image::base::{BaseSources, Found};
+use image::{Digest, Image, ImportOptions, Reference, Store};
+
+use super::Progress;
+use crate::paths::Paths;
+use crate::plan::{BaseDockerfile, Build, Service};
+use crate::remote::{Context, RemoteError};
+use crate::storage::{self, Handle};
+
+/// How long a package server may take to accept a connection.
+const PROBE: Duration = Duration::from_secs(3);
+/// How long a base may take to arrive.
+const DOWNLOAD: Duration = Duration::from_secs(600);
+
+/// The base that was chosen for a set of builds.
+pub(super) struct Choice {
+    /// `alpine`, `debian`, or empty where the file names none.
+    base: String,
+    /// Another base that could be tried.
+    other: Option<String>,
+}
+
+impl Choice {
+    pub(super) fn of<'a>(&self, build: &'a Build) -> Result<&'a BaseDockerfile, RemoteError> {
+        let of_base = build.dockerfiles.iter().find(|dockerfile| dockerfile.base == self.base);
+        of_base.or(build.dockerfiles.first()).ok_or_else(|| RemoteError::message("there is no Dockerfile"))
+    }
+
+    /// A failed build's error, with the other base as a way out.
+    pub(super) fn failed(&self, service: &str, error: RemoteError) -> RemoteError {
+        let error = error.context(format!("build the image of service `{service}`"));
+        match &self.other {
+            Some(other) => error.or_hint(format!("`--base {other}` builds on the other base")),
+            None => error,
+        }
+    }
+}
+
+/// Chooses the first base whose packages can be reached, for all builds alike, and provides the images that the
+/// Dockerfiles are `FROM`.
+pub(super) fn choose(
+    paths: &Paths,
+    store: &Store,
+    builds: &[(&Service, &Build)],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Choice, RemoteError> {
+    let mut bases: Vec<&str> = Vec::new();
+    for dockerfile in builds.iter().flat_map(|(_, build)| &build.dockerfiles) {
+        if !bases.contains(&dockerfile.base.as_str()) {
+            bases.push(&dockerfile.base);
+        }
+    }
+    let mut reasons = Vec::new();
+    let mut last = None;
+    for (index, base) in bases.iter().enumerate() {
+        let final_one = index + 1 == bases.len();
+        match prepare(paths, store, builds, base, !final_one, progress) {
+            Ok(()) => {
+                if !base.is_empty() && bases.len() > 1 {
+                    let why =
+                        if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
+                    progress(Progress::Base(format!("{base}{why}")));
+                }
+                let other = bases.iter().find(|other| *other != base && !other.is_empty());
+                return Ok(Choice { base: (*base).to_owned(), other: other.map(|o| (*o).to_owned()) });
+            }
+            Err(error) => {
+                reasons.push(format!("not {base}: {}", error.chain.last().map_or("", String::as_str)));
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| RemoteError::message("there is no Dockerfile")))
+}
+
+/// Provides what the Dockerfiles of one base are `FROM`, and makes sure that its packages can be reached.
+fn prepare(
+    paths: &Paths,
+    store: &Store,
+    builds: &[(&Service, &Build)],
+    base: &str,
+    probe: bool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), RemoteError> {
+    let mut needed: Vec<Reference> = Vec::new();
+    for (_, build) in builds {
+        let Some(dockerfile) = build.dockerfiles.iter().find(|d| d.base == base) else { continue };
+        let name = dockerfile.path.display().to_string();
+        let text = std::fs::read_to_string(&dockerfile.path).context(|| format!("read {name}"))?;
+        for reference in image::plan_bases(&name, &text, &build.args, build.target.as_deref())? {
+            if !needed.contains(&reference) {
+                needed.push(reference);
+            }
+        }
+    }
+    for reference in needed {
+        let image = match store.image(&reference)? {
+            Some(image) => image,
+            None => provide(paths, &reference, progress)?,
+        };
+        if probe {
+            packages_in_reach(store, &image)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the first package repository of an Alpine image can be reached: a file, or a server that accepts a
+/// connection.
+fn packages_in_reach(store: &Store, image: &Image) -> Result<(), RemoteError> {
+    let Some(list) = store.read_file(&image.layers, "/etc/apk/repositories", 1 << 16)? else { return Ok(()) };
+    let list = String::from_utf8_lossy(&list).into_owned();
+    let Some(first) = list.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with('#')) else {
+        return Ok(());
+    };
+    let (scheme, rest) = match first.split_once("://") {
+        Some(parts) => parts,
+        None => return Ok(()),
+    };
+    let host = rest.split('/').next().unwrap_or(rest);
+    let port = if scheme == "https" { 443 } else { 80 };
+    let unreachable =
+        |why: String| RemoteError::message(format!("packages of {host} are out of reach: {why}"));
+    let mut addresses = (host, port).to_socket_addrs().map_err(|e| unreachable(e.to_string()))?;
+    let address = addresses.next().ok_or_else(|| unreachable("no address".into()))?;
+    TcpStream::connect_timeout(&address, PROBE).map(drop).map_err(|e| unreachable(e.to_string()))
+}
+
+/// Brings a base image into the store.
+pub(super) fn provide(
+    paths: &Paths,
+    reference: &Reference,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Image, RemoteError> {
+    let store = Store::reader(&paths.data);
+    let configured: Vec<PathBuf> = std::env::var_os("INCEPTION_BASE_DIR")
+        .map(|list| std::env::split_paths(&list).collect())
+        .unwrap_or_default();
+    let sources = BaseSources { store: Some(&store), paths: &configured, offline: false };
+    let name = reference.to_string();
+    let mut fetching = |how: &str| progress(Progress::Fetching { image: name.clone(), how: how.to_owned() });
+    match image::base::locate(reference, &sources)? {
+        Found::InStore(image) => Ok(*image),
+        Found::Tarball { path, sha256 } => {
+            fetching(&format!("importing {}", path.display()));
+            import(paths, reference, &path, sha256)
+        }
+        Found::Download { url, sha256_url } => {
+            fetching(&format!("downloading {url}"));
+            let directory = scratch_directory()?;
+            let file = directory.join("base.tar.gz");
+            let mut report = |done, total| progress(Progress::Bytes { image: name.clone(), done, total });
+            let imported = image::base::download(&url, &sha256_url, &file, DOWNLOAD, &mut report)
+                .map_err(RemoteError::from)
+                .and_then(|sha256| import(paths, reference, &file, Some(sha256)));
+            finish(&directory, imported)
+        }
+        Found::Debootstrap { suite } => {
+            fetching("making it with mmdebstrap; this takes a minute or two");
+            let directory = scratch_directory()?;
+            let file = directory.join("base.tar");
+            let mut line = |line: String| progress(Progress::Output { service: name.clone(), line });
+            let imported =
+                mmdebstrap(&suite, &file, &mut line).and_then(|()| import(paths, reference, &file, None));
+            finish(&directory, imported)
+        }
+        Found::NotFound { tried } => {
+            let mut error = RemoteError::message(format!("find the image `{name}`"));
+            for attempt in tried {
+                error = error.caused_by(attempt);
+            }
+            Err(error.or_hint(
+                "build it, or name a directory with root file system tarballs in INCEPTION_BASE_DIR",
+            ))
+        }
+    }
+}
+
+fn import(
+    paths: &Paths,
+    reference: &Reference,
+    file: &Path,
+    sha256: Option<String>,
+) -> Result<Image, RemoteError> {
+    let handle = Handle::open(file)?;
+    let options = ImportOptions {
+        source: file.display().to_string(),
+        sha256,
+        config: image::default_config(),
+        ..ImportOptions::default()
+    };
+    let id = storage::run(paths, |store, _| {
+        let archive = File::open(handle.path()).context(|| format!("open {}", file.display()))?;
+        Ok(store.import_tarball(reference, archive, &options)?.id.to_string())
+    })?;
+    let store = Store::reader(&paths.data);
+    store
+        .image_by_id(&Digest::from_str(&id)?)?
+        .ok_or_else(|| RemoteError::message("the imported image is gone"))
+}
+
+/// A directory of our own for a file that is imported at once.
+fn scratch_directory() -> Result<PathBuf, RemoteError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let path = std::env::temp_dir().join(format!("inception-base-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&path).context(|| format!("create {}", path.display()))?;
+    Ok(path)
+}
+
+fn finish(directory: &Path, imported: Result<Image, RemoteError>) -> Result<Image, RemoteError> {
+    std::fs::remove_dir_all(directory).context(|| format!("remove {}", directory.display()))?;
+    imported
+}
+
+fn mmdebstrap(suite: &str, file: &Path, line: &mut dyn FnMut(String)) -> Result<(), RemoteError> {
+    let mut command = Command::new("mmdebstrap");
+    command.arg("--variant=minbase");
+    // As root, mmdebstrap keeps its mounts in a namespace of its own; an ordinary user needs the other mode.
+    let mode = if rustix::process::geteuid().is_root() { "--mode=root" } else { "--mode=unshare" };
+    command.arg(mode).args(["--format=tar", suite]).arg(file).args(host_mirror(suite));
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(
+            |error| {
+                RemoteError::from(error).context("run mmdebstrap").or_hint(
+                "install it (Debian, Ubuntu: `sudo apt-get install mmdebstrap`), or name a directory with a \
+                 root file system tarball in INCEPTION_BASE_DIR",
+            )
+            },
+        )?;
+    let mut last = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        for text in BufReader::new(stderr).lines() {
+            last = text.context(|| "read the output of mmdebstrap".into())?;
+            line(last.clone());
+        }
+    }
+    let status = child.wait().context(|| "wait for mmdebstrap".into())?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(RemoteError::message(format!("make a Debian `{suite}` root file system"))
+        .caused_by(format!("mmdebstrap ended with {status}: {last}")))
+}
+
+/// On a Debian host, the mirror that it uses itself.
+fn host_mirror(suite: &str) -> Option<String> {
+    let release = std::fs::read_to_string("/etc/os-release").ok()?;
+    release.lines().find(|line| *line == "ID=debian")?;
+    let lists = std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
+    let mut files: Vec<PathBuf> = lists.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.push("/etc/apt/sources.list".into());
+    files.sort();
+    let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+    let mirror = texts.flat_map(|text| text.lines().filter_map(mirror_of).collect::<Vec<_>>()).next()?;
+    Some(format!("deb {mirror} {suite} main"))
+}
+
+/// The mirror of one line of an apt source list, in either format; not the security archive.
+fn mirror_of(line: &str) -> Option<String> {
+    let mut words = line.split_whitespace();
+    if !matches!(words.next()?, "URIs:" | "deb") {
+        return None;
+    }
+    words.find(|word| word.starts_with("http")).filter(|uri| !uri.contains("security")).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_in_both_formats() {
+        let some = |uri: &str| Some(uri.to_owned());
+        assert_eq!(mirror_of("URIs: http://mirror.example/debian"), some("http://mirror.example/debian"));
+        assert_eq!(
+            mirror_of("deb [signed-by=/x] http://m.example/debian bookworm main"),
+            some("http://m.example/debian")
+        );
+        assert_eq!(mirror_of("deb http://m.example/debian-security bookworm-security main"), None);
+        assert_eq!(mirror_of("# deb http://m.example/debian bookworm main"), None);
+    }
+}

@@ -1,0 +1,154 @@
+//! Storage workers: short-lived processes inside the id map, where everything happens that writes layers and
+//! volumes or deletes what belongs to subordinate ids.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use container::idmap::IdMap;
+use image::Store;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sys::channel::Channel;
+use sys::process::{Child, namespace};
+
+use crate::paths::Paths;
+use crate::remote::{self, Context, RemoteError};
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Message<E, T> {
+    Event(E),
+    Done(T),
+    Failed(RemoteError),
+}
+
+/// A worker that runs.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    channel: Channel,
+    process: Child,
+}
+
+/// What a worker said.
+#[derive(Debug)]
+pub(crate) enum Word<E, T> {
+    /// Something on the way.
+    Event(E),
+    /// Its result, or why there is none; the last word.
+    Last(Result<T, RemoteError>),
+}
+
+/// Starts a worker. `body` runs as root of the id map, with the data directory as working directory, a private
+/// mount namespace and a PID namespace that dies with it; it gets a function that sends events.
+///
+/// # Errors
+/// When the data directory or the user namespace cannot be had.
+pub(crate) fn start<E: Serialize, T: Serialize>(
+    paths: &Paths,
+    body: impl FnOnce(&Store, &OwnedFd, &mut dyn FnMut(E)) -> Result<T, RemoteError>,
+) -> Result<Worker, RemoteError> {
+    let map = IdMap::current()?;
+    let data = paths.open_data(&map)?;
+    let namespaces = namespace::MOUNT | namespace::PID;
+    let (process, channel) = container::userns::spawn(&map, namespaces, |channel| {
+        let prepared = crate::hub::prepare_mounts(&data).context(|| "prepare the storage worker".into());
+        let store = || Store::open(Path::new(".")).map_err(RemoteError::from);
+        let result = prepared.and_then(|()| store()).and_then(|store| {
+            let mut tell = |event| {
+                // Nobody to tell any more means that we are about to be killed, too.
+                remote::send(&channel, &Message::<E, T>::Event(event), &[]).ok();
+            };
+            body(&store, &data, &mut tell)
+        });
+        let last = match result {
+            Ok(value) => Message::<E, T>::Done(value),
+            Err(error) => Message::Failed(error),
+        };
+        remote::send(&channel, &last, &[]).map_or(125, |()| 0)
+    })?;
+    Ok(Worker { channel, process })
+}
+
+impl AsFd for Worker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+impl Worker {
+    /// Waits for what it says next. After the last word the worker is gone.
+    ///
+    /// # Errors
+    /// When it died without its last word.
+    pub(crate) fn next<E: DeserializeOwned, T: DeserializeOwned>(&self) -> Result<Word<E, T>, RemoteError> {
+        let message = self.channel.recv().context(|| "wait for the storage worker".into())?;
+        let Some(message) = message else {
+            self.reap()?;
+            return Err(RemoteError::message("the storage worker died"));
+        };
+        let last = match remote::decode(message)?.0 {
+            Message::Event(event) => return Ok(Word::Event(event)),
+            Message::Done(value) => Ok(value),
+            Message::Failed(error) => Err(error),
+        };
+        self.reap()?;
+        Ok(Word::Last(last))
+    }
+
+    fn reap(&self) -> io::Result<()> {
+        container::userns::end(&self.process)
+    }
+}
+
+/// Runs a worker to its end, without events.
+///
+/// # Errors
+/// What `body` returns, and what [`start`] does.
+pub(crate) fn run<T: Serialize + DeserializeOwned>(
+    paths: &Paths,
+    body: impl FnOnce(&Store, &OwnedFd) -> Result<T, RemoteError>,
+) -> Result<T, RemoteError> {
+    let worker = start(paths, |store, data, _: &mut dyn FnMut(())| body(store, data))?;
+    loop {
+        if let Word::Last(result) = worker.next::<(), T>()? {
+            return result;
+        }
+    }
+}
+
+/// A path that a worker can use for something of the host's: as root the worker is somebody else, and reaches
+/// it through a mount on which the owners are mapped, by a descriptor that it inherits.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    path: std::path::PathBuf,
+    _mount: Option<OwnedFd>,
+}
+
+impl Handle {
+    /// Makes `path` (absolute) reachable for workers that are started while this lives.
+    ///
+    /// # Errors
+    /// When it does not exist, or its file system does not support idmapped mounts.
+    pub(crate) fn open(path: &Path) -> Result<Self, RemoteError> {
+        use std::os::fd::AsRawFd;
+        let map = IdMap::current()?;
+        if !map.direct {
+            std::fs::metadata(path).context(|| format!("open {}", path.display()))?;
+            return Ok(Self { path: path.to_owned(), _mount: None });
+        }
+        // A user namespace with the map, for the moment in which the mount is made.
+        let (process, channel) = container::userns::spawn(&map, 0, |channel| match channel.recv() {
+            Ok(_) | Err(_) => 0,
+        })?;
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/user", process.pid)).map(OwnedFd::from);
+        let mount = namespace.and_then(|namespace| sys::mount::idmapped_tree(path, &namespace));
+        drop(channel);
+        container::userns::end(&process)?;
+        let mount = mount.context(|| format!("open {} with mapped ids", path.display()))?;
+        Ok(Self { path: format!("/proc/self/fd/{}", mount.as_raw_fd()).into(), _mount: Some(mount) })
+    }
+
+    /// The path to use inside a worker.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
