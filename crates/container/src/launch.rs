@@ -23,8 +23,6 @@ const DEADLINE: Duration = Duration::from_secs(300);
 /// What a launch is given beside the description.
 #[derive(Debug)]
 pub struct Surroundings<'a> {
-    /// The data directory, to which the paths of layers and volumes are relative.
-    pub data: BorrowedFd<'a>,
     /// The program of [`crate::program::init`].
     pub init: BorrowedFd<'a>,
     /// The network namespace to stand in; `None` stays in the caller's.
@@ -39,8 +37,10 @@ pub struct Surroundings<'a> {
     pub filters: &'a [Vec<u8>],
 }
 
-/// Starts a sandbox. The caller must be root of the user namespace that is to own it, with one thread. When
-/// this returns the program runs.
+/// Starts a sandbox. The caller must be root of the user namespace that is to own it, with one thread, and its
+/// working directory must be the data directory, to which the paths of layers and volumes are relative: the
+/// kernel carries it over into the new mount namespace, which it does not do for a descriptor. When this
+/// returns the program runs.
 ///
 /// # Errors
 /// The step that failed; nothing of the sandbox is left then but what it wrote to its upper directory.
@@ -95,7 +95,6 @@ fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -
         .map_err(|e| Failure::new(Stage::Namespace, "the UTS namespace", e))?;
 
     // 2. The root and everything below it.
-    rustix::process::fchdir(around.data).map_err(|e| Failure::new(Stage::Rootfs, "data directory", e))?;
     mounts::scratch()?;
     let root = mounts::root(&sandbox.root)?;
     for mount in &sandbox.mounts {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use sys::channel::{Channel, wait_readable};
 use sys::process::{Child, namespace};
@@ -16,8 +17,9 @@ use crate::idmap::{Extent, IdMap};
 /// How long the parent may take to write the id map.
 const MAP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Makes a child in a new user namespace with the id map `map`, and in the other new `namespaces`. As soon as
-/// the map is there the child is root inside, tied to the life of this thread, and runs `body` with its end
+/// Makes a child in a new user namespace with the id map `map`, and in the other new `namespaces`, with
+/// `directory` as working directory (the kernel takes that along into a new mount namespace; a descriptor stays
+/// behind in the old one and is no place to mount on). As soon as the map is there the child is root inside, tied to the life of this thread, and runs `body` with its end
 /// of a channel whose other end is returned; the end of that channel means the death of the other.
 ///
 /// # Errors
@@ -26,10 +28,14 @@ const MAP_DEADLINE: Duration = Duration::from_secs(20);
 pub fn spawn(
     map: &IdMap,
     namespaces: u64,
+    directory: BorrowedFd<'_>,
     body: impl FnOnce(Channel) -> i32,
 ) -> Result<(Child, Channel), Error> {
     let (ours, theirs) = Channel::pair().map_err(Error::system("create a channel"))?;
     let mut ours = Some(ours);
+    let home = rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::system("open the working directory")(e.into()))?;
+    rustix::process::fchdir(directory).map_err(|e| Error::system("change directory")(e.into()))?;
     let child = sys::process::spawn(namespace::USER | namespaces, || {
         // The child's copy of the parent's end: as long as it is open the child would never see it close.
         drop(ours.take());
@@ -43,7 +49,9 @@ pub fn spawn(
             }
         }
     })
-    .map_err(Error::system("create user namespace"))?;
+    .map_err(Error::system("create user namespace"));
+    rustix::process::fchdir(home).map_err(|e| Error::system("change directory back")(e.into()))?;
+    let child = child?;
     // Still there: only the child's copy of this variable was emptied.
     let Some(ours) = ours else { return Err(Error::Silent) };
     write_map(map, child.pid)?;

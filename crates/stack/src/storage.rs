@@ -44,20 +44,20 @@ pub(crate) enum Word<E, T> {
 /// When the data directory or the user namespace cannot be had.
 pub(crate) fn start<E: Serialize, T: Serialize>(
     paths: &Paths,
-    body: impl FnOnce(&Store, &OwnedFd, &mut dyn FnMut(E)) -> Result<T, RemoteError>,
+    body: impl FnOnce(&Store, &mut dyn FnMut(E)) -> Result<T, RemoteError>,
 ) -> Result<Worker, RemoteError> {
     let map = IdMap::current()?;
     let data = paths.open_data(&map)?;
     let namespaces = namespace::MOUNT | namespace::PID;
-    let (process, channel) = container::userns::spawn(&map, namespaces, |channel| {
-        let prepared = crate::hub::prepare_mounts(&data).context(|| "prepare the storage worker".into());
+    let (process, channel) = container::userns::spawn(&map, namespaces, data.as_fd(), |channel| {
+        let prepared = crate::hub::prepare_mounts().context(|| "prepare the storage worker".into());
         let store = || Store::open(Path::new(".")).map_err(RemoteError::from);
         let result = prepared.and_then(|()| store()).and_then(|store| {
             let mut tell = |event| {
                 // Nobody to tell any more means that we are about to be killed, too.
                 remote::send(&channel, &Message::<E, T>::Event(event), &[]).ok();
             };
-            body(&store, &data, &mut tell)
+            body(&store, &mut tell)
         });
         let last = match result {
             Ok(value) => Message::<E, T>::Done(value),
@@ -105,9 +105,9 @@ impl Worker {
 /// What `body` returns, and what [`start`] does.
 pub(crate) fn run<T: Serialize + DeserializeOwned>(
     paths: &Paths,
-    body: impl FnOnce(&Store, &OwnedFd) -> Result<T, RemoteError>,
+    body: impl FnOnce(&Store) -> Result<T, RemoteError>,
 ) -> Result<T, RemoteError> {
-    let worker = start(paths, |store, data, _: &mut dyn FnMut(())| body(store, data))?;
+    let worker = start(paths, |store, _: &mut dyn FnMut(())| body(store))?;
     loop {
         if let Word::Last(result) = worker.next::<(), T>()? {
             return result;
@@ -136,7 +136,8 @@ impl Handle {
             return Ok(Self { path: path.to_owned(), _mount: None });
         }
         // A user namespace with the map, for the moment in which the mount is made.
-        let (process, channel) = container::userns::spawn(&map, 0, |channel| match channel.recv() {
+        let here = std::fs::File::open(".")?;
+        let (process, channel) = container::userns::spawn(&map, 0, here.as_fd(), |channel| match channel.recv() {
             Ok(_) | Err(_) => 0,
         })?;
         let namespace = std::fs::File::open(format!("/proc/{}/ns/user", process.pid)).map(OwnedFd::from);

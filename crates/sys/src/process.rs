@@ -79,7 +79,17 @@ pub fn spawn_with(spawn: SpawnArgs<'_>, body: impl FnOnce() -> i32) -> io::Resul
     // SAFETY: without CLONE_VM and without a stack of its own the call behaves like fork(2): the child gets a
     // copy of the address space. There is one thread (checked above), so no lock is held by a thread
     // that does not exist in the copy. `args` and `pidfd` outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    let mut result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    if result == -1
+        && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS)
+        && spawn.cgroup.is_none()
+    {
+        // A seccomp filter (ours among them) blocks clone3, whose flags it cannot see. The old call has them in
+        // its first argument, with the exit signal; CLONE_PIDFD stores through the third, clone(2).
+        let flags = args.flags | args.exit_signal;
+        // SAFETY: as above: no CLONE_VM and a null stack, so it behaves like fork(2); `pidfd` outlives the call.
+        result = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    }
     match result {
         -1 => Err(io::Error::last_os_error()),
         0 => {

@@ -52,7 +52,7 @@ impl Hub {
         let namespaces =
             namespace::MOUNT | namespace::NETWORK | namespace::PID | namespace::UTS | namespace::IPC;
         let (process, channel) =
-            container::userns::spawn(map, namespaces, |supervisor| super::serve(supervisor, data))?;
+            container::userns::spawn(map, namespaces, data.as_fd(), super::serve)?;
         Ok(Self { channel, process, exits: VecDeque::new() })
     }
 

@@ -56,8 +56,8 @@ pub(crate) enum Event {
 }
 
 /// The hub's life. Returns when the supervisor is gone; its exit takes the stack with it.
-pub(crate) fn serve(supervisor: Channel, data: &OwnedFd) -> i32 {
-    match Hub::new(supervisor, data).and_then(|mut hub| hub.run()) {
+pub(crate) fn serve(supervisor: Channel) -> i32 {
+    match Hub::new(supervisor).and_then(|mut hub| hub.run()) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("error: the stack's hub stops: {error}");
@@ -66,11 +66,10 @@ pub(crate) fn serve(supervisor: Channel, data: &OwnedFd) -> i32 {
     }
 }
 
-struct Hub<'a> {
+struct Hub {
     supervisor: Channel,
     netd: Option<Channel>,
     children: SignalFd,
-    data: &'a OwnedFd,
     init: OwnedFd,
     network: Namespaces,
     /// Compiled seccomp programs by capability set.
@@ -79,8 +78,8 @@ struct Hub<'a> {
     sandboxes: HashMap<i32, OwnedFd>,
 }
 
-impl<'a> Hub<'a> {
-    fn new(supervisor: Channel, data: &'a OwnedFd) -> Result<Self, RemoteError> {
+impl Hub {
+    fn new(supervisor: Channel) -> Result<Self, RemoteError> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         mask.thread_block().map_err(io::Error::from).context(|| "block signals".into())?;
@@ -88,11 +87,11 @@ impl<'a> Hub<'a> {
         let children = SignalFd::with_flags(&mask, flags)
             .map_err(io::Error::from)
             .context(|| "open a signalfd".into())?;
-        prepare_mounts(data).context(|| "prepare the stack's mount namespace".into())?;
+        prepare_mounts().context(|| "prepare the stack's mount namespace".into())?;
         let init = container::program::init().context(|| "seal the init program in memory".into())?;
         let network = Namespaces::open()?;
         let (filters, sandboxes) = (HashMap::new(), HashMap::new());
-        Ok(Self { supervisor, netd: None, children, data, init, network, filters, sandboxes })
+        Ok(Self { supervisor, netd: None, children, init, network, filters, sandboxes })
     }
 
     fn run(&mut self) -> Result<(), RemoteError> {
@@ -222,7 +221,6 @@ impl<'a> Hub<'a> {
         let (stdio, detached) = split_stdio(fds)?;
         let filters = filters(&mut self.filters, sandbox.process.capabilities)?;
         let around = container::launch::Surroundings {
-            data: self.data.as_fd(),
             init: self.init.as_fd(),
             network,
             cgroup: cgroup.map(AsFd::as_fd),
@@ -283,11 +281,10 @@ fn split_stdio(fds: &[OwnedFd]) -> Result<([BorrowedFd<'_>; 3], &[OwnedFd]), Rem
     Ok((stdio.each_ref().map(AsFd::as_fd), rest))
 }
 
-/// Nothing that is mounted from here on reaches the host, and nothing of the host's reaches us any more; the
-/// data directory becomes the working directory, to which the paths of requests are relative.
-pub(crate) fn prepare_mounts(data: &OwnedFd) -> io::Result<()> {
+/// Nothing that is mounted from here on reaches the host, and nothing of the host's reaches us any more. The
+/// working directory is the data directory.
+pub(crate) fn prepare_mounts() -> io::Result<()> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    rustix::process::fchdir(data)?;
     for directory in [container::launch::ROOTFS, container::launch::SCRATCH] {
         std::fs::create_dir_all(directory)?;
     }

@@ -199,7 +199,7 @@ fn import(
         config: image::default_config(),
         ..ImportOptions::default()
     };
-    let id = storage::run(paths, |store, _| {
+    let id = storage::run(paths, |store| {
         let archive = File::open(handle.path()).context(|| format!("open {}", file.display()))?;
         Ok(store.import_tarball(reference, archive, &options)?.id.to_string())
     })?;

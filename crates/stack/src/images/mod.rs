@@ -177,7 +177,7 @@ pub fn commit(
     let name = reference(name)?;
     let id = Digest::from_str(id)?;
     let upper = format!("{}/u", crate::spec::container_directory(stack, &service.name));
-    storage::run(paths, |store, _| {
+    storage::run(paths, |store| {
         let base =
             store.image_by_id(&id)?.ok_or_else(|| RemoteError::message("the service's image is gone"))?;
         let comment = format!("commit of service `{}`", service.name);
@@ -200,7 +200,7 @@ pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<(), RemoteErro
     }
     doomed.retain(|path| paths.data.join(path).exists());
     if !doomed.is_empty() {
-        storage::run(paths, |_, _| {
+        storage::run(paths, |_| {
             for path in &doomed {
                 image::remove_tree(Path::new(path))?;
             }
@@ -255,7 +255,7 @@ fn rootfs(paths: &Paths, store: &Store, path: &Path) -> Result<Image, RemoteErro
         ..ImportOptions::default()
     };
     let directory = path.is_dir();
-    let id = storage::run(paths, |store, _| {
+    let id = storage::run(paths, |store| {
         let image = if directory {
             store.import_directory(&name, handle.path(), &options)?
         } else {
@@ -314,8 +314,8 @@ fn build_all(
         let job = Job::new(build, dockerfile, options, &mut handles)
             .context(|| format!("build the image of service `{}`", service.name))?;
         let name = service.name.clone();
-        let worker = storage::start(paths, |store, data, tell: &mut dyn FnMut(Progress)| {
-            job.carry_out(store, data, &name, tell)
+        let worker = storage::start(paths, |store, tell: &mut dyn FnMut(Progress)| {
+            job.carry_out(store, &name, tell)
         })?;
         running.push((service, worker));
     }
@@ -395,11 +395,10 @@ impl Job {
     fn carry_out(
         &self,
         store: &Store,
-        data: &std::os::fd::OwnedFd,
         service: &str,
         tell: &mut dyn FnMut(Progress),
     ) -> Result<String, RemoteError> {
-        let mut runner = run::SandboxRunner::new(data)?;
+        let mut runner = run::SandboxRunner::new()?;
         let service = service.to_owned();
         let image = image::build(store, &self.request, &mut runner, &mut |event| {
             if let Some(event) = translate(&service, event) {

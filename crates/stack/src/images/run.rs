@@ -18,18 +18,17 @@ use crate::remote::{Context, RemoteError};
 const SHM_SIZE: u64 = 64 << 20;
 
 /// Runs the builder's commands. Lives in a storage worker, which is root of the id map.
-pub(super) struct SandboxRunner<'a> {
-    data: &'a OwnedFd,
+pub(super) struct SandboxRunner {
     init: OwnedFd,
     capabilities: u64,
     filters: Vec<Vec<u8>>,
 }
 
-impl<'a> SandboxRunner<'a> {
-    pub(super) fn new(data: &'a OwnedFd) -> Result<Self, RemoteError> {
+impl SandboxRunner {
+    pub(super) fn new() -> Result<Self, RemoteError> {
         let capabilities = capability::set(&[], &[])?;
         let init = container::program::init().context(|| "seal the init program in memory".into())?;
-        Ok(Self { data, init, capabilities, filters: seccomp::default_profile(capabilities)? })
+        Ok(Self { init, capabilities, filters: seccomp::default_profile(capabilities)? })
     }
 
     fn sandbox(&self, step: &RunStep) -> Sandbox {
@@ -64,7 +63,7 @@ impl<'a> SandboxRunner<'a> {
     }
 }
 
-impl Runner for SandboxRunner<'_> {
+impl Runner for SandboxRunner {
     fn run(
         &mut self,
         step: &RunStep,
@@ -73,7 +72,6 @@ impl Runner for SandboxRunner<'_> {
         let null = File::open("/dev/null")?;
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let around = Surroundings {
-            data: self.data.as_fd(),
             init: self.init.as_fd(),
             network: None,
             cgroup: None,
