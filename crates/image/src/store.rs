@@ -105,6 +105,9 @@ impl Store {
     /// Opens the store of a data directory and makes what is missing of it. Must run as the owner of the
     /// id map (container root); a reader outside of it uses [`Store::reader`].
     pub fn open(data_dir: &Path) -> Result<Self> {
+        if let Some(parent) = data_dir.parent() {
+            fs::create_dir_all(parent).map_err(|cause| Error::io("create directory", parent, cause))?;
+        }
         // Closed to other users of the host: a layer may hold set-user-id programs of the owner's.
         for name in ["", "l", "layers", "images", "tags", "cache", "tmp"] {
             let path = if name.is_empty() { data_dir.to_owned() } else { data_dir.join(name) };
@@ -369,6 +372,13 @@ impl Store {
         crate::layer::copy_attributes(dir.fd(), writer.view.root().fd())
             .map_err(|cause| Error::io("set attributes of", to, cause))?;
         Ok(true)
+    }
+
+    /// Writes a layer as a plain OCI layer archive; the digest of these bytes is the layer's id.
+    pub fn export_layer(&self, layer: &LayerId, out: &mut dyn io::Write) -> Result<()> {
+        let path = self.data_dir.join(self.layer_path(layer));
+        let dir = node::open_dir_path(&path).map_err(|cause| Error::io("open layer", &path, cause))?;
+        tree::write_tar(&dir, &path, out).map(drop)
     }
 
     /// Deletes what builds and imports that died left behind; those that run are not touched. Returns how

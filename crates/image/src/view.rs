@@ -135,27 +135,40 @@ impl View {
         Ok(seen.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect())
     }
 
+    /// The directory at a path that is free of links.
+    fn dir_at(&self, path: &Path) -> io::Result<Dir> {
+        let mut here = self.root();
+        for name in path {
+            match self.child(&here, name)? {
+                Some(Node::Dir(child)) => here = child,
+                _ => return Err(Errno::NOENT.into()),
+            }
+        }
+        Ok(here)
+    }
+
     /// Follows a path from the root; `..` stops at the root, absolute links start there.
+    ///
+    /// One directory is open at a time: each may cost a descriptor for every layer.
     pub(crate) fn resolve(&self, path: &Path, follow_last: bool) -> io::Result<Resolved> {
         let mut todo: VecDeque<OsString> = components(path.as_os_str());
-        let mut stack = vec![self.root()];
+        let mut here = self.root();
         let mut rest: Vec<OsString> = Vec::new();
         let mut links = 0;
         while let Some(name) = todo.pop_front() {
             if name == ".." {
-                if rest.pop().is_none() && stack.len() > 1 {
-                    stack.pop();
+                if rest.pop().is_none() {
+                    here = self.dir_at(here.path.parent().unwrap_or(Path::new("")))?;
                 }
                 continue;
             }
-            let here = stack.last().expect("the root is never popped");
             if !rest.is_empty() {
                 rest.push(name);
                 continue;
             }
-            match self.child(here, &name)? {
+            match self.child(&here, &name)? {
                 None => rest.push(name),
-                Some(Node::Dir(dir)) => stack.push(dir),
+                Some(Node::Dir(dir)) => here = dir,
                 Some(Node::Leaf(leaf)) if leaf.is_link() && (follow_last || !todo.is_empty()) => {
                     links += 1;
                     if links > MAX_LINKS {
@@ -163,7 +176,7 @@ impl View {
                     }
                     let target = leaf.read_link()?;
                     if target.as_bytes().starts_with(b"/") {
-                        stack.truncate(1);
+                        here = self.root();
                     }
                     for part in components(&target).into_iter().rev() {
                         todo.push_front(part);
@@ -177,11 +190,10 @@ impl View {
                 }
             }
         }
-        let dir = stack.pop().expect("the root is never popped");
         if rest.is_empty() {
-            Ok(Resolved::Found(Node::Dir(dir)))
+            Ok(Resolved::Found(Node::Dir(here)))
         } else {
-            Ok(Resolved::Missing { dir, rest })
+            Ok(Resolved::Missing { dir: here, rest })
         }
     }
 

@@ -1,0 +1,344 @@
+//! The builder: layers, cache, stages, and what it says when something is wrong.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use image::{BuildEvent, Error, RunStep, Runner};
+
+use crate::places::{Archive, Place, delegated, list, reference};
+
+/// The example of the documentation: each `RUN` is a layer of its own, and a change rebuilds from there on.
+#[test]
+fn a_change_rebuilds_from_the_changed_layer_on() {
+    if delegated("builds::a_change_rebuilds_from_the_changed_layer_on") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let text = |second: &str| {
+        format!(
+            "FROM base:1\nRUN echo one > 1\nRUN echo {second} > 2\nRUN echo three > 3\nENTRYPOINT [\"/bin/sh\"]\n"
+        )
+    };
+    let first = place.build(&text("two"));
+    assert_eq!(first.steps.len(), 3);
+    assert_eq!(first.steps[0].argv, ["/bin/sh", "-c", "echo one > 1"]);
+    assert_eq!(first.steps[2].layers.len(), 3);
+    assert_eq!(first.steps[2].layers[2].len(), "l/".len() + 24);
+    let first = first.image();
+    assert_eq!(list(&place.layer(&first, 1)), ["2"]);
+    assert_eq!(first.config.config.cmd, None, "an entrypoint drops the base's command");
+
+    let same = place.build(&text("two"));
+    assert_eq!((same.steps.len(), same.cached()), (0, vec![2, 3, 4]));
+    let id = same.image().id;
+    assert_eq!(id, first.id, "an unchanged image keeps its id");
+
+    let changed = place.build(&text("zwei"));
+    assert_eq!((changed.steps.len(), changed.cached()), (2, vec![2]));
+    let changed = changed.image();
+    assert_eq!(changed.layers[..2], first.layers[..2]);
+    assert_eq!(fs::read_to_string(place.layer(&changed, 1).join("2")).unwrap(), "zwei\n");
+
+    let anew = place.build_with(&text("zwei"), |request| request.no_cache = true);
+    assert_eq!(anew.steps.len(), 3);
+
+    // A layer that is gone is made again.
+    fs::remove_dir_all(place.layer(&first, 0)).unwrap();
+    assert_eq!(place.build(&text("two")).steps.len(), 1);
+}
+
+#[test]
+fn instructions_end_up_in_the_configuration() {
+    if delegated("builds::instructions_end_up_in_the_configuration") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let built = place.build_with(
+        "ARG TAG=1\nFROM base:$TAG\nARG V=1\nARG TAG\nENV A=$V B=\"x y\"\nENV A=2 C=$A\nENV old form  of it\n\
+         LABEL \"l.m\"=\"$B!\" n=o\nWORKDIR /srv\nWORKDIR sub\nUSER web:log\nEXPOSE 80 53/udp 1-3\nVOLUME [\"/data\"]\nVOLUME /v1 rel\n\
+         SHELL [\"/bin/ash\", \"-ec\"]\nCMD serve --tag=$TAG\nSTOPSIGNAL SIGQUIT\nHEALTHCHECK --interval=5s CMD probe it\n\
+         MAINTAINER me\nRUN true",
+        |request| {
+            request.args.insert("V".to_owned(), "7".to_owned());
+            request.args.insert("http_proxy".to_owned(), "p".to_owned());
+            request.args.insert("TYPO".to_owned(), "x".to_owned());
+        },
+    );
+    let step = built.steps[0].clone();
+    let warned = built
+        .events
+        .contains(&BuildEvent::Warning("Dockerfile: no ARG asks for the build argument `TYPO`".to_owned()));
+    assert!(warned, "{:?}", built.events);
+    let image = built.image();
+    let config = &image.config.config;
+    assert_eq!(config.env[1..], ["A=2", "B=x y", "C=7", "old=form  of it"]);
+    assert_eq!(config.labels["l.m"], "x y!");
+    assert_eq!((config.working_dir.as_str(), config.user.as_str()), ("/srv/sub", "web:log"));
+    assert_eq!(config.exposed_ports.iter().collect::<Vec<_>>(), ["1-3/tcp", "53/udp", "80/tcp"]);
+    assert_eq!(config.volumes.iter().collect::<Vec<_>>(), ["/data", "/srv/sub/rel", "/v1"]);
+    assert_eq!(config.cmd.as_deref().unwrap(), ["/bin/ash", "-ec", "serve --tag=$TAG"]);
+    assert_eq!(config.stop_signal.as_deref(), Some("SIGQUIT"));
+    let health = config.healthcheck.as_ref().unwrap();
+    assert_eq!((health.test.join("|").as_str(), health.interval), ("CMD-SHELL|probe it", 5_000_000_000));
+    assert_eq!(image.config.author.as_deref(), Some("me"));
+
+    assert_eq!((step.cwd.as_str(), step.user.as_str()), ("/srv/sub", "web:log"));
+    let value = |name: &str| step.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    assert_eq!(
+        (value("A"), value("V"), value("TAG"), value("http_proxy")),
+        (Some("2"), Some("7"), Some("1"), Some("p"))
+    );
+    assert!(value("PATH").unwrap().contains("/usr/bin"));
+    // `WORKDIR` makes its directories, each once; the commands that changed nothing made no layer.
+    assert_eq!(image.layers.len(), 3);
+    assert!(place.layer(&image, 0).join("srv/sub").is_dir());
+    assert_eq!(image.config.history.len(), 1 + 18);
+    assert_eq!(image.config.history.iter().filter(|entry| !entry.empty_layer).count(), image.layers.len());
+}
+
+#[test]
+fn a_run_depends_on_its_variables_but_not_on_proxies() {
+    if delegated("builds::a_run_depends_on_its_variables_but_not_on_proxies") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let steps = |text: &str, name: &str, value: &str| {
+        let built =
+            place.build_with(text, |request| drop(request.args.insert(name.to_owned(), value.to_owned())));
+        built.steps.len()
+    };
+    let text = "FROM base:1\nARG A\nRUN echo $A > f\n";
+    assert_eq!([steps(text, "A", "1"), steps(text, "A", "1"), steps(text, "A", "2")], [1, 0, 1]);
+    assert_eq!(
+        steps("FROM base:1\nLABEL x=y\nARG A\nRUN echo $A > f\n", "A", "2"),
+        0,
+        "labels change no file"
+    );
+    let text = "FROM base:1\nRUN touch g";
+    assert_eq!([steps(text, "HTTP_PROXY", "1"), steps(text, "HTTP_PROXY", "2")], [1, 0]);
+}
+
+#[test]
+fn only_needed_stages_are_built() {
+    if delegated("builds::only_needed_stages_are_built") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let text = "FROM base:1 AS first\nRUN mkdir out; echo x > out/f; ln -s f out/l\n\
+                FROM base:1 AS unused\nRUN false\n\
+                FROM scratch\nCOPY --from=first /out /here/\nCOPY --from=0 /lib/a /lib/a\nCOPY --from=base:1 /etc/passwd /\nRUN touch last\n";
+    let built = place.build(text);
+    assert_eq!(built.steps.len(), 2);
+    let image = built.image();
+    assert_eq!(image.layers.len(), 4);
+    assert_eq!(list(&place.layer(&image, 3).join("here")), ["f", "l"]);
+    assert!(fs::symlink_metadata(place.layer(&image, 3).join("here/l")).unwrap().is_symlink());
+    // `/lib` of the stage is a link to `/usr/lib`; in this image it is a new directory.
+    assert_eq!(fs::read_to_string(place.layer(&image, 2).join("lib/a")).unwrap(), "a");
+    let target = place.build_with(text, |request| request.target = Some("first".to_owned()));
+    assert_eq!(target.image().layers.len(), 2);
+    let missing = place.build("FROM nowhere:1\n").error();
+    assert!(
+        missing.contains("Dockerfile:1") && missing.contains("`nowhere:1` is not in the store"),
+        "{missing}"
+    );
+}
+
+#[test]
+fn a_failing_command_is_shown_with_its_last_lines() {
+    if delegated("builds::a_failing_command_is_shown_with_its_last_lines") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let built = place.build("FROM base:1\n\nRUN for i in $(seq 30); do echo \"line $i\"; done; \\\n  printf '\\033[31mred'; exit 3\n");
+    let Err(Error::RunFailed { line: 3, status: 3, output, .. }) = &built.result else {
+        panic!("{:?}", built.result)
+    };
+    assert_eq!((output.len(), output[0].as_str(), output[19].as_str()), (20, "line 12", "[31mred"));
+    let lines = built.events.iter().filter(|event| matches!(event, BuildEvent::Output(_))).count();
+    assert_eq!(lines, 31);
+    let error = built.error();
+    assert!(
+        error.starts_with("Dockerfile:3: `RUN for i") && error.contains("ended with status 3"),
+        "{error}"
+    );
+    assert_eq!(place.store.images().unwrap().len(), 1, "the base and nothing else");
+}
+
+#[test]
+fn heredocs_are_scripts_and_input() {
+    if delegated("builds::heredocs_are_scripts_and_input") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let built = place.build("FROM base:1\nENV W=world\nRUN <<EOF\necho a > a\necho b > b\nEOF\nRUN cat <<X > c && touch d\nhello $W\nX\nCOPY <<E <<'F' /docs/\nfrom $W\nE\n$W\nF\n");
+    let image = built.image();
+    assert_eq!(list(&place.layer(&image, 2)), ["a", "b"]);
+    assert_eq!(fs::read_to_string(place.layer(&image, 1).join("c")).unwrap(), "hello world\n");
+    let docs = place.layer(&image, 0).join("docs");
+    assert_eq!(fs::read_to_string(docs.join("E")).unwrap(), "from world\n");
+    assert_eq!(fs::read_to_string(docs.join("F")).unwrap(), "$W\n");
+}
+
+#[test]
+fn the_upper_directory_is_cleaned_before_it_becomes_a_layer() {
+    if delegated("builds::the_upper_directory_is_cleaned_before_it_becomes_a_layer") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let sockets = "import socket,os\ns=socket.socket(socket.AF_UNIX)\ns.bind('sock')\nos.setxattr('.','user.overlay.impure',b'y')\nos.mkdir('d')\nos.setxattr('d','user.overlay.opaque',b'y')\nopen('f','w')\nos.setxattr('f','user.overlay.origin',b'z')";
+    let image =
+        place.build(&format!("FROM base:1\nRUN python3 -c \"{}\"\n", sockets.replace('\n', ";"))).image();
+    let layer = place.layer(&image, 0);
+    assert_eq!(list(&layer), ["d", "f"]);
+    let mut value = [0; 8];
+    assert!(rustix::fs::getxattr(&layer, "user.overlay.impure", &mut value[..]).is_err());
+    assert!(rustix::fs::getxattr(layer.join("f"), "user.overlay.origin", &mut value[..]).is_err());
+    assert!(rustix::fs::getxattr(layer.join("d"), "user.overlay.opaque", &mut value[..]).is_ok());
+    let refused = place.build("FROM base:1\nRUN touch .wh.x\n").error();
+    assert!(refused.contains("reserved for deleted files"), "{refused}");
+    // A command that changes `/` itself and nothing in it.
+    let image = place.build("FROM base:1\nRUN chmod 700 .\nRUN true\n").image();
+    assert_eq!(
+        (image.layers.len(), fs::metadata(place.layer(&image, 0)).unwrap().mode() & 0o777),
+        (2, 0o700)
+    );
+}
+
+struct Broken;
+
+impl Runner for Broken {
+    fn run(
+        &mut self,
+        _: &RunStep,
+        _: &mut dyn FnMut(&[u8]),
+    ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>> {
+        Err("no user namespaces".into())
+    }
+}
+
+#[test]
+fn mistakes_name_file_line_and_instruction() {
+    if delegated("builds::mistakes_name_file_line_and_instruction") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    for (text, wanted) in [
+        ("FROM base:1\nCPOY a b", "Dockerfile:2: unknown instruction `CPOY`"),
+        (
+            "FROM base:1\nCOPY none /",
+            "Dockerfile:2: `COPY none /` failed: `none` is not in the build context",
+        ),
+        ("FROM base:1\nCOPY ../x /", "leads out of the build context"),
+        ("FROM base:1\nUSER $", "none"),
+        ("FROM base:1\nEXPOSE http", "Dockerfile:2: EXPOSE: `http` is no port"),
+        ("FROM base:1\nWORKDIR /etc/passwd", "is a file"),
+        ("FROM base:1\nENV A=${B:?unset}", "Dockerfile:2: `${B:?unset}`: variable `B` is not set"),
+        ("FROM ${NONE}", "the name is empty"),
+        ("FROM BAD:1", "is not the name of an image"),
+        ("FROM base:1\nRUN --mount=type=secret,id=x true", "is not supported"),
+    ] {
+        if wanted == "none" {
+            assert!(place.build(text).result.is_ok(), "{text}");
+            continue;
+        }
+        let error = place.build(text).error();
+        assert!(error.contains(wanted), "{text}: {error}");
+    }
+    let request =
+        image::BuildRequest { dockerfile: Path::new("/nowhere/Dockerfile").to_owned(), ..Default::default() };
+    let error = image::build(&place.store, &request, &mut Broken, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("/nowhere/Dockerfile"));
+    let dockerfile = place.temp.path().join("broken");
+    fs::write(&dockerfile, "FROM base:1\nRUN x").unwrap();
+    let request = image::BuildRequest { dockerfile, context: place.context_dir(), ..Default::default() };
+    let error = image::build(&place.store, &request, &mut Broken, &mut |_| {}).unwrap_err();
+    let error = crate::places::chain(&error);
+    assert!(error.ends_with("`RUN x` failed: run the command in its sandbox: no user namespaces"), "{error}");
+}
+
+#[test]
+fn too_many_layers_are_refused_before_a_mount_fails() {
+    if delegated("builds::too_many_layers_are_refused_before_a_mount_fails") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let lines: String = (0..130).map(|n| format!("WORKDIR /d{n}\n")).collect();
+    let error = place.build(&format!("FROM base:1\n{lines}")).error();
+    assert!(error.contains("more than 127 layers"), "{error}");
+}
+
+#[test]
+fn two_builds_at_once_make_the_same_image() {
+    if delegated("builds::two_builds_at_once_make_the_same_image") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    place.context("a", "a");
+    let dockerfile = place.temp.path().join("both");
+    fs::write(&dockerfile, "FROM base:1\nCOPY a /x/\nADD a /y/\n").unwrap();
+    let request = image::BuildRequest {
+        context: place.context_dir(),
+        dockerfile,
+        tag: Some(reference("both:1")),
+        ..Default::default()
+    };
+    let images: Vec<_> = std::thread::scope(|scope| {
+        let build = || image::build(&place.store, &request, &mut Broken, &mut |_| {}).unwrap();
+        let threads: Vec<_> = (0..6).map(|_| scope.spawn(build)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for image in images {
+        assert!(place.layer(&image, 0).join("y/a").exists());
+        assert!(place.layer(&image, 1).join("x/a").exists());
+    }
+    assert_eq!(list(&place.data().join("tmp")), Vec::<String>::new());
+    assert!(place.store.image(&reference("both:1")).unwrap().is_some());
+}
+
+#[test]
+fn a_mount_of_the_layers_shows_what_the_builder_means() {
+    if delegated("builds::a_mount_of_the_layers_shows_what_the_builder_means") {
+        return;
+    }
+    // The kernel's own word: the layers of an image, mounted, in a namespace that goes with the command.
+    let place = Place::new();
+    let lower = place
+        .import("x:1", &Archive::new().file("d/old", b"").file("e/old", b"").file("f", b"").finish())
+        .unwrap();
+    let upper = Archive::new()
+        .file(".wh.f", b"")
+        .dir("d/")
+        .file("d/.wh..wh..opq", b"")
+        .file("d/new", b"")
+        .file("e/new", b"")
+        .finish();
+    let upper = place.import("x:2", &upper).unwrap();
+    let options = format!(
+        "lowerdir={}:{},userxattr",
+        place.store.layer_path(&upper.layers[0]),
+        place.store.layer_path(&lower.layers[0])
+    );
+    let script = format!(
+        "mkdir {0}/m && cd {0}/data && mount -t overlay -o {options} none {0}/m && ls {0}/m {0}/m/d {0}/m/e",
+        place.temp.path().display()
+    );
+    let shown = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let names: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.contains(':')).collect();
+    assert_eq!(names, ["d", "e", "new", "new", "old"], "{}", String::from_utf8_lossy(&shown.stderr));
+}

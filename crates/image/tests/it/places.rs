@@ -1,0 +1,283 @@
+//! What the tests stand on: a store of their own, archives made by hand, a runner that needs no sandbox.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use image::{
+    BuildEvent, BuildRequest, Image, ImportOptions, Reference, RunStep, Runner, Store, default_config,
+};
+use tempfile::TempDir;
+
+/// True in an ordinary user's process: the test has then been run in a user namespace instead.
+pub(crate) fn delegated(test: &str) -> bool {
+    if rustix::process::geteuid().is_root() {
+        return false;
+    }
+    let own = std::env::current_exe().unwrap();
+    let unshare = |options: &[&str], command: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--mount"]).args(options).args(command);
+        unshare
+    };
+    // With subordinate ids, if this user has any and the tools to use them.
+    let many = unshare(&["--map-auto"], &["true"]).output().is_ok_and(|done| done.status.success());
+    let options: &[&str] = if many { &["--map-auto"] } else { &[] };
+    let status = unshare(options, &[own.to_str().unwrap(), "--exact", test, "--nocapture"]).status();
+    assert!(status.unwrap().success(), "{test} failed in its user namespace");
+    true
+}
+
+/// Whether files can belong to others than root here.
+pub(crate) fn has_many_ids(test: &str) -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    let ids: u64 =
+        map.lines().map(|line| line.split_whitespace().last().unwrap().parse::<u64>().unwrap()).sum();
+    if ids < 65536 {
+        eprintln!("skipped: {test}: the user namespace has {ids} id(s) only");
+    }
+    ids >= 65536
+}
+
+/// A file of the fixtures folder; none (and a note) where there is none.
+pub(crate) fn fixtures(test: &str) -> Option<PathBuf> {
+    let dir = std::env::var_os("INCEPTION_FIXTURES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
+        PathBuf::from,
+    );
+    if dir.is_dir() {
+        return Some(dir);
+    }
+    eprintln!("skipped: {test}: no fixtures in {} (set INCEPTION_FIXTURES)", dir.display());
+    None
+}
+
+pub(crate) struct Place {
+    pub(crate) temp: TempDir,
+    pub(crate) store: Store,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(&temp.path().join("data")).unwrap();
+        fs::create_dir(temp.path().join("context")).unwrap();
+        fs::create_dir(temp.path().join("outside")).unwrap();
+        Self { temp, store }
+    }
+
+    pub(crate) fn outside(&self) -> PathBuf {
+        self.temp.path().join("outside")
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        self.store.data_dir()
+    }
+
+    /// Writes a file of the build context.
+    pub(crate) fn context(&self, name: &str, content: &str) {
+        let path = self.temp.path().join("context").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    pub(crate) fn context_dir(&self) -> PathBuf {
+        self.temp.path().join("context")
+    }
+
+    /// Nothing half made and nothing finished.
+    pub(crate) fn assert_untouched(&self) {
+        for dir in ["tmp", "l", "images", "tags", "cache"] {
+            assert_eq!(list(&self.data().join(dir)), Vec::<String>::new(), "{dir}");
+        }
+        assert_eq!(list(&self.outside()), Vec::<String>::new());
+    }
+
+    pub(crate) fn import(&self, name: &str, archive: &[u8]) -> image::Result<Image> {
+        let options = ImportOptions {
+            source: "test.tar".to_owned(),
+            config: default_config(),
+            ..ImportOptions::default()
+        };
+        self.store.import_tarball(&name.parse().unwrap(), archive, &options)
+    }
+
+    /// The directory of an image's layer, counted from the top.
+    pub(crate) fn layer(&self, image: &Image, from_top: usize) -> PathBuf {
+        let id = &image.layers[image.layers.len() - 1 - from_top];
+        self.data().join(self.store.layer_path(id))
+    }
+
+    /// A small base called `base:1`, with `/lib` a link as in Debian.
+    pub(crate) fn base(&self) -> Image {
+        let mut tar = Archive::new();
+        tar.dir("./").dir("etc/").dir("usr/").dir("usr/lib/").dir("tmp/");
+        tar.link("lib", "usr/lib");
+        tar.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv:/bin/sh\n");
+        tar.file("etc/group", b"root:x:0:\nweb:x:34:\nlog:x:50:web,other\n");
+        tar.file("usr/lib/a", b"a");
+        self.import("base:1", &tar.finish()).unwrap()
+    }
+
+    pub(crate) fn build(&self, dockerfile: &str) -> Built {
+        self.build_with(dockerfile, |_| {})
+    }
+
+    pub(crate) fn build_with(&self, dockerfile: &str, change: impl FnOnce(&mut BuildRequest)) -> Built {
+        let path = self.temp.path().join("Dockerfile");
+        fs::write(&path, dockerfile).unwrap();
+        let mut request = BuildRequest {
+            context: self.context_dir(),
+            dockerfile: path,
+            dockerfile_name: Some("Dockerfile".to_owned()),
+            args: BTreeMap::new(),
+            ..BuildRequest::default()
+        };
+        change(&mut request);
+        let mut runner = Shell { data: self.data().to_owned(), steps: Vec::new() };
+        let mut events = Vec::new();
+        let result = image::build(&self.store, &request, &mut runner, &mut |event| events.push(event));
+        assert_eq!(list(&self.data().join("tmp")), Vec::<String>::new());
+        Built { result, steps: runner.steps, events }
+    }
+}
+
+pub(crate) struct Built {
+    pub(crate) result: image::Result<Image>,
+    pub(crate) steps: Vec<RunStep>,
+    pub(crate) events: Vec<BuildEvent>,
+}
+
+impl Built {
+    pub(crate) fn image(self) -> Image {
+        self.result.unwrap()
+    }
+
+    /// The error with its causes, as one text.
+    pub(crate) fn error(self) -> String {
+        chain(&self.result.unwrap_err())
+    }
+
+    pub(crate) fn cached(&self) -> Vec<usize> {
+        let cached = |event: &BuildEvent| {
+            if let BuildEvent::StepCached { index } = event { Some(*index) } else { None }
+        };
+        self.events.iter().filter_map(cached).collect()
+    }
+}
+
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+/// Runs the last word of a command line with the host's shell inside the upper directory: enough for
+/// layers, and no sandbox is needed.
+pub(crate) struct Shell {
+    data: PathBuf,
+    pub(crate) steps: Vec<RunStep>,
+}
+
+impl Runner for Shell {
+    fn run(
+        &mut self,
+        step: &RunStep,
+        output: &mut dyn FnMut(&[u8]),
+    ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>> {
+        self.steps.push(step.clone());
+        let mut child = Command::new("/bin/sh");
+        child.arg("-c").arg(step.argv.last().unwrap()).current_dir(self.data.join(&step.upper)).env_clear();
+        let done = child.envs(step.env.iter().map(|(name, value)| (name, value))).output()?;
+        output(&done.stdout);
+        output(&done.stderr);
+        Ok(done.status.code().unwrap_or(128))
+    }
+}
+
+pub(crate) fn list(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+pub(crate) fn reference(name: &str) -> Reference {
+    name.parse().unwrap()
+}
+
+/// An archive made header by header, so that it can hold what no honest program writes.
+pub(crate) struct Archive(Vec<u8>);
+
+impl Archive {
+    pub(crate) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn raw(
+        &mut self,
+        kind: u8,
+        name: &[u8],
+        link: &[u8],
+        content: &[u8],
+        change: impl FnOnce(&mut tar::Header),
+    ) -> &mut Self {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(if kind == b'5' { 0o755 } else { 0o644 });
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_000_000_000);
+        header.set_size(content.len() as u64);
+        let old = header.as_old_mut();
+        old.name[..name.len()].copy_from_slice(name);
+        old.linkname[..link.len()].copy_from_slice(link);
+        old.linkflag = [kind];
+        change(&mut header);
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(content);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    pub(crate) fn file(&mut self, name: &str, content: &[u8]) -> &mut Self {
+        self.raw(b'0', name.as_bytes(), b"", content, |_| {})
+    }
+
+    pub(crate) fn dir(&mut self, name: &str) -> &mut Self {
+        self.raw(b'5', name.as_bytes(), b"", b"", |_| {})
+    }
+
+    pub(crate) fn link(&mut self, name: &str, target: &str) -> &mut Self {
+        self.raw(b'2', name.as_bytes(), target.as_bytes(), b"", |_| {})
+    }
+
+    pub(crate) fn hard(&mut self, name: &str, target: &str) -> &mut Self {
+        self.raw(b'1', name.as_bytes(), target.as_bytes(), b"", |_| {})
+    }
+
+    pub(crate) fn pax(&mut self, key: &str, value: &str) -> &mut Self {
+        let rest = key.len() + value.len() + 3;
+        let length = (rest + 1..rest + 8).find(|length| rest + length.to_string().len() == *length).unwrap();
+        let record = format!("{length} {key}={value}\n");
+        self.raw(b'x', b"pax", b"", record.as_bytes(), |_| {})
+    }
+
+    pub(crate) fn finish(&mut self) -> Vec<u8> {
+        self.0.extend_from_slice(&[0; 1024]);
+        std::mem::take(&mut self.0)
+    }
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
