@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{self, Limits};
+use crate::build::RunStep;
 use crate::config::{self, ContainerConfig, DEFAULT_PATH, History, Image, ImageConfig};
 use crate::digest::{Digest, LayerId};
 use crate::error::{Error, Result};
@@ -351,6 +352,13 @@ impl Store {
     /// Who `USER[:GROUP]` is in an image, by its own `/etc/passwd` and `/etc/group`.
     pub fn resolve_user(&self, layers: &[LayerId], spec: &str) -> Result<User> {
         user::resolve(&self.view(layers)?, spec)
+    }
+
+    /// Who a `RUN` instruction's command runs as.
+    pub fn run_user(&self, step: &RunStep) -> Result<User> {
+        let dirs: Vec<PathBuf> = step.layers.iter().map(|layer| self.data_dir.join(layer)).collect();
+        let view = View::open(&dirs).map_err(|(path, cause)| Error::io("open layer", path, cause))?;
+        user::resolve(&view, &step.user)
     }
 
     /// The content of a small file of an image; none if there is no such regular file.

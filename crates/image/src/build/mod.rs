@@ -7,7 +7,7 @@ mod stage;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::build::stage::{Built, StageState};
@@ -19,6 +19,11 @@ use crate::pattern::Ignore;
 use crate::reference::Reference;
 use crate::store::Store;
 use crate::view::View;
+
+/// Largest `.dockerignore` that is read.
+const IGNORE_BYTES: u64 = 1 << 20;
+/// Longest part of an instruction that an error repeats.
+const SHOWN_CHARS: usize = 120;
 
 /// Runs `RUN` instructions; this crate starts no process itself.
 pub trait Runner {
@@ -121,7 +126,14 @@ pub fn build(
         Some(name) => name.clone(),
         None => request.dockerfile.display().to_string(),
     };
-    let text = fs::read(&request.dockerfile).map_err(|cause| Error::io("read", &name, cause))?;
+    let read = || {
+        // Not a pipe, on which reading could wait for ever.
+        if !fs::metadata(&request.dockerfile)?.is_file() {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        fs::read(&request.dockerfile)
+    };
+    let text = read().map_err(|cause| Error::io("read", &name, cause))?;
     let text = String::from_utf8(text).map_err(|bad| Error::Dockerfile {
         file: name.clone(),
         line: bad.as_bytes()[..bad.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count()
@@ -182,6 +194,14 @@ fn warn_of_unused(
             let message = format!("{}: no ARG asks for the build argument `{name}`", dockerfile.name);
             progress(BuildEvent::Warning(message));
         }
+    }
+}
+
+/// The beginning of an instruction, for errors.
+pub(crate) fn shorten(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -253,7 +273,7 @@ impl<'a> Builder<'a> {
             source => Error::Step {
                 file: self.dockerfile.name.clone(),
                 line,
-                instruction: text.to_owned(),
+                instruction: shorten(text),
                 source: Box::new(source),
             },
         }
@@ -276,22 +296,26 @@ impl<'a> Builder<'a> {
                 .map_err(|(path, cause)| Error::io("open the build context", path, cause))?;
             let mut own = self.request.dockerfile.clone().into_os_string();
             own.push(".dockerignore");
-            let mut ignore = Ignore::default();
-            for file in [PathBuf::from(own), path.join(".dockerignore")] {
-                match fs::read_to_string(&file) {
-                    Ok(text) => {
-                        ignore = Ignore::parse(&text).map_err(|(line, message)| Error::Dockerfile {
-                            file: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                            line,
-                            message,
-                            hint: None,
-                        })?;
-                        break;
-                    }
-                    Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(cause) => return Err(Error::io("read", file, cause)),
+            let own = PathBuf::from(own);
+            let (file, text) = match own.is_file() {
+                true => (own.clone(), Some(fs::read(&own).map_err(|cause| Error::io("read", &own, cause))?)),
+                // Through the view: a link of the context leads nowhere else.
+                false => {
+                    let text = view.read_file(Path::new(".dockerignore"), IGNORE_BYTES);
+                    let file = PathBuf::from(".dockerignore");
+                    (
+                        file.clone(),
+                        text.map_err(|cause| Error::io("read from the build context", file, cause))?,
+                    )
                 }
-            }
+            };
+            let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+            let ignore = Ignore::parse(&text).map_err(|(line, message)| Error::Dockerfile {
+                file: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                line,
+                message,
+                hint: None,
+            })?;
             self.context = Some(Context { view, ignore });
         }
         Ok(self.context.as_ref().expect("it was opened above"))

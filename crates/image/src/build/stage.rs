@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::build::{BuildEvent, Builder, Outcome, RunStep, Step, cache};
+use crate::build::{BuildEvent, Builder, Outcome, RunStep, Step, cache, shorten};
 use crate::config::{self, ContainerConfig, DEFAULT_PATH, Healthcheck, History, ImageConfig};
 use crate::digest::{Digest, LayerId};
 use crate::dockerfile::{Command, Health, Heredoc, Kind, Scope, platform_args};
@@ -361,7 +361,7 @@ impl Builder<'_> {
             return Err(Error::RunFailed {
                 file: self.dockerfile.name.clone(),
                 line: step.line,
-                instruction: step.text.clone(),
+                instruction: shorten(&step.text),
                 status,
                 output,
             });

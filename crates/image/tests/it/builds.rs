@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use image::{BuildEvent, Error, RunStep, Runner};
+use image::base::{BaseSources, Found, locate};
+use image::{BuildEvent, Error, ImportOptions, RunStep, Runner, Store, default_config};
 
-use crate::places::{Archive, Place, delegated, list, reference};
+use crate::places::{Archive, Place, delegated, fixtures, has_many_ids, list, reference};
 
 /// The example of the documentation: each `RUN` is a layer of its own, and a change rebuilds from there on.
 #[test]
@@ -341,4 +342,88 @@ fn a_mount_of_the_layers_shows_what_the_builder_means() {
     let text = String::from_utf8(shown.stdout).unwrap();
     let names: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.contains(':')).collect();
     assert_eq!(names, ["d", "e", "new", "new", "old"], "{}", String::from_utf8_lossy(&shown.stderr));
+}
+
+/// Runs commands in a real overlay, in a mount namespace that goes with the command.
+struct Overlay(Store);
+
+impl Runner for Overlay {
+    fn run(
+        &mut self,
+        step: &RunStep,
+        output: &mut dyn FnMut(&[u8]),
+    ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>> {
+        let layers: Vec<&str> = step.layers.iter().rev().map(String::as_str).collect();
+        let mount = format!(
+            "cd {} && mkdir tmp/m && mount -t overlay -o lowerdir={},upperdir={},workdir={},userxattr none tmp/m && \
+             shift && exec chroot --userspec=$0 tmp/m /bin/sh -c 'cd \"$0\" && exec \"$@\"' {} \"$@\"",
+            self.0.data_dir().display(),
+            layers.join(":"),
+            step.upper,
+            step.work,
+            step.cwd
+        );
+        let user = self.0.run_user(step)?;
+        let done = std::process::Command::new("unshare")
+            .args(["--mount", "sh", "-c", &mount, &format!("{}:{}", user.uid, user.gid), "-"])
+            .args(&step.argv)
+            .env_clear()
+            .envs(step.env.iter().map(|(name, value)| (name, value)))
+            .output()?;
+        fs::remove_dir(self.0.data_dir().join("tmp/m"))?;
+        output(&done.stdout);
+        output(&done.stderr);
+        Ok(done.status.code().unwrap_or(128))
+    }
+}
+
+#[test]
+fn a_genuine_base_is_built_upon_with_the_kernels_overlay() {
+    let name = "builds::a_genuine_base_is_built_upon_with_the_kernels_overlay";
+    let Some(dir) = fixtures("a_genuine_base_is_built_upon_with_the_kernels_overlay") else { return };
+    if delegated(name) || !has_many_ids("a_genuine_base_is_built_upon_with_the_kernels_overlay") {
+        return;
+    }
+    let place = Place::new();
+    let alpine = reference("alpine:3.14");
+    let paths = [dir];
+    let found = locate(&alpine, &BaseSources { store: None, paths: &paths, offline: true }).unwrap();
+    let Found::Tarball { path, sha256 } = found else { panic!("{found:?}") };
+    let options =
+        ImportOptions { source: "alpine".to_owned(), sha256, config: default_config(), ..Default::default() };
+    place.store.import_tarball(&alpine, fs::File::open(&path).unwrap(), &options).unwrap();
+    place.context("motd", "hello");
+    let dockerfile = place.temp.path().join("Dockerfile");
+    let text = "FROM alpine:3.14\n\
+        RUN echo one > /1 && adduser -D -u 1234 web\n\
+        RUN rm -r /etc/apk && mkdir /etc/apk && echo new > /etc/apk/new && rm /etc/motd /1\n\
+        COPY --chown=web motd /etc/\n\
+        WORKDIR /home/web/deep\n\
+        RUN test \"$(ls /etc/apk)\" = new && test ! -e /1 && test \"$(cat /etc/motd)\" = hello && stat -c %U /etc/motd | grep -x web\n\
+        USER web\n\
+        RUN id -un && cd .. && pwd && touch mine && ! touch /etc/no\n\
+        RUN exit 7\n";
+    fs::write(&dockerfile, text).unwrap();
+    let request = image::BuildRequest { dockerfile, context: place.context_dir(), ..Default::default() };
+    let mut lines = Vec::new();
+    let mut runner = Overlay(place.store.clone());
+    let mut progress = |event| {
+        if let BuildEvent::Output(line) = event {
+            lines.push(line);
+        }
+    };
+    let result = image::build(&place.store, &request, &mut runner, &mut progress);
+    let Err(Error::RunFailed { line: 9, status: 7, .. }) = result else { panic!("{result:?} {lines:?}") };
+    fs::write(&request.dockerfile, text.replace("RUN exit 7", "CMD x")).unwrap();
+    let image = image::build(&place.store, &request, &mut runner, &mut |_| {}).unwrap();
+    let top = place.layer(&image, 0);
+    assert_eq!(fs::metadata(top.join("home/web/mine")).unwrap().uid(), 1234);
+    let second = place.layer(&image, 4);
+    assert_eq!(fs::symlink_metadata(second.join("1")).unwrap().rdev(), 0);
+    assert_eq!(
+        place.store.read_file(&image.layers, "/etc/apk/new", 10).unwrap().as_deref(),
+        Some(&b"new\n"[..])
+    );
+    assert_eq!(place.store.read_file(&image.layers, "/etc/apk/world", 10).unwrap(), None);
+    assert_eq!(place.store.read_file(&image.layers, "/1", 10).unwrap(), None);
 }
