@@ -1,4 +1,6 @@
 //! The `inception-run` command.
 #![forbid(unsafe_code)]
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

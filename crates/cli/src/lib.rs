@@ -1,1 +1,88 @@
+//! The `inception-run` command: arguments, output, error report. How anything works is the business of the
+//! crates below.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod args;
+mod diagnosis;
+mod exec;
+mod images;
+mod listing;
+mod logs;
+mod output;
+mod session;
+mod signals;
+mod terminal;
+mod trace;
+mod up;
+
+use std::process::ExitCode;
+
+use stack::control::Command as Request;
+
+use args::{Arguments, Command};
+use output::{Failure, Output};
+use session::Session;
+
+/// Exit code of bad usage.
+const USAGE: u8 = 2;
+
+/// The whole program. The exit code is the command's own for `exec` and `run`, 1 for a failure, 2 for bad usage
+/// or a bad file.
+pub fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    // The supervisor is this binary too, and needs nothing of what a command needs.
+    if arguments.get(1).is_some_and(|argument| argument == stack::supervisor::ARGUMENT) {
+        trace::init_from_environment();
+        return code(u8::try_from(stack::supervisor::main()).unwrap_or(1));
+    }
+    let arguments = match args::parse(arguments) {
+        Ok(arguments) => arguments,
+        // `--help` and `--version` come this way too, with exit code 0.
+        Err(error) => {
+            return match error.print() {
+                Ok(()) if !error.use_stderr() => ExitCode::SUCCESS,
+                _ => code(USAGE),
+            };
+        }
+    };
+    trace::init(arguments.verbose, arguments.global.log_format);
+    let output = Output::new(arguments.global.color);
+    match carry_out(arguments, output) {
+        Ok(status) => code(status),
+        Err(failure) => {
+            output.failure(&failure);
+            code(failure.exit_code())
+        }
+    }
+}
+
+fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
+    let Arguments { file, global, mut command, .. } = arguments;
+    let file = match &mut command {
+        Command::Up(up) => up.up_file.take().or(file),
+        _ => file,
+    };
+    let session = Session::new(file, global, output)?;
+    match command {
+        Command::Up(arguments) => up::up(&session, &arguments),
+        Command::Down { volumes } => up::down(&session, volumes),
+        Command::Stop(which) => up::change(&session, &Request::Stop(which.services)),
+        Command::Start(which) => up::change(&session, &Request::Start(which.services)),
+        Command::Restart(which) => up::change(&session, &Request::Restart(which.services)),
+        Command::Ps { format, quiet } => listing::ps(&session, format, quiet),
+        Command::Logs(arguments) => logs::logs(&session, &arguments),
+        Command::Exec(arguments) => exec::exec(&session, &arguments),
+        Command::Run(arguments) => exec::run(&session, &arguments),
+        Command::Build(arguments) => images::build(&session, &arguments),
+        Command::Images { format } => images::images(&session, format),
+        Command::Commit { service, image } => images::commit(&session, &service, &image),
+        Command::Inspect { service, .. } => listing::inspect(&session, &service),
+        Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
+        Command::Doctor { format } => diagnosis::doctor(&session, format),
+    }
+}
+
+fn code(code: u8) -> ExitCode {
+    ExitCode::from(code)
+}

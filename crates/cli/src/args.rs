@@ -1,0 +1,377 @@
+//! Raw arguments become resolved arguments here and nowhere else.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// Runs a stack of services on this machine, without a daemon and without root.
+#[derive(Debug, Parser)]
+#[command(name = "inception-run", version, disable_help_subcommand = true, subcommand_required = true)]
+#[command(override_usage = "inception-run [OPTIONS] COMMAND\n       inception-run FILE [OPTIONS OF `up`]")]
+#[command(after_help = "`inception-run FILE` is short for `inception-run up -f FILE`.")]
+pub(crate) struct Arguments {
+    /// Stack file [default: the first of stack.toml, compose.yaml, docker-compose.yml found here]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// What the program does, on standard error: -v, -vv, -vvv (or RUST_LOG)
+    #[arg(short, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that may stand before and after the subcommand.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Name of the stack [default: the file's `name`, or its directory's name]
+    #[arg(short, long, global = true, value_name = "NAME", value_parser = stack_name)]
+    pub(crate) project_name: Option<String>,
+    /// Variables of the stack file [default: `.env` beside it]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) env_file: Option<PathBuf>,
+    /// Form of the messages of -v and RUST_LOG
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "human", hide_default_value = true)]
+    pub(crate) log_format: LogFormat,
+    /// Warnings are errors, and so are limits that cannot be enforced here
+    #[arg(long, global = true)]
+    pub(crate) strict: bool,
+    /// Colours; NO_COLOR is honoured too
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_default_value = true)]
+    pub(crate) color: ColorChoice,
+}
+
+/// `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines to read.
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+/// `--color`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// `--format` of listings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build what is missing, start the services in order and show their output; Ctrl-C stops them
+    Up(Up),
+    /// Stop everything and take the stack down
+    Down {
+        /// Remove its named volumes too
+        #[arg(short, long)]
+        volumes: bool,
+    },
+    /// Stop services; they stay stopped until they are started
+    Stop(Services),
+    /// Start stopped services
+    Start(Services),
+    /// Stop services and start them again
+    Restart(Services),
+    /// List the services
+    Ps {
+        /// table or json
+        #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+        format: Format,
+        /// Names of the running services only
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Show what services wrote
+    Logs(Logs),
+    /// Run a command in a running service
+    Exec(Exec),
+    /// Run a one-off container with a service's configuration
+    Run(Run),
+    /// Build the images of the services
+    Build(Build),
+    /// List the images
+    Images {
+        /// table or json
+        #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+        format: Format,
+    },
+    /// Make an image of a service's file system as it is now
+    Commit {
+        /// Service
+        service: String,
+        /// Name of the image
+        image: String,
+    },
+    /// Show what a service runs with (JSON)
+    Inspect {
+        /// Service
+        service: String,
+        /// Accepted for symmetry: the output is JSON always
+        #[arg(long, value_name = "FORMAT", default_value = "json", hide = true)]
+        format: Format,
+    },
+    /// Show what `up` would do
+    Plan {
+        /// table or json
+        #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+        format: Format,
+        /// Plan for this base distribution
+        #[arg(long, value_name = "NAME")]
+        base: Option<String>,
+    },
+    /// Look for everything on this machine that stands in the way, and show the fix
+    Doctor {
+        /// table or json
+        #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+        format: Format,
+    },
+}
+
+/// `up`.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Stack file, as before the command
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(crate) up_file: Option<PathBuf>,
+    /// Leave the stack running in the background
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Wait until all services are healthy or running; implies -d
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Build the images even if they are there
+    #[arg(long, conflicts_with = "no_build")]
+    pub(crate) build: bool,
+    /// Fail rather than build a missing image
+    #[arg(long)]
+    pub(crate) no_build: bool,
+    /// Base distribution to build on, one of the file's `base`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) base: Option<String>,
+    /// Only these services and what they depend on
+    pub(crate) services: Vec<String>,
+}
+
+/// A list of services.
+#[derive(Debug, Args)]
+pub(crate) struct Services {
+    /// Services [default: all]
+    pub(crate) services: Vec<String>,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Go on with what they write from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines of each service
+    #[arg(short = 'n', long, value_name = "LINES", default_value = "all", value_parser = tail, hide_default_value = true)]
+    pub(crate) tail: Tail,
+    /// Show when each line was written
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    /// Leave out the services' names
+    #[arg(long)]
+    pub(crate) no_log_prefix: bool,
+    /// Services [default: all]
+    pub(crate) services: Vec<String>,
+}
+
+/// `--tail`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tail(pub(crate) usize);
+
+/// How a process is run inside.
+#[derive(Debug, Args)]
+pub(crate) struct Inside {
+    /// Keep standard input open (it always is)
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Allocate a terminal even where there is none
+    #[arg(short, long, conflicts_with = "no_tty")]
+    pub(crate) tty: bool,
+    /// Allocate no terminal [default: one where standard input and output are terminals]
+    #[arg(short = 'T', long = "no-tty", visible_alias = "no-TTY")]
+    pub(crate) no_tty: bool,
+    /// User, or USER:GROUP
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Set a variable, or pass on our own by its name
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+}
+
+/// `exec`.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    #[command(flatten)]
+    pub(crate) inside: Inside,
+    /// Service
+    pub(crate) service: String,
+    /// Command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) argv: Vec<String>,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Remove the container when it ends (it always is removed)
+    #[arg(long)]
+    pub(crate) rm: bool,
+    #[command(flatten)]
+    pub(crate) inside: Inside,
+    /// Service
+    pub(crate) service: String,
+    /// Command and its arguments [default: the service's own]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) argv: Vec<String>,
+}
+
+/// `build`.
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    /// Run every instruction again
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Base distribution, one of the file's `base`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) base: Option<String>,
+    /// Services [default: all that are built]
+    pub(crate) services: Vec<String>,
+}
+
+/// Parses the arguments of the process; the first is the program's name.
+///
+/// # Errors
+/// clap's, which knows how to print itself.
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> {
+    let known: Vec<String> =
+        Arguments::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    Arguments::try_parse_from(with_up(arguments, &known))
+}
+
+/// Options before the subcommand that take a value in the next argument.
+const WITH_VALUE: [&str; 7] =
+    ["-f", "--file", "-p", "--project-name", "--env-file", "--log-format", "--color"];
+
+/// `inception-run FILE ...` becomes `inception-run up -f FILE ...`.
+fn with_up(mut arguments: Vec<OsString>, known: &[String]) -> Vec<OsString> {
+    let mut at = 1;
+    while let Some(argument) = arguments.get(at).map(|argument| argument.to_string_lossy()) {
+        if WITH_VALUE.contains(&&*argument) {
+            at += 2;
+        } else if argument.starts_with('-') {
+            at += 1;
+        } else {
+            let is_file = !known.iter().any(|name| *name == *argument) && names_a_file(&arguments[at]);
+            if is_file {
+                arguments.splice(at..at, ["up".into(), "-f".into()]);
+            }
+            break;
+        }
+    }
+    arguments
+}
+
+/// Whether a word is meant as a stack file. A word without an extension that names nothing is more likely a
+/// misspelt subcommand, for which clap has the better message.
+fn names_a_file(word: &OsString) -> bool {
+    let path = Path::new(word);
+    let stack_file = path.extension().is_some_and(|e| e == "toml" || e == "yaml" || e == "yml");
+    stack_file || path.components().count() > 1 || path.is_file()
+}
+
+fn tail(text: &str) -> Result<Tail, String> {
+    if text == "all" {
+        return Ok(Tail(usize::MAX));
+    }
+    text.parse().map(Tail).map_err(|_| "a number of lines, or `all`".to_owned())
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some(("", _)) => Err("the name is empty".to_owned()),
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => match std::env::var(text) {
+            Ok(value) => Ok((text.to_owned(), value)),
+            Err(_) => Err(format!("`{text}` is not set here, so there is nothing to pass on")),
+        },
+    }
+}
+
+/// A stack's name becomes a directory's.
+fn stack_name(text: &str) -> Result<String, String> {
+    let first = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let rest = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
+    if first && rest && text.len() <= 63 {
+        Ok(text.to_owned())
+    } else {
+        Err("lower-case letters, digits, `-` and `_`, beginning with a letter or a digit".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Arguments, clap::Error> {
+        let words = std::iter::once("inception-run").chain(line.split_whitespace());
+        parse(words.map(OsString::from).collect())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_stands_for_up() {
+        for line in ["stack.toml -d", "up -f stack.toml -d", "-v --color never dir/stack -d"] {
+            let arguments = parsed(line).unwrap();
+            let Command::Up(up) = arguments.command else { panic!("{line}") };
+            assert!(up.detach && up.up_file.is_some(), "{line}");
+        }
+        // The file before the command, and two meanings of -f.
+        let arguments = parsed("-f a.toml -p x logs -f web").unwrap();
+        assert_eq!(arguments.file.unwrap(), Path::new("a.toml"));
+        let Command::Logs(logs) = arguments.command else { panic!() };
+        assert!(logs.follow && logs.services == ["web"]);
+        // Two meanings of -v.
+        let arguments = parsed("-vv down -v").unwrap();
+        assert!(arguments.verbose == 2 && matches!(arguments.command, Command::Down { volumes: true }));
+        // Not a file: a misspelt command.
+        assert!(parsed("statr").is_err());
+        assert!(parsed("-p ../x ps").is_err());
+    }
+
+    #[test]
+    fn the_command_of_exec_keeps_its_own_options() {
+        let arguments = parsed("exec -it -e A=b=c -u 1 web ls -la --color").unwrap();
+        let Command::Exec(exec) = arguments.command else { panic!() };
+        assert_eq!(exec.argv, ["ls", "-la", "--color"]);
+        assert_eq!(exec.inside.env, [("A".to_owned(), "b=c".to_owned())]);
+        assert!(exec.inside.tty && parsed("exec web").is_err());
+    }
+}

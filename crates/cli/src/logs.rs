@@ -1,0 +1,221 @@
+//! What services wrote: `logs`, and the stream of a foreground `up`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use stack::control::{Command, Line, Notice};
+
+use crate::args::Logs;
+use crate::output::{self, Failure, Output, visible};
+use crate::session::Session;
+
+/// Colours of the services, in turn (SGR).
+const COLORS: [&str; 10] = ["36", "33", "32", "35", "34", "36;1", "33;1", "32;1", "35;1", "34;1"];
+
+/// Prints lines as compose does: `service  | text`.
+#[derive(Debug)]
+pub(crate) struct Printer {
+    output: Output,
+    /// Service names in the order of their colours.
+    services: Vec<String>,
+    prefix: bool,
+    timestamps: bool,
+}
+
+impl Printer {
+    pub(crate) fn new(output: Output, services: Vec<String>) -> Self {
+        Self { output, services, prefix: true, timestamps: false }
+    }
+
+    /// Prints lines in one write.
+    pub(crate) fn print<'a>(&mut self, lines: impl IntoIterator<Item = &'a Line>) -> Result<(), Failure> {
+        let mut text = String::new();
+        for line in lines {
+            self.format(line, &mut text);
+        }
+        output::print(&text)
+    }
+
+    fn format(&mut self, line: &Line, out: &mut String) {
+        if self.prefix {
+            let index = match self.services.iter().position(|name| *name == line.service) {
+                Some(index) => index,
+                None => {
+                    self.services.push(line.service.clone());
+                    self.services.len() - 1
+                }
+            };
+            let width = self.services.iter().map(String::len).max().unwrap_or(0);
+            let prefix = format!("{:width$}  |", line.service);
+            out.push_str(&self.output.paint(COLORS[index % COLORS.len()], &prefix));
+            out.push(' ');
+        }
+        if self.timestamps {
+            out.push_str(&timestamp(line.time));
+            out.push(' ');
+        }
+        match self.output.terminal {
+            // A service that forgets to reset its colours must not colour the next one's lines.
+            true if line.text.contains('\x1b') => {
+                out.push_str(&visible(&line.text));
+                out.push_str("\x1b[0m");
+            }
+            true => out.push_str(&visible(&line.text)),
+            false => out.push_str(&line.text),
+        }
+        out.push('\n');
+    }
+}
+
+/// `logs`.
+pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
+    let (name, client) = session.connect()?;
+    // Before the files are read, so that no line falls in between.
+    let client = match client.filter(|_| arguments.follow) {
+        Some(client) => {
+            client.send(&Command::Follow(arguments.services.clone()), &[])?;
+            Some(client)
+        }
+        None => None,
+    };
+    let directory = session.paths.stack(&name);
+    let services = match arguments.services.is_empty() {
+        true => logged(&directory)?,
+        false => arguments.services.clone(),
+    };
+    if services.is_empty() && client.is_none() {
+        return Err(stack::RemoteError::message(format!("stack `{name}` has no logs"))
+            .or_hint("logs are kept while a stack is up; `inception-run up -d` starts it")
+            .into());
+    }
+    let mut lines = Vec::new();
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    for service in &services {
+        let mut read = read(&directory, service)?;
+        if let Some(line) = read.last() {
+            last.insert(service.clone(), line.time);
+        }
+        lines.extend(read.split_off(read.len().saturating_sub(arguments.tail.0)));
+    }
+    lines.sort_by_key(|line| line.time);
+    let mut printer = Printer {
+        output: session.output,
+        services,
+        prefix: !arguments.no_log_prefix,
+        timestamps: arguments.timestamps,
+    };
+    printer.print(&lines)?;
+    drop(lines);
+
+    let Some(mut client) = client else { return Ok(0) };
+    // Ends with the stack, or by Ctrl-C.
+    while let Some(notice) = client.next(None)? {
+        match notice {
+            Notice::Log(line) if last.get(&line.service).is_none_or(|seen| line.time > *seen) => {
+                printer.print([&line])?;
+            }
+            Notice::Failed(error) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(0)
+}
+
+/// Names of the services that have a log.
+fn logged(directory: &Path) -> Result<Vec<String>, Failure> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Failure::system("read the stack's runtime directory"))?,
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log").map(str::to_owned))
+        // The supervisor's own log has no lines of a service.
+        .filter(|name| name != "supervisor")
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// The lines of a service, the rotated ones first. A line that is being written at this moment, or is none of
+/// ours, is left out.
+fn read(directory: &Path, service: &str) -> Result<Vec<Line>, Failure> {
+    let mut lines = Vec::new();
+    for name in [format!("{service}.log.1"), format!("{service}.log")] {
+        let file = match File::open(directory.join(&name)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.map_err(Failure::system(&format!("open {name}")))?,
+        };
+        for line in BufReader::new(file).split(b'\n') {
+            let line = line.map_err(Failure::system(&format!("read {name}")))?;
+            lines.extend(serde_json::from_slice::<Line>(&line).ok());
+        }
+    }
+    Ok(lines)
+}
+
+/// Nanoseconds since 1970 as RFC 3339 in UTC.
+fn timestamp(nanoseconds: u64) -> String {
+    let seconds = nanoseconds / 1_000_000_000;
+    let (days, second) = (seconds / 86400, seconds % 86400);
+    // Civil date from a day count: eras of 400 years that begin on a first of March, so that a leap day is
+    // the last day of its year.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) =
+        if month < 10 { (era * 400 + year, month + 3) } else { (era * 400 + year + 1, month - 9) };
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:09}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60,
+        nanoseconds % 1_000_000_000
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stack::control::Stream;
+
+    fn line(service: &str, time: u64, text: &str) -> Line {
+        Line { service: service.into(), stream: Stream::Stdout, time, text: text.into() }
+    }
+
+    #[test]
+    fn lines_are_prefixed_and_aligned() {
+        let output = Output { color_out: false, color_err: false, terminal: true };
+        let mut printer = Printer::new(output, vec!["nginx".into(), "db".into()]);
+        let mut text = String::new();
+        printer.format(&line("nginx", 0, "hello"), &mut text);
+        printer.format(&line("db", 0, "a\x1b[2Jb"), &mut text);
+        assert_eq!(text, "nginx  | hello\ndb     | a^[[2Jb\x1b[0m\n");
+    }
+
+    #[test]
+    fn times_as_rfc3339() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(timestamp(951_782_400_000_000_007), "2000-02-29T00:00:00.000000007Z");
+        assert_eq!(timestamp(1_709_251_199_000_000_000), "2024-02-29T23:59:59.000000000Z");
+        assert_eq!(timestamp(1_735_689_600_000_000_000), "2025-01-01T00:00:00.000000000Z");
+    }
+
+    #[test]
+    fn rotated_lines_come_first_and_half_a_line_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let json = |l: &Line| serde_json::to_string(l).unwrap();
+        let path = |name| directory.path().join(name);
+        std::fs::write(path("a.log.1"), format!("{}\n", json(&line("a", 1, "old")))).unwrap();
+        std::fs::write(path("a.log"), format!("{}\n{{\"serv", json(&line("a", 2, "new")))).unwrap();
+        std::fs::write(path("supervisor.log"), "error: x\n").unwrap();
+        assert_eq!(logged(directory.path()).unwrap(), ["a"]);
+        let texts: Vec<String> = read(directory.path(), "a").unwrap().into_iter().map(|l| l.text).collect();
+        assert_eq!(texts, ["old", "new"]);
+    }
+}

@@ -1,0 +1,252 @@
+//! `up`, `down`, `stop`, `start`, `restart`.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, poll};
+use stack::client::{self, Client};
+use stack::control::{self, Command, Notice, State};
+use stack::images::Options;
+use stack::plan::SecretSource;
+
+use crate::args;
+use crate::images;
+use crate::listing::{check_services, status};
+use crate::logs::Printer;
+use crate::output::Failure;
+use crate::session::{Loaded, Session, answer, supervisor_gone};
+use crate::signals::Signals;
+
+/// `up`.
+pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure> {
+    let loaded = session.load(arguments.base.as_deref())?;
+    check_services(&loaded.plan, &arguments.services)?;
+    let images = images::for_up(session, &loaded.plan, arguments)?;
+    let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
+    let up = control::Up {
+        images,
+        secrets: secrets(&loaded)?,
+        services: arguments.services.clone(),
+        wait: arguments.wait,
+        strict: session.strict(),
+        plan: loaded.plan,
+    };
+    let detach = arguments.detach || arguments.wait;
+    let (mut client, joined) = match client::connect(&session.paths, &up.plan.name)? {
+        Some(client) => (client, true),
+        None => (client::start(&up.plan)?, false),
+    };
+    if detach {
+        session.carry_out(&mut client, &Command::Up(Box::new(up)))?;
+        if !joined {
+            session.carry_out(&mut client, &Command::Detach)?;
+        }
+        return Ok(0);
+    }
+    let printer = Printer::new(session.output, services);
+    let mut foreground = Foreground { session, client, joined, printer, phase: Phase::Starting };
+    foreground.client.send(&Command::Follow(Vec::new()), &[])?;
+    foreground.client.send(&Command::Up(Box::new(up)), &[])?;
+    foreground.run()
+}
+
+/// Values of the secrets that come from variables. They go to the supervisor over its private socket and
+/// nowhere else.
+pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failure> {
+    let variables = stack::load::variables(&loaded.options, &loaded.host)?;
+    let names = loaded.plan.services.iter().flat_map(|service| &service.secrets);
+    let from_variables = names.filter_map(|secret| match &secret.source {
+        SecretSource::Environment(name) => Some(name),
+        SecretSource::File(_) => None,
+    });
+    Ok(from_variables.filter_map(|name| Some((name.clone(), variables.get(name)?.to_owned()))).collect())
+}
+
+/// How far a foreground `up` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Up,
+    /// Everything has ended by itself, or by the first Ctrl-C; with the exit code that follows.
+    Ending(u8),
+}
+
+/// An `up` that stays: the stack lives as long as this process.
+struct Foreground<'a> {
+    session: &'a Session,
+    client: Client,
+    /// The stack was running before: its end is not ours to decide.
+    joined: bool,
+    printer: Printer,
+    phase: Phase,
+}
+
+impl Foreground<'_> {
+    fn run(&mut self) -> Result<u8, Failure> {
+        // The supervisor has its own session, so a terminal's Ctrl-C reaches us only.
+        let signals = Signals::block(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+        loop {
+            let mut polled = [
+                PollFd::new(&self.client, PollFlags::IN),
+                PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+            ];
+            match poll(&mut polled, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(Failure::system("wait for the stack")(errno)),
+            }
+            let (notice, signal) = (!polled[0].revents().is_empty(), !polled[1].revents().is_empty());
+            if signal
+                && let Some(signal) = signals.take()?
+                && let Some(code) = self.signal(signal)?
+            {
+                return Ok(code);
+            }
+            if notice && let Some(code) = self.notice()? {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// The first Ctrl-C stops the stack, the second one kills it; who joined a stack just leaves.
+    fn signal(&mut self, signal: Signal) -> Result<Option<u8>, Failure> {
+        let code = 128 + signal as u8;
+        if self.joined {
+            self.session.output.progress("left; the stack goes on (`inception-run down` stops it)");
+            return Ok(Some(0));
+        }
+        if matches!(self.phase, Phase::Ending(_)) {
+            self.session.output.progress("killed");
+            // The supervisor and all below it die with us.
+            return Ok(Some(code));
+        }
+        let hint = if signal == Signal::SIGINT { "stopping (Ctrl-C again kills)" } else { "stopping" };
+        self.session.output.progress(hint);
+        self.end(if signal == Signal::SIGINT { 130 } else { code })?;
+        Ok(None)
+    }
+
+    fn end(&mut self, code: u8) -> Result<(), Failure> {
+        self.phase = Phase::Ending(code);
+        self.client.send(&Command::Down { volumes: false }, &[]).map_err(Failure::from)
+    }
+
+    fn notice(&mut self) -> Result<Option<u8>, Failure> {
+        let notice = match (self.client.next(None)?, self.phase) {
+            (Some(notice), _) => notice,
+            (None, Phase::Ending(code)) => return Ok(Some(code)),
+            (None, _) if self.joined => {
+                self.session.output.progress("the stack was taken down");
+                return Ok(Some(0));
+            }
+            (None, _) => return Err(supervisor_gone()),
+        };
+        match notice {
+            Notice::Log(line) => self.printer.print([&line])?,
+            Notice::Done if self.phase == Phase::Starting => {
+                self.phase = Phase::Up;
+                return self.all_ended();
+            }
+            Notice::Done => {
+                if let Phase::Ending(code) = self.phase {
+                    self.client.wait_end()?;
+                    return Ok(Some(code));
+                }
+            }
+            Notice::Failed(error) => {
+                // Told before the services stop, which may take a while.
+                if self.joined || matches!(self.phase, Phase::Ending(_)) {
+                    return Err(error.into());
+                }
+                let failure = Failure::from(error);
+                self.session.output.failure(&failure);
+                self.end(failure.exit_code())?;
+            }
+            ref notice @ Notice::State { state, .. } => {
+                self.session.progress(notice);
+                if state == State::Exited && self.phase == Phase::Up {
+                    return self.all_ended();
+                }
+            }
+            notice => self.session.progress(&notice),
+        }
+        Ok(None)
+    }
+
+    /// Ends a stack in which nothing runs and nothing will. As with compose the command is then at its end; its
+    /// exit code tells whether a service failed.
+    fn all_ended(&mut self) -> Result<Option<u8>, Failure> {
+        if self.joined {
+            return Ok(None);
+        }
+        // A connection of its own: on ours the answer would come between log lines.
+        let name = self.session.stack_name()?;
+        let Some(mut asking) = client::connect(&self.session.paths, &name)? else { return Ok(None) };
+        asking.send(&Command::Status, &[])?;
+        let status = status(&mut asking)?;
+        if status.iter().all(|row| matches!(row.state, State::Exited | State::Created)) {
+            let failed = status.iter().any(|row| row.exit_code.is_some_and(|code| code != 0));
+            self.end(u8::from(failed))?;
+        }
+        Ok(None)
+    }
+}
+
+/// `down`.
+pub(crate) fn down(session: &Session, volumes: bool) -> Result<u8, Failure> {
+    let (name, client) = session.connect()?;
+    let Some(mut client) = client else {
+        return nothing_runs(session, &name, volumes);
+    };
+    client.send(&Command::Down { volumes }, &[])?;
+    loop {
+        match client.next(None)? {
+            Some(Notice::Failed(error)) => return Err(error.into()),
+            Some(Notice::Done) => break,
+            Some(notice) => session.progress(&notice),
+            // Another `down` was faster.
+            None => return Ok(0),
+        }
+    }
+    client.wait_end()?;
+    Ok(0)
+}
+
+/// `down` of a stack that does not run: what a killed supervisor left goes, and the volumes if asked for.
+fn nothing_runs(session: &Session, name: &str, volumes: bool) -> Result<u8, Failure> {
+    images::clean(session, name, volumes)?;
+    session.output.progress(&format!("stack `{name}` is not running"));
+    Ok(0)
+}
+
+/// `stop`, `start` and `restart`.
+pub(crate) fn change(session: &Session, command: &Command) -> Result<u8, Failure> {
+    let mut client = session.running()?;
+    client.send(&Command::Follow(vec![String::new()]), &[])?;
+    session.carry_out(&mut client, command)?;
+    Ok(0)
+}
+
+/// Starts a supervisor that has the plan and runs no more of it than `service` depends on, for a one-off
+/// container of a stack that does not run. Ends with this process.
+pub(crate) fn start_for_run(session: &Session, loaded: Loaded, service: &str) -> Result<Client, Failure> {
+    let images = images::provide(session, &loaded.plan, &Options::default())?;
+    let secrets = secrets(&loaded)?;
+    let plan = loaded.plan;
+    let wanted = plan.services.iter().find(|s| s.name == service);
+    let mut services: Vec<String> =
+        wanted.into_iter().flat_map(|s| &s.depends_on).map(|d| d.service.clone()).collect();
+    if services.is_empty() {
+        // No list would mean all of them; a name that no service can have means none.
+        services.push(String::new());
+    }
+    let mut client = client::start(&plan)?;
+    let up = control::Up { plan, images, secrets, services, wait: true, strict: session.strict() };
+    client.send(&Command::Up(Box::new(up)), &[])?;
+    loop {
+        match answer(&mut client)? {
+            Notice::Done => return Ok(client),
+            notice => session.progress(&notice),
+        }
+    }
+}
