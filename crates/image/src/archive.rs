@@ -321,7 +321,10 @@ impl State<'_> {
                 }
                 self.refuse(
                     name,
-                    format!("the hard link's target `{}` is no file of the image", target.display()),
+                    format!(
+                        "the hard link's target `{}` is no file of the image",
+                        display(target.as_os_str().as_bytes())
+                    ),
                 )
             }
             EntryType::Fifo => self.writer.put_pipe(&path, &attributes).map_err(unpack),

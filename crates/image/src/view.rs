@@ -190,7 +190,8 @@ impl View {
                 }
             }
         }
-        if rest.is_empty() {
+        // Without any layer there is not even a root.
+        if rest.is_empty() && !here.parts.is_empty() {
             Ok(Resolved::Found(Node::Dir(here)))
         } else {
             Ok(Resolved::Missing { dir: here, rest })

@@ -245,6 +245,8 @@ fn mistakes_name_file_line_and_instruction() {
         ("FROM base:1\nWORKDIR /etc/passwd", "is a file"),
         ("FROM base:1\nENV A=${B:?unset}", "Dockerfile:2: `${B:?unset}`: variable `B` is not set"),
         ("FROM ${NONE}", "the name is empty"),
+        ("FROM scratch AS a\nFROM base:1\nCOPY --from=a / /x/", "`/` is not in the image"),
+        ("FROM scratch\nCOPY --chown=web none /", "the image has no user `web`"),
         ("FROM BAD:1", "is not the name of an image"),
         ("FROM base:1\nRUN --mount=type=secret,id=x true", "is not supported"),
     ] {
