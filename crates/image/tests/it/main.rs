@@ -7,5 +7,6 @@
 mod archives;
 mod builds;
 mod copies;
+mod downloads;
 mod places;
 mod stores;
