@@ -53,7 +53,21 @@ pub(crate) fn get(store: &Store, key: &Digest) -> Result<Option<Entry>> {
     }
 }
 
-pub(crate) fn put(store: &Store, key: &Digest, entry: &Entry) -> Result<()> {
-    let json = serde_json::to_vec(entry).expect("a cache entry has string keys only");
-    scratch::write_file(&store.tmp(), &path(store, key), &json, false)
+/// Remembers what was made, and returns what counts: where another build made the same at the same time,
+/// the entry that was there first, so that both go on from one layer and find it again next time.
+/// `replace` makes the new one count.
+pub(crate) fn put(store: &Store, key: &Digest, entry: Entry, replace: bool) -> Result<Entry> {
+    let json = serde_json::to_vec(&entry).expect("a cache entry has string keys only");
+    let path = path(store, key);
+    if !replace {
+        if scratch::write_new_file(&store.tmp(), &path, &json)? {
+            return Ok(entry);
+        }
+        if let Some(first) = get(store, key)? {
+            return Ok(first);
+        }
+        // Its layer is gone, or it is damaged.
+    }
+    scratch::write_file(&store.tmp(), &path, &json, false)?;
+    Ok(entry)
 }

@@ -269,12 +269,17 @@ impl Builder<'_> {
             return Ok(Outcome::Cached);
         }
         let scratch = Scratch::new(&self.store.tmp())?;
-        let layer = match make(self, state, &scratch)? {
-            Some(top) => Some(self.store.publish(&top)?),
-            None => None,
+        let made = make(self, state, &scratch)?;
+        let other = if self.request.no_cache { None } else { cache::get(self.store, &key)? };
+        let entry = match other {
+            // Another build did the same meanwhile.
+            Some(entry) => entry,
+            None => {
+                let layer = made.map(|top| self.store.publish(&top)).transpose()?;
+                let entry = cache::Entry { layer, created: config::now() };
+                cache::put(self.store, &key, entry, self.request.no_cache)?
+            }
         };
-        let entry = cache::Entry { layer, created: config::now() };
-        cache::put(self.store, &key, &entry)?;
         state.remember(step, Some(&entry));
         check_count(&state.built.layers)?;
         Ok(Outcome::Done)

@@ -7,7 +7,7 @@ use std::path::Path;
 use image::base::{BaseSources, Found, locate};
 use image::{BuildEvent, Error, ImportOptions, RunStep, Runner, Store, default_config};
 
-use crate::places::{Archive, Place, delegated, fixtures, has_many_ids, list, reference};
+use crate::places::{Archive, Place, Shell, delegated, fixtures, has_many_ids, list, reference};
 
 /// The example of the documentation: each `RUN` is a layer of its own, and a change rebuilds from there on.
 #[test]
@@ -42,12 +42,12 @@ fn a_change_rebuilds_from_the_changed_layer_on() {
     assert_eq!(changed.layers[..2], first.layers[..2]);
     assert_eq!(fs::read_to_string(place.layer(&changed, 1).join("2")).unwrap(), "zwei\n");
 
-    let anew = place.build_with(&text("zwei"), |request| request.no_cache = true);
-    assert_eq!(anew.steps.len(), 3);
-
     // A layer that is gone is made again.
     fs::remove_dir_all(place.layer(&first, 0)).unwrap();
     assert_eq!(place.build(&text("two")).steps.len(), 1);
+
+    let anew = place.build_with(&text("zwei"), |request| request.no_cache = true);
+    assert_eq!(anew.steps.len(), 3);
 }
 
 #[test]
@@ -308,6 +308,33 @@ fn two_builds_at_once_make_the_same_image() {
     }
     assert_eq!(list(&place.data().join("tmp")), Vec::<String>::new());
     assert!(place.store.image(&reference("both:1")).unwrap().is_some());
+}
+
+#[test]
+fn builds_that_share_an_instruction_agree_on_its_layer() {
+    if delegated("builds::builds_that_share_an_instruction_agree_on_its_layer") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let request = |n: usize| {
+        let dockerfile = place.temp.path().join(format!("shared{n}"));
+        fs::write(&dockerfile, format!("FROM base:1\nRUN date +%N > random\nRUN echo {n} > own\n")).unwrap();
+        image::BuildRequest { dockerfile, context: place.context_dir(), ..Default::default() }
+    };
+    let build = |n: usize| {
+        let mut runner = Shell::new(place.data());
+        let image = image::build(&place.store, &request(n), &mut runner, &mut |_| {}).unwrap();
+        (image, runner.steps.len())
+    };
+    let layers: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6).map(|n| scope.spawn(move || build(n).0.layers[1].clone())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(layers.iter().all(|layer| *layer == layers[0]), "{layers:?}");
+    for n in 0..6 {
+        assert_eq!(build(n).1, 0, "an unchanged rebuild runs nothing");
+    }
 }
 
 #[test]

@@ -136,7 +136,7 @@ impl Place {
             ..BuildRequest::default()
         };
         change(&mut request);
-        let mut runner = Shell { data: self.data().to_owned(), steps: Vec::new() };
+        let mut runner = Shell::new(self.data());
         let mut events = Vec::new();
         let result = image::build(&self.store, &request, &mut runner, &mut |event| events.push(event));
         assert_eq!(list(&self.data().join("tmp")), Vec::<String>::new());
@@ -184,6 +184,12 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub(crate) struct Shell {
     data: PathBuf,
     pub(crate) steps: Vec<RunStep>,
+}
+
+impl Shell {
+    pub(crate) fn new(data: &Path) -> Self {
+        Self { data: data.to_owned(), steps: Vec::new() }
+    }
 }
 
 impl Runner for Shell {
