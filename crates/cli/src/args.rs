@@ -148,7 +148,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Up {
     /// Stack file, as before the command
-    #[arg(short, long = "file", value_name = "FILE")]
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
     pub(crate) up_file: Option<PathBuf>,
     /// Leave the stack running in the background
     #[arg(short, long)]

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod control;
 pub mod diagnostic;
+pub mod doctor;
 mod env_file;
 mod file;
 pub mod host;
