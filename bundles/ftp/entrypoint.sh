@@ -42,8 +42,8 @@ make_user() {
         echo "$FTP_USER:!:::::::" >> /etc/shadow
     fi
     # On standard input: a command line can be read by others.
-    printf '%s:%s\n' "$FTP_USER" "$(cat /run/secrets/ftp_password)" | chpasswd -c SHA512 \
-        || fail 'the password could not be set'
+    said=$(printf '%s:%s\n' "$FTP_USER" "$(cat /run/secrets/ftp_password)" | chpasswd -c SHA512 2>&1) \
+        || fail "the password could not be set: $said"
 }
 
 [ "${1-}" = vsftpd ] || exec "$@"
@@ -61,8 +61,6 @@ fi
     cat /etc/inception/vsftpd.conf
     echo "pasv_address=${PASV_ADDRESS:-127.0.0.1}"
     echo "xferlog_file=/proc/$$/fd/1"
-    # Debian and Alpine build vsftpd with PAM; the service's file has the same name in both.
-    echo 'pam_service_name=vsftpd'
 } > /run/vsftpd/vsftpd.conf
 
 # vsftpd counts its children and dies of one that it does not know: as PID 1 it would inherit some with
