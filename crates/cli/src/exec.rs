@@ -13,7 +13,7 @@ use crate::output::Failure;
 use crate::session::{Session, supervisor_gone};
 use crate::signals::Signals;
 use crate::terminal::{self, Streams};
-use crate::up::start_for_run;
+use crate::up;
 
 /// Passed on to the process; SIGWINCH is for us.
 const SIGNALS: [Signal; 7] = [
@@ -28,25 +28,29 @@ const SIGNALS: [Signal; 7] = [
 
 /// `exec`.
 pub(crate) fn exec(session: &Session, arguments: &args::Exec) -> Result<u8, Failure> {
-    let client = session.running()?;
+    let mut client = session.running()?;
     let tty = wants_tty(&arguments.inside);
     let exec = describe(&arguments.service, &arguments.argv, &arguments.inside, tty);
-    relay(session, client, &Command::Exec(exec), tty)
+    relay(session, &mut client, &Command::Exec(exec), tty)
 }
 
 /// `run`.
 pub(crate) fn run(session: &Session, arguments: &args::Run) -> Result<u8, Failure> {
-    let client = match session.connect()?.1 {
-        Some(client) => client,
+    let (mut client, ours) = match session.connect()?.1 {
+        Some(client) => (client, false),
         None => {
             let loaded = session.load(None)?;
             check_services(&loaded.plan, std::slice::from_ref(&arguments.service))?;
-            start_for_run(session, loaded, &arguments.service)?
+            (up::start_for_run(session, loaded, &arguments.service)?, true)
         }
     };
     let tty = wants_tty(&arguments.inside);
     let exec = describe(&arguments.service, &arguments.argv, &arguments.inside, tty);
-    relay(session, client, &Command::Run(exec), tty)
+    let result = relay(session, &mut client, &Command::Run(exec), tty);
+    if ours {
+        up::end(session, client);
+    }
+    result
 }
 
 fn wants_tty(inside: &args::Inside) -> bool {
@@ -70,7 +74,7 @@ fn describe(service: &str, argv: &[String], inside: &args::Inside, tty: bool) ->
 }
 
 /// Sends the command and carries bytes and signals until the process ends. The exit code is its own.
-fn relay(session: &Session, mut client: Client, command: &Command, tty: bool) -> Result<u8, Failure> {
+fn relay(session: &Session, client: &mut Client, command: &Command, tty: bool) -> Result<u8, Failure> {
     let signals = Signals::block(&SIGNALS)?;
     let (mut streams, theirs) = Streams::open(tty)?;
     client.send(command, &theirs.each_ref().map(AsFd::as_fd))?;
@@ -78,7 +82,7 @@ fn relay(session: &Session, mut client: Client, command: &Command, tty: bool) ->
     drop(theirs);
     let mut started = false;
     loop {
-        let ready = wait(&client, &signals, &streams)?;
+        let ready = wait(client, &signals, &streams)?;
         if ready.signal
             && let Some(signal) = signals.take()?
         {

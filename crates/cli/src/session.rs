@@ -118,10 +118,13 @@ impl Session {
         match notice {
             Notice::State { service, state, detail } => {
                 let word = crate::listing::state_word(*state);
-                match detail {
-                    Some(detail) => self.output.progress(&format!("{service}: {word} ({detail})")),
-                    None => self.output.progress(&format!("{service}: {word}")),
-                }
+                let text = match detail {
+                    // "exited with status 1" says it all.
+                    Some(detail) if detail.starts_with(word) => detail.clone(),
+                    Some(detail) => format!("{word} ({detail})"),
+                    None => word.to_owned(),
+                };
+                self.output.progress(&format!("{service}: {text}"));
             }
             Notice::Warning(text) => self.output.warning(text),
             _ => {}

@@ -15,7 +15,7 @@ use crate::images;
 use crate::listing::{check_services, status};
 use crate::logs::Printer;
 use crate::output::Failure;
-use crate::session::{Loaded, Session, answer, supervisor_gone};
+use crate::session::{Loaded, Session, supervisor_gone};
 use crate::signals::Signals;
 
 /// `up`.
@@ -33,22 +33,18 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         plan: loaded.plan,
     };
     let detach = arguments.detach || arguments.wait;
-    let (mut client, joined) = match client::connect(&session.paths, &up.plan.name)? {
+    let (client, joined) = match client::connect(&session.paths, &up.plan.name)? {
         Some(client) => (client, true),
         None => (client::start(&up.plan)?, false),
     };
-    if detach {
-        session.carry_out(&mut client, &Command::Up(Box::new(up)))?;
-        if !joined {
-            session.carry_out(&mut client, &Command::Detach)?;
-        }
-        return Ok(0);
-    }
+    let name = up.plan.name.clone();
     let printer = Printer::new(session.output, services);
-    let mut foreground = Foreground { session, client, joined, printer, phase: Phase::Starting };
-    foreground.client.send(&Command::Follow(Vec::new()), &[])?;
-    foreground.client.send(&Command::Up(Box::new(up)), &[])?;
-    foreground.run()
+    let mut command = Run { session, client, name, joined, detach, printer, phase: Phase::Starting };
+    if !detach {
+        command.client.send(&Command::Follow(Vec::new()), &[])?;
+    }
+    command.client.send(&Command::Up(Box::new(up)), &[])?;
+    command.run()
 }
 
 /// Values of the secrets that come from variables. They go to the supervisor over its private socket and
@@ -68,21 +64,27 @@ pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failu
 enum Phase {
     Starting,
     Up,
-    /// Everything has ended by itself, or by the first Ctrl-C; with the exit code that follows.
+    /// It is up, and told to go on without us.
+    Detaching,
+    /// Everything has ended by itself, by a failure or by the first Ctrl-C; with the exit code that follows.
     Ending(u8),
 }
 
-/// An `up` that stays: the stack lives as long as this process.
-struct Foreground<'a> {
+/// An `up` under way. The stack lives as long as this process, until it is detached.
+struct Run<'a> {
     session: &'a Session,
     client: Client,
+    /// The stack's name.
+    name: String,
     /// The stack was running before: its end is not ours to decide.
     joined: bool,
+    /// Leave the stack alone as soon as it is up.
+    detach: bool,
     printer: Printer,
     phase: Phase,
 }
 
-impl Foreground<'_> {
+impl Run<'_> {
     fn run(&mut self) -> Result<u8, Failure> {
         // The supervisor has its own session, so a terminal's Ctrl-C reaches us only.
         let signals = Signals::block(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
@@ -143,16 +145,7 @@ impl Foreground<'_> {
         };
         match notice {
             Notice::Log(line) => self.printer.print([&line])?,
-            Notice::Done if self.phase == Phase::Starting => {
-                self.phase = Phase::Up;
-                return self.all_ended();
-            }
-            Notice::Done => {
-                if let Phase::Ending(code) = self.phase {
-                    self.client.wait_end()?;
-                    return Ok(Some(code));
-                }
-            }
+            Notice::Done => return self.done(),
             Notice::Failed(error) => {
                 // Told before the services stop, which may take a while.
                 if self.joined || matches!(self.phase, Phase::Ending(_)) {
@@ -165,7 +158,7 @@ impl Foreground<'_> {
             ref notice @ Notice::State { state, .. } => {
                 self.session.progress(notice);
                 if state == State::Exited && self.phase == Phase::Up {
-                    return self.all_ended();
+                    self.all_ended()?;
                 }
             }
             notice => self.session.progress(&notice),
@@ -173,22 +166,43 @@ impl Foreground<'_> {
         Ok(None)
     }
 
+    /// What was asked for last has been carried out.
+    fn done(&mut self) -> Result<Option<u8>, Failure> {
+        match self.phase {
+            Phase::Starting if self.detach && self.joined => return Ok(Some(0)),
+            Phase::Starting if self.detach => {
+                self.phase = Phase::Detaching;
+                self.client.send(&Command::Detach, &[])?;
+            }
+            Phase::Starting => {
+                self.phase = Phase::Up;
+                self.all_ended()?;
+            }
+            Phase::Up => {}
+            Phase::Detaching => return Ok(Some(0)),
+            Phase::Ending(code) => {
+                self.client.wait_end()?;
+                return Ok(Some(code));
+            }
+        }
+        Ok(None)
+    }
+
     /// Ends a stack in which nothing runs and nothing will. As with compose the command is then at its end; its
     /// exit code tells whether a service failed.
-    fn all_ended(&mut self) -> Result<Option<u8>, Failure> {
+    fn all_ended(&mut self) -> Result<(), Failure> {
         if self.joined {
-            return Ok(None);
+            return Ok(());
         }
         // A connection of its own: on ours the answer would come between log lines.
-        let name = self.session.stack_name()?;
-        let Some(mut asking) = client::connect(&self.session.paths, &name)? else { return Ok(None) };
+        let Some(mut asking) = client::connect(&self.session.paths, &self.name)? else { return Ok(()) };
         asking.send(&Command::Status, &[])?;
         let status = status(&mut asking)?;
         if status.iter().all(|row| matches!(row.state, State::Exited | State::Created)) {
             let failed = status.iter().any(|row| row.exit_code.is_some_and(|code| code != 0));
             self.end(u8::from(failed))?;
         }
-        Ok(None)
+        Ok(())
     }
 }
 
@@ -242,11 +256,20 @@ pub(crate) fn start_for_run(session: &Session, loaded: Loaded, service: &str) ->
     }
     let mut client = client::start(&plan)?;
     let up = control::Up { plan, images, secrets, services, wait: true, strict: session.strict() };
-    client.send(&Command::Up(Box::new(up)), &[])?;
-    loop {
-        match answer(&mut client)? {
-            Notice::Done => return Ok(client),
-            notice => session.progress(&notice),
+    match session.carry_out(&mut client, &Command::Up(Box::new(up))) {
+        Ok(()) => Ok(client),
+        Err(failure) => {
+            end(session, client);
+            Err(failure)
         }
+    }
+}
+
+/// Ends the stack of a supervisor that this process started, after a failure or a `run`. If that fails too, the
+/// end of this process takes the stack with it, and the next command what is left of its files.
+pub(crate) fn end(session: &Session, mut client: Client) {
+    let ended = session.carry_out(&mut client, &Command::Down { volumes: false });
+    match ended.and_then(|()| client.wait_end().map_err(Failure::from)) {
+        Ok(()) | Err(_) => {}
     }
 }
