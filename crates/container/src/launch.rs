@@ -13,9 +13,9 @@ use sys::process::{Child, SpawnArgs, namespace};
 
 use crate::Error;
 use crate::mounts;
-use crate::userns;
 pub use crate::mounts::{ROOTFS, SCRATCH};
 use crate::sandbox::Sandbox;
+use crate::userns;
 
 /// How long the child may take until it executes its program; the first use of a volume copies data.
 const DEADLINE: Duration = Duration::from_secs(300);

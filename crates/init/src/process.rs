@@ -53,6 +53,7 @@ impl Process {
             sys::process::set_rlimit(*resource, *soft, *hard)
                 .map_err(|e| Failure::new(Stage::Rlimit, resource.to_string(), e))?;
         }
+        give_stdio(&account);
         self.drop_privileges(&account)?;
         sys::fd::close_on_exec_from(3).map_err(|e| Failure::new(Stage::Setup, "close descriptors", e))?;
         for fd in keep_open {
@@ -106,6 +107,21 @@ impl Process {
         rustix::thread::clear_ambient_capability_set().map_err(|e| fail("ambient capabilities")(e.into()))?;
         rustix::thread::set_capabilities(None, sets).map_err(|e| fail("capabilities")(e.into()))?;
         rustix::thread::set_no_new_privs(self.no_new_privileges).map_err(|e| fail("no_new_privs")(e.into()))
+    }
+}
+
+/// Gives the pipes that are standard input, output and error to the process's user, who may want to open
+/// `/dev/stderr` (and so the pipe) again. What cannot be given, a terminal of the host's for example, stays as
+/// it is: the descriptor itself works in any case.
+fn give_stdio(account: &account::Account) {
+    use rustix::fs::{FileType, Gid, Uid, fchown, fstat};
+    let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        if fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo) {
+            match fchown(fd, Some(uid), Some(gid)) {
+                Ok(()) | Err(_) => {}
+            }
+        }
     }
 }
 

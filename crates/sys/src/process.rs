@@ -59,7 +59,7 @@ pub struct SpawnArgs<'a> {
 /// # Errors
 /// As [`spawn`].
 pub fn spawn_with(spawn: SpawnArgs<'_>, body: impl FnOnce() -> i32) -> io::Result<Child> {
-    if thread_count()? != 1 {
+    if !is_single_threaded()? {
         return Err(io::Error::from_raw_os_error(libc::EBUSY));
     }
     let mut pidfd: libc::c_int = -1;
@@ -79,7 +79,8 @@ pub fn spawn_with(spawn: SpawnArgs<'_>, body: impl FnOnce() -> i32) -> io::Resul
     // SAFETY: without CLONE_VM and without a stack of its own the call behaves like fork(2): the child gets a
     // copy of the address space. There is one thread (checked above), so no lock is held by a thread
     // that does not exist in the copy. `args` and `pidfd` outlive the call.
-    let mut result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    let mut result =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     if result == -1
         && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS)
         && spawn.cgroup.is_none()
@@ -105,14 +106,21 @@ pub fn spawn_with(spawn: SpawnArgs<'_>, body: impl FnOnce() -> i32) -> io::Resul
     }
 }
 
-/// How many threads this process has.
+/// Whether this process has one thread.
 ///
 /// # Errors
-/// When `/proc/self/task` cannot be read.
-pub fn thread_count() -> io::Result<u64> {
-    // The link count of a task directory is two plus one for each thread (proc(5)).
-    let stat = rustix::fs::stat("/proc/self/task")?;
-    Ok(u64::from(stat.st_nlink as u32).saturating_sub(2))
+/// When neither the kernel nor `/proc` would tell.
+pub fn is_single_threaded() -> io::Result<bool> {
+    // SAFETY: this unshare changes nothing: it is allowed only where there is nothing to undo (unshare(2)).
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error().raw_os_error() {
+        Some(libc::EINVAL) => Ok(false),
+        // A seccomp filter stands before it. The link count of a task directory is two plus one for each
+        // thread (proc(5)).
+        _ => Ok(rustix::fs::stat("/proc/self/task")?.st_nlink == 3),
+    }
 }
 
 /// Sends signal number `signal` to `pid`, real-time signals included.

@@ -34,9 +34,13 @@ impl AsFd for Output {
 }
 
 impl Output {
-    /// A pipe: our end, which does not block, and the service's, which does.
-    pub(crate) fn pipe(stream: Stream) -> io::Result<(Self, OwnedFd)> {
+    /// A pipe: our end, which does not block, and the service's, which does. It is given to `owner`, a user and
+    /// group of the host: programs open `/proc/self/fd/2` again, and that asks for permission.
+    pub(crate) fn pipe(stream: Stream, owner: Option<(u32, u32)>) -> io::Result<(Self, OwnedFd)> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::fchown(&write, Some(uid), Some(gid))?;
+        }
         rustix::io::ioctl_fionbio(&read, true)?;
         Ok((Self { pipe: read, stream, partial: Vec::new() }, write))
     }
@@ -131,7 +135,7 @@ mod tests {
 
     #[test]
     fn lines_are_kept_whole_across_reads() {
-        let (mut output, write) = Output::pipe(Stream::Stdout).unwrap();
+        let (mut output, write) = Output::pipe(Stream::Stdout, None).unwrap();
         let mut write = File::from(write);
         let mut texts = Vec::new();
         let mut open = true;

@@ -56,6 +56,8 @@ struct Supervisor {
     _lock: File,
     /// The user namespace for idmapped mounts, as root.
     idmap: Option<OwnedFd>,
+    /// Root inside, as a user and group of the host, where that is not us.
+    owner: Option<(u32, u32)>,
     plan: Option<Plan>,
     secrets: BTreeMap<String, String>,
     units: Vec<Unit>,
@@ -311,8 +313,8 @@ impl Supervisor {
             self.hub.remove(vec![crate::spec::container_directory(&self.stack, unit.name())])?;
         }
         let null = File::open("/dev/null").context(|| "open /dev/null".into())?;
-        let (stdout, out) = Output::pipe(crate::control::Stream::Stdout)?;
-        let (stderr, err) = Output::pipe(crate::control::Stream::Stderr)?;
+        let (stdout, out) = Output::pipe(crate::control::Stream::Stdout, self.owner)?;
+        let (stderr, err) = Output::pipe(crate::control::Stream::Stderr, self.owner)?;
         let stdio = [null.as_fd(), out.as_fd(), err.as_fd()];
         let network = Some(self.units[index].name().to_owned());
         let started = self.hub.start(resolved.sandbox, network, None, stdio, &resolved.detached)?;
