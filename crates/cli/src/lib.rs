@@ -24,6 +24,8 @@ use args::{Arguments, Command};
 use output::{Failure, Output};
 use session::Session;
 
+/// Exit code of a failure.
+const FAILURE: u8 = 1;
 /// Exit code of bad usage.
 const USAGE: u8 = 2;
 
@@ -33,9 +35,11 @@ pub fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     // The supervisor is this binary too, and needs nothing of what a command needs.
     if arguments.get(1).is_some_and(|argument| argument == stack::supervisor::ARGUMENT) {
-        trace::init_from_environment();
+        // Its standard error becomes a file.
+        trace::init_from_environment(false);
         return code(u8::try_from(stack::supervisor::main()).unwrap_or(1));
     }
+    let words = arguments.clone();
     let arguments = match args::parse(arguments) {
         Ok(arguments) => arguments,
         // `--help` and `--version` come this way too, with exit code 0.
@@ -46,13 +50,18 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    trace::init(arguments.verbose, arguments.global.log_format);
     let output = Output::new(arguments.global.color);
-    match carry_out(arguments, output) {
+    let runs = matches!(arguments.command, Command::Exec(_) | Command::Run(_));
+    let ready = trace::init(arguments.verbose, arguments.global.log_format, output.color_err, &words);
+    match ready.and_then(|()| carry_out(arguments, output)) {
         Ok(status) => code(status),
         Err(failure) => {
             output.failure(&failure);
-            code(failure.exit_code())
+            match failure.exit_code() {
+                // 125 to 127 are for who runs a command and wants to know whether it ran at all.
+                125..=127 if !runs => code(FAILURE),
+                status => code(status),
+            }
         }
     }
 }

@@ -81,13 +81,19 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
         None => None,
     };
     let directory = session.paths.stack(&name);
+    if !directory.exists() && client.is_none() {
+        return Err(stack::RemoteError::message(format!("stack `{name}` has no logs"))
+            .or_hint("logs are kept while a stack is up; `inception-run up -d` starts it")
+            .into());
+    }
     let services = match arguments.services.is_empty() {
         true => logged(&directory)?,
         false => arguments.services.clone(),
     };
-    if services.is_empty() && client.is_none() {
-        return Err(stack::RemoteError::message(format!("stack `{name}` has no logs"))
-            .or_hint("logs are kept while a stack is up; `inception-run up -d` starts it")
+    if let Some(unknown) = arguments.services.iter().find(|name| !has_log(&directory, name)) {
+        let known = logged(&directory)?.join(", ");
+        return Err(stack::RemoteError::message(format!("there is no log of a service `{unknown}`"))
+            .or_hint(format!("there are logs of: {known}"))
             .into());
     }
     let mut lines = Vec::new();
@@ -121,6 +127,11 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+/// Names come from the command line: one that leads elsewhere is no service's.
+fn has_log(directory: &Path, service: &str) -> bool {
+    !service.contains('/') && directory.join(format!("{service}.log")).exists()
 }
 
 /// Names of the services that have a log.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use stack::RemoteError;
 use stack::client::{self, Client};
-use stack::control::{Command, Notice};
+use stack::control::{Command, Notice, State};
 use stack::host::HostFacts;
 use stack::load::{self, LoadOptions};
 use stack::paths::Paths;
@@ -116,6 +116,8 @@ impl Session {
     /// Shows a change of state or a warning.
     pub(crate) fn progress(&self, notice: &Notice) {
         match notice {
+            // A failed start: what waits for it is told in full.
+            Notice::State { state: State::Created, detail: Some(_), .. } => {}
             Notice::State { service, state, detail } => {
                 let word = crate::listing::state_word(*state);
                 let text = match detail {

@@ -44,7 +44,12 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         command.client.send(&Command::Follow(Vec::new()), &[])?;
     }
     command.client.send(&Command::Up(Box::new(up)), &[])?;
-    command.run()
+    let result = command.run();
+    let in_order = matches!(command.phase, Phase::Ending(_));
+    if result.is_err() && !joined && !in_order {
+        end(session, command.client);
+    }
+    result
 }
 
 /// Values of the secrets that come from variables. They go to the supervisor over its private socket and
@@ -153,7 +158,12 @@ impl Run<'_> {
                 }
                 let failure = Failure::from(error);
                 self.session.output.failure(&failure);
-                self.end(failure.exit_code())?;
+                self.end(1)?;
+            }
+            Notice::State { service, state: State::Created, detail: Some(detail) }
+                if self.phase == Phase::Up =>
+            {
+                self.session.output.warning(&format!("{service}: {detail}"));
             }
             ref notice @ Notice::State { state, .. } => {
                 self.session.progress(notice);
