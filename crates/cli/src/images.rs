@@ -168,8 +168,14 @@ impl Report {
                 }
             }
             Progress::Ran { service, seconds, .. } => {
-                let label = self.begin(&service);
-                self.output.progress(&format!("{label} done in {seconds:.1} s"));
+                if let Some(step) = self.steps.get_mut(&service) {
+                    let line = match step.shown {
+                        true => format!("{} done{}", step.label, took(seconds)),
+                        false => format!("{} {}{}", step.label, step.text, took(seconds)),
+                    };
+                    step.shown = true;
+                    self.output.progress(&line);
+                }
             }
             Progress::Output { service, line } => {
                 self.begin(&service);
@@ -185,12 +191,29 @@ impl Report {
     }
 
     /// Shows the instruction that a service's build is at, once.
-    fn begin(&mut self, service: &str) -> String {
-        let Some(step) = self.steps.get_mut(service) else { return format!("[{service}]") };
-        if !step.shown {
+    fn begin(&mut self, service: &str) {
+        if let Some(step) = self.steps.get_mut(service).filter(|step| !step.shown) {
             step.shown = true;
             self.output.progress(&format!("{} {}", step.label, step.text));
         }
-        step.label.clone()
+    }
+}
+
+/// ` (12 ms)`, ` (3.4 s)`; nothing for what takes no time.
+fn took(seconds: f64) -> String {
+    match seconds {
+        ..0.001 => String::new(),
+        0.001..1.0 => format!(" ({:.0} ms)", seconds * 1000.0),
+        _ => format!(" ({seconds:.1} s)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_in_a_fitting_unit() {
+        assert_eq!([0.0002, 0.0124, 75.04].map(took), ["", " (12 ms)", " (75.0 s)"]);
     }
 }
