@@ -12,7 +12,7 @@ use sys::channel::Channel;
 
 use crate::control::{Command, Notice};
 use crate::paths::Paths;
-use crate::plan::Plan;
+use crate::plan::{Limits, Plan};
 use crate::remote::{self, Context, RemoteError};
 use crate::supervisor;
 
@@ -60,8 +60,10 @@ pub fn connect(paths: &Paths, stack: &str) -> Result<Option<Client>, RemoteError
 pub fn start(plan: &Plan) -> Result<Client, RemoteError> {
     let (ours, theirs) = Channel::pair()?;
     let netd = if plan.network.networks.is_empty() { "alone" } else { "netd" };
+    let limited = plan.services.iter().any(|service| service.limits != Limits::default());
+    let limits = if limited { "limits" } else { "unlimited" };
     let process = Process::new("/proc/self/exe")
-        .args([supervisor::ARGUMENT, &plan.name, netd])
+        .args([supervisor::ARGUMENT, &plan.name, netd, limits])
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .spawn()

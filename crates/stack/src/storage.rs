@@ -50,13 +50,16 @@ pub(crate) fn start<E: Serialize, T: Serialize>(
     let data = paths.open_data(&map)?;
     let namespaces = namespace::MOUNT | namespace::PID;
     let (process, channel) = container::userns::spawn(&map, namespaces, data.as_fd(), |channel| {
-        let prepared = crate::hub::prepare_mounts().context(|| "prepare the storage worker".into());
+        let prepared = crate::hub::prepare_mounts().and_then(|()| raise_descriptor_limit());
+        let prepared = prepared.context(|| "prepare the storage worker".into());
         let store = || Store::open(Path::new(".")).map_err(RemoteError::from);
         let result = prepared.and_then(|()| store()).and_then(|store| {
             let mut tell = |event| {
                 // Nobody to tell any more means that we are about to be killed, too.
                 remote::send(&channel, &Message::<E, T>::Event(event), &[]).ok();
             };
+            // What a killed worker left half made.
+            store.sweep()?;
             body(&store, &mut tell)
         });
         let last = match result {
@@ -66,6 +69,13 @@ pub(crate) fn start<E: Serialize, T: Serialize>(
         remote::send(&channel, &last, &[]).map_or(125, |()| 0)
     })?;
     Ok(Worker { channel, process })
+}
+
+/// A view of an image's files opens a descriptor for each layer and directory.
+fn raise_descriptor_limit() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 impl AsFd for Worker {
@@ -137,9 +147,10 @@ impl Handle {
         }
         // A user namespace with the map, for the moment in which the mount is made.
         let here = std::fs::File::open(".")?;
-        let (process, channel) = container::userns::spawn(&map, 0, here.as_fd(), |channel| match channel.recv() {
-            Ok(_) | Err(_) => 0,
-        })?;
+        let (process, channel) =
+            container::userns::spawn(&map, 0, here.as_fd(), |channel| match channel.recv() {
+                Ok(_) | Err(_) => 0,
+            })?;
         let namespace = std::fs::File::open(format!("/proc/{}/ns/user", process.pid)).map(OwnedFd::from);
         let mount = namespace.and_then(|namespace| sys::mount::idmapped_tree(path, &namespace));
         drop(channel);

@@ -51,8 +51,7 @@ impl Hub {
     pub(crate) fn spawn(map: &IdMap, data: &OwnedFd) -> Result<Self, RemoteError> {
         let namespaces =
             namespace::MOUNT | namespace::NETWORK | namespace::PID | namespace::UTS | namespace::IPC;
-        let (process, channel) =
-            container::userns::spawn(map, namespaces, data.as_fd(), super::serve)?;
+        let (process, channel) = container::userns::spawn(map, namespaces, data.as_fd(), super::serve)?;
         Ok(Self { channel, process, exits: VecDeque::new() })
     }
 

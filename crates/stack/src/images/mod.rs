@@ -314,9 +314,8 @@ fn build_all(
         let job = Job::new(build, dockerfile, options, &mut handles)
             .context(|| format!("build the image of service `{}`", service.name))?;
         let name = service.name.clone();
-        let worker = storage::start(paths, |store, tell: &mut dyn FnMut(Progress)| {
-            job.carry_out(store, &name, tell)
-        })?;
+        let worker =
+            storage::start(paths, |store, tell: &mut dyn FnMut(Progress)| job.carry_out(store, &name, tell))?;
         running.push((service, worker));
     }
     let mut ids = BTreeMap::new();

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use container::defaults::{self, Network};
 use container::launch::{Surroundings, launch};
@@ -63,6 +64,16 @@ impl SandboxRunner {
     }
 }
 
+/// Where the image has no such file, an empty one was made to mount on; it is no part of the layer.
+fn remove_stub(path: &Path) -> std::io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_file() && meta.len() == 0 => std::fs::remove_file(path),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 impl Runner for SandboxRunner {
     fn run(
         &mut self,
@@ -97,7 +108,11 @@ impl Runner for SandboxRunner {
                 length => output(&buffer[..length]),
             }
         }
-        match waitpid(Pid::from_raw(child.pid), None)? {
+        let ended = waitpid(Pid::from_raw(child.pid), None)?;
+        for name in ["etc/resolv.conf", "etc/hosts"] {
+            remove_stub(&Path::new(&step.upper).join(name))?;
+        }
+        match ended {
             WaitStatus::Exited(_, code) => Ok(code),
             WaitStatus::Signaled(_, signal, _) => Ok(128 + signal as i32),
             other => Err(format!("wait for the command: {other:?}").into()),

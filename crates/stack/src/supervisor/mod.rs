@@ -20,6 +20,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use container::cgroup::{Cgroup, Delegation, Limits};
 use image::Store;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
@@ -28,6 +29,7 @@ use crate::control::{Health, Notice, State};
 use crate::hub::client::{Exit, Hub};
 use crate::plan::{Plan, Probe};
 use crate::remote::{Context, RemoteError};
+use crate::spec;
 use connection::{Connection, Pending};
 use health::{Kind, Monitor, Verdict};
 use logs::Output;
@@ -54,6 +56,9 @@ struct Supervisor {
     listener: UnixListener,
     /// Held for life, and by everything that dies with us: free means that nothing of the stack is left.
     _lock: File,
+    delegation: Delegation,
+    /// The stack's cgroup, where it has limits that can be enforced.
+    cgroup: Option<Cgroup>,
     /// The user namespace for idmapped mounts, as root.
     idmap: Option<OwnedFd>,
     /// Root inside, as a user and group of the host, where that is not us.
@@ -299,7 +304,7 @@ impl Supervisor {
     fn start(&mut self, index: usize) -> Result<(), RemoteError> {
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = &self.units[index];
-        let from = crate::spec::Ingredients {
+        let from = spec::Ingredients {
             stack: &self.stack,
             container: unit.name(),
             image: &unit.image,
@@ -308,16 +313,18 @@ impl Supervisor {
             network: &plan.network,
             idmap: self.idmap.as_ref(),
         };
-        let resolved = crate::spec::resolve(&unit.service, &from)?;
+        let resolved = spec::resolve(&unit.service, &from)?;
         if unit.recreate {
-            self.hub.remove(vec![crate::spec::container_directory(&self.stack, unit.name())])?;
+            self.hub.remove(vec![spec::container_directory(&self.stack, unit.name())])?;
         }
         let null = File::open("/dev/null").context(|| "open /dev/null".into())?;
         let (stdout, out) = Output::pipe(crate::control::Stream::Stdout, self.owner)?;
         let (stderr, err) = Output::pipe(crate::control::Stream::Stderr, self.owner)?;
         let stdio = [null.as_fd(), out.as_fd(), err.as_fd()];
         let network = Some(self.units[index].name().to_owned());
-        let started = self.hub.start(resolved.sandbox, network, None, stdio, &resolved.detached)?;
+        let cgroup = self.service_cgroup(&self.units[index])?;
+        let born_in = cgroup.as_ref().map(AsFd::as_fd);
+        let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
         let host_pid = process::host_pid(started.pidfd.as_fd())?;
         let now = Instant::now();
         let unit = &mut self.units[index];
@@ -325,9 +332,20 @@ impl Supervisor {
         unit.outputs.extend([stdout, stderr]);
         let monitor = unit.check.clone().map(|check| Monitor::new(check, now));
         let (pid, pidfd) = (started.pid, started.pidfd);
-        unit.started(Run { pid, pidfd, host_pid, started: now, monitor, kill_at: None });
+        unit.started(Run { pid, pidfd, host_pid, started: now, monitor, cgroup, kill_at: None });
         self.tell_state(index, None);
         Ok(())
+    }
+
+    /// A cgroup with the limits of a service that has some, where they can be enforced.
+    fn service_cgroup(&self, unit: &Unit) -> Result<Option<Cgroup>, RemoteError> {
+        let limits = spec::limits(&unit.service);
+        let Some(parent) = self.cgroup.as_ref().filter(|_| limits != Limits::default()) else {
+            return Ok(None);
+        };
+        let cgroup = Cgroup::create(parent.path(), unit.name())?;
+        cgroup.apply(&limits)?;
+        Ok(Some(cgroup))
     }
 
     /// A process of the hub's ended.
@@ -447,12 +465,13 @@ impl Supervisor {
                 process.argv = argv;
                 process.terminal = false;
                 let pid = run.pid;
+                let cgroup = run.cgroup.as_ref().map(AsFd::as_fd);
                 let null = File::open("/dev/null")?;
                 let (read, write) =
                     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
                 rustix::io::ioctl_fionbio(&read, true).map_err(io::Error::from)?;
                 let stdio = [null.as_fd(), write.as_fd(), write.as_fd()];
-                let started = self.hub.exec(pid, process, None, stdio)?;
+                let started = self.hub.exec(pid, process, cgroup, stdio)?;
                 Ok(Kind::Exec { pid: started.pid, pidfd: started.pidfd, output: read, text: Vec::new() })
             }
             Some(Probe::Tcp(port)) => {

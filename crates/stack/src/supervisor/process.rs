@@ -27,17 +27,17 @@ pub const ARGUMENT: &str = "__supervise";
 /// How long a dead supervisor's processes may take to vanish.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Body of the supervisor process: `__supervise STACK NETD`, with the channel to the command that started it as
+/// Body of the supervisor process: `__supervise STACK netd|alone limits|unlimited`, with the channel to the command that started it as
 /// standard input. Returns the exit status.
 pub fn main() -> i32 {
     let args: Vec<String> = std::env::args().skip(2).collect();
-    let [stack, netd] = &args[..] else {
+    let [stack, netd, limits] = &args[..] else {
         eprintln!("inception-run: {ARGUMENT} is not for use by hand");
         return 2;
     };
     let Ok(channel) = io::stdin().as_fd().try_clone_to_owned() else { return 125 };
     let channel = Channel::from(channel);
-    match begin(stack, netd == "netd", &channel) {
+    match begin(stack, netd == "netd", limits == "limits", &channel) {
         Ok(mut supervisor) => {
             let ended = take_over(&mut supervisor, channel).and_then(|()| supervisor.run());
             supervisor.leave(ended)
@@ -51,7 +51,12 @@ pub fn main() -> i32 {
     }
 }
 
-fn begin(stack: &str, needs_netd: bool, channel: &Channel) -> Result<Supervisor, RemoteError> {
+fn begin(
+    stack: &str,
+    needs_netd: bool,
+    has_limits: bool,
+    channel: &Channel,
+) -> Result<Supervisor, RemoteError> {
     // A session of its own: a terminal's Ctrl-C is for the command, which then asks us to end.
     rustix::process::setsid().map_err(io::Error::from).context(|| "start a session".into())?;
     if !container::userns::tie_to_parent(channel.as_fd())? {
@@ -63,6 +68,10 @@ fn begin(stack: &str, needs_netd: bool, channel: &Channel) -> Result<Supervisor,
     redirect_output(&runtime).context(|| "open the supervisor's log".into())?;
     let map = IdMap::current()?;
     let data = paths.open_data(&map)?;
+    // First, because it may move this process into another cgroup, and what it starts is to be there too.
+    let delegation = container::cgroup::delegation();
+    delegation.remove_stale(stack)?;
+    let cgroup = if has_limits { delegation.stack(stack)? } else { None };
     // Both are made before this process knows any secret.
     let mut hub = Hub::spawn(&map, &data)?;
     let netd = if needs_netd { Some(spawn_netd()?) } else { None };
@@ -84,6 +93,8 @@ fn begin(stack: &str, needs_netd: bool, channel: &Channel) -> Result<Supervisor,
         wiring: Wiring::new(netd),
         signals,
         _lock: lock,
+        delegation,
+        cgroup,
         idmap,
         owner: map.direct.then(|| map.root()),
         plan: None,
@@ -133,7 +144,7 @@ fn lock(runtime: &Path) -> Result<File, RemoteError> {
 /// What goes wrong in the supervisor and the hub after the command has left is written to a file.
 fn redirect_output(runtime: &Path) -> io::Result<()> {
     let log =
-        fs::OpenOptions::new().append(true).create(true).mode(0o600).open(runtime.join("supervisor.log"))?;
+        fs::OpenOptions::new().append(true).create(true).mode(0o600).open(runtime.join(".supervisor.log"))?;
     let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&log)?;

@@ -217,6 +217,17 @@ impl Supervisor {
         for service in &up.plan.services {
             images.push(self.image(&service.name, up.images.get(&service.name))?);
         }
+        let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect();
+        if let Some(shortfall) = self.delegation.shortfall(&limits) {
+            if up.strict {
+                return Err(RemoteError::message(shortfall).or_hint("without `--strict` this is a warning"));
+            }
+            let waiting =
+                self.connections.iter().filter(|(_, c)| matches!(c.pending, Some(Pending::Up { .. })));
+            for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+                self.notify(id, Notice::Warning(shortfall.clone()));
+            }
+        }
         self.wiring.apply(&up.plan, &mut self.hub)?;
         let gone: Vec<String> = self
             .units
@@ -264,14 +275,17 @@ impl Supervisor {
     }
 
     fn exec(&mut self, id: u64, exec: &Exec, fds: &[OwnedFd]) -> Result<(), RemoteError> {
-        let unit = self.unit(&exec.service)?;
-        let run = unit.run.as_ref().ok_or_else(|| {
+        self.unit(&exec.service)?;
+        let unit = self.units.iter().find(|unit| unit.name() == exec.service && unit.run.is_some());
+        let running = unit.and_then(|unit| Some((unit, unit.run.as_ref()?)));
+        let (unit, run) = running.ok_or_else(|| {
             RemoteError::message(format!("service `{}` is not running", exec.service))
                 .or_hint(format!("`inception-run run {}` starts a container of its own", exec.service))
         })?;
         let (target, process) = (run.pid, spec::process_for(&unit.process, exec));
+        let cgroup = run.cgroup.as_ref().map(AsFd::as_fd);
         let stdio = stdio(fds)?;
-        let started = self.hub.exec(target, process, None, stdio)?;
+        let started = self.hub.exec(target, process, cgroup, stdio)?;
         let pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
         self.processes.insert(started.pid, Purpose::Exec { connection: id, pidfd: started.pidfd });
         self.wait_for(id, Pending::Process(started.pid));
@@ -294,8 +308,14 @@ impl Supervisor {
             network: &network,
             idmap: self.idmap.as_ref(),
         };
-        let mut resolved = spec::resolve(&unit.service, &from)?;
-        resolved.sandbox.process = spec::process_for(&resolved.sandbox.process, exec);
+        let mut service = unit.service.clone();
+        if !exec.argv.is_empty() {
+            // As in the file, a command leaves the entrypoint alone.
+            service.command = Some(exec.argv.clone());
+        }
+        let mut resolved = spec::resolve(&service, &from)?;
+        let changes = Exec { argv: Vec::new(), ..exec.clone() };
+        resolved.sandbox.process = spec::process_for(&resolved.sandbox.process, &changes);
         resolved.sandbox.hostname.clone_from(&container);
         let changed = Plan { network, ..plan.clone() };
         self.wiring.apply(&changed, &mut self.hub)?;
@@ -448,6 +468,9 @@ impl Supervisor {
         self.hub.remove(paths)?;
         self.wiring.close().context(|| "end netd".into())?;
         self.hub.end().context(|| "end the stack's hub".into())?;
+        if let Some(cgroup) = self.cgroup.take() {
+            cgroup.remove()?;
+        }
         Ok(true)
     }
 

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use container::Process;
+use container::cgroup::Cgroup;
 use image::Image;
 
 use super::health::Monitor;
@@ -58,6 +59,8 @@ pub(crate) struct Run {
     pub(crate) host_pid: u32,
     pub(crate) started: Instant,
     pub(crate) monitor: Option<Monitor>,
+    /// Its cgroup, where it has limits that can be enforced.
+    pub(crate) cgroup: Option<Cgroup>,
     /// When SIGKILL follows the stop signal.
     pub(crate) kill_at: Option<Instant>,
 }
@@ -160,13 +163,19 @@ impl Unit {
     /// It runs.
     pub(crate) fn started(&mut self, run: Run) {
         self.run = Some(run);
+        self.wanted = true;
         self.pending = false;
         self.state = State::Running;
     }
 
     /// It ended; decides by its policy whether and when it starts again.
     pub(crate) fn ended(&mut self, status: i32, now: Instant) {
-        let ran = self.run.take().map_or(Duration::ZERO, |run| now.duration_since(run.started));
+        let run = self.run.take();
+        let ran = run.as_ref().map_or(Duration::ZERO, |run| now.duration_since(run.started));
+        if let Some(Err(error)) = run.and_then(|run| run.cgroup).map(Cgroup::remove) {
+            // The next command removes what is left.
+            tracing::warn!("remove the cgroup of service `{}`: {error}", self.service.name);
+        }
         self.exit_code = Some(status);
         self.state = State::Exited;
         if ran >= STEADY {
