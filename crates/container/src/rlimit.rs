@@ -21,5 +21,5 @@ pub fn number(name: &str) -> Option<u32> {
         "stack" => libc::RLIMIT_STACK,
         _ => return None,
     };
-    Some(resource as u32)
+    Some(resource)
 }

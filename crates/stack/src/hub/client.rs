@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use container::Process;
 use container::idmap::IdMap;
 use container::sandbox::Sandbox;
+use network::names::NameSockets;
 use network::plan::NetworkPlan;
 use sys::channel::Channel;
 use sys::process::{Child, namespace};
@@ -55,16 +56,16 @@ impl Hub {
         Ok(Self { channel, process, exits: VecDeque::new() })
     }
 
-    /// Wires the networks; returns the new name server sockets (UDP and TCP for each network in turn), and the
-    /// services whose network namespace is new.
-    pub(crate) fn wire(
-        &mut self,
-        plan: &NetworkPlan,
-    ) -> Result<(Vec<String>, Vec<OwnedFd>, Vec<String>), RemoteError> {
-        match self.call(&Request::Wire(plan.clone()), &[]).context(|| "set up the network".into())? {
-            (Event::Done { networks, endpoints }, fds) => Ok((networks, fds, endpoints)),
-            _ => Err(unexpected()),
-        }
+    /// Wires the networks; returns the name server's sockets of those that are new.
+    pub(crate) fn wire(&mut self, plan: &NetworkPlan) -> Result<Vec<NameSockets>, RemoteError> {
+        let request = Request::Wire(plan.clone());
+        let (event, sockets) = self.call(&request, &[]).context(|| "set up the network".into())?;
+        let Event::Done { networks } = event else { return Err(unexpected()) };
+        let mut sockets = sockets.into_iter();
+        let named = networks
+            .into_iter()
+            .map(|network| Some(NameSockets { network, udp: sockets.next()?, tcp: sockets.next()? }));
+        named.collect::<Option<_>>().ok_or_else(unexpected)
     }
 
     /// Gives the hub its end of netd's channel.

@@ -46,7 +46,7 @@ pub(crate) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
     /// It is done; descriptors as the request says.
-    Done { networks: Vec<String>, endpoints: Vec<String> },
+    Done { networks: Vec<String> },
     /// A process runs: its number in the hub's PID namespace, and its pidfd.
     Started { pid: i32 },
     /// It could not be done, and nothing is left of the attempt.
@@ -173,7 +173,7 @@ impl Hub {
                 let networks: Vec<_> = plan.networks.iter().filter(new).collect();
                 let sockets = network::names::bind_in_current_namespace(networks)?;
                 let fds = sockets.into_iter().flat_map(|s| [s.udp, s.tcp]).collect();
-                Ok((Event::Done { networks: changes.networks, endpoints: changes.endpoints }, fds))
+                Ok((Event::Done { networks: changes.networks }, fds))
             }
             Request::Netd => {
                 self.netd = fds.pop().map(Channel::from);
@@ -264,7 +264,7 @@ struct Ready {
 }
 
 fn done() -> Event {
-    Event::Done { networks: Vec::new(), endpoints: Vec::new() }
+    Event::Done { networks: Vec::new() }
 }
 
 fn filters(cache: &mut HashMap<u64, Vec<Vec<u8>>>, capabilities: u64) -> Result<&[Vec<u8>], RemoteError> {

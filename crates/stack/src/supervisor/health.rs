@@ -178,7 +178,7 @@ impl Active {
                 Ok(Verdict::Pending)
             }
             Kind::Connecting { socket, request } => {
-                rustix::net::sockopt::socket_error(&*socket)?.map_err(|e| connect_error(e))?;
+                rustix::net::sockopt::socket_error(&*socket)??;
                 let Some(request) = request.take() else { return Ok(Verdict::Passed) };
                 rustix::net::send(&*socket, &request, SendFlags::NOSIGNAL)?;
                 let socket = socket.try_clone()?;
@@ -196,10 +196,6 @@ impl Active {
             }
         }
     }
-}
-
-fn connect_error(errno: Errno) -> io::Error {
-    io::Error::from(errno)
 }
 
 fn http_verdict(status_line: &str) -> Verdict {

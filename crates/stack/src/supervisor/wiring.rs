@@ -54,14 +54,7 @@ impl Wiring {
                 bound.insert((*port).clone(), socket);
             }
         }
-        let (networks, sockets, _) = hub.wire(&plan.network)?;
-        let mut sockets = sockets.into_iter();
-        let names: Vec<network::names::NameSockets> = networks
-            .into_iter()
-            .map_while(|network| {
-                Some(network::names::NameSockets { network, udp: sockets.next()?, tcp: sockets.next()? })
-            })
-            .collect();
+        let names = hub.wire(&plan.network)?;
         self.listeners.retain(|port, _| wanted.iter().any(|(_, w)| *w == port));
         self.listeners.extend(bound);
         let Some(netd) = &self.netd else { return Ok(()) };
