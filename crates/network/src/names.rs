@@ -365,6 +365,7 @@ mod tests {
             name: "eth0".into(),
             peer: format!("v{}{}", address[2], address[3]),
             address: address.into(),
+            fixed: false,
             mac: [2, 66, address[0], address[1], address[2], address[3]],
             aliases: aliases.iter().map(ToString::to_string).collect(),
         }

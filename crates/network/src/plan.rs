@@ -51,6 +51,9 @@ pub struct Interface {
     pub peer: String,
     /// Address inside the endpoint.
     pub address: Ipv4Addr,
+    /// The stack file asks for this very address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fixed: bool,
     /// MAC address, derived from the address.
     pub mac: [u8; 6],
     /// Names that this network's members resolve to `address`: the service's name and its aliases.
@@ -204,15 +207,78 @@ impl NetworkPlan {
         let mut interfaces = model.map(|endpoint| endpoint.interfaces.clone()).unwrap_or_default();
         for interface in &mut interfaces {
             let Some(network) = self.networks.iter().find(|n| n.name == interface.network) else { continue };
-            let address = free_address(network, &mut taken, name)?;
-            let [a, b, c, d] = address.octets();
-            interface.address = address;
-            interface.mac = [0x02, 0x42, a, b, c, d];
-            interface.peer = format!("r{a:02x}{b:02x}{c:02x}{d:02x}");
+            interface.move_to(free_address(network, &mut taken, name)?);
+            interface.fixed = false;
             interface.aliases = vec![name.to_owned()];
         }
         self.endpoints.push(Endpoint { service: name.to_owned(), interfaces });
         Ok(())
+    }
+
+    /// Changes automatic addresses of this plan so that what is on the same network in `running` keeps its link:
+    /// a service that was put into the middle of a file is no reason to move those behind it.
+    ///
+    /// # Errors
+    /// When a subnet has no address left.
+    pub fn keep_addresses(&mut self, running: &Self) -> Result<(), AllocateError> {
+        let same_subnet = |network: &Network| {
+            running.networks.iter().any(|old| {
+                (&old.name, old.subnet, old.prefix) == (&network.name, network.subnet, network.prefix)
+            })
+        };
+        let kept: Vec<String> =
+            self.networks.iter().filter(|n| same_subnet(n)).map(|n| n.name.clone()).collect();
+        let old = |service: &str, interface: &Interface| {
+            let endpoint = running.endpoints.iter().find(|e| e.service == service)?;
+            let mut there = endpoint.interfaces.iter();
+            there.find(|i| i.network == interface.network && i.name == interface.name && !i.fixed)
+        };
+        let mut taken = Taken::new();
+        for network in &self.networks {
+            taken.insert((network.name.clone(), network.gateway), "the gateway".to_owned());
+        }
+        let mut peers = BTreeSet::new();
+        let mut moved = Vec::new();
+        for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
+            for (link, interface) in endpoint.interfaces.iter_mut().enumerate() {
+                match old(&endpoint.service, interface) {
+                    Some(old) if !interface.fixed && kept.contains(&old.network) => {
+                        let aliases = std::mem::take(&mut interface.aliases);
+                        *interface = Interface { aliases, ..old.clone() };
+                    }
+                    _ if interface.fixed => {}
+                    _ => {
+                        moved.push((at, link));
+                        continue;
+                    }
+                }
+                taken.insert((interface.network.clone(), interface.address), endpoint.service.clone());
+                peers.insert(interface.peer.clone());
+            }
+        }
+        for (at, link) in moved {
+            let endpoint = &mut self.endpoints[at];
+            let interface = &mut endpoint.interfaces[link];
+            let free = !taken.contains_key(&(interface.network.clone(), interface.address));
+            if free && !peers.contains(&interface.peer) {
+                taken.insert((interface.network.clone(), interface.address), endpoint.service.clone());
+                continue;
+            }
+            if let Some(network) = self.networks.iter().find(|n| n.name == interface.network) {
+                interface.move_to(free_address(network, &mut taken, &endpoint.service)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Interface {
+    /// Gives the link another address, and the names that follow from it.
+    fn move_to(&mut self, address: Ipv4Addr) {
+        let [a, b, c, d] = address.octets();
+        self.address = address;
+        self.mac = [0x02, 0x42, a, b, c, d];
+        self.peer = format!("r{a:02x}{b:02x}{c:02x}{d:02x}");
     }
 }
 
@@ -256,6 +322,7 @@ pub fn allocate(
                 name: format!("eth{}", endpoint.interfaces.len()),
                 peer: cut(&peer, MAX_INTERFACE_NAME).to_owned(),
                 address,
+                fixed: attachment.address.is_some(),
                 mac: [0x02, 0x42, a, b, c, d],
                 aliases,
             });
@@ -453,6 +520,24 @@ mod tests {
                 .map(|network| Attachment { network: (*network).to_owned(), ..Attachment::default() })
                 .collect(),
         }
+    }
+
+    #[test]
+    fn a_service_in_the_middle_moves_nobody() {
+        let of = |services: &[&str]| {
+            let endpoints: Vec<_> = services.iter().map(|s| endpoint(s, &["n"])).collect();
+            allocate(&[network("n")], &endpoints, &[]).unwrap()
+        };
+        let running = of(&["first", "second"]);
+        let mut plan = of(&["first", "new", "second"]);
+        plan.keep_addresses(&running).unwrap();
+        let at = |plan: &NetworkPlan, service: &str| {
+            plan.endpoints.iter().find(|e| e.service == service).unwrap().interfaces[0].clone()
+        };
+        assert_eq!(at(&plan, "first"), at(&running, "first"));
+        assert_eq!(at(&plan, "second"), at(&running, "second"));
+        assert_eq!(at(&plan, "new").address, Ipv4Addr::new(10, 89, 0, 4));
+        assert_ne!(at(&plan, "new").peer, at(&plan, "second").peer);
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub fn endpoint(service: &str, links: &[(&str, u8, u8)], aliases: &[&str]) -> En
         name: format!("eth{index}"),
         peer: format!("v{third}-{fourth}"),
         address: Ipv4Addr::new(10, 211, *third, *fourth),
+        fixed: false,
         mac: [2, 66, 10, 211, *third, *fourth],
         aliases: aliases.iter().chain(&[service]).map(ToString::to_string).collect(),
     };

@@ -175,6 +175,10 @@ impl Supervisor {
         if self.next.is_some() {
             return Err(RemoteError::message("another `up` of this stack is under way"));
         }
+        let mut up = up;
+        if let Some(plan) = &self.plan {
+            up.plan.network.keep_addresses(&plan.network)?;
+        }
         let services = closure(&up.plan, &up.services);
         let wait = up.wait;
         for unit in &mut self.units {
