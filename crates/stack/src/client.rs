@@ -113,18 +113,8 @@ impl Client {
 /// supervisor holds it.
 ///
 /// # Errors
-/// When the runtime directory cannot be made.
+/// As [`crate::lock::take`].
 pub(crate) fn lock(paths: &Paths, stack: &str) -> Result<Option<File>, RemoteError> {
-    let directory = paths.make_runtime(stack)?;
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(directory.join("lock"))
-        .context(|| "open the stack's lock".into())?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
-    }
+    // One that listens lives; one that does not is still starting, or dying.
+    crate::lock::take(paths, stack, || Ok(connect(paths, stack)?.is_some()))
 }

@@ -24,8 +24,6 @@ use crate::remote::{self, Context, RemoteError};
 
 /// The first argument that makes our binary a supervisor.
 pub const ARGUMENT: &str = "__supervise";
-/// How long a dead supervisor's processes may take to vanish.
-const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Body of the supervisor process: `__supervise STACK netd|alone limits|unlimited`, with the channel to the command that started it as
 /// standard input. Returns the exit status.
@@ -64,7 +62,8 @@ fn begin(
     }
     let paths = Paths::current()?;
     let runtime = paths.make_runtime(stack)?;
-    let lock = lock(&runtime)?;
+    let lock = crate::lock::take(&paths, stack, || Ok(false))?
+        .ok_or_else(|| RemoteError::message("another command is working on this stack"))?;
     redirect_output(&runtime).context(|| "open the supervisor's log".into())?;
     let map = IdMap::current()?;
     let data = paths.open_data(&map)?;
@@ -111,34 +110,6 @@ fn begin(
 
 fn take_over(supervisor: &mut Supervisor, channel: Channel) -> Result<(), RemoteError> {
     supervisor.connect(channel.into(), true).map(drop)
-}
-
-/// Takes the stack's lock. It may still be held for a moment by the processes of a supervisor that was killed.
-fn lock(runtime: &Path) -> Result<File, RemoteError> {
-    let path = runtime.join("lock");
-    let deadline = Instant::now() + LOCK_DEADLINE;
-    loop {
-        let open = || fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = open().context(|| format!("open {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => {
-                // A supervisor that ended may have unlinked the file between our open and our lock.
-                let same = fs::metadata(&path)
-                    .is_ok_and(|there| file.metadata().is_ok_and(|m| m.ino() == there.ino()));
-                if same {
-                    return Ok(file);
-                }
-            }
-            Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(RemoteError::message("another command is working on this stack")
-                    .caused_by(format!("{} is locked", path.display())));
-            }
-            Err(fs::TryLockError::Error(error)) => return Err(error.into()),
-        }
-    }
 }
 
 /// What goes wrong in the supervisor and the hub after the command has left is written to a file.
