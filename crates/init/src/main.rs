@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use init::process::Process;
+use init::process::{Assumed, Process};
 use init::report::{Failure, Stage, send_started};
 use rustix::thread::ThreadNameSpaceType as Namespaces;
 
@@ -81,7 +81,7 @@ fn enter(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
     drop(target);
     let spawn = sys::process::SpawnArgs { sibling: true, ..Default::default() };
     let child = sys::process::spawn_with(spawn, || {
-        let failure = match process.assume(&filters, &[]) {
+        let failure = match become_process(&process, &filters) {
             Ok(assumed) => assumed.exec(&process.argv),
             Err(failure) => failure,
         };
@@ -90,6 +90,12 @@ fn enter(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
     })
     .map_err(setup("fork"))?;
     send_started(report.as_fd(), child.pid).map_err(setup("report"))
+}
+
+/// The language's start-up code had SIGPIPE ignored, which would outlive exec.
+fn become_process(process: &Process, filters: &[Vec<u8>]) -> Result<Assumed, Failure> {
+    sys::process::reset_signals().map_err(|e| Failure::new(Stage::Setup, "reset signals", e))?;
+    process.assume(filters, &[])
 }
 
 /// Filters are stored one after the other, each behind its length in bytes (u32, little endian).

@@ -19,6 +19,9 @@ use crate::supervisor;
 /// How long a supervisor may take to be gone after its last word.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a supervisor, which does nothing that takes long, may be busy with something else.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
 /// A connection to a supervisor.
 #[derive(Debug)]
 pub struct Client {
@@ -36,7 +39,7 @@ impl AsFd for Client {
 /// Connects to the supervisor of a stack; `None` when there is none.
 ///
 /// # Errors
-/// When the socket cannot be reached for another reason.
+/// When the socket cannot be reached for another reason, or the supervisor does not answer in time.
 pub fn connect(paths: &Paths, stack: &str) -> Result<Option<Client>, RemoteError> {
     let path = paths.stack(stack).join("control.sock");
     let context = || format!("connect to the supervisor of stack `{stack}`");
@@ -46,7 +49,10 @@ pub fn connect(paths: &Paths, stack: &str) -> Result<Option<Client>, RemoteError
             .context(context)?;
     let address = SocketAddrUnix::new(&path).map_err(io::Error::from).context(context)?;
     match rustix::net::connect(&socket, &address) {
-        Ok(()) => Ok(Some(Client { channel: Channel::from(socket), process: None })),
+        Ok(()) => {
+            let mut client = Client { channel: Channel::from(socket), process: None };
+            Ok(client.is_answered().context(context)?.then_some(client))
+        }
         Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
         Err(errno) => Err(io::Error::from(errno)).context(context),
     }
@@ -72,6 +78,31 @@ pub fn start(plan: &Plan) -> Result<Client, RemoteError> {
 }
 
 impl Client {
+    /// Whether the supervisor answers. One that was killed and is not quite gone still has its socket, and would
+    /// take a command with it.
+    fn is_answered(&mut self) -> Result<bool, RemoteError> {
+        let deadline = Instant::now() + ANSWER_DEADLINE;
+        let gone = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+        };
+        match remote::send(&self.channel, &Command::Status, &[]) {
+            Err(error) if gone(&error) => return Ok(false),
+            sent => sent?,
+        }
+        loop {
+            match self.channel.recv_until(deadline) {
+                Ok(Some(message)) => match remote::decode::<Notice>(message)?.0 {
+                    Notice::Done => return Ok(true),
+                    Notice::Failed(error) => return Err(error),
+                    _ => {}
+                },
+                Ok(None) => return Ok(false),
+                Err(error) if gone(&error) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Sends a command.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod hub;
 pub mod images;
 pub mod interpolate;
 pub mod load;
+mod lock;
 mod order;
 pub mod paths;
 pub mod plan;

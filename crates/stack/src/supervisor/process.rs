@@ -3,9 +3,8 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use container::idmap::IdMap;
 use image::Store;
@@ -61,9 +60,9 @@ fn begin(
         return Err(RemoteError::message("the command that started the supervisor is gone"));
     }
     let paths = Paths::current()?;
-    let runtime = paths.make_runtime(stack)?;
     let lock = crate::lock::take(&paths, stack, || Ok(false))?
         .ok_or_else(|| RemoteError::message("another command is working on this stack"))?;
+    let runtime = paths.stack(stack);
     redirect_output(&runtime).context(|| "open the supervisor's log".into())?;
     let map = IdMap::current()?;
     let data = paths.open_data(&map)?;

@@ -1,0 +1,123 @@
+//! `kill -9` at any moment: the kernel takes everything away, and the next command works.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{DEADLINE, Stack, finish};
+
+const ROUNDS: u32 = 50;
+
+fn tiny(port: u16) -> Stack {
+    Stack::new(&format!(
+        r#"
+[services.data]
+command = ["sh", "-c", "date >> /data/times; exec sleep 1000"]
+volumes = ["kept:/data"]
+[services.web]
+command = ["sh", "-c", "while :; do echo hello | nc -l -p 80; done"]
+depends_on = ["data"]
+ports = ["127.0.0.1:{port}:80"]
+stop_grace_period = "200ms"
+[volumes.kept]
+"#
+    ))
+}
+
+/// A port that nothing listens on.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Random numbers that are the same in every run (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+fn kill(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // It may have ended by itself.
+        kill_process(pid, Signal::KILL).ok();
+    }
+}
+
+fn wait_for_supervisor(stack: &Stack, child: &mut std::process::Child) -> Option<i32> {
+    let end = Instant::now() + DEADLINE;
+    while Instant::now() < end {
+        if let Some(pid) = stack.supervisor() {
+            return Some(pid);
+        }
+        if child.try_wait().unwrap().is_some() {
+            return stack.supervisor();
+        }
+    }
+    panic!("there is no supervisor");
+}
+
+#[test]
+fn a_killed_supervisor_leaves_nothing() {
+    let stack = tiny(free_port());
+    // The image: what is killed below is the start of a stack, not an import.
+    stack.up();
+    stack.run(&["down"]).ok();
+    let mut random = Random(0x1234_5678_9abc_def1);
+    for round in 0..ROUNDS {
+        let arguments: &[&str] = if round % 2 == 0 { &["up", "-d"] } else { &["stack.toml"] };
+        let mut child = stack.spawn(arguments);
+        let supervisor = wait_for_supervisor(&stack, &mut child);
+        std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        let Some(supervisor) = supervisor else { panic!("round {round}: {:?}", finish(child)) };
+        kill(supervisor);
+        stack.gone_but(child.id(), Duration::from_secs(2));
+        let ended = finish(child);
+        // Killed before the command was done with it: that is an error in its parts.
+        if ended.code != 0 {
+            ended.fails(1, &[]);
+        }
+    }
+    stack.up();
+    let times = stack.sh("data", "wc -l < /data/times");
+    assert!(times.parse::<u32>().unwrap() >= 2, "the volume was kept: {times}");
+}
+
+#[test]
+fn a_killed_command_in_the_foreground_takes_all_with_it() {
+    let stack = tiny(free_port());
+    let mut random = Random(0xfeed_beef_1234_5671);
+    for round in 0..ROUNDS {
+        let child = stack.spawn(&["stack.toml"]);
+        // Also while images are imported and before there is a supervisor.
+        std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        kill(i32::try_from(child.id()).unwrap());
+        assert_eq!(finish(child).code, 137, "round {round}");
+        stack.gone(Duration::from_secs(2));
+    }
+    stack.up();
+    assert_eq!(stack.row("web")["state"], "running");
+}
+
+#[test]
+fn a_killed_detached_command_leaves_all_or_nothing() {
+    let stack = tiny(free_port());
+    let mut random = Random(0xabcd_ef01_2345_6789);
+    for round in 0..ROUNDS / 5 {
+        let child = stack.spawn(&["up", "-d"]);
+        std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        kill(i32::try_from(child.id()).unwrap());
+        let code = finish(child).code;
+        if code == 137 && round % 2 == 0 {
+            // Whatever state that was, `up` completes it.
+            stack.up();
+            assert_eq!(stack.row("web")["state"], "running");
+        }
+        stack.run(&["down"]).ok();
+        stack.gone(Duration::from_secs(2));
+    }
+}

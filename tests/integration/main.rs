@@ -1,0 +1,17 @@
+//! What the finished program promises, tried from outside: every test runs `inception-run` on a stack of its own,
+//! in directories of its own, and ends with a check that nothing is left.
+//!
+//! The tests run in any order and in parallel, as root and as an ordinary user with subordinate ids. `INCEPTION_RUN`
+//! names another binary than the one that Cargo built. Those that this machine cannot run say so:
+//! `skipped: NAME: reason`.
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod build;
+mod harness;
+mod killed;
+mod lifecycle;
+mod network;
+mod pid1;
+mod sandbox;
