@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
@@ -157,8 +157,6 @@ impl Channel {
 pub fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up to a millisecond, so that the last wait is not a busy loop of zero-length ones.
-        let left = left.saturating_add(Duration::from_micros(999));
         let timeout = rustix::time::Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
         match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout)) {
             Ok(0) if Instant::now() >= deadline => return Err(io::ErrorKind::TimedOut.into()),
@@ -171,6 +169,8 @@ pub fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
