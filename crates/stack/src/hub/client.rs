@@ -25,6 +25,8 @@ pub(crate) struct Hub {
     /// The hub process; readable when it is gone.
     pub(crate) process: Child,
     exits: VecDeque<Exit>,
+    /// An answer did not come in time. It may still come, and would be taken for that of a later request.
+    unanswered: bool,
 }
 
 /// A process of the hub's that ended.
@@ -53,7 +55,7 @@ impl Hub {
         let namespaces =
             namespace::MOUNT | namespace::NETWORK | namespace::PID | namespace::UTS | namespace::IPC;
         let (process, channel) = container::userns::spawn(map, namespaces, data.as_fd(), super::serve)?;
-        Ok(Self { channel, process, exits: VecDeque::new() })
+        Ok(Self { channel, process, exits: VecDeque::new(), unanswered: false })
     }
 
     /// Wires the networks; returns the name server's sockets of those that are new.
@@ -114,9 +116,15 @@ impl Hub {
         self.call(&Request::Remove { paths }, &[]).map(drop)
     }
 
+    /// The next process that ended, of those that were learnt of while an answer was waited for: the channel is
+    /// not readable on their account any more.
+    pub(crate) fn known_exit(&mut self) -> Option<Exit> {
+        self.exits.pop_front()
+    }
+
     /// The next process that ended, if one is known of or can be read of without waiting.
     pub(crate) fn next_exit(&mut self) -> Result<Option<Exit>, RemoteError> {
-        if let Some(exit) = self.exits.pop_front() {
+        if let Some(exit) = self.known_exit() {
             return Ok(Some(exit));
         }
         match self.channel.recv_until(Instant::now()) {
@@ -140,17 +148,26 @@ impl Hub {
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Event, Vec<OwnedFd>), RemoteError> {
+        if self.unanswered {
+            return Err(RemoteError::message("the stack's hub did not answer an earlier request")
+                .or_hint("`inception-run down` ends the stack"));
+        }
         remote::send(&self.channel, request, fds).context(|| "ask the stack's hub".into())?;
         let deadline = Instant::now() + DEADLINE;
-        loop {
+        self.unanswered = true;
+        let answer = loop {
             let message = self.channel.recv_until(deadline).context(|| "wait for the stack's hub".into())?;
             match remote::decode(message.ok_or_else(gone)?)? {
                 (Event::Exited { pid, status, signal }, _) => {
                     self.exits.push_back(Exit { pid, status, signal })
                 }
-                (Event::Failed(error), _) => return Err(error),
-                answer => return Ok(answer),
+                answer => break answer,
             }
+        };
+        self.unanswered = false;
+        match answer {
+            (Event::Failed(error), _) => Err(error),
+            answer => Ok(answer),
         }
     }
 }

@@ -47,8 +47,9 @@ pub(crate) struct Active {
 /// What kind of probe is under way.
 #[derive(Debug)]
 pub(crate) enum Kind {
-    /// A process inside: its number with the hub, its pidfd, its output.
-    Exec { pid: i32, pidfd: OwnedFd, output: OwnedFd, text: Vec<u8> },
+    /// A process inside: its number with the hub, its pidfd, its output (`None` once it has been closed), and
+    /// what came from there.
+    Exec { pid: i32, pidfd: OwnedFd, output: Option<OwnedFd>, text: Vec<u8> },
     /// A connection that is being made; for HTTP, the request to send then.
     Connecting { socket: OwnedFd, request: Option<Vec<u8>> },
     /// An HTTP answer that is being read.
@@ -149,11 +150,11 @@ impl Monitor {
 
 impl Active {
     /// The descriptor to wait on.
-    pub(crate) fn interest(&self) -> (BorrowedFd<'_>, PollFlags) {
+    pub(crate) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.kind {
-            Kind::Exec { output, .. } => (output.as_fd(), PollFlags::IN),
-            Kind::Connecting { socket, .. } => (socket.as_fd(), PollFlags::OUT),
-            Kind::Reading { socket, .. } => (socket.as_fd(), PollFlags::IN),
+            Kind::Exec { output, .. } => output.as_ref().map(|output| (output.as_fd(), PollFlags::IN)),
+            Kind::Connecting { socket, .. } => Some((socket.as_fd(), PollFlags::OUT)),
+            Kind::Reading { socket, .. } => Some((socket.as_fd(), PollFlags::IN)),
         }
     }
 
@@ -169,12 +170,17 @@ impl Active {
     }
 
     fn step(&mut self) -> io::Result<Verdict> {
-        let mut buffer = [0u8; 1024];
+        let mut buffer = [0u8; OUTPUT_LIMIT];
         match &mut self.kind {
             Kind::Exec { output, text, .. } => {
-                let length = rustix::io::read(output, &mut buffer)?;
+                let Some(pipe) = output.as_ref() else { return Ok(Verdict::Pending) };
+                let length = rustix::io::read(pipe, &mut buffer)?;
                 text.extend_from_slice(&buffer[..length]);
                 text.truncate(OUTPUT_LIMIT);
+                if length == 0 {
+                    // A pipe without a writer would be readable for ever.
+                    *output = None;
+                }
                 Ok(Verdict::Pending)
             }
             Kind::Connecting { socket, request } => {

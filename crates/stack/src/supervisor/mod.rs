@@ -31,7 +31,7 @@ use crate::plan::{Plan, Probe};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
 use connection::{Connection, Pending};
-use health::{Kind, Monitor, Verdict};
+use health::{Active, Kind, Monitor, Verdict};
 use logs::Output;
 use unit::{Readiness, Run, Unit};
 use wiring::Wiring;
@@ -140,8 +140,8 @@ impl Supervisor {
                 sources.push((Token::Output(index, stream), output.as_fd(), PollFlags::IN));
             }
             let monitor = unit.run.as_ref().and_then(|run| run.monitor.as_ref());
-            if let Some(active) = monitor.and_then(|monitor| monitor.active.as_ref()) {
-                let (fd, flags) = active.interest();
+            let active = monitor.and_then(|monitor| monitor.active.as_ref());
+            if let Some((fd, flags)) = active.and_then(Active::interest) {
                 sources.push((Token::Probe(index), fd, flags));
             }
         }
@@ -184,15 +184,26 @@ impl Supervisor {
     /// Takes every step that the present state allows: stops, starts, answers.
     fn advance(&mut self) -> Result<(), RemoteError> {
         loop {
+            let ended = self.take_known_exits();
             let stopped = self.stop_what_is_not_wanted();
             let started = self.start_what_is_ready();
             let switched = self.switch_plan();
-            if !stopped && !started && !switched {
+            if !ended && !stopped && !started && !switched {
                 break;
             }
         }
         self.answer_connections();
         Ok(())
+    }
+
+    /// Processes that ended while the hub was asked for something.
+    fn take_known_exits(&mut self) -> bool {
+        let mut changed = false;
+        while let Some(exit) = self.hub.known_exit() {
+            self.exited(exit);
+            changed = true;
+        }
+        changed
     }
 
     /// Sends stop signals, dependants first.
@@ -472,7 +483,12 @@ impl Supervisor {
                 rustix::io::ioctl_fionbio(&read, true).map_err(io::Error::from)?;
                 let stdio = [null.as_fd(), write.as_fd(), write.as_fd()];
                 let started = self.hub.exec(pid, process, cgroup, stdio)?;
-                Ok(Kind::Exec { pid: started.pid, pidfd: started.pidfd, output: read, text: Vec::new() })
+                Ok(Kind::Exec {
+                    pid: started.pid,
+                    pidfd: started.pidfd,
+                    output: Some(read),
+                    text: Vec::new(),
+                })
             }
             Some(Probe::Tcp(port)) => {
                 let name = unit.name().to_owned();
