@@ -31,6 +31,11 @@ pub(super) struct Choice {
 }
 
 impl Choice {
+    fn new(base: &str, all: &[&str]) -> Self {
+        let other = all.iter().find(|other| **other != base && !other.is_empty());
+        Self { base: base.to_owned(), other: other.map(|other| (*other).to_owned()) }
+    }
+
     pub(super) fn of<'a>(&self, build: &'a Build) -> Result<&'a BaseDockerfile, RemoteError> {
         let of_base = build.dockerfiles.iter().find(|dockerfile| dockerfile.base == self.base);
         of_base.or(build.dockerfiles.first()).ok_or_else(|| RemoteError::message("there is no Dockerfile"))
@@ -60,6 +65,11 @@ pub(super) fn choose(
             bases.push(&dockerfile.base);
         }
     }
+    // A choice once made is kept, without looking again at who can be reached.
+    if let Some(kept) = earlier(store, builds, &bases)? {
+        prepare(paths, store, builds, kept, false, progress)?;
+        return Ok(Choice::new(kept, &bases));
+    }
     let mut reasons = Vec::new();
     let mut last = None;
     for (index, base) in bases.iter().enumerate() {
@@ -71,8 +81,7 @@ pub(super) fn choose(
                         if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
                     progress(Progress::Base(format!("{base}{why}")));
                 }
-                let other = bases.iter().find(|other| *other != base && !other.is_empty());
-                return Ok(Choice { base: (*base).to_owned(), other: other.map(|o| (*o).to_owned()) });
+                return Ok(Choice::new(base, &bases));
             }
             Err(error) => {
                 reasons.push(format!("not {base}: {}", error.chain.last().map_or("", String::as_str)));
@@ -81,6 +90,25 @@ pub(super) fn choose(
         }
     }
     Err(last.unwrap_or_else(|| RemoteError::message("there is no Dockerfile")))
+}
+
+/// The base that the images in use were built on, where there are some and they agree.
+fn earlier<'a>(
+    store: &Store,
+    builds: &[(&Service, &Build)],
+    bases: &[&'a str],
+) -> Result<Option<&'a str>, RemoteError> {
+    let mut found = None;
+    for (_, build) in builds {
+        let Some(used) = store.image(&super::reference(&build.image)?)? else { continue };
+        for base in bases.iter().filter(|base| !base.is_empty()) {
+            let on_base = store.image(&super::based_name(build, base)?)?;
+            if on_base.is_some_and(|image| image.id == used.id) && *found.get_or_insert(*base) != *base {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Provides what the Dockerfiles of one base are `FROM`, and makes sure that its packages can be reached.
