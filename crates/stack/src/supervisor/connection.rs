@@ -10,14 +10,21 @@ use sys::channel::Channel;
 use crate::control::{Command, Notice};
 use crate::remote;
 
-/// Notices that a slow reader may leave unread before it is dropped.
-const BACKLOG: usize = 20_000;
+/// Bytes of news that a slow reader may leave unread. What comes then is skipped, and the reader told so: a
+/// terminal that is paused must not end the stack that depends on it.
+const BACKLOG: usize = 8 << 20;
+/// What a notice takes beside its text.
+const OVERHEAD: usize = 256;
 
 /// A connection. Nothing here ever waits for the other side.
 #[derive(Debug)]
 pub(crate) struct Connection {
     channel: Channel,
     queue: VecDeque<Notice>,
+    /// Bytes of news in the queue.
+    backlog: usize,
+    /// News that were skipped since the last one that was queued.
+    skipped: u64,
     /// Its end ends the stack (it started the supervisor and has not detached).
     pub(crate) leash: bool,
     /// Services whose log lines and states it wants; empty for all.
@@ -43,7 +50,8 @@ impl Connection {
     pub(crate) fn new(fd: OwnedFd, leash: bool) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let channel = Channel::from(fd);
-        Ok(Self { channel, queue: VecDeque::new(), leash, follow: None, pending: None })
+        let queue = VecDeque::new();
+        Ok(Self { channel, queue, backlog: 0, skipped: 0, leash, follow: None, pending: None })
     }
 
     /// The next command; `Ok(None)` when there is none at the moment, `Err` at the end.
@@ -58,8 +66,20 @@ impl Connection {
 
     /// Queues a notice and sends what the socket takes. False when the connection is of no use any more.
     pub(crate) fn notify(&mut self, notice: Notice) -> bool {
+        let size = news_size(&notice);
+        if size > 0 && self.backlog + size > BACKLOG {
+            self.skipped += 1;
+            return self.flush();
+        }
+        if self.skipped > 0 {
+            let text =
+                format!("{} lines were left out here: they came faster than they were read", self.skipped);
+            self.queue.push_back(Notice::Warning(text));
+            self.skipped = 0;
+        }
+        self.backlog += size;
         self.queue.push_back(notice);
-        self.flush() && self.queue.len() < BACKLOG
+        self.flush()
     }
 
     /// Sends what the socket takes. False when the connection is of no use any more.
@@ -67,6 +87,7 @@ impl Connection {
         while let Some(notice) = self.queue.front() {
             match remote::send(&self.channel, notice, &[]) {
                 Ok(()) => {
+                    self.backlog -= news_size(notice);
                     self.queue.pop_front();
                 }
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
@@ -86,8 +107,47 @@ impl Connection {
     }
 }
 
+/// What a notice counts in the backlog; nothing for an answer, which is never skipped.
+fn news_size(notice: &Notice) -> usize {
+    match notice {
+        Notice::Log(line) => OVERHEAD + line.text.len(),
+        Notice::State { detail, .. } => OVERHEAD + detail.as_ref().map_or(0, String::len),
+        _ => 0,
+    }
+}
+
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Line, Stream};
+
+    #[test]
+    fn a_reader_that_pauses_misses_lines_but_no_answer() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let mut connection = Connection::new(ours.into(), true).unwrap();
+        let text = "x".repeat(16 << 10);
+        let line = Line { service: "s".into(), stream: Stream::Stdout, time: 0, text };
+        for _ in 0..2 * BACKLOG / line.text.len() {
+            assert!(connection.notify(Notice::Log(line.clone())));
+        }
+        assert!(connection.backlog <= BACKLOG && connection.skipped > 0);
+        assert!(connection.notify(Notice::Done));
+        let mut warned = false;
+        loop {
+            connection.flush();
+            let notice: Notice = remote::decode(theirs.recv().unwrap().unwrap()).unwrap().0;
+            match notice {
+                Notice::Warning(_) => warned = true,
+                Notice::Done => break,
+                _ => {}
+            }
+        }
+        assert!(warned && connection.backlog == 0);
     }
 }

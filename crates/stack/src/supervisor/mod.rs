@@ -27,7 +27,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::control::{Health, Notice, State};
 use crate::hub::client::{Exit, Hub};
-use crate::plan::{Plan, Probe};
+use crate::plan::{Plan, Probe, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
 use connection::{Connection, Pending};
@@ -42,7 +42,7 @@ enum Purpose {
     /// `exec` of this connection.
     Exec { connection: u64, pidfd: OwnedFd },
     /// One-off container of this connection, with its name.
-    Run { connection: u64, pidfd: OwnedFd, container: String },
+    Run { connection: u64, pidfd: OwnedFd, container: String, cgroup: Option<Cgroup> },
 }
 
 struct Supervisor {
@@ -256,7 +256,11 @@ impl Supervisor {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    self.fail(index, error);
+                    if self.units[index].postpone(Instant::now()) {
+                        self.tell_state(index, Some(error.to_string()));
+                    } else {
+                        self.fail(index, error);
+                    }
                     changed = true;
                 }
             }
@@ -333,7 +337,8 @@ impl Supervisor {
         let (stderr, err) = Output::pipe(crate::control::Stream::Stderr, self.owner)?;
         let stdio = [null.as_fd(), out.as_fd(), err.as_fd()];
         let network = Some(self.units[index].name().to_owned());
-        let cgroup = self.service_cgroup(&self.units[index])?;
+        let unit = &self.units[index];
+        let cgroup = self.service_cgroup(&unit.service, unit.name())?;
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
         let host_pid = process::host_pid(started.pidfd.as_fd())?;
@@ -348,13 +353,13 @@ impl Supervisor {
         Ok(())
     }
 
-    /// A cgroup with the limits of a service that has some, where they can be enforced.
-    fn service_cgroup(&self, unit: &Unit) -> Result<Option<Cgroup>, RemoteError> {
-        let limits = spec::limits(&unit.service);
+    /// A cgroup for `container` with the limits of a service that has some, where they can be enforced.
+    fn service_cgroup(&self, service: &Service, container: &str) -> Result<Option<Cgroup>, RemoteError> {
+        let limits = spec::limits(service);
         let Some(parent) = self.cgroup.as_ref().filter(|_| limits != Limits::default()) else {
             return Ok(None);
         };
-        let cgroup = Cgroup::create(parent.path(), unit.name())?;
+        let cgroup = Cgroup::create(parent.path(), container)?;
         cgroup.apply(&limits)?;
         Ok(Some(cgroup))
     }

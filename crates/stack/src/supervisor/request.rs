@@ -1,9 +1,11 @@
 //! What commands ask of the supervisor, and when they are answered.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
 use std::time::Instant;
 
+use container::cgroup::Cgroup;
 use image::{Digest, Image};
 use rustix::event::PollFlags;
 
@@ -13,7 +15,7 @@ use super::unit::{Readiness, Unit};
 use super::{Purpose, Supervisor, process};
 use crate::control::{Command, Container, Exec, Notice, State, Up};
 use crate::hub::client::Exit;
-use crate::plan::{Condition, Plan};
+use crate::plan::{Condition, Plan, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
 
@@ -78,8 +80,7 @@ impl Supervisor {
                 let names = self.select(&names)?;
                 for unit in self.units.iter_mut().filter(|u| names.iter().any(|n| n == u.name())) {
                     // Down first; `advance` starts it again because it is pending.
-                    unit.give_up();
-                    unit.pending = true;
+                    unit.restart();
                 }
                 self.wait_for(id, Pending::Up { services: names, wait: false });
             }
@@ -134,8 +135,11 @@ impl Supervisor {
     fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
         self.units.iter().find(|unit| unit.name() == name).ok_or_else(|| {
             let known: Vec<&str> = self.units.iter().map(Unit::name).collect();
-            RemoteError::message(format!("no such service: `{name}`"))
-                .or_hint(format!("the stack's services are: {}", known.join(", ")))
+            let mut error = RemoteError::message(format!("no such service: `{name}`"))
+                .or_hint(format!("the stack's services are: {}", known.join(", ")));
+            // Bad usage, as where the command itself finds it.
+            error.exit_code = 2;
+            error
         })
     }
 
@@ -175,6 +179,7 @@ impl Supervisor {
         if self.next.is_some() {
             return Err(RemoteError::message("another `up` of this stack is under way"));
         }
+        self.check(&up)?;
         let mut up = up;
         if let Some(plan) = &self.plan {
             up.plan.network.keep_addresses(&plan.network)?;
@@ -199,6 +204,24 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Nothing is stopped for a plan that cannot be carried out.
+    fn check(&self, up: &Up) -> Result<(), RemoteError> {
+        for service in &up.plan.services {
+            let (image, _) = self.image(&service.name, up.images.get(&service.name))?;
+            let process = spec::process(service, &image).map(drop);
+            process
+                .and_then(|()| spec::stop_signal(service, &image).map(drop))
+                .context(|| format!("cannot start service `{}`", service.name))?;
+        }
+        let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect();
+        match self.delegation.shortfall(&limits) {
+            Some(shortfall) if up.strict => {
+                Err(RemoteError::message(shortfall).or_hint("without `--strict` this is a warning"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the next plan the plan, once what it replaces is down. True when something changed.
     pub(super) fn switch_plan(&mut self) -> bool {
         if self.next.is_none() || self.units.iter().any(|unit| unit.recreate && unit.run.is_some()) {
@@ -217,19 +240,20 @@ impl Supervisor {
     }
 
     fn adopt(&mut self, up: Up) -> Result<(), RemoteError> {
-        let mut images = Vec::new();
-        for service in &up.plan.services {
-            images.push(self.image(&service.name, up.images.get(&service.name))?);
-        }
         let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect();
         if let Some(shortfall) = self.delegation.shortfall(&limits) {
-            if up.strict {
-                return Err(RemoteError::message(shortfall).or_hint("without `--strict` this is a warning"));
-            }
             let waiting =
                 self.connections.iter().filter(|(_, c)| matches!(c.pending, Some(Pending::Up { .. })));
             for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
                 self.notify(id, Notice::Warning(shortfall.clone()));
+            }
+        }
+        // What may fail comes before anything of the present state is given up.
+        let stays = |unit: &Unit, service: &Service| unit.name() == service.name && !unit.recreate;
+        let mut fresh = BTreeMap::new();
+        for service in &up.plan.services {
+            if !self.units.iter().any(|unit| stays(unit, service)) {
+                fresh.insert(service.name.clone(), self.new_unit(service, &up)?);
             }
         }
         self.wiring.apply(&up.plan, &mut self.hub)?;
@@ -243,30 +267,28 @@ impl Supervisor {
             self.hub.remove(gone)?;
         }
         let mut old: Vec<Unit> = std::mem::take(&mut self.units);
-        for (service, (image, image_id)) in up.plan.services.iter().zip(images) {
-            let kept = old.iter().position(|unit| unit.name() == service.name && !unit.recreate);
-            let unit = match kept {
-                Some(index) => {
-                    let mut unit = old.swap_remove(index);
-                    unit.service = service.clone();
-                    unit
-                }
-                None => {
-                    let log = Log::open(&self.runtime, &service.name)
-                        .context(|| format!("open the log of service `{}`", service.name))?;
-                    let mut unit = Unit::new(service.clone(), image, image_id, log)
-                        .context(|| format!("cannot start service `{}`", service.name))?;
-                    unit.recreate = true;
-                    unit
-                }
-            };
-            self.units.push(unit);
+        for service in &up.plan.services {
+            let kept = old.iter().position(|unit| stays(unit, service)).map(|index| old.swap_remove(index));
+            if let Some(mut unit) = kept.or_else(|| fresh.remove(&service.name)) {
+                unit.service = service.clone();
+                self.units.push(unit);
+            }
         }
         let services = closure(&up.plan, &up.services);
         self.secrets = up.secrets;
         self.plan = Some(up.plan);
         self.want(&services);
         Ok(())
+    }
+
+    fn new_unit(&self, service: &Service, up: &Up) -> Result<Unit, RemoteError> {
+        let (image, image_id) = self.image(&service.name, up.images.get(&service.name))?;
+        let log = Log::open(&self.runtime, &service.name)
+            .context(|| format!("open the log of service `{}`", service.name))?;
+        let mut unit = Unit::new(service.clone(), image, image_id, log)
+            .context(|| format!("cannot start service `{}`", service.name))?;
+        unit.recreate = true;
+        Ok(unit)
     }
 
     fn image(&self, service: &str, id: Option<&String>) -> Result<(Image, String), RemoteError> {
@@ -298,9 +320,10 @@ impl Supervisor {
     }
 
     fn run_once(&mut self, id: u64, exec: &Exec, fds: &[OwnedFd]) -> Result<(), RemoteError> {
+        let stdio = stdio(fds)?;
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = self.unit(&exec.service)?;
-        let container = format!("{}-run-{}", exec.service, self.next_run);
+        let container = self.run_name(&exec.service, plan);
         let mut network = plan.network.clone();
         network.add_endpoint_like(&exec.service, &container)?;
         let from = spec::Ingredients {
@@ -321,29 +344,43 @@ impl Supervisor {
         let changes = Exec { argv: Vec::new(), ..exec.clone() };
         resolved.sandbox.process = spec::process_for(&resolved.sandbox.process, &changes);
         resolved.sandbox.hostname.clone_from(&container);
+        let cgroup = self.service_cgroup(&service, &container)?;
         let changed = Plan { network, ..plan.clone() };
         self.wiring.apply(&changed, &mut self.hub)?;
         self.plan = Some(changed);
         self.next_run += 1;
-        let stdio = stdio(fds)?;
-        let started =
-            self.hub.start(resolved.sandbox, Some(container.clone()), None, stdio, &resolved.detached)?;
+        let born_in = cgroup.as_ref().map(AsFd::as_fd);
+        let network = Some(container.clone());
+        let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached);
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => {
+                self.remove_run(&container, cgroup);
+                return Err(error);
+            }
+        };
         let pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
-        let purpose = Purpose::Run { connection: id, pidfd: started.pidfd, container };
+        let purpose = Purpose::Run { connection: id, pidfd: started.pidfd, container, cgroup };
         self.processes.insert(started.pid, purpose);
         self.wait_for(id, Pending::Process(started.pid));
         self.notify(id, Notice::Started { pid });
         Ok(())
     }
 
+    /// A name for a one-off container that no service and no other one has.
+    fn run_name(&self, service: &str, plan: &Plan) -> String {
+        let mut names = (self.next_run..).map(|number| format!("{service}-run-{number}"));
+        let taken = |name: &String| plan.network.endpoints.iter().any(|e| e.service == *name);
+        let known = |name: &String| self.units.iter().any(|unit| unit.name() == name);
+        names.find(|name| !taken(name) && !known(name)).unwrap_or_default()
+    }
+
     /// A process that was started for a connection ended.
     pub(super) fn process_ended(&mut self, exit: Exit) {
         let connection = match self.processes.remove(&exit.pid) {
             Some(Purpose::Exec { connection, .. }) => connection,
-            Some(Purpose::Run { connection, container, .. }) => {
-                if let Err(error) = self.remove_run(&container) {
-                    tracing::warn!("remove the container `{container}`: {error}");
-                }
+            Some(Purpose::Run { connection, container, cgroup, .. }) => {
+                self.remove_run(&container, cgroup);
                 connection
             }
             // An orphan that the hub inherited.
@@ -353,13 +390,17 @@ impl Supervisor {
         self.notify(connection, Notice::Exited { status: exit.status });
     }
 
-    fn remove_run(&mut self, container: &str) -> Result<(), RemoteError> {
-        self.hub.remove(vec![spec::container_directory(&self.stack, container)])?;
+    /// Takes a one-off container's files, links and cgroup away. What cannot be is left for the end of the stack.
+    fn remove_run(&mut self, container: &str, cgroup: Option<Cgroup>) {
+        let mut results = vec![self.hub.remove(vec![spec::container_directory(&self.stack, container)])];
         if let Some(plan) = &mut self.plan {
             plan.network.endpoints.retain(|endpoint| endpoint.service != container);
-            self.wiring.apply(plan, &mut self.hub)?;
+            results.push(self.wiring.apply(plan, &mut self.hub));
         }
-        Ok(())
+        results.extend(cgroup.map(|cgroup| cgroup.remove().map_err(RemoteError::from)));
+        for error in results.into_iter().filter_map(Result::err) {
+            tracing::warn!("remove the container `{container}`: {error}");
+        }
     }
 
     fn signal(&mut self, id: u64, signal: i32) -> Result<(), RemoteError> {
@@ -368,7 +409,11 @@ impl Supervisor {
             return Err(RemoteError::message("there is no process to signal"));
         };
         if let Some(Purpose::Exec { pidfd, .. } | Purpose::Run { pidfd, .. }) = self.processes.get(&pid) {
-            sys::process::pidfd_kill(pidfd.as_fd(), signal).context(|| "signal the process".into())?;
+            match sys::process::pidfd_kill(pidfd.as_fd(), signal) {
+                // It has ended; the news of that is on its way.
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+                result => result.context(|| "signal the process".into())?,
+            }
         }
         Ok(())
     }
@@ -415,9 +460,11 @@ impl Supervisor {
             let answer = match pending {
                 Pending::Up { services, wait } => self.up_answer(&services, wait),
                 Pending::Stopped(services) => {
-                    let down = |unit: &&Unit| services.iter().any(|s| s == unit.name());
-                    let running = self.units.iter().filter(down).any(|unit| unit.run.is_some());
-                    (!running).then_some(Notice::Done)
+                    // One that somebody else has asked for since is no concern of this command's any more.
+                    let stopping = |unit: &Unit| unit.run.is_some() && !unit.wanted && !unit.pending;
+                    let named = |unit: &&Unit| services.iter().any(|s| s == unit.name());
+                    let wait = self.units.iter().filter(named).any(stopping);
+                    (!wait).then_some(Notice::Done)
                 }
                 Pending::Down | Pending::Process(_) => None,
             };
@@ -436,7 +483,7 @@ impl Supervisor {
             return None;
         }
         let units = || self.units.iter().filter(|unit| services.iter().any(|s| s == unit.name()));
-        if units().any(|unit| unit.pending || unit.restart_at.is_some() && wait) {
+        if units().any(|unit| unit.pending) {
             return None;
         }
         if let Some(unit) = units().find(|unit| unit.failure.is_some()) {

@@ -16,6 +16,9 @@ use crate::plan::{Condition, Healthcheck, RestartPolicy, Service};
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// Longest pause before a restart.
 const LAST_BACKOFF: Duration = Duration::from_secs(60);
+/// A service whose pause has grown beyond this, which takes nine failures in a row and most of a minute, is not
+/// waited for any more.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A service that ran this long starts anew with the shortest pause.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -117,14 +120,47 @@ impl Unit {
     /// Asks for a start, by a user.
     pub(crate) fn want(&mut self) {
         self.wanted = true;
-        if self.run.is_none() && !self.pending {
-            self.pending = true;
-            self.state = State::Waiting;
-            self.failure = None;
-            self.restart_at = None;
-            self.restarts = 0;
-            self.backoff = FIRST_BACKOFF;
+        if self.pending {
+            return;
         }
+        match &self.run {
+            None => self.state = State::Waiting,
+            // It is being stopped: it starts again when it has.
+            Some(run) if run.kill_at.is_some() => {}
+            Some(_) => return,
+        }
+        self.begin_anew();
+    }
+
+    /// Asks for a stop and a start.
+    pub(crate) fn restart(&mut self) {
+        self.give_up();
+        self.begin_anew();
+    }
+
+    fn begin_anew(&mut self) {
+        self.pending = true;
+        self.failure = None;
+        self.restart_at = None;
+        self.restarts = 0;
+        self.backoff = FIRST_BACKOFF;
+    }
+
+    /// Puts off a start that its policy asked for; false when it was a user who did, and is to be told.
+    pub(crate) fn postpone(&mut self, now: Instant) -> bool {
+        if self.restarts == 0 {
+            return false;
+        }
+        self.restarts -= 1;
+        self.pending = false;
+        self.restart_later(now);
+        true
+    }
+
+    fn restart_later(&mut self, now: Instant) {
+        self.state = State::Restarting;
+        self.restart_at = Some(now + self.backoff);
+        self.backoff = (self.backoff * 2).min(LAST_BACKOFF);
     }
 
     /// Takes a start back.
@@ -147,6 +183,7 @@ impl Unit {
             Condition::Started if self.run.is_some() || self.exit_code.is_some() => Readiness::Ready,
             Condition::Completed if ended && self.exit_code == Some(0) => Readiness::Ready,
             Condition::Completed if ended => Readiness::Never,
+            _ if self.state == State::Restarting && self.backoff > PATIENCE => Readiness::Never,
             Condition::Healthy => match (&self.run, self.health()) {
                 (Some(_), Some(Health::Healthy)) => Readiness::Ready,
                 // Without a check there is nothing to wait for but the start.
@@ -165,6 +202,7 @@ impl Unit {
         self.run = Some(run);
         self.wanted = true;
         self.pending = false;
+        self.failure = None;
         self.state = State::Running;
     }
 
@@ -187,9 +225,7 @@ impl Unit {
             RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
         };
         if again && self.wanted && !self.pending {
-            self.state = State::Restarting;
-            self.restart_at = Some(now + self.backoff);
-            self.backoff = (self.backoff * 2).min(LAST_BACKOFF);
+            self.restart_later(now);
         }
     }
 
