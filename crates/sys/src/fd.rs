@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io::{self, Write};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -31,6 +31,17 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Bytes that were written to a TCP socket and that its peer has not acknowledged (`SIOCOUTQ`, tcp(7)).
+///
+/// # Errors
+/// What `ioctl` reports: `EINVAL` for a listening socket.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request, which is TIOCOUTQ under another name, writes one int to where the pointer points.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
 }
 
 /// An anonymous file with `content` that nobody can change any more (`memfd_create(2)`, all seals).

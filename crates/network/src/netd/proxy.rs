@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
@@ -31,6 +31,11 @@ const TURNS: usize = 32;
 /// How long a connection rests that could get no pipe.
 const REST: Duration = Duration::from_millis(50);
 
+/// How long the other end of a connection that was reset may take to receive what was sent before.
+const LINGER: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// Which end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -49,6 +54,10 @@ pub(super) struct Proxy {
     /// Connections that could get no pipe, and when to try again.
     starved: Vec<Key>,
     retry: Option<Instant>,
+    /// Sockets to be reset as soon as their peers have what was sent, or when the time is over.
+    lingering: Vec<(Instant, OwnedFd)>,
+    /// When to look whether they have.
+    look: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -131,6 +140,8 @@ impl Proxy {
             deadlines: VecDeque::new(),
             starved: Vec::new(),
             retry: None,
+            lingering: Vec::new(),
+            look: None,
         }
     }
 
@@ -140,7 +151,7 @@ impl Proxy {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(at, _)| *at).into_iter().chain(self.retry).min()
+        self.deadlines.front().map(|(at, _)| *at).into_iter().chain(self.retry).chain(self.look).min()
     }
 
     /// Takes a new connection to `target`, with a stack-side socket if there is one.
@@ -187,6 +198,16 @@ impl Proxy {
     }
 
     pub(super) fn expire(&mut self, poll: &Poll, now: Instant) {
+        if self.look.is_some_and(|at| at <= now) {
+            self.lingering.retain(|(until, socket)| {
+                let waits = *until > now && holds_unsent(socket);
+                if !waits {
+                    reset_on_close(socket);
+                }
+                waits
+            });
+            self.look = (!self.lingering.is_empty()).then_some(now + LOOK);
+        }
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
             for key in std::mem::take(&mut self.starved) {
@@ -257,9 +278,9 @@ impl Proxy {
         connection.transfer(poll, &mut self.pipes, end, flags);
         if connection.up.done && connection.down.done {
             if connection.reset {
-                self.abort(key)
+                self.reset(poll, key);
             } else {
-                self.close(key)
+                self.close(key);
             }
             return;
         }
@@ -272,15 +293,33 @@ impl Proxy {
         }
     }
 
-    /// Ends a connection with a reset to both ends.
+    /// Ends a connection with a reset to both ends, after what was sent before has arrived: a client that closes
+    /// with something unread resets the connection (TLS 1.3 has messages that an uploader never reads), and
+    /// without us its service would have had all that came before the reset.
+    fn reset(&mut self, poll: &Poll, key: Key) {
+        let Some(connection) = self.connections.remove(key) else { return };
+        let until = Instant::now() + LINGER;
+        for side in std::iter::once(connection.client).chain(connection.upstream) {
+            if side.hung || !holds_unsent(&side.socket) {
+                reset_on_close(&side.socket);
+                continue;
+            }
+            if side.interest.is_some() {
+                poll.delete(&side.socket);
+            }
+            self.lingering.push((until, side.socket));
+            self.look.get_or_insert_with(|| Instant::now() + LOOK);
+        }
+        for mut flow in [connection.up, connection.down] {
+            flow.release(&mut self.pipes);
+        }
+    }
+
+    /// Ends a connection with a reset to both ends, at once.
     fn abort(&mut self, key: Key) {
         if let Some(connection) = self.connections.get(key) {
             let sides = std::iter::once(&connection.client).chain(&connection.upstream);
-            for side in sides {
-                if let Err(error) = sockopt::set_socket_linger(&side.socket, Some(Duration::ZERO)) {
-                    tracing::debug!(%error, "reset connection");
-                }
-            }
+            sides.for_each(|side| reset_on_close(&side.socket));
         }
         self.close(key);
     }
@@ -291,6 +330,18 @@ impl Proxy {
             flow.release(&mut self.pipes);
         }
     }
+}
+
+/// Makes the end of a socket a reset of its connection.
+fn reset_on_close(socket: &OwnedFd) {
+    if let Err(error) = sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
+        tracing::debug!(%error, "reset connection");
+    }
+}
+
+/// Whether the peer has not received all that was sent; a reset would throw the rest away.
+fn holds_unsent(socket: &OwnedFd) -> bool {
+    sys::fd::unacknowledged(socket.as_fd()).is_ok_and(|bytes| bytes > 0)
 }
 
 impl Connection {

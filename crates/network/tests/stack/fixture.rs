@@ -340,13 +340,24 @@ fn sink(mut stream: TcpStream) {
     let _ended = stream.write_all(count.to_string().as_bytes());
 }
 
-/// Counts connections that were reset by the client (`x`), tells the count (`?`), or resets (`!`).
+/// Counts connections that were reset by the client (`x`), tells the count (`?`), or resets (`!`). Reads late what
+/// comes before a reset (`w`), and tells how much that was (`=`).
 fn resets(mut stream: TcpStream) {
     static SEEN: AtomicUsize = AtomicUsize::new(0);
+    static READ: AtomicUsize = AtomicUsize::new(0);
     let mut byte = [0];
     stream.read_exact(&mut byte).unwrap();
     match byte[0] {
         b'?' => stream.write_all(SEEN.load(Ordering::SeqCst).to_string().as_bytes()).unwrap(),
+        b'=' => stream.write_all(READ.load(Ordering::SeqCst).to_string().as_bytes()).unwrap(),
+        b'w' => {
+            stream.write_all(&byte).unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+            let mut buffer = vec![0; 65536];
+            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                READ.fetch_add(length, Ordering::SeqCst);
+            }
+        }
         b'!' => rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap(),
         _ => {
             stream.write_all(&byte).unwrap();

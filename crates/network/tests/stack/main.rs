@@ -8,6 +8,7 @@ mod resolver;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use fixture::{ECHO, Outcome, SINK, Stack};
@@ -23,6 +24,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("200 connections at a time", many_connections),
     ("a slow reader slows the writer and loses nothing", slow_reader),
     ("a reset passes through, in both directions", resets_pass),
+    ("what was sent before a reset arrives", resets_lose_nothing),
     ("ports come and go without touching open connections", reconfiguration),
     ("a changed plan changes only what differs", changed_plan),
     ("out of descriptors, connections wait and netd does not spin", out_of_descriptors),
@@ -209,6 +211,26 @@ fn resets_pass(stack: &mut Stack) {
     client.write_all(b"!").unwrap();
     let error = client.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// A client that closes with something unread resets the connection; what it had sent arrives all the same.
+fn resets_lose_nothing(stack: &mut Stack) {
+    let port = stack.port("app", fixture::RESETS);
+    let mut client = TcpStream::connect(port).unwrap();
+    client.write_all(b"w").unwrap();
+    // More than the service's kernel takes before the service reads.
+    client.write_all(&pattern(1 << 20)).unwrap();
+    while sys::fd::unacknowledged(client.as_fd()).unwrap() > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(client);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut arrived = String::new();
+    while arrived != (1 << 20).to_string() {
+        assert!(Instant::now() < deadline, "{arrived} bytes arrived");
+        arrived = String::from_utf8(exchange(port, b"=")).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn reconfiguration(stack: &mut Stack) {
