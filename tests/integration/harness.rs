@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -114,6 +115,18 @@ pub(crate) fn finish(mut child: Child) -> Ended {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     let [out, err] = texts;
     Ended { code, out, err }
+}
+
+/// The first of `count` ports in a row that nothing listens on: no other test's, and below those that the kernel
+/// gives to clients.
+pub(crate) fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let start = std::process::id() as usize * 64;
+    until("free ports", || {
+        let at = start + NEXT.fetch_add(usize::from(count), Ordering::Relaxed);
+        let first = u16::try_from(10_000 + at % 20_000).unwrap();
+        (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()).then_some(first)
+    })
 }
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -388,6 +401,7 @@ pub(crate) fn busybox_rootfs(path: &Path) {
     for applet in String::from_utf8(applets).unwrap().lines().filter(|applet| *applet != "busybox") {
         std::os::unix::fs::symlink("busybox", path.join("bin").join(applet)).unwrap();
     }
+    fs::set_permissions(path.join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
     let accounts = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n";
     fs::write(path.join("etc/passwd"), accounts).unwrap();
     fs::write(path.join("etc/group"), "root:x:0:\napp:x:1000:\nextra:x:2000:app\n").unwrap();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{DEADLINE, Stack, finish};
+use crate::harness::{DEADLINE, Stack, finish, free_ports};
 
 const ROUNDS: u32 = 50;
 
@@ -22,11 +22,6 @@ stop_grace_period = "200ms"
 [volumes.kept]
 "#
     ))
-}
-
-/// A port that nothing listens on.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Random numbers that are the same in every run (xorshift).
@@ -63,7 +58,7 @@ fn wait_for_supervisor(stack: &Stack, child: &mut std::process::Child) -> Option
 
 #[test]
 fn a_killed_supervisor_leaves_nothing() {
-    let stack = tiny(free_port());
+    let stack = tiny(free_ports(1));
     // The image: what is killed below is the start of a stack, not an import.
     stack.up();
     stack.run(&["down"]).ok();
@@ -89,7 +84,7 @@ fn a_killed_supervisor_leaves_nothing() {
 
 #[test]
 fn a_killed_command_in_the_foreground_takes_all_with_it() {
-    let stack = tiny(free_port());
+    let stack = tiny(free_ports(1));
     let mut random = Random(0xfeed_beef_1234_5671);
     for round in 0..ROUNDS {
         let child = stack.spawn(&["stack.toml"]);
@@ -105,7 +100,7 @@ fn a_killed_command_in_the_foreground_takes_all_with_it() {
 
 #[test]
 fn a_killed_detached_command_leaves_all_or_nothing() {
-    let stack = tiny(free_port());
+    let stack = tiny(free_ports(1));
     let mut random = Random(0xabcd_ef01_2345_6789);
     for round in 0..ROUNDS / 5 {
         let child = stack.spawn(&["up", "-d"]);

@@ -92,9 +92,10 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
     };
     if let Some(unknown) = arguments.services.iter().find(|name| !has_log(&directory, name)) {
         let known = logged(&directory)?.join(", ");
-        return Err(stack::RemoteError::message(format!("there is no log of a service `{unknown}`"))
-            .or_hint(format!("there are logs of: {known}"))
-            .into());
+        let mut error = stack::RemoteError::message(format!("there is no log of a service `{unknown}`"))
+            .or_hint(format!("there are logs of: {known}"));
+        error.exit_code = 2;
+        return Err(error.into());
     }
     let mut lines = Vec::new();
     let mut last: BTreeMap<String, u64> = BTreeMap::new();
@@ -144,7 +145,7 @@ fn logged(directory: &Path) -> Result<Vec<String>, Failure> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log").map(str::to_owned))
         // The supervisor's own log has no lines of a service.
-        .filter(|name| name != "supervisor")
+        .filter(|name| !name.starts_with('.'))
         .collect();
     names.sort();
     Ok(names)
@@ -224,7 +225,7 @@ mod tests {
         let path = |name| directory.path().join(name);
         std::fs::write(path("a.log.1"), format!("{}\n", json(&line("a", 1, "old")))).unwrap();
         std::fs::write(path("a.log"), format!("{}\n{{\"serv", json(&line("a", 2, "new")))).unwrap();
-        std::fs::write(path("supervisor.log"), "error: x\n").unwrap();
+        std::fs::write(path(".supervisor.log"), "error: x\n").unwrap();
         assert_eq!(logged(directory.path()).unwrap(), ["a"]);
         let texts: Vec<String> = read(directory.path(), "a").unwrap().into_iter().map(|l| l.text).collect();
         assert_eq!(texts, ["old", "new"]);
