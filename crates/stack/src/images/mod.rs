@@ -207,7 +207,7 @@ pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<(), RemoteErro
             Ok(())
         })?;
     }
-    std::fs::remove_dir_all(paths.stack(stack)).context(|| "remove the stack's runtime directory".into())
+    crate::lock::remove_runtime(&paths.stack(stack)).context(|| "remove the stack's runtime directory".into())
 }
 
 fn reference(name: &str) -> Result<Reference, RemoteError> {

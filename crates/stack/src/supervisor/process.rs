@@ -193,7 +193,7 @@ impl Supervisor {
             }
         };
         if code == 0 {
-            if let Err(error) = fs::remove_dir_all(&self.runtime) {
+            if let Err(error) = crate::lock::remove_runtime(&self.runtime) {
                 eprintln!("error: remove {}: {error}", self.runtime.display());
             }
             self.answer_down();
