@@ -335,7 +335,8 @@ impl Supervisor {
             network: &network,
             idmap: self.idmap.as_ref(),
         };
-        let mut service = unit.service.clone();
+        // Under a name of its own: the service's name stays the service's, in /etc/hosts too.
+        let mut service = Service { hostname: container.clone(), ..unit.service.clone() };
         if !exec.argv.is_empty() {
             // As in the file, a command leaves the entrypoint alone.
             service.command = Some(exec.argv.clone());
@@ -343,7 +344,6 @@ impl Supervisor {
         let mut resolved = spec::resolve(&service, &from)?;
         let changes = Exec { argv: Vec::new(), ..exec.clone() };
         resolved.sandbox.process = spec::process_for(&resolved.sandbox.process, &changes);
-        resolved.sandbox.hostname.clone_from(&container);
         let cgroup = self.service_cgroup(&service, &container)?;
         let changed = Plan { network, ..plan.clone() };
         self.wiring.apply(&changed, &mut self.hub)?;
