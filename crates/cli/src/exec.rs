@@ -102,7 +102,7 @@ fn relay(session: &Session, client: &mut Client, command: &Command, tty: bool) -
         match client.next(None)? {
             Some(Notice::Started { .. }) => {
                 started = true;
-                streams.enter_raw_mode()?;
+                streams.attach()?;
             }
             Some(Notice::Exited { status }) => {
                 streams.drain()?;

@@ -7,13 +7,14 @@
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::pty::OpenptFlags;
 use rustix::termios::{OptionalActions, Termios};
+use stack::channel::Channel;
 
 use crate::output::Failure;
 
@@ -32,7 +33,9 @@ pub(crate) struct Streams {
     input: Option<Flow>,
     /// From the process to our standard output and error.
     outputs: Vec<(OwnedFd, Target)>,
-    /// The pseudoterminal, if there is one.
+    /// Where the other end of the process's terminal will come from, if it gets one.
+    console: Option<Channel>,
+    /// The other end of the process's terminal, once it runs.
     pty: Option<OwnedFd>,
 }
 
@@ -62,27 +65,44 @@ impl Streams {
     /// When no pipe or pseudoterminal can be had.
     pub(crate) fn open(tty: bool) -> Result<(Self, [OwnedFd; 3]), Failure> {
         match tty {
-            true => Self::pty().map_err(Failure::system("open a pseudoterminal")),
+            true => Self::console().map_err(Failure::system("open a way to the process's terminal")),
             false => Self::pipes().map_err(Failure::system("open pipes to the process")),
         }
     }
 
-    fn pty() -> io::Result<(Self, [OwnedFd; 3])> {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = rustix::pty::openpt(flags)?;
-        rustix::pty::grantpt(&master)?;
-        rustix::pty::unlockpt(&master)?;
-        let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+    /// The terminal is made inside, in the container's own `/dev/pts`; its other end comes over a channel that is
+    /// the process's standard input until then.
+    fn console() -> io::Result<(Self, [OwnedFd; 3])> {
+        let null = || std::fs::File::open("/dev/null").map(OwnedFd::from);
+        let (ours, theirs) = Channel::pair()?;
+        let streams = Self { input: None, outputs: Vec::new(), console: Some(ours), pty: None };
+        Ok((streams, [theirs.into(), null()?, null()?]))
+    }
+
+    /// The process runs: takes the other end of its terminal, if it has one, and gives it every key.
+    ///
+    /// # Errors
+    /// When the terminal does not come, or ours refuses.
+    pub(crate) fn attach(&mut self) -> Result<(), Failure> {
+        if let Some(console) = self.console.take() {
+            self.take_terminal(&console).map_err(Failure::system("take the process's terminal"))?;
+        }
+        self.enter_raw_mode()
+    }
+
+    fn take_terminal(&mut self, console: &Channel) -> io::Result<()> {
+        let message = console.recv_until(Instant::now() + Duration::from_secs(5))?;
+        let master = message.and_then(|message| message.fds.into_iter().next());
+        let master = master.ok_or(io::ErrorKind::UnexpectedEof)?;
         rustix::io::ioctl_fionbio(&master, true)?;
-        let input = Flow { to: master.try_clone()?, buffer: Vec::new(), ended: false };
-        let outputs = vec![(master.try_clone()?, Target::Out)];
-        let streams = Self { input: Some(input), outputs, pty: Some(master) };
-        streams.copy_size()?;
-        Ok((streams, [terminal.try_clone()?, terminal.try_clone()?, terminal]))
+        self.input = Some(Flow { to: master.try_clone()?, buffer: Vec::new(), ended: false });
+        self.outputs = vec![(master.try_clone()?, Target::Out)];
+        self.pty = Some(master);
+        self.copy_size()
     }
 
     fn pipes() -> io::Result<(Self, [OwnedFd; 3])> {
-        let mut streams = Self { input: None, outputs: Vec::new(), pty: None };
+        let mut streams = Self { input: None, outputs: Vec::new(), console: None, pty: None };
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let first = if passable(stdin.as_fd())? {
             stdin.as_fd().try_clone_to_owned()?
@@ -209,7 +229,7 @@ impl Streams {
     ///
     /// # Errors
     /// When the terminal refuses.
-    pub(crate) fn enter_raw_mode(&self) -> Result<(), Failure> {
+    fn enter_raw_mode(&self) -> Result<(), Failure> {
         let stdin = rustix::stdio::stdin();
         if self.pty.is_none() || !stdin.is_terminal() {
             return Ok(());

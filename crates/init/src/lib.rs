@@ -10,3 +10,4 @@ pub mod account;
 pub mod pid1;
 pub mod process;
 pub mod report;
+mod terminal;

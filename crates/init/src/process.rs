@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account;
 use crate::report::{Failure, Stage};
+use crate::terminal;
 
 /// A program and what it may do. Paths and names are those of the container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,12 +29,16 @@ pub struct Process {
     pub no_new_privileges: bool,
     /// Resource limits as (`RLIMIT_` number, soft, hard).
     pub rlimits: Vec<(u32, u64, u64)>,
-    /// Standard input is a terminal that becomes the controlling one.
+    /// It gets a terminal of the container's own devpts. Standard input is a [`sys::channel::Channel`] then, over
+    /// which the other end is sent.
     pub terminal: bool,
 }
 
 /// Highest capability number that this was written against (`CAP_CHECKPOINT_RESTORE`).
 const LAST_CAPABILITY: u32 = 40;
+
+/// Magic number of the file system that pipes without a name are on (statfs(2)).
+const PIPEFS_MAGIC: u64 = 0x5049_5045;
 
 impl Process {
     /// Takes on the process's identity. Afterwards only [`Process::exec`] makes sense. `keep_open` is left
@@ -45,9 +50,7 @@ impl Process {
         let account = account::resolve(&self.user).map_err(|e| Failure::new(Stage::User, &self.user, e))?;
         self.enter_working_directory()?;
         if self.terminal {
-            rustix::process::setsid().map_err(|e| Failure::new(Stage::Terminal, "session", e))?;
-            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
-                .map_err(|e| Failure::new(Stage::Terminal, "controlling terminal", e))?;
+            terminal::take(&account).map_err(|e| Failure::new(Stage::Terminal, "in /dev/pts", e))?;
         }
         for (resource, soft, hard) in &self.rlimits {
             sys::process::set_rlimit(*resource, *soft, *hard)
@@ -111,13 +114,13 @@ impl Process {
 }
 
 /// Gives the pipes that are standard input, output and error to the process's user, who may want to open
-/// `/dev/stderr` (and so the pipe) again. What cannot be given, a terminal of the host's for example, stays as
-/// it is: the descriptor itself works in any case.
+/// `/dev/stderr` (and so the pipe) again. A fifo with a name stays with its owner on the host. What cannot be given
+/// stays as it is: the descriptor itself works in any case.
 fn give_stdio(account: &account::Account) {
-    use rustix::fs::{FileType, Gid, Uid, fchown, fstat};
+    use rustix::fs::{Gid, Uid, fchown, fstatfs};
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
-        if fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo) {
+        if fstatfs(fd).is_ok_and(|system| system.f_type as u64 == PIPEFS_MAGIC) {
             match fchown(fd, Some(uid), Some(gid)) {
                 Ok(()) | Err(_) => {}
             }

@@ -25,3 +25,6 @@ pub mod supervisor;
 mod words;
 
 pub use remote::RemoteError;
+
+/// How a command and a container hand descriptors to each other.
+pub use sys::channel;

@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
+use sys::channel::Channel;
 
 use crate::control::{Line, Stream};
 
@@ -45,11 +46,18 @@ impl Output {
         Ok((Self { pipe: read, stream, partial: Vec::new() }, write))
     }
 
+    /// The other end of a service's terminal.
+    pub(crate) fn terminal(master: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&master, true)?;
+        Ok(Self { pipe: master, stream: Stream::Stdout, partial: Vec::new() })
+    }
+
     /// Reads what is there. The second value is false when nothing will come any more.
     pub(crate) fn read(&mut self, service: &str) -> io::Result<(Vec<Line>, bool)> {
         let mut buffer = [0u8; 16 << 10];
         let open = match rustix::io::read(&self.pipe, &mut buffer) {
-            Ok(0) => false,
+            // EIO is what the end is on a terminal.
+            Ok(0) | Err(Errno::IO) => false,
             Ok(length) => {
                 self.partial.extend_from_slice(&buffer[..length]);
                 true
@@ -77,6 +85,39 @@ impl Output {
         }
         self.partial = rest.to_vec();
         Ok((lines, open))
+    }
+}
+
+/// Standard input, output and error of a service that is about to start.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pipes: Vec<Output>,
+    console: Option<Channel>,
+    /// What the service gets.
+    pub(crate) theirs: [OwnedFd; 3],
+}
+
+impl Streams {
+    /// Pipes, or the way to a terminal.
+    pub(crate) fn open(terminal: bool, owner: Option<(u32, u32)>) -> io::Result<Self> {
+        let null = || File::open("/dev/null").map(OwnedFd::from);
+        if terminal {
+            let (ours, theirs) = Channel::pair()?;
+            let theirs = [theirs.into(), null()?, null()?];
+            return Ok(Self { pipes: Vec::new(), console: Some(ours), theirs });
+        }
+        let (stdout, out) = Output::pipe(Stream::Stdout, owner)?;
+        let (stderr, err) = Output::pipe(Stream::Stderr, owner)?;
+        Ok(Self { pipes: vec![stdout, stderr], console: None, theirs: [null()?, out, err] })
+    }
+
+    /// What is to be read of the service, now that it runs.
+    pub(crate) fn outputs(self) -> io::Result<Vec<Output>> {
+        let Some(console) = self.console else { return Ok(self.pipes) };
+        // It was sent before the service's program began.
+        let message = console.recv_until(Instant::now() + Duration::from_secs(5))?;
+        let master = message.and_then(|message| message.fds.into_iter().next());
+        Ok(vec![Output::terminal(master.ok_or(io::ErrorKind::UnexpectedEof)?)?])
     }
 }
 

@@ -32,7 +32,7 @@ use crate::remote::{Context, RemoteError};
 use crate::spec;
 use connection::{Connection, Pending};
 use health::{Active, Kind, Monitor, Verdict};
-use logs::Output;
+use logs::{Output, Streams};
 use unit::{Readiness, Run, Unit};
 use wiring::Wiring;
 
@@ -332,10 +332,8 @@ impl Supervisor {
         if unit.recreate {
             self.hub.remove(vec![spec::container_directory(&self.stack, unit.name())])?;
         }
-        let null = File::open("/dev/null").context(|| "open /dev/null".into())?;
-        let (stdout, out) = Output::pipe(crate::control::Stream::Stdout, self.owner)?;
-        let (stderr, err) = Output::pipe(crate::control::Stream::Stderr, self.owner)?;
-        let stdio = [null.as_fd(), out.as_fd(), err.as_fd()];
+        let streams = Streams::open(unit.service.tty, self.owner).context(|| "open its output".into())?;
+        let stdio = streams.theirs.each_ref().map(AsFd::as_fd);
         let network = Some(self.units[index].name().to_owned());
         let unit = &self.units[index];
         let cgroup = self.service_cgroup(&unit.service, unit.name())?;
@@ -345,7 +343,7 @@ impl Supervisor {
         let now = Instant::now();
         let unit = &mut self.units[index];
         unit.recreate = false;
-        unit.outputs.extend([stdout, stderr]);
+        unit.outputs.extend(streams.outputs().context(|| "take its terminal".into())?);
         let monitor = unit.check.clone().map(|check| Monitor::new(check, now));
         let (pid, pidfd) = (started.pid, started.pidfd);
         unit.started(Run { pid, pidfd, host_pid, started: now, monitor, cgroup, kill_at: None });
@@ -361,6 +359,9 @@ impl Supervisor {
         };
         let cgroup = Cgroup::create(parent.path(), container)?;
         cgroup.apply(&limits)?;
+        if let Some(owner) = self.owner {
+            cgroup.give(owner)?;
+        }
         Ok(Some(cgroup))
     }
 

@@ -72,6 +72,9 @@ fn begin(
     let cgroup = if has_limits { delegation.stack(stack)? } else { None };
     // Both are made before this process knows any secret.
     let mut hub = Hub::spawn(&map, &data)?;
+    if let Some(cgroup) = cgroup.as_ref().filter(|_| map.direct) {
+        cgroup.admit_hub(hub.process.pid, map.root())?;
+    }
     let netd = if needs_netd { Some(spawn_netd()?) } else { None };
     let signals = signals().context(|| "open a signalfd".into())?;
     let idmap = match map.direct {

@@ -520,7 +520,7 @@ impl Supervisor {
         self.wiring.close().context(|| "end netd".into())?;
         self.hub.end().context(|| "end the stack's hub".into())?;
         if let Some(cgroup) = self.cgroup.take() {
-            cgroup.remove()?;
+            self.delegation.remove(cgroup)?;
         }
         Ok(true)
     }
