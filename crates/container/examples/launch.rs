@@ -1,0 +1,100 @@
+//! One container by the library alone: `launch DATA ROOTFS PROGRAM [ARG...]`.
+//!
+//! A user namespace, then the sandbox that every service gets (all mounts, masks, capabilities, seccomp filter and
+//! PID 1 of ours) over the read-only layer ROOTFS, and its end; exits with the program's status. As root the ids
+//! are mapped directly, as an ordinary user by `newuidmap`. DATA holds the writable layer; it is made when it is
+//! missing and used again when it is there. What `scripts/bench` compares with bubblewrap and crun.
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use container::idmap::IdMap;
+use container::launch::{ROOTFS, SCRATCH, Surroundings, launch};
+use container::sandbox::{Root, Sandbox};
+use container::{Process, capability, defaults, program, seccomp, userns};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use sys::process::namespace;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [data, rootfs, argv @ ..] = &args[..] else {
+        return Err("usage: launch DATA ROOTFS PROGRAM [ARG...]".into());
+    };
+    let map = IdMap::current()?;
+    let (data, rootfs) = (Path::new(data), Path::new(rootfs));
+    if !data.exists() {
+        make_data_directory(data, rootfs, &map)?;
+    }
+    let directory = fs::File::open(data)?;
+    let (child, _channel) = userns::spawn(&map, namespace::NETWORK, directory.as_fd(), |_channel| {
+        inside(argv).unwrap_or_else(|error| {
+            eprintln!("launch: {error}");
+            125
+        })
+    })?;
+    std::process::exit(status(child.pid)?);
+}
+
+/// `layer` in it is ROOTFS.
+fn make_data_directory(data: &Path, rootfs: &Path, map: &IdMap) -> io::Result<()> {
+    let (uid, gid) = map.root();
+    for name in ["", "mnt", ROOTFS, SCRATCH, "upper", "work"] {
+        fs::create_dir_all(data.join(name))?;
+        std::os::unix::fs::chown(data.join(name), Some(uid), Some(gid))?;
+    }
+    std::os::unix::fs::symlink(fs::canonicalize(rootfs)?, data.join("layer"))
+}
+
+/// Root of the user namespace: starts the sandbox and waits for its end.
+fn inside(argv: &[String]) -> Result<i32, Box<dyn Error>> {
+    let sandbox = describe(argv, capability::set(&[], &[])?);
+    let init = program::init()?;
+    let filters = seccomp::default_profile(sandbox.process.capabilities)?;
+    let around = Surroundings {
+        init: init.as_fd(),
+        network: None,
+        cgroup: None,
+        stdio: [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()],
+        detached: &[],
+        filters: &filters,
+    };
+    let child = launch(&sandbox, &around)?;
+    Ok(status(child.pid)?)
+}
+
+/// What a service without any option gets.
+fn describe(argv: &[String], capabilities: u64) -> Sandbox {
+    Sandbox {
+        hostname: "launch".to_owned(),
+        root: Root { layers: vec!["layer".to_owned()], upper: "upper".to_owned(), work: "work".to_owned() },
+        read_only: false,
+        mounts: defaults::mounts(defaults::Network::Own, 64 << 20),
+        masked_paths: defaults::masked_paths(),
+        readonly_paths: defaults::readonly_paths(),
+        sysctls: Vec::new(),
+        process: Process {
+            argv: argv.to_vec(),
+            env: vec![("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())],
+            cwd: "/".to_owned(),
+            user: String::new(),
+            capabilities,
+            no_new_privileges: true,
+            rlimits: Vec::new(),
+            terminal: false,
+        },
+        init: Some(0),
+    }
+}
+
+fn status(pid: i32) -> io::Result<i32> {
+    Ok(match waitpid(Pid::from_raw(pid), None)? {
+        WaitStatus::Exited(_, code) => code,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+        _ => 125,
+    })
+}
