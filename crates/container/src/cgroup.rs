@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, Mode, OFlags};
 use serde::Serialize;
@@ -22,8 +23,13 @@ use crate::Error;
 
 /// Directories of ours begin with this.
 const PREFIX: &str = "inception-run-";
-/// The leaf that the stack's own processes stand in where they must leave the delegated cgroup.
-const OWN_LEAF: &str = "supervisor";
+/// The leaf that the stack's own processes stand in where they must leave the delegated cgroup. No service can
+/// have such a name.
+const OWN_LEAF: &str = "@supervisor";
+/// The leaf of the process that starts the services, where it is somebody else than us.
+const HUB_LEAF: &str = "@hub";
+/// How long the processes of a stack that was killed may take to leave its cgroups.
+const STALE_DEADLINE: Duration = Duration::from_secs(5);
 /// `cpu.max` counts in microseconds of this period, the kernel's default.
 const CPU_PERIOD: f64 = 100_000.0;
 /// `cpu.max` refuses a quota below a millisecond.
@@ -191,14 +197,36 @@ impl Delegation {
         Ok(Some(stack))
     }
 
-    /// Removes the empty cgroups that an earlier run of stack `name` left.
+    /// Removes the empty cgroups that an earlier run of stack `name` left. The last of its processes may be about
+    /// to vanish.
     ///
     /// # Errors
     /// When one is in use or cannot be removed.
     pub fn remove_stale(&self, name: &str) -> Result<(), Error> {
-        match &self.parent {
-            Some(parent) => stale(&parent.join(format!("{PREFIX}{name}"))),
-            None => Ok(()),
+        let Some(parent) = &self.parent else { return Ok(()) };
+        let path = parent.join(format!("{PREFIX}{name}"));
+        let deadline = Instant::now() + STALE_DEADLINE;
+        loop {
+            match stale(&path) {
+                Err(Error::System { source, .. })
+                    if source.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Removes the cgroup that [`Self::stack`] made, but for the leaf that this process itself stands in: that one
+    /// is empty, and goes, with the next command.
+    ///
+    /// # Errors
+    /// `EBUSY` while another process stands in one of them.
+    pub fn remove(&self, stack: Cgroup) -> Result<(), Error> {
+        match self.must_leave {
+            true => below(&stack.path, |entry| entry.file_name() != OWN_LEAF),
+            false => stack.remove(),
         }
     }
 }
@@ -245,6 +273,27 @@ impl Cgroup {
         &self.path
     }
 
+    /// Allows `owner`, a user and group of the host, to have processes born in this cgroup: the kernel asks for
+    /// the right to write to `cgroup.procs` here and in the common ancestor of both cgroups.
+    ///
+    /// # Errors
+    /// What `chown(2)` reports.
+    pub fn give(&self, owner: (u32, u32)) -> Result<(), Error> {
+        let path = self.path.join("cgroup.procs");
+        std::os::unix::fs::chown(&path, Some(owner.0), Some(owner.1))
+            .map_err(Error::system(format!("give {} to the containers' root", path.display())))
+    }
+
+    /// Moves the process that starts the services into a leaf of this cgroup, which is given to it.
+    ///
+    /// # Errors
+    /// When the leaf cannot be made or entered.
+    pub fn admit_hub(&self, pid: i32, owner: (u32, u32)) -> Result<(), Error> {
+        let leaf = Self::create(&self.path, HUB_LEAF)?;
+        write(&leaf.path.join("cgroup.procs"), &pid.to_string())?;
+        self.give(owner)
+    }
+
     /// Sets the limits; those that are `None` become unlimited where a file for them exists.
     ///
     /// # Errors
@@ -273,22 +322,28 @@ impl Cgroup {
 /// # Errors
 /// What `rmdir(2)` reports for the first that is in use.
 pub fn stale(path: &Path) -> Result<(), Error> {
-    let entries = match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(Error::system(format!("read cgroup {}", path.display())))?,
-    };
-    for entry in entries.flatten() {
-        // The files of a cgroup go with its directory.
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            stale(&entry.path())?;
-        }
-    }
+    below(path, |_| true)?;
     match fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::system(format!("remove cgroup {}", path.display()))(error))
         }
         _ => Ok(()),
     }
+}
+
+/// Removes those cgroups directly below `path` that `doomed` picks, with all below them.
+fn below(path: &Path, doomed: impl Fn(&fs::DirEntry) -> bool) -> Result<(), Error> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(Error::system(format!("read cgroup {}", path.display())))?,
+    };
+    for entry in entries.flatten() {
+        // The files of a cgroup go with its directory.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && doomed(&entry) {
+            stale(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// File, value, and whether it is a limit that was asked for.
@@ -554,6 +609,14 @@ mod tests {
             Delegation { parent: Some(top.path().into()), missing: BTreeMap::new(), must_leave: false };
         found.remove_stale("a").unwrap();
         found.remove_stale("none").unwrap();
+        let leaving = Delegation { must_leave: true, ..found.clone() };
+        let stack = Cgroup::create(top.path(), "inception-run-c").unwrap();
+        for name in [OWN_LEAF, HUB_LEAF, "web"] {
+            fs::create_dir(stack.path().join(name)).unwrap();
+        }
+        leaving.remove(stack).unwrap();
+        assert_eq!(fs::read_dir(top.path().join("inception-run-c")).unwrap().count(), 1);
+        found.remove_stale("c").unwrap();
         let mut left: Vec<_> = fs::read_dir(top.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["inception-run-ab", "other"]);

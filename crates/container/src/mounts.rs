@@ -35,10 +35,17 @@ pub(crate) fn root(root: &Root) -> Result<OwnedFd, Failure> {
         .map_err(fail("open it".into()))
 }
 
-/// Mounts the file system for generated files on [`SCRATCH`].
+/// Mounts the file system for generated files on [`SCRATCH`]. Some of them can be written to inside, so that it has
+/// a limit.
 pub(crate) fn scratch() -> Result<(), Failure> {
-    rustix::mount::mount("tmpfs", SCRATCH, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))
-        .map_err(|e| Failure::new(Stage::Mount, "generated files", e))
+    rustix::mount::mount(
+        "tmpfs",
+        SCRATCH,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        Some(c"mode=755,size=64m"),
+    )
+    .map_err(|e| Failure::new(Stage::Mount, "generated files", e))
 }
 
 /// Carries out one mount below the root `root`. `detached` are the mounts that came with the launch.
@@ -83,7 +90,17 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount, detached: &[OwnedFd]) -> io::Resu
     }
     let directory = FileType::from_raw_mode(rustix::fs::fstat(&fs)?.st_mode) == FileType::Directory;
     let target = ensure(root, &mount.target, directory)?;
+    if matches!(mount.source, MountSource::Proc | MountSource::Sysfs | MountSource::Devpts) {
+        refuse_links(root, &mount.target)?;
+    }
     move_onto(fs.as_fd(), target.as_fd())
+}
+
+/// A `/proc` that is a symbolic link in the image would be mounted elsewhere, where no cover finds it
+/// (CVE-2019-16884, CVE-2019-19921).
+fn refuse_links(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    Ok(rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).map(drop)?)
 }
 
 /// Hides `path` behind an empty directory, or behind the sandbox's own `/dev/null`. A path that is not there
@@ -197,7 +214,8 @@ fn split(path: &str) -> io::Result<(&str, &str)> {
 
 /// Writes a generated file and returns its path, relative to the data directory.
 fn generated(target: &str, content: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<String> {
-    let path = format!("{SCRATCH}/{}", target.trim_start_matches('/').replace('/', "-"));
+    let path =
+        format!("{SCRATCH}/{}", target.trim_start_matches('/').replace('%', "%25").replace('/', "%2F"));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))?;
     io::Write::write_all(&mut std::fs::File::from(file.try_clone()?), content)?;

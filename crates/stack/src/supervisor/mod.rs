@@ -339,7 +339,8 @@ impl Supervisor {
         let cgroup = self.service_cgroup(&unit.service, unit.name())?;
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
-        let host_pid = process::host_pid(started.pidfd.as_fd())?;
+        // It may have ended and been reaped already; the news of that is on its way.
+        let host_pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
         let now = Instant::now();
         let unit = &mut self.units[index];
         unit.recreate = false;
