@@ -82,33 +82,29 @@ impl Client {
     /// take a command with it.
     fn is_answered(&mut self) -> Result<bool, RemoteError> {
         let deadline = Instant::now() + ANSWER_DEADLINE;
-        let gone = |error: &io::Error| {
-            matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
-        };
         match remote::send(&self.channel, &Command::Status, &[]) {
-            Err(error) if gone(&error) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
             sent => sent?,
         }
-        loop {
-            match self.channel.recv_until(deadline) {
-                Ok(Some(message)) => match remote::decode::<Notice>(message)?.0 {
-                    Notice::Done => return Ok(true),
-                    Notice::Failed(error) => return Err(error),
-                    _ => {}
-                },
-                Ok(None) => return Ok(false),
-                Err(error) if gone(&error) => return Ok(false),
-                Err(error) => return Err(error.into()),
+        while let Some(message) = self.channel.recv_until(deadline)? {
+            match remote::decode::<Notice>(message)?.0 {
+                Notice::Done => return Ok(true),
+                Notice::Failed(error) => return Err(error),
+                _ => {}
             }
         }
+        Ok(false)
     }
 
-    /// Sends a command.
+    /// Sends a command. To a supervisor that is gone too: [`Client::next`] has what it said last, and the end.
     ///
     /// # Errors
-    /// When the supervisor is gone.
+    /// When the message cannot be sent for another reason.
     pub fn send(&self, command: &Command, fds: &[BorrowedFd<'_>]) -> Result<(), RemoteError> {
-        remote::send(&self.channel, command, fds).context(|| "ask the stack's supervisor".into())
+        match remote::send(&self.channel, command, fds) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.context(|| "ask the stack's supervisor".into()),
+        }
     }
 
     /// The next notice; `None` when the supervisor has closed the connection.

@@ -112,9 +112,9 @@ impl Channel {
             let mut parts = [IoSliceMut::new(&mut buffer)];
             match rustix::net::recvmsg(&self.0, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
                 Ok(received) => break received,
-                Err(rustix::io::Errno::INTR) => {}
-                // The other process died with unread messages in its queue: gone all the same.
-                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                // The latter is told once, when the other process ended with messages of ours in its queue. What it
+                // had to say before that is still in ours; then comes the end.
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
                 Err(error) => return Err(error.into()),
             }
         };

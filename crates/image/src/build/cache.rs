@@ -8,7 +8,7 @@ use crate::scratch;
 use crate::store::Store;
 
 /// Raised whenever equal keys would no longer mean equal layers.
-const VERSION: &[u8] = b"1";
+const VERSION: &[u8] = b"2";
 
 /// What an instruction made.
 #[derive(Clone, Serialize, Deserialize)]
@@ -29,6 +29,16 @@ pub(crate) fn key(layers: &[LayerId], instruction: &str) -> Hasher {
     hasher.field(b"");
     hasher.field(instruction.as_bytes());
     hasher
+}
+
+/// The key of an instruction that follows the one with the key `parent`. The layers below are not enough: an
+/// instruction that changed no file, or changed the same ones in another way, counts for those after it too.
+pub(crate) fn after(parent: Option<&Digest>, key: Digest) -> Digest {
+    let Some(parent) = parent else { return key };
+    let mut hasher = Hasher::new();
+    hasher.field(parent.hex().as_bytes());
+    hasher.field(key.hex().as_bytes());
+    hasher.finish()
 }
 
 fn path(store: &Store, key: &Digest) -> std::path::PathBuf {

@@ -49,6 +49,8 @@ pub(crate) struct StageState {
     args: BTreeMap<String, String>,
     /// `CMD` was set in this stage, so `ENTRYPOINT` leaves it.
     own_cmd: bool,
+    /// Key of the last instruction that made a layer, or could have.
+    parent: Option<Digest>,
 }
 
 impl Scope for StageState {
@@ -59,7 +61,7 @@ impl Scope for StageState {
 
 impl StageState {
     pub(crate) fn new(base: Built) -> Self {
-        Self { built: base, args: BTreeMap::new(), own_cmd: false }
+        Self { built: base, args: BTreeMap::new(), own_cmd: false, parent: None }
     }
 
     pub(crate) fn workdir(&self) -> &str {
@@ -262,6 +264,8 @@ impl Builder<'_> {
         step: Step<'_>,
         make: impl FnOnce(&mut Self, &mut StageState, &Scratch) -> Result<Option<PathBuf>>,
     ) -> Result<Outcome> {
+        let key = cache::after(state.parent.as_ref(), key);
+        state.parent = Some(key.clone());
         if !self.request.no_cache
             && let Some(entry) = cache::get(self.store, &key)?
         {
