@@ -71,8 +71,8 @@ pub(crate) fn start<E: Serialize, T: Serialize>(
     Ok(Worker { channel, process })
 }
 
-/// A view of an image's files opens a descriptor for each layer and directory.
-fn raise_descriptor_limit() -> io::Result<()> {
+/// A view of an image's files opens a descriptor for each layer and directory, and a published port is one.
+pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)

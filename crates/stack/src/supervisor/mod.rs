@@ -12,7 +12,7 @@ mod wiring;
 
 pub use process::{ARGUMENT, main};
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -68,6 +68,8 @@ struct Supervisor {
     units: Vec<Unit>,
     /// A plan that takes effect when what it replaces is down.
     next: Option<Box<crate::control::Up>>,
+    /// Those that came while another one was waiting for that, with their connections.
+    queued: VecDeque<(u64, Box<crate::control::Up>)>,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     processes: HashMap<i32, Purpose>,

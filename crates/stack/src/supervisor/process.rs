@@ -76,6 +76,8 @@ fn begin(
         cgroup.admit_hub(hub.process.pid, map.root())?;
     }
     let netd = if needs_netd { Some(spawn_netd()?) } else { None };
+    // After the hub: services have the limit that the user has.
+    crate::storage::raise_descriptor_limit().context(|| "raise the limit of open files".into())?;
     let signals = signals().context(|| "open a signalfd".into())?;
     let idmap = match map.direct {
         true => Some(open_user_namespace(hub.process.pid)?),
@@ -102,6 +104,7 @@ fn begin(
         secrets: Default::default(),
         units: Vec::new(),
         next: None,
+        queued: Default::default(),
         connections: Default::default(),
         next_connection: 0,
         processes: Default::default(),

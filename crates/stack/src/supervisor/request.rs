@@ -166,6 +166,7 @@ impl Supervisor {
     pub(super) fn end(&mut self, volumes: bool) {
         self.ending = Some(volumes || self.ending.unwrap_or(false));
         self.next = None;
+        self.queued.clear();
         for unit in &mut self.units {
             unit.give_up();
         }
@@ -177,7 +178,10 @@ impl Supervisor {
 
     fn up(&mut self, id: u64, up: Box<Up>) -> Result<(), RemoteError> {
         if self.next.is_some() {
-            return Err(RemoteError::message("another `up` of this stack is under way"));
+            let services = closure(&up.plan, &up.services);
+            self.wait_for(id, Pending::Up { services, wait: up.wait });
+            self.queued.push_back((id, up));
+            return Ok(());
         }
         self.check(&up)?;
         let mut up = up;
@@ -235,6 +239,14 @@ impl Supervisor {
                 self.wait_done(id);
                 self.notify(id, Notice::Failed(error.clone()));
             }
+            // Theirs were told, too.
+            self.queued.clear();
+        }
+        if let Some((id, up)) = self.queued.pop_front()
+            && let Err(error) = self.up(id, up)
+        {
+            self.wait_done(id);
+            self.notify(id, Notice::Failed(error));
         }
         true
     }
