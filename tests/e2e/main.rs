@@ -7,6 +7,7 @@
 
 mod browser;
 mod ftp;
+mod layers;
 mod stand;
 mod traces;
 
@@ -28,7 +29,7 @@ const POST: &str = "Written through the web";
 /// The whole story, in order: most of its steps need what the ones before left.
 #[test]
 fn five_services() {
-    let stand = Stand::new();
+    let stand = Stand::of_the_five_services();
     let mut before = Before::now();
     let watch = Watch::start(&stand.secrets());
     let browser = Browser::new(&stand);

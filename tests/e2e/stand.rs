@@ -142,40 +142,52 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
-    pub(crate) fn new() -> Self {
-        let repository = variable("INCEPTION_REPO").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-        let binary = variable("INCEPTION_RUN").unwrap_or_else(|| env!("CARGO_BIN_EXE_inception-run").into());
-        let id = std::process::id();
-        // Short: a socket's path ends at 107 bytes.
-        let directory =
-            variable("INCEPTION_TEST_DIR").unwrap_or_else(|| "/tmp".into()).join(format!("e2e-{id}"));
-        fs::create_dir_all(&directory).unwrap();
-        let address = format!("127.83.{}.{}", id >> 8 & 0xff, 1 + id % 254);
-
+    /// The repository's own stack, with settings of its own.
+    pub(crate) fn of_the_five_services() -> Self {
+        let mut stand = Self::empty("e2e");
+        let (repository, directory) = (repository(), &stand.directory);
         let bundles = [repository.join("bundles"), directory.join("bundles")];
         run(tool("cp", ["-r", "--"]).args(bundles), &[]).ok();
         let stack = fs::read_to_string(repository.join("stack.toml")).unwrap();
-        assert!(stack.contains("\"127.0.0.1:2121:21\""), "the published address is not found in stack.toml");
-        fs::write(directory.join("stack.toml"), stack.replace("\"127.0.0.1:", &format!("\"{address}:")))
-            .unwrap();
+        let (theirs, ours) = ("\"127.0.0.1:", format!("\"{}:", stand.address));
+        assert_eq!(stack.matches(theirs).count(), 3, "published addresses of stack.toml");
+        fs::write(directory.join("stack.toml"), stack.replace(theirs, &ours)).unwrap();
 
         let file = directory.join(".env");
         run(&mut tool("sh", [&repository.join("scripts/env"), &file]), &[]).ok();
-        let quoted = TITLE.replace('"', "\\\"");
         let text = fs::read_to_string(&file).unwrap();
-        let text =
-            text.replace("WP_TITLE=Inception\n", &format!("WP_TITLE=\"{quoted}\"\nPASV_ADDRESS={address}\n"));
-        fs::write(&file, text).unwrap();
+        let quoted = TITLE.replace('"', "\\\"");
+        let ours = format!("WP_TITLE=\"{quoted}\"\nPASV_ADDRESS={}\n", stand.address);
+        fs::write(&file, text.replace("WP_TITLE=Inception\n", &ours)).unwrap();
+        stand.settings = sourced(&file);
+        if let Some(data) = variable("INCEPTION_DATA_DIR") {
+            (stand.data, stand.keep_data) = (data, true);
+        }
+        stand
+    }
 
-        let data = variable("INCEPTION_DATA_DIR");
+    /// A copy of one of the repository's examples.
+    pub(crate) fn of_example(name: &str) -> Self {
+        let stand = Self::empty(name);
+        let example = repository().join("examples").join(name).join(".");
+        run(tool("cp", ["-r", "--"]).args([&example, &stand.directory]), &[]).ok();
+        stand
+    }
+
+    fn empty(name: &str) -> Self {
+        let id = std::process::id();
+        // Short: a socket's path ends at 107 bytes.
+        let top = variable("INCEPTION_TEST_DIR").unwrap_or_else(|| "/tmp".into());
+        let directory = top.join(format!("{name}-{id}"));
+        fs::create_dir_all(&directory).unwrap();
         Self {
-            binary,
+            binary: variable("INCEPTION_RUN").unwrap_or_else(|| env!("CARGO_BIN_EXE_inception-run").into()),
             runtime: directory.join("run"),
-            keep_data: data.is_some(),
-            data: data.unwrap_or_else(|| directory.join("data")),
-            settings: sourced(&file),
+            data: directory.join("data"),
+            keep_data: false,
+            address: format!("127.83.{}.{}", id >> 8 & 0xff, 1 + id % 254),
+            settings: BTreeMap::new(),
             directory,
-            address,
         }
     }
 
@@ -263,6 +275,21 @@ fn sourced(file: &Path) -> BTreeMap<String, String> {
     let text = said.ok();
     let pairs = text.split('\0').filter_map(|pair| pair.split_once('='));
     pairs.map(|(name, value)| (name.trim().to_owned(), value.to_owned())).collect()
+}
+
+fn repository() -> PathBuf {
+    variable("INCEPTION_REPO").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())
+}
+
+/// The folder with tarballs of Alpine; none (and a note) where there is none.
+pub(crate) fn fixtures(test: &str) -> Option<PathBuf> {
+    let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures");
+    let directory = variable("INCEPTION_FIXTURES").unwrap_or_else(usual);
+    if directory.is_dir() {
+        return Some(directory);
+    }
+    println!("skipped: {test}: no fixtures in {} (set INCEPTION_FIXTURES)", directory.display());
+    None
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
