@@ -159,9 +159,16 @@ fn packages_in_reach(store: &Store, image: &Image) -> Result<(), RemoteError> {
     let port = if scheme == "https" { 443 } else { 80 };
     let unreachable =
         |why: String| RemoteError::message(format!("packages of {host} are out of reach: {why}"));
-    let mut addresses = (host, port).to_socket_addrs().map_err(|e| unreachable(e.to_string()))?;
-    let address = addresses.next().ok_or_else(|| unreachable("no address".into()))?;
-    TcpStream::connect_timeout(&address, PROBE).map(drop).map_err(|e| unreachable(e.to_string()))
+    let addresses = (host, port).to_socket_addrs().map_err(|e| unreachable(e.to_string()))?;
+    let mut why = "no address".to_owned();
+    // All of them: a host without IPv6 gets such addresses all the same.
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, PROBE) {
+            Ok(_) => return Ok(()),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(unreachable(why))
 }
 
 /// Brings a base image into the store.
@@ -185,22 +192,22 @@ pub(super) fn provide(
         }
         Found::Download { url, sha256_url } => {
             fetching(&format!("downloading {url}"));
-            let directory = scratch_directory()?;
-            let file = directory.join("base.tar.gz");
+            let scratch = Scratch::new()?;
+            let file = scratch.path.join("base.tar.gz");
             let mut report = |done, total| progress(Progress::Bytes { image: name.clone(), done, total });
             let imported = image::base::download(&url, &sha256_url, &file, DOWNLOAD, &mut report)
                 .map_err(RemoteError::from)
                 .and_then(|sha256| import(paths, reference, &file, Some(sha256)));
-            finish(&directory, imported)
+            scratch.finish(imported)
         }
         Found::Debootstrap { suite } => {
             fetching("making it with mmdebstrap; this takes a minute or two");
-            let directory = scratch_directory()?;
-            let file = directory.join("base.tar");
+            let scratch = Scratch::new()?;
+            let file = scratch.path.join("base.tar");
             let mut line = |line: String| progress(Progress::Output { service: name.clone(), line });
             let imported =
                 mmdebstrap(&suite, &file, &mut line).and_then(|()| import(paths, reference, &file, None));
-            finish(&directory, imported)
+            scratch.finish(imported)
         }
         Found::NotFound { tried } => {
             let mut error = RemoteError::message(format!("find the image `{name}`"));
@@ -238,16 +245,62 @@ fn import(
 }
 
 /// A directory of our own for a file that is imported at once.
-fn scratch_directory() -> Result<PathBuf, RemoteError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let path = std::env::temp_dir().join(format!("inception-base-{}", std::process::id()));
-    std::fs::DirBuilder::new().mode(0o700).create(&path).context(|| format!("create {}", path.display()))?;
-    Ok(path)
+struct Scratch {
+    path: PathBuf,
+    /// Locked while we live: what is not locked was left by a command that was killed.
+    _lock: File,
 }
 
-fn finish(directory: &Path, imported: Result<Image, RemoteError>) -> Result<Image, RemoteError> {
-    std::fs::remove_dir_all(directory).context(|| format!("remove {}", directory.display()))?;
-    imported
+impl Scratch {
+    const PREFIX: &str = "inception-base-";
+    const LOCK: &str = "lock";
+
+    fn new() -> Result<Self, RemoteError> {
+        Self::in_directory(&std::env::temp_dir())
+    }
+
+    fn in_directory(top: &Path) -> Result<Self, RemoteError> {
+        use std::os::unix::fs::DirBuilderExt;
+        Self::sweep(top).context(|| format!("remove old files from {}", top.display()))?;
+        let path = top.join(format!("{}{}", Self::PREFIX, std::process::id()));
+        let make = || -> std::io::Result<File> {
+            std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+            let lock = File::create_new(path.join(Self::LOCK))?;
+            lock.lock()?;
+            Ok(lock)
+        };
+        let lock = make().context(|| format!("create {}", path.display()))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Removes what commands of this user left that were killed.
+    fn sweep(top: &Path) -> std::io::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        for entry in std::fs::read_dir(top)? {
+            let entry = entry?;
+            if !entry.file_name().as_encoded_bytes().starts_with(Self::PREFIX.as_bytes()) {
+                continue;
+            }
+            let Ok(meta) = entry.metadata() else { continue };
+            // Without its lock it is either very new or not ours to judge.
+            if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
+                continue;
+            }
+            let Ok(lock) = File::open(entry.path().join(Self::LOCK)) else { continue };
+            if lock.try_lock().is_ok() {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes it away once what was in it has been imported, or has not.
+    fn finish(self, imported: Result<Image, RemoteError>) -> Result<Image, RemoteError> {
+        let removed = std::fs::remove_dir_all(&self.path);
+        let image = imported?;
+        removed.context(|| format!("remove {}", self.path.display()))?;
+        Ok(image)
+    }
 }
 
 fn mmdebstrap(suite: &str, file: &Path, line: &mut dyn FnMut(String)) -> Result<(), RemoteError> {
@@ -305,6 +358,23 @@ fn mirror_of(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_command_left_is_removed_and_nothing_else() {
+        let top = tempfile::tempdir().unwrap();
+        for (name, lock) in [("inception-base-0", true), ("inception-base-x", false), ("other", true)] {
+            let path = top.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            if lock {
+                std::fs::write(path.join(Scratch::LOCK), "").unwrap();
+            }
+        }
+        let scratch = Scratch::in_directory(top.path()).unwrap();
+        Scratch::sweep(top.path()).unwrap();
+        let left = std::fs::read_dir(top.path()).unwrap().count();
+        assert!(scratch.path.is_dir() && !top.path().join("inception-base-0").exists());
+        assert_eq!(left, 3);
+    }
 
     #[test]
     fn mirrors_in_both_formats() {
