@@ -45,9 +45,9 @@ pub enum Error {
     /// A name that is no capability.
     #[error("unknown capability `{0}`")]
     UnknownCapability(String),
-    /// The seccomp filter could not be compiled.
-    #[error("compile the seccomp filter")]
-    Seccomp(#[source] seccompiler::BackendError),
+    /// No seccomp filter can be made, because the numbers of this architecture are not known.
+    #[error("make a seccomp filter for architecture `{0}`")]
+    Seccomp(String),
 }
 
 impl Error {
