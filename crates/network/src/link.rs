@@ -146,10 +146,14 @@ impl Namespaces {
 
     /// Removes endpoints and bridges that are gone or about to be made anew.
     fn remove(&mut self, plan: &NetworkPlan, changes: &Changes) -> Result<(), Error> {
+        // Held until their links are deleted: with a namespace's last descriptor the kernel takes its links away
+        // too, at a moment of its own.
+        let mut namespaces = Vec::new();
         for old in &self.applied.endpoints {
             let stays = plan.endpoints.iter().any(|endpoint| endpoint.service == old.service)
                 && !changes.endpoints.contains(&old.service);
-            if !stays && self.endpoints.remove(&old.service).is_some() {
+            if !stays && let Some(namespace) = self.endpoints.remove(&old.service) {
+                namespaces.push(namespace);
                 for interface in &old.interfaces {
                     self.netlink.delete(&interface.peer)?;
                 }
@@ -162,7 +166,9 @@ impl Namespaces {
                 self.netlink.delete(&old.bridge)?;
             }
         }
-        self.netlink.flush()
+        self.netlink.flush()?;
+        drop(namespaces);
+        Ok(())
     }
 
     fn create_bridge(&mut self, network: &Network) -> Result<(), Error> {
