@@ -96,11 +96,14 @@ pub fn tie_to_parent(channel: BorrowedFd<'_>) -> io::Result<bool> {
 /// Ends a child process and reaps it, so that nothing of it is left when this returns.
 ///
 /// # Errors
-/// What `waitpid(2)` reports.
+/// What `pidfd_send_signal(2)` and `waitpid(2)` report.
 pub fn end(child: &Child) -> io::Result<()> {
     match sys::process::pidfd_kill(child.pidfd.as_fd(), libc::SIGKILL) {
+        Ok(()) => {}
         // Ended already, but not reaped.
-        Ok(()) | Err(_) => {}
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+        // Waiting for it might take for ever.
+        Err(error) => return Err(error),
     }
     nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.pid), None)?;
     Ok(())

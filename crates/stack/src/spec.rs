@@ -124,17 +124,22 @@ pub(crate) fn process(service: &Service, image: &Image) -> Result<Process, Remot
     })
 }
 
+/// What every container has, then the image's, then the file's; the later wins.
 fn environment(service: &Service, image: &Image) -> Vec<(String, String)> {
-    let mut env = image.config.config.env_pairs();
-    if !env.iter().any(|(key, _)| key == "PATH") {
-        env.insert(0, ("PATH".into(), image::DEFAULT_PATH.into()));
-    }
-    env.push(("HOSTNAME".into(), service.hostname.clone()));
+    let mut env = vec![
+        ("PATH".to_owned(), image::DEFAULT_PATH.to_owned()),
+        ("HOSTNAME".to_owned(), service.hostname.clone()),
+    ];
     if service.tty {
-        env.push(("TERM".into(), "xterm".into()));
+        env.push(terminal_kind());
     }
+    extend(&mut env, image.config.config.env_pairs());
     extend(&mut env, service.environment.iter().map(|(k, v)| (k.clone(), v.clone())));
     env
+}
+
+fn terminal_kind() -> (String, String) {
+    ("TERM".to_owned(), "xterm".to_owned())
 }
 
 /// Sets variables, replacing those of the same name.
@@ -153,8 +158,8 @@ pub(crate) fn process_for(base: &Process, exec: &Exec) -> Process {
     if !exec.argv.is_empty() {
         process.argv.clone_from(&exec.argv);
     }
-    if exec.tty {
-        extend(&mut process.env, [("TERM".to_owned(), "xterm".to_owned())]);
+    if exec.tty && !process.env.iter().any(|(key, _)| key == "TERM") {
+        process.env.push(terminal_kind());
     }
     extend(&mut process.env, exec.env.iter().cloned());
     if let Some(cwd) = &exec.cwd {
@@ -202,7 +207,13 @@ fn bind(
         return Ok(MountSource::Bind(source.to_owned()));
     };
     let mount = sys::mount::idmapped_tree(source, user_namespace)
-        .context(|| format!("bind {} with mapped ids", source.display()))?;
+        .context(|| format!("bind {} with mapped ids", source.display()))
+        .map_err(|error| match source.exists() {
+            true => {
+                error.or_hint("the file system there, or one mounted below it, must support idmapped mounts")
+            }
+            false => error,
+        })?;
     detached.push(mount);
     Ok(MountSource::Descriptor(detached.len() - 1))
 }
