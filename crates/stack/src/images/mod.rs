@@ -192,7 +192,9 @@ pub fn commit(
 /// When a supervisor is there after all, or something cannot be deleted.
 pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<(), RemoteError> {
     let Some(_lock) = crate::client::lock(paths, stack)? else {
-        return Err(RemoteError::message(format!("stack `{stack}` was started by another command meanwhile")));
+        return Err(RemoteError::message(format!(
+            "stack `{stack}` was started by another command meanwhile"
+        )));
     };
     let mut doomed = vec![format!("c/{stack}")];
     if volumes {
