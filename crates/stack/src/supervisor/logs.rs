@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,6 +12,7 @@ use rustix::pipe::PipeFlags;
 use sys::channel::Channel;
 
 use crate::control::{Line, Stream};
+use crate::plan::Service;
 
 /// Bytes of a log file before it becomes `.log.1`; so a service's logs take twice this at the most.
 const FILE_LIMIT: u64 = 10 << 20;
@@ -99,16 +100,17 @@ pub(crate) struct Streams {
 
 impl Streams {
     /// Pipes, or the way to a terminal.
-    pub(crate) fn open(terminal: bool, owner: Option<(u32, u32)>) -> io::Result<Self> {
+    pub(crate) fn open(service: &Service, owner: Option<(u32, u32)>) -> io::Result<Self> {
         let null = || File::open("/dev/null").map(OwnedFd::from);
-        if terminal {
+        if service.tty {
             let (ours, theirs) = Channel::pair()?;
             let theirs = [theirs.into(), null()?, null()?];
             return Ok(Self { pipes: Vec::new(), console: Some(ours), theirs });
         }
         let (stdout, out) = Output::pipe(Stream::Stdout, owner)?;
         let (stderr, err) = Output::pipe(Stream::Stderr, owner)?;
-        Ok(Self { pipes: vec![stdout, stderr], console: None, theirs: [null()?, out, err] })
+        let input = if service.stdin_open { endless()? } else { null()? };
+        Ok(Self { pipes: vec![stdout, stderr], console: None, theirs: [input, out, err] })
     }
 
     /// What is to be read of the service, now that it runs.
@@ -119,6 +121,13 @@ impl Streams {
         let master = message.and_then(|message| message.fds.into_iter().next());
         Ok(vec![Output::terminal(master.ok_or(io::ErrorKind::UnexpectedEof)?)?])
     }
+}
+
+/// An input from which nothing ever comes, not even its end: a pipe that is its own writer.
+fn endless() -> io::Result<OwnedFd> {
+    let (read, _write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let path = format!("/proc/self/fd/{}", read.as_raw_fd());
+    Ok(OpenOptions::new().read(true).write(true).open(path)?.into())
 }
 
 /// The log of one service.

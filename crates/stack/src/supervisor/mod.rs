@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use container::cgroup::{Cgroup, Delegation, Limits};
 use image::Store;
+use network::plan::NetworkPlan;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 
@@ -321,20 +322,12 @@ impl Supervisor {
     fn start(&mut self, index: usize) -> Result<(), RemoteError> {
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = &self.units[index];
-        let from = spec::Ingredients {
-            stack: &self.stack,
-            container: unit.name(),
-            image: &unit.image,
-            layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
-            secrets: &self.secrets,
-            network: &plan.network,
-            idmap: self.idmap.as_ref(),
-        };
+        let from = self.ingredients(unit, unit.name(), &plan.network);
         let resolved = spec::resolve(&unit.service, &from)?;
         if unit.recreate {
             self.hub.remove(vec![spec::container_directory(&self.stack, unit.name())])?;
         }
-        let streams = Streams::open(unit.service.tty, self.owner).context(|| "open its output".into())?;
+        let streams = Streams::open(&unit.service, self.owner).context(|| "open its output".into())?;
         let stdio = streams.theirs.each_ref().map(AsFd::as_fd);
         let network = Some(self.units[index].name().to_owned());
         let unit = &self.units[index];
@@ -352,6 +345,23 @@ impl Supervisor {
         unit.started(Run { pid, pidfd, host_pid, started: now, monitor, cgroup, kill_at: None });
         self.tell_state(index, None);
         Ok(())
+    }
+
+    fn ingredients<'a>(
+        &'a self,
+        unit: &'a Unit,
+        container: &'a str,
+        network: &'a NetworkPlan,
+    ) -> spec::Ingredients<'a> {
+        spec::Ingredients {
+            stack: &self.stack,
+            container,
+            image: &unit.image,
+            layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
+            secrets: &self.secrets,
+            network,
+            idmap: self.idmap.as_ref(),
+        }
     }
 
     /// A cgroup for `container` with the limits of a service that has some, where they can be enforced.

@@ -338,15 +338,7 @@ impl Supervisor {
         let container = self.run_name(&exec.service, plan);
         let mut network = plan.network.clone();
         network.add_endpoint_like(&exec.service, &container)?;
-        let from = spec::Ingredients {
-            stack: &self.stack,
-            container: &container,
-            image: &unit.image,
-            layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
-            secrets: &self.secrets,
-            network: &network,
-            idmap: self.idmap.as_ref(),
-        };
+        let from = self.ingredients(unit, &container, &network);
         // Under a name of its own: the service's name stays the service's, in /etc/hosts too.
         let mut service = Service { hostname: container.clone(), ..unit.service.clone() };
         if !exec.argv.is_empty() {
@@ -437,15 +429,7 @@ impl Supervisor {
     fn container(&self, service: &str) -> Result<Container, RemoteError> {
         let unit = self.unit(service)?;
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
-        let from = spec::Ingredients {
-            stack: &self.stack,
-            container: service,
-            image: &unit.image,
-            layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
-            secrets: &self.secrets,
-            network: &plan.network,
-            idmap: self.idmap.as_ref(),
-        };
+        let from = self.ingredients(unit, service, &plan.network);
         let mut sandbox = spec::resolve(&unit.service, &from)?.sandbox;
         for mount in &mut sandbox.mounts {
             if let container::sandbox::MountSource::File { content, .. } = &mut mount.source {
