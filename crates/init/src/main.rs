@@ -64,6 +64,10 @@ fn enter(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
         let what = what.to_owned();
         move |e: io::Error| Failure::new(Stage::Setup, what, e)
     };
+    // Or what is inside could take hold of the new process when it has the container's capabilities and not yet
+    // its filter; execve(2) undoes it.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|e| setup("make the process undumpable")(e.into()))?;
     let target = argument(args, 2).map_err(setup("take the target"))?;
     let process = contents(args, 3).map_err(setup("read the process"))?;
     let filters = contents(args, 4).map_err(setup("read the filters"))?;
