@@ -251,3 +251,91 @@ impl Unit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::HostFacts;
+    use crate::load::{LoadOptions, load};
+
+    fn unit(directory: &std::path::Path, keys: &str) -> Unit {
+        let file = directory.join("stack.toml");
+        let text = format!("name = \"t\"\n[services.s]\nimage = \"x\"\ncommand = [\"true\"]\n{keys}\n");
+        std::fs::write(&file, text).unwrap();
+        let plan = load(&LoadOptions { file, ..LoadOptions::default() }, &HostFacts::default()).unwrap();
+        let id = image::Digest::of(b"");
+        let image = Image { id, config: image::ImageConfig::default(), layers: Vec::new() };
+        let log = Log::open(directory, "s").unwrap();
+        Unit::new(plan.services[0].clone(), image, String::new(), log).unwrap()
+    }
+
+    fn run(started: Instant) -> Run {
+        let pidfd =
+            rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+                .unwrap();
+        Run { pid: 1, pidfd, host_pid: 1, started, monitor: None, cgroup: None, kill_at: None }
+    }
+
+    #[test]
+    fn who_waits_for_a_service_that_keeps_failing_is_told_in_the_end() {
+        let top = tempfile::tempdir().unwrap();
+        let mut unit = unit(top.path(), "restart = \"always\"");
+        let mut now = Instant::now();
+        let start = now;
+        unit.want();
+        while unit.readiness(Condition::Healthy) != Readiness::Never {
+            unit.started(run(now));
+            assert_eq!(unit.readiness(Condition::Healthy), Readiness::Ready);
+            unit.ended(1, now);
+            now = unit.next().unwrap();
+            assert!(now < start + Duration::from_secs(120), "it is still waited for");
+        }
+        assert!(now > start + Duration::from_secs(30), "it was given up early");
+        assert_eq!(unit.state, State::Restarting, "its policy goes on all the same");
+        // A run that lasts begins the count anew.
+        unit.started(run(now));
+        unit.ended(1, now + STEADY);
+        assert_eq!(unit.readiness(Condition::Healthy), Readiness::NotYet);
+    }
+
+    #[test]
+    fn a_start_during_a_stop_is_remembered() {
+        let top = tempfile::tempdir().unwrap();
+        let mut unit = unit(top.path(), "");
+        let now = Instant::now();
+        unit.want();
+        unit.started(run(now));
+        unit.want();
+        assert!(!unit.pending, "it runs already");
+        unit.give_up();
+        unit.run.as_mut().unwrap().kill_at = Some(now);
+        unit.want();
+        unit.ended(0, now);
+        assert!(unit.wanted && unit.pending && unit.restart_at.is_none());
+    }
+
+    #[test]
+    fn a_restart_forgets_an_earlier_failure() {
+        let top = tempfile::tempdir().unwrap();
+        let mut unit = unit(top.path(), "");
+        unit.failure = Some(crate::RemoteError::message("no"));
+        assert_eq!(unit.readiness(Condition::Started), Readiness::Never);
+        unit.restart();
+        unit.started(run(Instant::now()));
+        assert_eq!(unit.readiness(Condition::Started), Readiness::Ready);
+    }
+
+    #[test]
+    fn only_a_start_by_policy_is_put_off() {
+        let top = tempfile::tempdir().unwrap();
+        let mut unit = unit(top.path(), "restart = \"on-failure:2\"");
+        let now = Instant::now();
+        unit.want();
+        assert!(!unit.postpone(now));
+        unit.started(run(now));
+        unit.ended(1, now);
+        // As the timer does.
+        (unit.restart_at, unit.restarts, unit.pending) = (None, 1, true);
+        assert!(unit.postpone(now) && unit.restart_at.is_some() && unit.restarts == 0);
+    }
+}
