@@ -34,7 +34,9 @@ impl Paths {
         let data = match variable("INCEPTION_DATA_DIR") {
             Some(path) => std::path::absolute(path)?,
             None if uid.is_root() => "/var/lib/inception-run".into(),
+            // The XDG specification has relative ones ignored.
             None => variable("XDG_DATA_HOME")
+                .filter(|path| path.is_absolute())
                 .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
                 .ok_or_else(|| {
                     RemoteError::message("find the home directory").or_hint("set HOME or INCEPTION_DATA_DIR")
@@ -44,7 +46,7 @@ impl Paths {
         let runtime = match variable("INCEPTION_RUNTIME_DIR") {
             Some(path) => std::path::absolute(path)?,
             None if uid.is_root() => "/run/inception-run".into(),
-            None => match variable("XDG_RUNTIME_DIR").filter(|path| path.is_dir()) {
+            None => match variable("XDG_RUNTIME_DIR").filter(|path| path.is_absolute() && path.is_dir()) {
                 Some(path) => path.join("inception-run"),
                 None => format!("/tmp/inception-run-{}", uid.as_raw()).into(),
             },
