@@ -1,9 +1,10 @@
-//! One container by the library alone: `launch DATA ROOTFS PROGRAM [ARG...]`.
+//! Containers by the library alone: `launch DATA ROOTFS COUNT PROGRAM [ARG...]`.
 //!
-//! A user namespace, then the sandbox that every service gets (all mounts, masks, capabilities, seccomp filter and
-//! PID 1 of ours) over the read-only layer ROOTFS, and its end; exits with the program's status. As root the ids
-//! are mapped directly, as an ordinary user by `newuidmap`. DATA holds the writable layer; it is made when it is
-//! missing and used again when it is there. What `scripts/bench` compares with bubblewrap and crun.
+//! A user namespace, then COUNT times, one after the other, the sandbox that every service gets (all mounts, masks,
+//! capabilities, seccomp filter and PID 1 of ours) over the read-only layer ROOTFS, and its end; exits with the
+//! program's status. As root the ids are mapped directly, as an ordinary user by `newuidmap`. DATA holds the
+//! writable layer; it is made when it is missing and used again when it is there. What `scripts/bench` compares
+//! with bubblewrap and crun.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -22,9 +23,10 @@ use sys::process::namespace;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [data, rootfs, argv @ ..] = &args[..] else {
-        return Err("usage: launch DATA ROOTFS PROGRAM [ARG...]".into());
+    let [data, rootfs, count, argv @ ..] = &args[..] else {
+        return Err("usage: launch DATA ROOTFS COUNT PROGRAM [ARG...]".into());
     };
+    let count: u32 = count.parse()?;
     let map = IdMap::current()?;
     let (data, rootfs) = (Path::new(data), Path::new(rootfs));
     if !data.exists() {
@@ -32,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let directory = fs::File::open(data)?;
     let (child, _channel) = userns::spawn(&map, namespace::NETWORK, directory.as_fd(), |_channel| {
-        inside(argv).unwrap_or_else(|error| {
+        inside(count, argv).unwrap_or_else(|error| {
             eprintln!("launch: {error}");
             125
         })
@@ -50,8 +52,8 @@ fn make_data_directory(data: &Path, rootfs: &Path, map: &IdMap) -> io::Result<()
     std::os::unix::fs::symlink(fs::canonicalize(rootfs)?, data.join("layer"))
 }
 
-/// Root of the user namespace: starts the sandbox and waits for its end.
-fn inside(argv: &[String]) -> Result<i32, Box<dyn Error>> {
+/// Root of the user namespace: starts the sandboxes and waits for the end of each.
+fn inside(count: u32, argv: &[String]) -> Result<i32, Box<dyn Error>> {
     let sandbox = describe(argv, capability::set(&[], &[])?);
     let init = program::init()?;
     let filters = seccomp::default_profile(sandbox.process.capabilities)?;
@@ -63,8 +65,11 @@ fn inside(argv: &[String]) -> Result<i32, Box<dyn Error>> {
         detached: &[],
         filters: &filters,
     };
-    let child = launch(&sandbox, &around)?;
-    Ok(status(child.pid)?)
+    let mut code = 0;
+    for _ in 0..count {
+        code = status(launch(&sandbox, &around)?.pid)?;
+    }
+    Ok(code)
 }
 
 /// What a service without any option gets.
