@@ -15,7 +15,7 @@ fn tiny(port: u16) -> Stack {
 command = ["sh", "-c", "date >> /data/times; exec sleep 1000"]
 volumes = ["kept:/data"]
 [services.web]
-command = ["sh", "-c", "while :; do echo hello | nc -l -p 80; done"]
+command = ["nc", "-ll", "-p", "80", "-e", "echo", "hello"]
 depends_on = ["data"]
 ports = ["127.0.0.1:{port}:80"]
 stop_grace_period = "200ms"
@@ -115,4 +115,76 @@ fn a_killed_detached_command_leaves_all_or_nothing() {
         stack.run(&["down"]).ok();
         stack.gone(Duration::from_secs(2));
     }
+}
+
+#[test]
+fn a_killed_part_takes_the_rest_with_it() {
+    let stack = tiny(free_ports(1));
+    stack.up();
+    let others = |stack: &Stack| {
+        let supervisor = stack.supervisor().unwrap();
+        let mut pids = stack.processes();
+        pids.retain(|pid| *pid != supervisor);
+        pids
+    };
+    // Each of them once: netd, hub, the inits and what they run.
+    let count = others(&stack).len();
+    assert!(count >= 6, "{count} processes");
+    for index in 0..count {
+        stack.up();
+        let pids = others(&stack);
+        let Some(pid) = pids.get(index) else { break };
+        kill(*pid);
+        // Either the service is gone, and the stack knows it; or the stack is. Never something between.
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let rows = stack.ps();
+            let all_run = rows.len() == 2 && rows.iter().all(|row| row["state"] == "running");
+            if !all_run {
+                break;
+            }
+            assert!(Instant::now() < end, "process {index} of {count} was killed, and nothing happened");
+        }
+        if stack.supervisor().is_none() {
+            stack.gone(Duration::from_secs(2));
+        }
+        stack.run(&["down"]).ok();
+        stack.nothing_left_but_volumes();
+    }
+}
+
+#[test]
+fn a_kill_during_an_end_leaves_nothing() {
+    let stack = tiny(free_ports(1));
+    stack.up();
+    let mut random = Random(0x0bad_cafe_0123_4567);
+    for round in 0..ROUNDS / 5 {
+        stack.up();
+        let supervisor = stack.supervisor().unwrap();
+        let child = stack.spawn(if round % 2 == 0 { &["down", "-v"] } else { &["restart"] });
+        std::thread::sleep(Duration::from_micros(random.below(20_000)));
+        kill(supervisor);
+        stack.gone_but(child.id(), Duration::from_secs(2));
+        let ended = finish(child);
+        if ended.code != 0 {
+            ended.fails(1, &[]);
+        }
+        stack.run(&["down", "-v"]).ok();
+        stack.nothing_left();
+    }
+}
+
+#[test]
+fn a_supervisor_ends_in_order_when_it_is_asked_to() {
+    let stack = Stack::new(
+        "[services.a]\ncommand = [\"sh\", \"-c\", \"trap 'echo bye > /log/log; exit' TERM; echo ready; while :; do sleep 0.02; done\"]\n\
+         volumes = [\"./log:/log\"]\n",
+    );
+    std::fs::create_dir(stack.path("log")).unwrap();
+    stack.up();
+    stack.wait_log("a", "ready");
+    kill_process(Pid::from_raw(stack.supervisor().unwrap()).unwrap(), Signal::TERM).unwrap();
+    stack.gone(DEADLINE);
+    assert_eq!(std::fs::read_to_string(stack.path("log/log")).unwrap(), "bye\n");
+    stack.nothing_left();
 }

@@ -10,8 +10,10 @@
 mod bad_input;
 mod build;
 mod harness;
+mod hostile;
 mod killed;
 mod lifecycle;
 mod network;
 mod pid1;
 mod sandbox;
+mod stacks;

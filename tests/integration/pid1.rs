@@ -14,7 +14,7 @@ const STATES: &str = "cat /proc/[0-9]*/stat 2> /dev/null | awk '{print $3}' | gr
 fn orphans_are_reaped() {
     let stack = Stack::new(&format!(
         "[services.a]\ncommand = [\"sh\", \"-c\", \"{ORPHAN}\"]\ninit_verbosity = 3\n\
-         [services.bare]\ncommand = [\"sh\", \"-c\", \"{ORPHAN}\"]\ninit = false\n"
+         [services.bare]\ncommand = [\"sh\", \"-c\", \"{ORPHAN}\"]\ninit = false\nstop_grace_period = \"0s\"\n"
     ));
     stack.up();
     // A PID 1 that is not made for it keeps its dead: so the check can fail.

@@ -425,3 +425,33 @@ fn container_root_is_not_root_on_disk() {
     let status_file = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(!status(&status_file, "Uid").split_whitespace().any(|uid| uid == "0"));
 }
+
+#[test]
+fn mount_points_behind_links_are_made() {
+    let stack = Stack::new(
+        r#"
+[services.a]
+command = ["sleep", "1000"]
+volumes = ["v:/var/lib/data"]
+tmpfs = ["/var/run/app"]
+[volumes.v]
+"#,
+    );
+    // As distributions have them: some lead nowhere before something is started there.
+    for (link, to) in [
+        ("etc/resolv.conf", "../run/resolve/stub-resolv.conf"),
+        ("var/run", "/run"),
+        ("var/lib", "../srv/./lib"),
+    ] {
+        let link = stack.path("rootfs").join(link);
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(to, link).unwrap();
+    }
+    stack.up();
+    assert!(stack.sh("a", "cat /etc/resolv.conf /run/resolve/stub-resolv.conf").starts_with("nameserver"));
+    stack.sh("a", "touch /srv/lib/data/x && ls /var/lib/data/x");
+    let mounts = stack.sh("a", "awk '{print $5}' /proc/self/mountinfo");
+    for path in ["/run/resolve/stub-resolv.conf", "/run/app", "/srv/lib/data"] {
+        assert!(mounts.lines().any(|line| line == path), "{path}: {mounts}");
+    }
+}

@@ -83,7 +83,9 @@ fn relay(session: &Session, client: &mut Client, command: &Command, tty: bool) -
     let mut started = false;
     loop {
         let ready = wait(client, &signals, &streams)?;
+        // What was told before the signal came decides what the signal means.
         if ready.signal
+            && (started || !ready.notice)
             && let Some(signal) = signals.take()?
         {
             match signal {

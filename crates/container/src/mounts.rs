@@ -178,23 +178,52 @@ pub(crate) fn existing(root: BorrowedFd<'_>, path: &str) -> io::Result<Option<Ow
     }
 }
 
-/// The mount point `path` beneath `root`, made with all its parents when it is missing.
+/// How many links that lead nowhere are followed on the way to a mount point, each of no more than 255 bytes.
+const DANGLING: u8 = 8;
+
+/// The mount point `path` beneath `root`, made with all its parents when it is missing. Where a link leads nowhere,
+/// what it names is made: images have such links, `/etc/resolv.conf` for one.
 fn ensure(root: BorrowedFd<'_>, path: &str, directory: bool) -> io::Result<OwnedFd> {
+    ensure_through(root, path, directory, DANGLING)
+}
+
+fn ensure_through(root: BorrowedFd<'_>, path: &str, directory: bool, links: u8) -> io::Result<OwnedFd> {
     if let Some(found) = existing(root, path)? {
         return Ok(found);
     }
-    let (parent, name) = split(path)?;
-    let parent = ensure(root, parent, true)?;
+    let (above, name) = split(path)?;
+    let parent = ensure_through(root, above, true, links)?;
     let made = if directory {
         rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))
     } else {
         rustix::fs::mknodat(&parent, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
     };
-    match made {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(errno.into()),
+    if !matches!(made, Ok(()) | Err(Errno::EXIST)) {
+        made?;
     }
-    existing(root, path)?.ok_or_else(|| Errno::NOENT.into())
+    let there = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let there = rustix::fs::openat(&parent, name, there, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&there)?.st_mode) != FileType::Symlink {
+        return Ok(there);
+    }
+    let to = rustix::fs::readlinkat(&there, "", Vec::new())?;
+    let to = to.to_str().ok().filter(|to| to.len() <= 255).ok_or(Errno::NAMETOOLONG)?;
+    let links = links.checked_sub(1).ok_or(Errno::LOOP)?;
+    ensure_through(root, &joined(above, to), directory, links)
+}
+
+/// What the link target `to` means in the directory `above`; above the root is the root.
+fn joined(above: &str, to: &str) -> String {
+    let mut names: Vec<&str> = if to.starts_with('/') { Vec::new() } else { above.split('/').collect() };
+    for name in to.split('/') {
+        match name {
+            "" | "." => {}
+            ".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    format!("/{}", names.join("/"))
 }
 
 fn symlink(root: BorrowedFd<'_>, path: &str, to: &str) -> io::Result<()> {
@@ -228,4 +257,17 @@ fn generated(target: &str, content: &[u8], mode: u32, uid: u32, gid: u32) -> io:
 /// Makes the directory `path` beneath `root` with its parents, if it is missing.
 pub(crate) fn ensure_directory(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     if path.is_empty() || path == "/" { Ok(()) } else { ensure(root, path, true).map(drop) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::joined;
+
+    #[test]
+    fn links_end_beneath_the_root() {
+        assert_eq!(joined("/etc", "../run/resolve/stub.conf"), "/run/resolve/stub.conf");
+        assert_eq!(joined("/etc", "/run/./x//y/"), "/run/x/y");
+        assert_eq!(joined("/", "../../.."), "/");
+        assert_eq!(joined("/a/b", "c"), "/a/b/c");
+    }
 }
