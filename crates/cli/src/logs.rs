@@ -124,6 +124,7 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
                 printer.print([&line])?;
             }
             Notice::Failed(error) => return Err(error.into()),
+            Notice::Warning(text) => session.output.warning(&text),
             _ => {}
         }
     }

@@ -79,7 +79,7 @@ impl Error {
                 Some("unprivileged user namespaces are disabled here; `inception-run doctor` shows the fix".into())
             }
             Self::Child { failure, .. } if failure.stage == Stage::Rootfs => Some(
-                "overlayfs in a user namespace needs Linux 5.11 or newer and a data directory on a file system \
+                "overlayfs in a user namespace needs Linux 5.12 or newer and a data directory on a file system \
                  that it accepts (ext4, xfs, btrfs, tmpfs; not overlayfs itself); INCEPTION_DATA_DIR chooses another"
                     .into(),
             ),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 
 use crate::Error;
 
@@ -50,7 +50,9 @@ impl IdMap {
             let extent = vec![Extent { inside: 0, outside: base, count: SIZE }];
             return Ok(Self { uids: extent.clone(), gids: extent, direct: true });
         }
-        let name = User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
+        let name = name_of(uid.as_raw(), &read("/etc/passwd"))
+            .or_else(|| std::env::var("USER").ok().filter(|name| !name.is_empty()))
+            .unwrap_or_else(|| uid.to_string());
         let map = |kind, file, text: &str, own: u32| {
             let range = subordinate(text, &name, uid.as_raw());
             let (start, count) =
@@ -71,6 +73,16 @@ impl IdMap {
     pub fn root(&self) -> (u32, u32) {
         (self.uids[0].outside, self.gids[0].outside)
     }
+}
+
+/// The name of a user in `/etc/passwd`. The C library's look-up would load plug-ins, which a static program
+/// cannot; who is known to a directory service only is named by `USER`, and `newuidmap` has the last word.
+fn name_of(uid: u32, passwd: &str) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(uid)).then(|| name.to_owned())
+    })
 }
 
 fn entries(text: &str) -> impl Iterator<Item = (&str, u32, u32)> {
@@ -108,6 +120,13 @@ mod tests {
         assert_eq!(free_base(&["a:100000:65536\n"]), ROOT_BASE);
         let taken = format!("a:{ROOT_BASE}:1\nb:{}:10\n", ROOT_BASE + SIZE);
         assert_eq!(free_base(&[&taken]), ROOT_BASE + 2 * SIZE);
+    }
+
+    #[test]
+    fn users_by_number() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nbroken\nme:x:1000:1000::/:/bin/sh\n";
+        assert_eq!(name_of(1000, passwd).as_deref(), Some("me"));
+        assert_eq!(name_of(1001, passwd), None);
     }
 
     #[test]

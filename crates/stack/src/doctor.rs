@@ -58,10 +58,8 @@ impl Check {
     }
 }
 
-/// Oldest kernel that mounts overlayfs in a user namespace.
-const KERNEL: (u32, u32) = (5, 11);
-/// Oldest kernel with idmapped mounts, which root needs.
-const KERNEL_IDMAP: (u32, u32) = (5, 12);
+/// overlayfs in a user namespace came with 5.11, `mount_setattr(2)` and idmapped mounts with 5.12.
+const KERNEL: (u32, u32) = (5, 12);
 /// How long the attempt in a child may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// What five services with Debian images, and building them, take.
@@ -72,7 +70,7 @@ const ROOM_LEAST: u64 = 512 << 20;
 /// Looks at everything.
 pub fn run(paths: &Paths) -> Vec<Check> {
     let root = rustix::process::geteuid().is_root();
-    let mut checks = vec![kernel(root)];
+    let mut checks = vec![kernel()];
     checks.extend(switches(root));
     if !root {
         checks.extend(helpers());
@@ -97,15 +95,14 @@ fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-fn kernel(root: bool) -> Check {
+fn kernel() -> Check {
     let name = "kernel";
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy().into_owned();
-    let needed = if root { KERNEL_IDMAP } else { KERNEL };
     match version(&release) {
-        Some(found) if found < needed => Check::error(
+        Some(found) if found < KERNEL => Check::error(
             name,
-            format!("Linux {release}; overlayfs in a user namespace needs {}.{}", needed.0, needed.1),
+            format!("Linux {release}; mounts in a user namespace need {}.{}", KERNEL.0, KERNEL.1),
             "install a newer kernel (Debian 12 and Ubuntu 22.04 have one)",
         ),
         _ => Check::ok(name, format!("Linux {release}")),
@@ -273,7 +270,7 @@ fn attempt(paths: &Paths) -> Vec<Check> {
         (Ok(Some(message)), _) => Check::error(
             "overlayfs",
             format!("cannot be used in a user namespace: {}", String::from_utf8_lossy(&message.bytes)),
-            "sudo modprobe overlay    # and Linux 5.11 or newer",
+            "sudo modprobe overlay    # and Linux 5.12 or newer",
         ),
         (Err(error), _) => Check::error("overlayfs", error.to_string(), "try again"),
         (Ok(None), _) => Check::error("overlayfs", "the attempt was killed", "look into `dmesg`"),
@@ -439,7 +436,7 @@ mod tests {
     #[test]
     fn kernel_versions_compare_as_numbers() {
         assert_eq!(version("6.1.0-38-cloud-amd64"), Some((6, 1)));
-        assert!(version("5.9.16").unwrap() < KERNEL && version("5.11.0").unwrap() >= KERNEL);
+        assert!(version("5.9.16").unwrap() < KERNEL && version("5.12.0").unwrap() >= KERNEL);
         assert_eq!(version("odd"), None);
     }
 

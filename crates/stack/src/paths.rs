@@ -37,7 +37,7 @@ impl Paths {
             // The XDG specification has relative ones ignored.
             None => variable("XDG_DATA_HOME")
                 .filter(|path| path.is_absolute())
-                .or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
+                .or_else(|| variable("HOME").map(|home| home.join(".local/share")))
                 .ok_or_else(|| {
                     RemoteError::message("find the home directory").or_hint("set HOME or INCEPTION_DATA_DIR")
                 })?

@@ -179,7 +179,7 @@ pub(super) fn provide(
 ) -> Result<Image, RemoteError> {
     let store = Store::reader(&paths.data);
     let configured: Vec<PathBuf> = std::env::var_os("INCEPTION_BASE_DIR")
-        .map(|list| std::env::split_paths(&list).collect())
+        .map(|list| std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect())
         .unwrap_or_default();
     let sources = BaseSources { store: Some(&store), paths: &configured, offline: false };
     let name = reference.to_string();
