@@ -53,6 +53,7 @@ fn five_services() {
     steps.take("no password is shown", || no_password_is_shown(&stand));
     steps.take("a restart of MariaDB", || restart_goes_unnoticed(&stand, &browser));
     steps.take("a second up joins", || second_up_joins(&stand));
+    steps.take("another password of Redis", || changed_secret(&stand, &browser));
     before.note_processes(&stand);
 
     let certificate = certificate(&stand);
@@ -361,6 +362,21 @@ fn second_up_joins(stand: &Stand) {
     let before = stand.services();
     stand.say(["up", "-d", "--wait", "--base", "debian"]).ok();
     assert_eq!(stand.services(), before);
+}
+
+/// A secret that changed replaces the services that have it, and no others.
+fn changed_secret(stand: &Stand, browser: &Browser) {
+    let file = stand.directory.join(".env");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("REDIS_PASSWORD=", "REDIS_PASSWORD=another-")).unwrap();
+    let before = stand.services();
+    stand.say(["up", "-d", "--wait", "--base", "debian"]).ok();
+    let after = stand.services();
+    let replaced = after.keys().filter(|name| after[*name].pid != before[*name].pid);
+    assert_eq!(replaced.map(String::as_str).collect::<Vec<_>>(), ["redis", "wordpress"]);
+    stand.exec("redis", &format!("{REDIS} flushall")).ok();
+    browser.get("/").ok();
+    assert!(keys(stand) > 0, "the object cache is not in use");
 }
 
 /// The certificate that nginx shows.

@@ -20,6 +20,9 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// The settings that the test depends on. The title has what goes wrong when something quotes it badly.
 const TITLE: &str = r#"Zoë's "Inception" & Söhne"#;
 
+/// The stack's name: not that of one which the user may have in the same data directory.
+pub(crate) const NAME: &str = "inception-e2e";
+
 /// What a command said, and how it ended.
 #[derive(Debug)]
 pub(crate) struct Said {
@@ -151,7 +154,10 @@ impl Stand {
         let stack = fs::read_to_string(repository.join("stack.toml")).unwrap();
         let (theirs, ours) = ("\"127.0.0.1:", format!("\"{}:", stand.address));
         assert_eq!(stack.matches(theirs).count(), 3, "published addresses of stack.toml");
-        fs::write(directory.join("stack.toml"), stack.replace(theirs, &ours)).unwrap();
+        let name = "name = \"inception\"";
+        assert!(stack.contains(name), "the name in stack.toml");
+        let stack = stack.replace(theirs, &ours).replace(name, &format!("name = \"{NAME}\""));
+        fs::write(directory.join("stack.toml"), stack).unwrap();
 
         let file = directory.join(".env");
         run(&mut tool("sh", [&repository.join("scripts/env"), &file]), &[]).ok();
@@ -162,6 +168,8 @@ impl Stand {
         stand.settings = sourced(&file);
         if let Some(data) = variable("INCEPTION_DATA_DIR") {
             (stand.data, stand.keep_data) = (data, true);
+            // What a test left that was killed.
+            stand.say(["down", "-v"]).ok();
         }
         stand
     }

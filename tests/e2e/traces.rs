@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::stand::{Stand, run, tool, wait_for};
+use crate::stand::{NAME, Stand, run, tool, wait_for};
 
 /// A process: id and start time, which together are used once.
 type Process = (u32, u64);
@@ -93,10 +93,10 @@ impl Before {
         assert_eq!(cgroups().difference(&self.cgroups).collect::<Vec<_>>(), Vec::<&PathBuf>::new());
         let held = self.published();
         assert!(held.iter().all(|(address, _)| *address != stand.address), "{held:?}");
-        let runtime = stand.runtime.join("inception");
+        let runtime = stand.runtime.join(NAME);
         assert!(!runtime.exists(), "{} is left", runtime.display());
         for kind in ["c", "v"] {
-            let left = stand.data.join(kind).join("inception");
+            let left = stand.data.join(kind).join(NAME);
             let listing =
                 stand.as_container_root("find", [left.as_os_str(), OsStr::new("-mindepth"), OsStr::new("1")]);
             let mut listing = listing;

@@ -15,7 +15,7 @@ use super::unit::{Readiness, Unit};
 use super::{Purpose, Supervisor, process};
 use crate::control::{Command, Container, Exec, Notice, State, Up};
 use crate::hub::client::Exit;
-use crate::plan::{Condition, Plan, Service};
+use crate::plan::{Condition, Plan, SecretSource, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
 
@@ -197,6 +197,7 @@ impl Supervisor {
                 service.config_hash == unit.service.config_hash
                     && up.images.get(name) == Some(&unit.image_id)
                     && endpoint(self.plan.as_ref(), name) == endpoint(Some(&up.plan), name)
+                    && same_secrets(service, &self.secrets, &up.secrets)
             });
             if !same {
                 unit.recreate = true;
@@ -544,6 +545,19 @@ fn stdio(fds: &[OwnedFd]) -> Result<[std::os::fd::BorrowedFd<'_>; 3], RemoteErro
 
 fn endpoint<'a>(plan: Option<&'a Plan>, service: &str) -> Option<&'a network::plan::Endpoint> {
     plan?.network.endpoints.iter().find(|endpoint| endpoint.service == service)
+}
+
+/// Whether the secrets of a service that come from variables have the values they had. They are in no plan, and
+/// so in no hash of one.
+fn same_secrets(
+    service: &Service,
+    before: &BTreeMap<String, String>,
+    now: &BTreeMap<String, String>,
+) -> bool {
+    service.secrets.iter().all(|secret| match &secret.source {
+        SecretSource::Environment(name) => before.get(name) == now.get(name),
+        SecretSource::File(_) => true,
+    })
 }
 
 /// The named services (all when none is named) with everything they depend on.
