@@ -168,9 +168,9 @@ fn devices_are_the_ones_promised() {
     let size = stack.sh("a", "df -k /dev/shm | tail -n1 | awk '{print $2}'");
     assert_eq!(size, "8192");
     // A terminal of its own, by a private devpts.
-    let terminal =
-        stack.run(&["exec", "-t", "a", "sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo yes"]);
-    assert_eq!(terminal.ok().trim(), "yes");
+    let script = "test -t 0 && test -t 1 && test -t 2 && tty && ls /dev/pts | xargs && stat -c %g $(tty)";
+    let terminal = stack.run(&["exec", "-t", "a", "sh", "-c", script]).ok();
+    assert_eq!(terminal.replace('\r', ""), "/dev/pts/0\n0 ptmx\n5\n");
     assert_eq!(stack.sh("a", "mount | grep -c ' /dev/pts type devpts '"), "1");
 }
 
