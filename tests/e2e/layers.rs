@@ -31,7 +31,7 @@ fn three_layers() {
     let layers = || {
         let images: Vec<Value> =
             serde_json::from_str(&stand.say(["images", "--format", "json"]).ok()).unwrap();
-        let image = images.iter().find(|image| image["name"] == "three-layers-shell:latest").unwrap();
+        let image = images.iter().find(|image| image["name"] == "three-layers-e2e-shell:latest").unwrap();
         (image["id"].to_string(), image["layers"].as_u64().unwrap())
     };
     let texts = || stand.say(["run", "--rm", "shell", "-c", "cat /first /second /third"]).ok();

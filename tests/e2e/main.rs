@@ -8,6 +8,7 @@
 mod browser;
 mod ftp;
 mod layers;
+mod proxy;
 mod stand;
 mod traces;
 
@@ -107,12 +108,6 @@ fn all_are_healthy(stand: &Stand) {
     }
     let ports: Vec<_> = services.values().map(|service| service.ports.len()).collect();
     assert_eq!(ports, [2, 0, 1, 0, 0], "{services:?}");
-}
-
-fn wait_for_health(stand: &Stand, service: &str) {
-    wait_for("good health", Duration::from_secs(10), || {
-        (stand.services()[service].health == "healthy").then_some(())
-    });
 }
 
 fn the_title(stand: &Stand, browser: &Browser) {
@@ -233,7 +228,7 @@ fn without_redis(stand: &Stand, browser: &Browser) {
         assert!(page.took < Duration::from_secs(3), "it waits for Redis: {:?}", page.took);
     }
     stand.say(["start", "redis"]).ok();
-    wait_for_health(stand, "redis");
+    stand.wait_for_health("redis");
     // What the pages without it changed may be stale in it: it starts empty and fills again.
     wait_for("use of Redis", Duration::from_secs(20), || {
         browser.get("/").ok();
@@ -355,7 +350,7 @@ fn restart_goes_unnoticed(stand: &Stand, browser: &Browser) {
     for ((name, new), (_, old)) in pids(stand).zip(before) {
         assert_eq!(new != old, name == "mariadb", "{name}: {old:?}, then {new:?}");
     }
-    wait_for_health(stand, "mariadb");
+    stand.wait_for_health("mariadb");
 }
 
 fn second_up_joins(stand: &Stand) {

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -151,13 +152,7 @@ impl Stand {
         let (repository, directory) = (repository(), &stand.directory);
         let bundles = [repository.join("bundles"), directory.join("bundles")];
         run(tool("cp", ["-r", "--"]).args(bundles), &[]).ok();
-        let stack = fs::read_to_string(repository.join("stack.toml")).unwrap();
-        let (theirs, ours) = ("\"127.0.0.1:", format!("\"{}:", stand.address));
-        assert_eq!(stack.matches(theirs).count(), 3, "published addresses of stack.toml");
-        let name = "name = \"inception\"";
-        assert!(stack.contains(name), "the name in stack.toml");
-        let stack = stack.replace(theirs, &ours).replace(name, &format!("name = \"{NAME}\""));
-        fs::write(directory.join("stack.toml"), stack).unwrap();
+        stand.adapt(&repository.join("stack.toml"));
 
         let file = directory.join(".env");
         run(&mut tool("sh", [&repository.join("scripts/env"), &file]), &[]).ok();
@@ -166,23 +161,44 @@ impl Stand {
         let ours = format!("WP_TITLE=\"{quoted}\"\nPASV_ADDRESS={}\n", stand.address);
         fs::write(&file, text.replace("WP_TITLE=Inception\n", &ours)).unwrap();
         stand.settings = sourced(&file);
-        if let Some(data) = variable("INCEPTION_DATA_DIR") {
-            (stand.data, stand.keep_data) = (data, true);
-            // What a test left that was killed.
-            stand.say(["down", "-v"]).ok();
-        }
+        stand.share_images();
         stand
     }
 
     /// A copy of one of the repository's examples.
     pub(crate) fn of_example(name: &str) -> Self {
         let stand = Self::empty(name);
-        let example = repository().join("examples").join(name).join(".");
-        run(tool("cp", ["-r", "--"]).args([&example, &stand.directory]), &[]).ok();
+        let example = repository().join("examples").join(name);
+        run(tool("cp", ["-r", "--"]).args([&example.join("."), &stand.directory]), &[]).ok();
+        stand.adapt(&example.join("stack.toml"));
         stand
     }
 
+    /// Copies a stack file, with another name than the user may have used in the same data directory, and with
+    /// an address of its own.
+    fn adapt(&self, file: &Path) {
+        let stack = fs::read_to_string(file).unwrap();
+        let name = stack.lines().find(|line| line.starts_with("name = ")).unwrap();
+        let ours = format!("{}-e2e\"", name.strip_suffix('"').unwrap());
+        let address = format!("\"{}:", self.address);
+        assert_eq!(stack.contains("ports = "), stack.contains("\"127.0.0.1:"), "the published addresses");
+        let stack = stack.replace(name, &ours).replace("\"127.0.0.1:", &address);
+        fs::write(self.directory.join("stack.toml"), stack).unwrap();
+    }
+
+    /// Uses the data directory that the caller has named, if any, and keeps it.
+    pub(crate) fn share_images(&mut self) {
+        if let Some(data) = variable("INCEPTION_DATA_DIR") {
+            (self.data, self.keep_data) = (data, true);
+            // What a test left that was killed.
+            self.say(["down", "-v"]).ok();
+        }
+    }
+
     fn empty(name: &str) -> Self {
+        static NETWORK: AtomicU32 = AtomicU32::new(83);
+        // Tests of one process run side by side.
+        let network = NETWORK.fetch_add(1, Ordering::Relaxed);
         let id = std::process::id();
         // Short: a socket's path ends at 107 bytes.
         let top = variable("INCEPTION_TEST_DIR").unwrap_or_else(|| "/tmp".into());
@@ -193,7 +209,7 @@ impl Stand {
             runtime: directory.join("run"),
             data: directory.join("data"),
             keep_data: false,
-            address: format!("127.83.{}.{}", id >> 8 & 0xff, 1 + id % 254),
+            address: format!("127.{network}.{}.{}", id >> 8 & 0xff, 1 + id % 254),
             settings: BTreeMap::new(),
             directory,
         }
@@ -234,6 +250,13 @@ impl Stand {
             pid: row["pid"].as_u64(),
         };
         rows.iter().map(|row| (text(&row["service"]), service(row))).collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_for_health(&self, service: &str) {
+        wait_for("good health", Duration::from_secs(10), || {
+            (self.services()[service].health == "healthy").then_some(())
+        });
     }
 
     pub(crate) fn secrets(&self) -> Vec<String> {

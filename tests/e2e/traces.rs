@@ -109,9 +109,10 @@ fn links() -> BTreeSet<PathBuf> {
     fs::read_dir("/sys/class/net").unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-/// Cgroups that the product made.
+/// Cgroups of the stack.
 fn cgroups() -> BTreeSet<PathBuf> {
-    let found = run(&mut tool("find", ["/sys/fs/cgroup", "-type", "d", "-name", "*inception*"]), &[]);
+    let name = format!("*{NAME}*");
+    let found = run(&mut tool("find", ["/sys/fs/cgroup", "-type", "d", "-name", &name]), &[]);
     found.text().lines().map(PathBuf::from).collect()
 }
 
