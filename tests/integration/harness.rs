@@ -382,8 +382,10 @@ impl Drop for Stack {
             let down = down.unwrap();
             assert!(down.status.success(), "down -v: {}", String::from_utf8_lossy(&down.stderr));
             self.nothing_left();
-        } else if let Some(pid) = self.supervisor().and_then(rustix::process::Pid::from_raw) {
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+        } else {
+            for pid in self.processes().into_iter().filter_map(rustix::process::Pid::from_raw) {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+            }
         }
         // Files of subordinate ids are not an ordinary user's to delete.
         if fs::remove_dir_all(self.data()).is_err() && self.data().exists() {

@@ -62,6 +62,7 @@ fn a_killed_supervisor_leaves_nothing() {
     // The image: what is killed below is the start of a stack, not an import.
     stack.up();
     stack.run(&["down"]).ok();
+    stack.gone(Duration::from_secs(2));
     let mut random = Random(0x1234_5678_9abc_def1);
     for round in 0..ROUNDS {
         let arguments: &[&str] = if round % 2 == 0 { &["up", "-d"] } else { &["stack.toml"] };
