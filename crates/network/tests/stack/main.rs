@@ -223,6 +223,8 @@ fn resets_lose_nothing(stack: &mut Stack) {
     while sys::fd::unacknowledged(client.as_fd()).unwrap() > 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
+    // It is there, and stays unread.
+    assert_eq!(client.peek(&mut [0]).unwrap(), 1);
     drop(client);
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut arrived = String::new();
