@@ -156,15 +156,39 @@ pub fn pidfd_kill(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 /// # Errors
 /// What `sigprocmask(2)` reports.
 pub fn reset_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
+    // The kernel's `struct sigaction`, all zero: SIG_DFL, no flags, an empty mask. Larger than it is on any
+    // architecture.
+    let default = [0u64; 8];
+    // The size of the kernel's signal set in bytes: one bit for each of 64 signals.
+    let set_size = 8usize;
+    for signal in 1..=64 {
         if signal == libc::SIGKILL || signal == libc::SIGSTOP {
             continue;
         }
-        // SAFETY: SIG_DFL installs no handler, so no code of ours can be called. The C library refuses the
-        // numbers it keeps for itself; they have their default action already.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads a sigaction from `default`, which is larger than one and outlives the call, and
+        // stores nothing. SIG_DFL installs no handler. Not through the C library, which refuses the two signals
+        // that it keeps for itself and that its posix_spawn leaves ignored.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), set_size)
+        };
     }
     nix::sys::signal::SigSet::empty().thread_set_mask().map_err(io::Error::from)
+}
+
+/// Has the process that `command` starts get `signal` when the thread that started it ends
+/// (`PR_SET_PDEATHSIG`). Its own children do not.
+pub fn signal_when_orphaned(command: &mut std::process::Command, signal: i32) {
+    use std::os::unix::process::CommandExt;
+    let set = move || {
+        // SAFETY: this prctl takes plain integers and touches no memory.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes one system call, which is async-signal-safe, and allocates
+    // nothing: `last_os_error` only reads errno.
+    unsafe { command.pre_exec(set) };
 }
 
 /// Sets a resource limit, (soft, hard); `u64::MAX` is unlimited. `resource` is a `RLIMIT_` number.

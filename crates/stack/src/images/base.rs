@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use image::base::{BaseSources, Found};
 use image::{Digest, Image, ImportOptions, Reference, Store};
+use nix::sys::signal::Signal;
 
 use super::Progress;
 use crate::paths::Paths;
@@ -304,20 +305,27 @@ impl Scratch {
 }
 
 fn mmdebstrap(suite: &str, file: &Path, line: &mut dyn FnMut(String)) -> Result<(), RemoteError> {
-    let mut command = Command::new("mmdebstrap");
-    command.arg("--variant=minbase");
-    // As root, mmdebstrap keeps its mounts in a namespace of its own; an ordinary user needs the other mode.
-    let mode = if rustix::process::geteuid().is_root() { "--mode=root" } else { "--mode=unshare" };
-    command.arg(mode).args(["--format=tar", suite]).arg(file).args(host_mirror(suite));
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(
-            |error| {
-                RemoteError::from(error).context("run mmdebstrap").or_hint(
-                "install it (Debian, Ubuntu: `sudo apt-get install mmdebstrap`), or name a directory with a \
-                 root file system tarball in INCEPTION_BASE_DIR",
-            )
-            },
-        )?;
+    // As root it mounts where it stands, so it stands in namespaces that end with it, whatever happens to it or to
+    // us; for an ordinary user it makes such namespaces itself, and cleans up when it is told to end.
+    let root = rustix::process::geteuid().is_root();
+    let mut command = Command::new(if root { "unshare" } else { "mmdebstrap" });
+    let end = if root { Signal::SIGKILL } else { Signal::SIGTERM };
+    if root {
+        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--", "mmdebstrap"]);
+        // Its own files go where what a killed command left is found again.
+        command.env("TMPDIR", file.parent().unwrap_or(Path::new("/tmp")));
+    }
+    let mode = if root { "--mode=root" } else { "--mode=unshare" };
+    command.args(["--variant=minbase", mode, "--format=tar", suite]).arg(file).args(host_mirror(suite));
+    sys::process::signal_when_orphaned(&mut command, end as i32);
+    let missing = |error: RemoteError| {
+        error.context("run mmdebstrap").or_hint(
+            "install it (Debian, Ubuntu: `sudo apt-get install mmdebstrap`), or name a directory with a root \
+             file system tarball in INCEPTION_BASE_DIR",
+        )
+    };
+    let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = started.map_err(|error| missing(error.into()))?;
     let mut last = String::new();
     if let Some(stderr) = child.stderr.take() {
         for text in BufReader::new(stderr).lines() {
@@ -328,6 +336,9 @@ fn mmdebstrap(suite: &str, file: &Path, line: &mut dyn FnMut(String)) -> Result<
     let status = child.wait().context(|| "wait for mmdebstrap".into())?;
     if status.success() {
         return Ok(());
+    }
+    if status.code() == Some(127) {
+        return Err(missing(RemoteError::message(last)));
     }
     Err(RemoteError::message(format!("make a Debian `{suite}` root file system"))
         .caused_by(format!("mmdebstrap ended with {status}: {last}")))
