@@ -12,8 +12,13 @@ use crate::session::{Session, answer};
 pub(crate) fn ps(session: &Session, format: Format, quiet: bool) -> Result<u8, Failure> {
     let status = match session.connect()?.1 {
         Some(mut client) => {
-            client.send(&Command::Status, &[])?;
-            status(&mut client)?
+            let asked = client.send(&Command::Status, &[]).map_err(Failure::from);
+            match asked.and_then(|()| status(&mut client)) {
+                Ok(status) => status,
+                // A supervisor that was ending: what it had is gone with it.
+                Err(_) if client.wait_end().is_ok() => Vec::new(),
+                Err(failure) => return Err(failure),
+            }
         }
         // As compose: nothing runs, nothing is listed.
         None => Vec::new(),

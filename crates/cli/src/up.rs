@@ -222,6 +222,18 @@ pub(crate) fn down(session: &Session, volumes: bool) -> Result<u8, Failure> {
     let Some(mut client) = client else {
         return nothing_runs(session, &name, volumes);
     };
+    if let Err(failure) = end_and_wait(session, &mut client, volumes) {
+        // A supervisor that was ending by itself, because its hub died for example: what it did not come to do is
+        // done as for one that was killed. One that goes on has a reason to refuse.
+        if client.wait_end().is_err() || session.connect()?.1.is_some() {
+            return Err(failure);
+        }
+        images::clean(session, &name, volumes)?;
+    }
+    Ok(0)
+}
+
+fn end_and_wait(session: &Session, client: &mut Client, volumes: bool) -> Result<(), Failure> {
     client.send(&Command::Down { volumes }, &[])?;
     loop {
         match client.next(None)? {
@@ -229,11 +241,10 @@ pub(crate) fn down(session: &Session, volumes: bool) -> Result<u8, Failure> {
             Some(Notice::Done) => break,
             Some(notice) => session.progress(&notice),
             // Another `down` was faster.
-            None => return Ok(0),
+            None => return Ok(()),
         }
     }
-    client.wait_end()?;
-    Ok(0)
+    Ok(client.wait_end()?)
 }
 
 /// `down` of a stack that does not run: what a killed supervisor left goes, and the volumes if asked for.
