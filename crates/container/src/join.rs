@@ -10,7 +10,7 @@ use rustix::pipe::PipeFlags;
 use sys::process::Child;
 
 use crate::Error;
-use crate::launch::{receive, stdio};
+use crate::launch::{receive, refused, stdio};
 use crate::userns;
 
 /// What a join is given beside the process.
@@ -55,7 +55,7 @@ pub fn join(process: &Process, target: &Target<'_>) -> Result<Child, Error> {
         Ok(Outcome::Started(pid)) => pid,
         outcome => {
             userns::end(&joiner).map_err(Error::system("reap the joiner"))?;
-            return Err(refused(outcome));
+            return Err(refused(outcome, "process"));
         }
     };
     // The joiner ends by itself after its message.
@@ -69,16 +69,8 @@ pub fn join(process: &Process, target: &Target<'_>) -> Result<Child, Error> {
         Ok(Outcome::Executed) => Ok(child),
         outcome => {
             userns::end(&child).map_err(Error::system("reap the new process"))?;
-            Err(refused(outcome))
+            Err(refused(outcome, "process"))
         }
-    }
-}
-
-fn refused(outcome: std::io::Result<Outcome>) -> Error {
-    match outcome {
-        Ok(Outcome::Failed(failure)) => Error::child(failure),
-        Err(error) => Error::system("wait for the process to execute its program")(error),
-        Ok(_) => Error::Silent,
     }
 }
 

@@ -64,12 +64,17 @@ pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Child, Err
         Ok(Outcome::Executed) => Ok(child),
         outcome => {
             userns::end(&child).map_err(Error::system("reap the new process"))?;
-            Err(match outcome {
-                Ok(Outcome::Failed(failure)) => Error::child(failure),
-                Err(error) => Error::system("wait for the service to execute its program")(error),
-                _ => Error::Silent,
-            })
+            Err(refused(outcome, "service"))
         }
+    }
+}
+
+/// Why a new process, a `what`, did not execute its program.
+pub(crate) fn refused(outcome: io::Result<Outcome>, what: &str) -> Error {
+    match outcome {
+        Ok(Outcome::Failed(failure)) => Error::child(failure),
+        Err(error) => Error::system(format!("wait for the {what} to execute its program"))(error),
+        Ok(_) => Error::Silent,
     }
 }
 

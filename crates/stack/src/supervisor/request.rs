@@ -121,6 +121,15 @@ impl Supervisor {
         }
     }
 
+    /// The connections that wait for something of this kind.
+    fn waiting(&self, kind: impl Fn(&Pending) -> bool) -> Vec<u64> {
+        self.connections
+            .iter()
+            .filter(|(_, c)| c.pending.as_ref().is_some_and(&kind))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     /// The named services, or all.
     fn select(&self, names: &[String]) -> Result<Vec<String>, RemoteError> {
         if names.is_empty() {
@@ -234,9 +243,7 @@ impl Supervisor {
         }
         let Some(up) = self.next.take() else { return false };
         if let Err(error) = self.adopt(*up) {
-            let waiting =
-                self.connections.iter().filter(|(_, c)| matches!(c.pending, Some(Pending::Up { .. })));
-            for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+            for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {
                 self.wait_done(id);
                 self.notify(id, Notice::Failed(error.clone()));
             }
@@ -255,9 +262,7 @@ impl Supervisor {
     fn adopt(&mut self, up: Up) -> Result<(), RemoteError> {
         let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect();
         if let Some(shortfall) = self.delegation.shortfall(&limits) {
-            let waiting =
-                self.connections.iter().filter(|(_, c)| matches!(c.pending, Some(Pending::Up { .. })));
-            for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+            for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {
                 self.notify(id, Notice::Warning(shortfall.clone()));
             }
         }
@@ -524,13 +529,7 @@ impl Supervisor {
 
     /// Tells the commands that wait for the end that it has come.
     pub(super) fn answer_down(&mut self) {
-        let waiting: Vec<u64> = self
-            .connections
-            .iter()
-            .filter(|(_, c)| matches!(c.pending, Some(Pending::Down)))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in waiting {
+        for id in self.waiting(|pending| matches!(pending, Pending::Down)) {
             self.notify(id, Notice::Done);
         }
     }
