@@ -7,6 +7,8 @@
 //! a cgroup when its parent lists it in `cgroup.subtree_control`, and a cgroup that passes controllers on may
 //! hold no processes itself unless it is the root.
 
+pub mod usage;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
