@@ -16,7 +16,7 @@ use std::path::Path;
 use container::idmap::IdMap;
 use container::launch::{ROOTFS, SCRATCH, Surroundings, launch};
 use container::sandbox::{Root, Sandbox};
-use container::{Process, capability, defaults, program, seccomp, userns};
+use container::{Capabilities, Process, User, capability, defaults, program, seccomp, userns};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use sys::process::namespace;
@@ -56,7 +56,7 @@ fn make_data_directory(data: &Path, rootfs: &Path, map: &IdMap) -> io::Result<()
 fn inside(count: u32, argv: &[String]) -> Result<i32, Box<dyn Error>> {
     let sandbox = describe(argv, capability::set(&[], &[])?);
     let init = program::init()?;
-    let filters = seccomp::default_profile(sandbox.process.capabilities)?;
+    let filters = seccomp::default_profile(sandbox.process.capabilities.bounding())?;
     let around = Surroundings {
         init: init.as_fd(),
         network: None,
@@ -86,11 +86,11 @@ fn describe(argv: &[String], capabilities: u64) -> Sandbox {
             argv: argv.to_vec(),
             env: vec![("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned())],
             cwd: "/".to_owned(),
-            user: String::new(),
-            capabilities,
+            user: User::default(),
+            capabilities: Capabilities::Bounding(capabilities),
             no_new_privileges: true,
             rlimits: Vec::new(),
-            terminal: false,
+            ..Process::default()
         },
         init: Some(0),
     }

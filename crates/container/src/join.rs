@@ -1,16 +1,19 @@
 //! Starting another process inside a running sandbox (`exec`).
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use init::process::Process;
+use init::entry::{self, Joining};
+use init::process::{Filter, Process};
 use init::report::{Failure, Outcome, Stage};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use rustix::pipe::PipeFlags;
-use sys::process::Child;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use sys::process::{Child, namespace};
 
 use crate::Error;
-use crate::launch::{receive, refused, stdio};
+use crate::launch::{self, receive, refused, stdio};
 use crate::userns;
 
 /// What a join is given beside the process.
@@ -25,8 +28,16 @@ pub struct Target<'a> {
     /// The cgroup v2 directory of the sandbox.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Seccomp programs.
-    pub filters: &'a [Vec<u8>],
+    pub filters: &'a [Filter],
 }
+
+/// Every namespace of a sandbox but the user namespace, which its makers stand in.
+pub const SANDBOX: u64 = namespace::MOUNT
+    | namespace::PID
+    | namespace::NETWORK
+    | namespace::UTS
+    | namespace::IPC
+    | namespace::CGROUP;
 
 /// Starts `process` in the namespaces of the sandbox. It becomes a child of the caller, who must be root of the
 /// user namespace that owns the sandbox.
@@ -34,71 +45,104 @@ pub struct Target<'a> {
 /// # Errors
 /// The step that failed; no process is left then.
 pub fn join(process: &Process, target: &Target<'_>) -> Result<Child, Error> {
-    let encoded = serde_json::to_vec(process).map_err(|e| Error::system("encode the process")(e.into()))?;
-    let sealed = |name, bytes: &[u8]| {
-        sys::fd::sealed(name, bytes, false).map_err(Error::system("store the process in memory"))
+    let joining = Joining {
+        namespaces: SANDBOX,
+        root: false,
+        keyring: None,
+        affinity: [None, None],
+        process: process.clone(),
     };
-    let description = sealed(c"process", &encoded)?;
-    let filters = sealed(c"filters", &encode_filters(target.filters))?;
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT)
-        .map_err(|e| Error::system("create a pipe")(e.into()))?;
+    join_as(&joining, target, |_, _| Ok(()))
+}
+
+/// As [`join`], with more to choose. `meanwhile` is called with the new process's number when it exists, and once more
+/// with the listening end of its seccomp filter, if that asks somebody.
+///
+/// # Errors
+/// As [`join`], and what `meanwhile` returns.
+pub(crate) fn join_as<E: From<Error>>(
+    joining: &Joining,
+    target: &Target<'_>,
+    mut meanwhile: impl FnMut(i32, Option<OwnedFd>) -> Result<(), E>,
+) -> Result<Child, E> {
+    let fail = |what: &'static str| Error::system(what);
+    let encoded = entry::encode(joining, target.filters).map_err(fail("encode the process"))?;
+    let description =
+        sys::fd::sealed(c"process", &encoded, false).map_err(fail("store the process in memory"))?;
+    let (read, write) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|e| fail("create a socket pair")(e.into()))?;
     let spawn = sys::process::SpawnArgs { cgroup: target.cgroup, ..Default::default() };
     let joiner = sys::process::spawn_with(spawn, || {
-        let inherited = [target.pidfd, description.as_fd(), filters.as_fd(), write.as_fd()];
-        let failure = become_joiner(target, &inherited);
+        let inherited = [target.pidfd, description.as_fd(), write.as_fd()];
+        let failure = become_joiner(target, joining.process.preserve_fds, &inherited);
         failure.send(&write);
         failure.exit_code()
     })
-    .map_err(Error::system("create a process"))?;
+    .map_err(fail("create a process"))?;
     drop(write);
     let started = match receive(read.as_fd()) {
         Ok(Outcome::Started(pid)) => pid,
         outcome => {
-            userns::end(&joiner).map_err(Error::system("reap the joiner"))?;
-            return Err(refused(outcome, "process"));
+            userns::end(&joiner).map_err(fail("reap the joiner"))?;
+            return Err(refused(outcome, "process").into());
         }
     };
     // The joiner ends by itself after its message.
-    waitpid(Pid::from_raw(joiner.pid), None).map_err(|e| Error::system("wait for the joiner")(e.into()))?;
+    waitpid(Pid::from_raw(joiner.pid), None).map_err(|e| fail("wait for the joiner")(e.into()))?;
     // Its child is ours: nobody else reaps it, so the number is still its own.
     let pid = rustix::process::Pid::from_raw(started).ok_or(Error::Silent)?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-        .map_err(|e| Error::system("open the new process")(e.into()))?;
+        .map_err(|e| fail("open the new process")(e.into()))?;
     let child = Child { pid: started, pidfd };
-    match receive(read.as_fd()) {
-        Ok(Outcome::Executed) => Ok(child),
-        outcome => {
-            userns::end(&child).map_err(Error::system("reap the new process"))?;
-            Err(refused(outcome, "process"))
+    let mut executed = || -> Result<(), E> {
+        meanwhile(started, None)?;
+        loop {
+            match launch::receive_with(read.as_fd()) {
+                Ok((Outcome::Executed, _)) => return Ok(()),
+                Ok((Outcome::Listener, listener)) => meanwhile(started, listener)?,
+                Ok((outcome, _)) => return Err(refused(Ok(outcome), "process").into()),
+                Err(error) => return Err(refused(Err(error), "process").into()),
+            }
+        }
+    };
+    match executed() {
+        Ok(()) => Ok(child),
+        Err(error) => {
+            userns::end(&child).map_err(fail("reap the new process"))?;
+            Err(error)
         }
     }
 }
 
-fn become_joiner(target: &Target<'_>, inherited: &[BorrowedFd<'_>]) -> Failure {
+fn become_joiner(target: &Target<'_>, preserve_fds: u32, inherited: &[BorrowedFd<'_>]) -> Failure {
     let prepare = || -> Result<(), Failure> {
-        sys::process::reset_signals().map_err(|e| Failure::new(Stage::Setup, "reset signals", e))?;
+        let fail = |what: &'static str| move |e: io::Error| Failure::new(Stage::Setup, what, e);
+        sys::process::reset_signals().map_err(fail("reset signals"))?;
         stdio(target.stdio)?;
-        sys::fd::close_on_exec_from(3).map_err(|e| Failure::new(Stage::Setup, "close descriptors", e))?;
+        sys::fd::close_on_exec_from(3).map_err(fail("close descriptors"))?;
+        for number in 3..3 + preserve_fds {
+            sys::fd::keep_over_exec(number as i32).map_err(fail("preserve descriptors"))?;
+        }
         for fd in inherited {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
-                .map_err(|e| Failure::new(Stage::Setup, "keep a descriptor", e))?;
+                .map_err(|e| fail("keep a descriptor")(e.into()))?;
         }
         Ok(())
     };
     if let Err(failure) = prepare() {
         return failure;
     }
-    let numbers: Vec<_> =
-        inherited.iter().filter_map(|fd| std::ffi::CString::new(fd.as_raw_fd().to_string()).ok()).collect();
-    let mut argv = vec![c"inception-init".to_owned(), c"join".to_owned()];
-    argv.extend(numbers);
-    let environment: [&std::ffi::CStr; 0] = [];
-    let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
-    let Err(errno) = nix::unistd::execveat(target.init, c"", &argv, &environment, flags);
-    Failure::new(Stage::Exec, "inception-init", std::io::Error::from(errno))
+    execute_init(target.init, c"join", inherited)
 }
 
-/// As `inception-init join` reads them: each behind its length (u32, little endian).
-fn encode_filters(filters: &[Vec<u8>]) -> Vec<u8> {
-    filters.iter().flat_map(|f| (f.len() as u32).to_le_bytes().into_iter().chain(f.iter().copied())).collect()
+/// Replaces this process by `inception-init` in this mode, with these descriptors as its arguments.
+pub(crate) fn execute_init(init: BorrowedFd<'_>, mode: &CStr, inherited: &[BorrowedFd<'_>]) -> Failure {
+    let numbers: Vec<_> =
+        inherited.iter().filter_map(|fd| CString::new(fd.as_raw_fd().to_string()).ok()).collect();
+    let mut argv = vec![c"inception-init".to_owned(), mode.to_owned()];
+    argv.extend(numbers);
+    let environment: [&CStr; 0] = [];
+    let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
+    let Err(errno) = nix::unistd::execveat(init, c"", &argv, &environment, flags);
+    Failure::new(Stage::Exec, "inception-init", io::Error::from(errno))
 }

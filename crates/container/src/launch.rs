@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use init::process::Assumed;
+use init::process::{Assumed, Filter};
 use init::report::{self, Failure, Outcome, Stage};
 use rustix::mount::UnmountFlags;
 use rustix::pipe::PipeFlags;
@@ -34,7 +34,7 @@ pub struct Surroundings<'a> {
     /// Detached mounts that [`crate::sandbox::MountSource::Descriptor`] counts.
     pub detached: &'a [OwnedFd],
     /// Seccomp programs, see [`crate::seccomp`].
-    pub filters: &'a [Vec<u8>],
+    pub filters: &'a [Filter],
 }
 
 /// Starts a sandbox. The caller must be root of the user namespace that is to own it, with one thread, and its
@@ -83,6 +83,13 @@ pub(crate) fn receive(pipe: BorrowedFd<'_>) -> io::Result<Outcome> {
     report::receive(pipe)
 }
 
+/// As [`receive`], with the listening end of a filter where the message brought one.
+pub(crate) fn receive_with(socket: BorrowedFd<'_>) -> io::Result<(Outcome, Option<OwnedFd>)> {
+    sys::channel::wait_readable(socket, Instant::now() + DEADLINE)?;
+    let mut message = sys::channel::recv_fds(socket, report::LONGEST)?;
+    Ok((report::decode(&message.bytes)?, message.fds.pop()))
+}
+
 /// Everything between clone and the program's own identity, in order.
 fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -> Result<Assumed, Failure> {
     sys::process::reset_signals().map_err(|e| Failure::new(Stage::Setup, "reset signals", e))?;
@@ -127,7 +134,7 @@ fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -
 
     // 4. The program's identity.
     let keep: &[BorrowedFd<'_>] = if sandbox.init.is_some() { &[report] } else { &[] };
-    sandbox.process.assume(around.filters, keep)
+    sandbox.process.assume(around.filters, keep, None)
 }
 
 fn become_program(

@@ -22,4 +22,4 @@ pub mod userns;
 mod volume;
 
 pub use error::Error;
-pub use init::process::Process;
+pub use init::process::{Capabilities, Filter, Process, User};

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use init::process::Filter;
+
 use crate::{Error, capability};
 
 mod allowed;
@@ -40,9 +42,9 @@ enum Verdict {
 ///
 /// # Errors
 /// When this architecture is not known.
-pub fn default_profile(capabilities: u64) -> Result<Vec<Vec<u8>>, Error> {
+pub fn default_profile(capabilities: u64) -> Result<Vec<Filter>, Error> {
     let program = program(audit_architecture()?, &verdicts(capabilities)?);
-    Ok(vec![program.iter().flat_map(Instruction::bytes).collect()])
+    Ok(vec![Filter { program: program.iter().flat_map(Instruction::bytes).collect(), flags: 0 }])
 }
 
 /// `AUDIT_ARCH_` of `<linux/audit.h>`, by which a filter knows whose numbers it sees.

@@ -1,5 +1,5 @@
 //! What runs inside a container before and beside the user's program: the last steps of becoming that
-//! program ([`process`]), PID 1 ([`pid1`]), and the typed message in which a child tells its
+//! program ([`process`]), what it is told ([`entry`]), PID 1 ([`pid1`]), and the typed message in which a child tells its
 //! parent why it could not start ([`report`]).
 //!
 //! The binary of this crate, `inception-init`, is small, static, and embedded in the runtime.
@@ -7,6 +7,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod account;
+pub mod entry;
+pub mod hook;
 pub mod pid1;
 pub mod process;
 pub mod report;

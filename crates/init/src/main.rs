@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! inception-init pid1 VERBOSITY REPORT-FD PROGRAM [ARG...]
-//! inception-init join TARGET-PIDFD PROCESS-FD FILTERS-FD REPORT-FD
+//! inception-init join TARGET-PIDFD DESCRIPTION-FD REPORT-FD
+//! inception-init container DESCRIPTION-FD REPORT-FD START-FD
 //! ```
 //!
 //! `pid1` has the container's identity already. `join` still has the stack's: it enters the container of the
 //! process that TARGET-PIDFD stands for, from memory that holds no secret of ours, because
-//! what is inside may look at it from the moment it is there.
+//! what is inside may look at it from the moment it is there. `container` stands in its container, waits for a
+//! connection on the socket START-FD, and becomes the program then; it exists so that `/proc/self/exe` in there is
+//! this program in sealed memory, and never the runtime's file (CVE-2019-5736).
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -15,15 +18,19 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use init::process::{Assumed, Process};
-use init::report::{Failure, Stage, send_started};
+use init::entry::{self, Joining, Waiting};
+use init::hook;
+use init::process::Assumed;
+use init::report::{Failure, Stage, send_started, send_waiting};
+use rustix::net::SocketFlags;
 use rustix::thread::ThreadNameSpaceType as Namespaces;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let code = match args.get(1).map(String::as_str) {
         Some("pid1") if args.len() > 4 => pid1(&args),
-        Some("join") if args.len() == 6 => join(&args),
+        Some("join") if args.len() == 5 => reporting(&args, 4, enter),
+        Some("container") if args.len() == 5 => reporting(&args, 3, wait_for_start),
         _ => {
             eprintln!("inception-init: started by hand; it is a part of inception-run");
             2
@@ -42,15 +49,20 @@ fn pid1(args: &[String]) -> i32 {
     }
 }
 
-fn join(args: &[String]) -> i32 {
-    let report = match argument(args, 5) {
+/// Does the work with the report pipe whose number is the argument at `index`.
+fn reporting(
+    args: &[String],
+    index: usize,
+    work: impl FnOnce(&[String], &OwnedFd) -> Result<(), Failure>,
+) -> i32 {
+    let report = match argument(args, index) {
         Ok(report) => report,
         Err(error) => {
             eprintln!("inception-init: no report pipe: {error}");
             return 125;
         }
     };
-    match enter(args, &report) {
+    match work(args, &report) {
         Ok(()) => 0,
         Err(failure) => {
             failure.send(&report);
@@ -59,34 +71,48 @@ fn join(args: &[String]) -> i32 {
     }
 }
 
-fn enter(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
-    let setup = |what: &str| {
-        let what = what.to_owned();
-        move |e: io::Error| Failure::new(Stage::Setup, what, e)
-    };
-    // Or what is inside could take hold of the new process when it has the container's capabilities and not yet
-    // its filter; execve(2) undoes it.
+fn setup(what: &str) -> impl FnOnce(io::Error) -> Failure {
+    let what = what.to_owned();
+    move |error| Failure::new(Stage::Setup, what, error)
+}
+
+/// Or what is inside could take hold of this process while it has more rights than the program will have, and not yet
+/// its filter; execve(2) undoes it.
+fn undumpable() -> Result<(), Failure> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(|e| setup("make the process undumpable")(e.into()))?;
+        .map_err(|e| setup("make the process undumpable")(e.into()))
+}
+
+fn enter(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
+    undumpable()?;
     let target = argument(args, 2).map_err(setup("take the target"))?;
-    let process = contents(args, 3).map_err(setup("read the process"))?;
-    let filters = contents(args, 4).map_err(setup("read the filters"))?;
-    let process: Process =
-        serde_json::from_slice(&process).map_err(|e| setup("decode the process")(e.into()))?;
-    let filters: Vec<Vec<u8>> = split_filters(&filters);
-    let namespaces = Namespaces::MOUNT
-        | Namespaces::PROCESS_ID
-        | Namespaces::NETWORK
-        | Namespaces::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | Namespaces::INTER_PROCESS_COMMUNICATION
-        | Namespaces::CONTROL_GROUP;
-    rustix::thread::move_into_thread_name_spaces(target.as_fd(), namespaces)
-        .map_err(|e| Failure::new(Stage::Namespace, "the namespaces of the container", e))?;
+    let description = contents(args, 3).map_err(setup("read the process"))?;
+    let (joining, filters): (Joining, _) =
+        entry::decode(&description).map_err(setup("decode the process"))?;
+    let [first, last] = &joining.affinity;
+    run_on(first.as_deref())?;
+    let namespaces = Namespaces::from_bits_retain(joining.namespaces as _);
+    if !namespaces.is_empty() {
+        rustix::thread::move_into_thread_name_spaces(target.as_fd(), namespaces)
+            .map_err(|e| Failure::new(Stage::Namespace, "the namespaces of the container", e))?;
+    }
     drop(target);
+    if joining.root {
+        become_root()?;
+    }
     let spawn = sys::process::SpawnArgs { sibling: true, ..Default::default() };
     let child = sys::process::spawn_with(spawn, || {
-        let failure = match become_process(&process, &filters) {
-            Ok(assumed) => assumed.exec(&process.argv),
+        let become_process = || -> Result<Assumed, Failure> {
+            // The language's start-up code had SIGPIPE ignored, which would outlive exec.
+            sys::process::reset_signals().map_err(setup("reset signals"))?;
+            if let Some(name) = &joining.keyring {
+                sys::process::new_session_keyring(name).map_err(setup("make a session keyring"))?;
+            }
+            run_on(last.as_deref())?;
+            joining.process.assume(&filters, &[], Some(report.as_fd()))
+        };
+        let failure = match become_process() {
+            Ok(assumed) => assumed.exec(&joining.process.argv),
             Err(failure) => failure,
         };
         failure.send(report);
@@ -96,22 +122,68 @@ fn enter(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
     send_started(report.as_fd(), child.pid).map_err(setup("report"))
 }
 
-/// The language's start-up code had SIGPIPE ignored, which would outlive exec.
-fn become_process(process: &Process, filters: &[Vec<u8>]) -> Result<Assumed, Failure> {
-    sys::process::reset_signals().map_err(|e| Failure::new(Stage::Setup, "reset signals", e))?;
-    process.assume(filters, &[])
+fn run_on(cpus: Option<&[usize]>) -> Result<(), Failure> {
+    let Some(cpus) = cpus else { return Ok(()) };
+    let mut set = rustix::thread::CpuSet::new();
+    for cpu in cpus {
+        if *cpu >= rustix::thread::CpuSet::MAX_CPU {
+            return Err(setup("set the CPU affinity")(io::ErrorKind::InvalidInput.into()));
+        }
+        set.set(*cpu);
+    }
+    rustix::thread::sched_setaffinity(None, &set).map_err(|e| setup("set the CPU affinity")(e.into()))
 }
 
-/// Filters are stored one after the other, each behind its length in bytes (u32, little endian).
-fn split_filters(mut bytes: &[u8]) -> Vec<Vec<u8>> {
-    let mut filters = Vec::new();
-    while let Some((length, rest)) = bytes.split_first_chunk() {
-        let length = u32::from_le_bytes(*length) as usize;
-        let (filter, rest) = rest.split_at(length.min(rest.len()));
-        filters.push(filter.to_vec());
-        bytes = rest;
+/// Root of the user namespace that was just entered; other ids mean nothing there.
+fn become_root() -> Result<(), Failure> {
+    let fail =
+        |errno: nix::errno::Errno| Failure::new(Stage::Credentials, "become root of the container", errno);
+    nix::unistd::setresgid(0.into(), 0.into(), 0.into()).map_err(fail)?;
+    nix::unistd::setresuid(0.into(), 0.into(), 0.into()).map_err(fail)?;
+    undumpable()
+}
+
+fn wait_for_start(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
+    undumpable()?;
+    let description = contents(args, 2).map_err(setup("read the process"))?;
+    let start = argument(args, 4).map_err(setup("take the start socket"))?;
+    let (waiting, filters): (Waiting, _) =
+        entry::decode(&description).map_err(setup("decode the process"))?;
+    waiting.process.locate()?;
+    // The file of memory and the report pipe must not be open while what is inside may look.
+    drop(description);
+    send_waiting(report.as_fd()).map_err(setup("report"))?;
+    let caller = loop {
+        match rustix::net::accept_with(&start, SocketFlags::CLOEXEC) {
+            Ok(caller) => break caller,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+            Err(errno) => return Err(setup("wait for the start")(errno.into())),
+        }
+    };
+    drop(start);
+    let failure = match become_program(&waiting, &filters, &caller) {
+        Ok(assumed) => assumed.exec(&waiting.process.argv),
+        Err(failure) => failure,
+    };
+    failure.send(&caller);
+    std::process::exit(failure.exit_code());
+}
+
+fn become_program(
+    waiting: &Waiting,
+    filters: &[init::process::Filter],
+    caller: &OwnedFd,
+) -> Result<Assumed, Failure> {
+    for program in &waiting.hooks {
+        let fail = |reason| Failure {
+            stage: Stage::Hook,
+            detail: format!("startContainer hook {}: {reason}", program.path.display()),
+            errno: 0,
+        };
+        hook::run(program, &waiting.state).map_err(fail)?;
     }
-    filters
+    sys::process::reset_signals().map_err(setup("reset signals"))?;
+    waiting.process.assume(filters, &[], Some(caller.as_fd()))
 }
 
 fn argument(args: &[String], index: usize) -> io::Result<OwnedFd> {

@@ -2,8 +2,9 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +21,10 @@ pub struct Process {
     pub env: Vec<(String, String)>,
     /// Working directory, absolute.
     pub cwd: String,
-    /// User in Docker's syntax, see [`account::resolve`].
-    pub user: String,
-    /// Capabilities that it may have, as the bits of capabilities(7); a user other than root starts with
-    /// none of them in effect.
-    pub capabilities: u64,
+    /// Who it runs as.
+    pub user: User,
+    /// What it may do.
+    pub capabilities: Capabilities,
     /// Set `no_new_privs`.
     pub no_new_privileges: bool,
     /// Resource limits as (`RLIMIT_` number, soft, hard).
@@ -32,6 +32,83 @@ pub struct Process {
     /// It gets a terminal of the container's own devpts. Standard input is a [`sys::channel::Channel`] then, over
     /// which the other end is sent.
     pub terminal: bool,
+    /// Execution domain, personality(2).
+    pub personality: Option<u32>,
+    /// AppArmor profile or SELinux context for the program.
+    pub label: Option<Label>,
+    /// Descriptors from 3 up that it gets.
+    pub preserve_fds: u32,
+}
+
+/// Who a process runs as, in the container's ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum User {
+    /// Docker's syntax, see [`account::resolve`].
+    Named(String),
+    /// As it stands.
+    Ids {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+        /// Supplementary groups.
+        groups: Vec<u32>,
+        /// File mode creation mask.
+        umask: u32,
+    },
+}
+
+impl Default for User {
+    fn default() -> Self {
+        Self::Named(String::new())
+    }
+}
+
+/// What a process may do, as the bits of capabilities(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capabilities {
+    /// Docker's rule: root starts with all of these, another user with none; programs can gain no others.
+    Bounding(u64),
+    /// Each set as it stands.
+    Sets {
+        /// What can be gained at the most.
+        bounding: u64,
+        /// What is in effect.
+        effective: u64,
+        /// What can be put into effect.
+        permitted: u64,
+        /// What survives execve(2) together with the file's own inheritable set.
+        inheritable: u64,
+        /// What survives execve(2) of any program.
+        ambient: u64,
+    },
+}
+
+impl Capabilities {
+    /// The bounding set.
+    pub fn bounding(&self) -> u64 {
+        match self {
+            Self::Bounding(bounding) | Self::Sets { bounding, .. } => *bounding,
+        }
+    }
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self::Bounding(0)
+    }
+}
+
+/// A label of a Linux security module that the program gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Label {
+    /// An AppArmor profile.
+    AppArmor(String),
+    /// An SELinux context.
+    SeLinux(String),
 }
 
 /// Highest capability number that this was written against (`CAP_CHECKPOINT_RESTORE`).
@@ -39,15 +116,23 @@ const LAST_CAPABILITY: u32 = 40;
 
 /// Magic number of the file system that pipes without a name are on (statfs(2)).
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
+/// Magic number of procfs (statfs(2)).
+const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
 impl Process {
     /// Takes on the process's identity. Afterwards only [`Process::exec`] makes sense. `keep_open` is left
-    /// open over exec; every other descriptor from 3 up is not.
+    /// open over exec; every other descriptor above those that the process is to get is not. A filter that asks
+    /// somebody about calls has that end sent over the socket `listener` as a message with [`LISTENER`] in it.
     ///
     /// # Errors
     /// The first step that failed.
-    pub fn assume(&self, filters: &[Vec<u8>], keep_open: &[BorrowedFd<'_>]) -> Result<Assumed, Failure> {
-        let account = account::resolve(&self.user).map_err(|e| Failure::new(Stage::User, &self.user, e))?;
+    pub fn assume(
+        &self,
+        filters: &[Filter],
+        keep_open: &[BorrowedFd<'_>],
+        listener: Option<BorrowedFd<'_>>,
+    ) -> Result<Assumed, Failure> {
+        let account = self.account()?;
         self.enter_working_directory()?;
         if self.terminal {
             terminal::take(&account).map_err(|e| Failure::new(Stage::Terminal, "in /dev/pts", e))?;
@@ -57,20 +142,52 @@ impl Process {
                 .map_err(|e| Failure::new(Stage::Rlimit, resource.to_string(), e))?;
         }
         give_stdio(&account);
-        self.drop_privileges(&account)?;
-        sys::fd::close_on_exec_from(3).map_err(|e| Failure::new(Stage::Setup, "close descriptors", e))?;
-        for fd in keep_open {
-            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
-                .map_err(|e| Failure::new(Stage::Setup, "keep a descriptor", e))?;
+        if let Some(label) = &self.label {
+            label.set_for_exec()?;
         }
-        for filter in filters {
-            sys::seccomp::load(filter).map_err(|e| Failure::new(Stage::Seccomp, "", e))?;
+        if let Some(persona) = self.personality {
+            sys::process::set_personality(persona)
+                .map_err(|e| Failure::new(Stage::Setup, "set the personality", e))?;
+        }
+        // Without no_new_privs only a process with CAP_SYS_ADMIN may load a filter (seccomp(2)).
+        if !self.no_new_privileges {
+            load(filters, listener)?;
+        }
+        self.drop_privileges(&account)?;
+        self.hand_down(keep_open)?;
+        if self.no_new_privileges {
+            load(filters, listener)?;
         }
         let mut env = self.env.clone();
         if !env.iter().any(|(key, _)| key == "HOME") {
             env.push(("HOME".into(), account.home));
         }
         Ok(Assumed { env })
+    }
+
+    fn account(&self) -> Result<account::Account, Failure> {
+        match &self.user {
+            User::Named(name) => account::resolve(name).map_err(|e| Failure::new(Stage::User, name, e)),
+            User::Ids { uid, gid, groups, .. } => {
+                let home =
+                    || account::resolve(&uid.to_string()).map_or_else(|_| "/".into(), |found| found.home);
+                let home = if self.env.iter().any(|(key, _)| key == "HOME") { String::new() } else { home() };
+                Ok(account::Account { uid: *uid, gid: *gid, groups: groups.clone(), home })
+            }
+        }
+    }
+
+    /// Which descriptors stay open over exec.
+    fn hand_down(&self, keep_open: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        let fail = |e: io::Error| Failure::new(Stage::Setup, "close descriptors", e);
+        sys::fd::close_on_exec_from(3 + self.preserve_fds).map_err(fail)?;
+        for number in 3..3 + self.preserve_fds {
+            sys::fd::keep_over_exec(number as i32).map_err(fail)?;
+        }
+        for fd in keep_open {
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(|e| fail(e.into()))?;
+        }
+        Ok(())
     }
 
     fn enter_working_directory(&self) -> Result<(), Failure> {
@@ -87,7 +204,7 @@ impl Process {
             let what = what.to_owned();
             move |e: io::Error| Failure::new(Stage::Credentials, what, e)
         };
-        let kept = CapabilitySet::from_bits_retain(self.capabilities);
+        let kept = CapabilitySet::from_bits_retain(self.capabilities.bounding());
         for number in 0..=LAST_CAPABILITY {
             let one = CapabilitySet::from_bits_retain(1 << number);
             if kept.contains(one) {
@@ -102,14 +219,127 @@ impl Process {
         let gid = nix::unistd::Gid::from_raw(account.gid);
         let uid = nix::unistd::Uid::from_raw(account.uid);
         let groups: Vec<_> = account.groups.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
-        nix::unistd::setgroups(&groups).map_err(|e| fail("supplementary groups")(e.into()))?;
+        match nix::unistd::setgroups(&groups) {
+            // A user namespace whose maker had no right to change groups (user_namespaces(7)); none were asked for.
+            Err(nix::errno::Errno::EPERM) if groups.is_empty() => {}
+            other => other.map_err(|e| fail("supplementary groups")(e.into()))?,
+        }
+        // The permitted set outlives the change of the user id, to be cut to size after it.
+        rustix::thread::set_keep_capabilities(true).map_err(|e| fail("keep capabilities")(e.into()))?;
         nix::unistd::setresgid(gid, gid, gid).map_err(|e| fail("group id")(e.into()))?;
         nix::unistd::setresuid(uid, uid, uid).map_err(|e| fail("user id")(e.into()))?;
-        let permitted = if account.uid == 0 { kept } else { CapabilitySet::empty() };
-        let sets = CapabilitySets { effective: permitted, permitted, inheritable: CapabilitySet::empty() };
+        rustix::thread::set_keep_capabilities(false).map_err(|e| fail("keep capabilities")(e.into()))?;
+        let none = CapabilitySet::empty();
+        let (sets, ambient) = match self.capabilities {
+            Capabilities::Bounding(_) => {
+                let permitted = if account.uid == 0 { kept } else { none };
+                (CapabilitySets { effective: permitted, permitted, inheritable: none }, 0)
+            }
+            Capabilities::Sets { effective, permitted, inheritable, ambient, .. } => {
+                let set = CapabilitySet::from_bits_retain;
+                let (effective, permitted) = (set(effective), set(permitted));
+                (CapabilitySets { effective, permitted, inheritable: set(inheritable) }, ambient)
+            }
+        };
         rustix::thread::clear_ambient_capability_set().map_err(|e| fail("ambient capabilities")(e.into()))?;
         rustix::thread::set_capabilities(None, sets).map_err(|e| fail("capabilities")(e.into()))?;
+        for number in (0..=LAST_CAPABILITY).filter(|number| ambient & (1 << number) != 0) {
+            let one = CapabilitySet::from_bits_retain(1 << number);
+            rustix::thread::configure_capability_in_ambient_set(one, true)
+                .map_err(|e| fail("ambient capabilities")(e.into()))?;
+        }
+        if let User::Ids { umask, .. } = self.user {
+            rustix::process::umask(Mode::from_raw_mode(umask));
+        }
         rustix::thread::set_no_new_privs(self.no_new_privileges).map_err(|e| fail("no_new_privs")(e.into()))
+    }
+
+    /// Whether there is such a program, before it is executed.
+    ///
+    /// # Errors
+    /// As [`Assumed::exec`].
+    pub fn locate(&self) -> Result<(), Failure> {
+        let program = self.argv.first().map_or("", String::as_str);
+        let fail = |errno: rustix::io::Errno| Failure::new(Stage::Exec, program, errno);
+        let path = search_path(&self.env);
+        let exists = |candidate: &str| match rustix::fs::stat(candidate) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
+                Err(rustix::io::Errno::ACCESS)
+            }
+            Ok(stat) if stat.st_mode & 0o111 == 0 => Err(rustix::io::Errno::ACCESS),
+            other => other.map(drop),
+        };
+        if program.is_empty() {
+            return Err(fail(rustix::io::Errno::NOENT));
+        }
+        if program.contains('/') {
+            return exists(program).map_err(fail);
+        }
+        let mut result = rustix::io::Errno::NOENT;
+        for directory in path.split(':') {
+            let directory = if directory.is_empty() { "." } else { directory };
+            match exists(&format!("{directory}/{program}")) {
+                Ok(()) => return Ok(()),
+                Err(errno @ rustix::io::Errno::ACCESS) => result = errno,
+                Err(_) => {}
+            }
+        }
+        Err(fail(result))
+    }
+}
+
+/// A compiled seccomp program with the flags it is loaded with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Instructions, see [`sys::seccomp::load`].
+    pub program: Vec<u8>,
+    /// `SECCOMP_FILTER_FLAG_` values of seccomp(2).
+    pub flags: u32,
+}
+
+/// First byte of the message that brings the listening end of a filter.
+pub const LISTENER: u8 = 0x4c;
+
+fn load(filters: &[Filter], listener: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
+    let fail = |e: io::Error| Failure::new(Stage::Seccomp, "", e);
+    for filter in filters {
+        if let Some(end) = sys::seccomp::load(&filter.program, filter.flags).map_err(fail)? {
+            let to = listener.ok_or_else(|| fail(rustix::io::Errno::NOTCONN.into()))?;
+            sys::channel::send_fd(to, &[LISTENER], end.as_fd()).map_err(fail)?;
+        }
+    }
+    Ok(())
+}
+
+impl Label {
+    /// Has the next `execve(2)` change to the label (`/proc/self/attr/exec` of proc(5), and AppArmor's own directory).
+    fn set_for_exec(&self) -> Result<(), Failure> {
+        let (text, files): (String, &[&str]) = match self {
+            Self::AppArmor(profile) => (format!("exec {profile}"), &["apparmor/exec", "exec"]),
+            Self::SeLinux(context) => (context.clone(), &["exec"]),
+        };
+        let fail = |e: rustix::io::Errno| Failure::new(Stage::Label, text.as_str(), e);
+        let write = |name: &str| -> rustix::io::Result<()> {
+            // Nothing that the container put in the way: procfs itself, and no mount or link on the way.
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let proc = rustix::fs::open("/proc", flags | OFlags::NOFOLLOW, Mode::empty())?;
+            if rustix::fs::fstatfs(&proc)?.f_type as u64 != PROC_SUPER_MAGIC {
+                return Err(rustix::io::Errno::INVAL);
+            }
+            let path = format!("{}/attr/{name}", std::process::id());
+            let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::openat2(&proc, path, flags, Mode::empty(), resolve)?;
+            rustix::io::write(&file, text.as_bytes()).map(drop)
+        };
+        let mut result = Err(rustix::io::Errno::NOENT);
+        for name in files {
+            result = write(name);
+            if !matches!(result, Err(rustix::io::Errno::NOENT)) {
+                break;
+            }
+        }
+        result.map_err(fail)
     }
 }
 
@@ -142,9 +372,7 @@ impl Assumed {
         let (Some(args), Some(env)) = (c_strings(argv.iter().cloned()), self.environment()) else {
             return fail(rustix::io::Errno::INVAL);
         };
-        let path =
-            self.env.iter().find(|(key, _)| key == "PATH").map_or("/usr/bin:/bin", |(_, v)| v.as_str());
-        fail(exec_in_path(program, path, &args, &env))
+        fail(exec_in_path(program, search_path(&self.env), &args, &env))
     }
 
     /// Replaces this program by the one open as `program` (`execveat(2)`).
@@ -187,6 +415,11 @@ pub fn exec_in_path(program: &str, path: &str, args: &[CString], env: &[CString]
         }
     }
     result
+}
+
+/// Where a program without a slash is looked for.
+fn search_path(env: &[(String, String)]) -> &str {
+    env.iter().find(|(key, _)| key == "PATH").map_or("/usr/bin:/bin", |(_, value)| value.as_str())
 }
 
 fn c_strings(strings: impl Iterator<Item = String>) -> Option<Vec<CString>> {

@@ -36,10 +36,14 @@ pub enum Stage {
     Exec,
     /// Anything else between clone and exec.
     Setup,
+    /// Asking a Linux security module for a label.
+    Label,
+    /// Running a hook of the container's.
+    Hook,
 }
 
 impl Stage {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Namespace,
         Self::Rootfs,
         Self::Mount,
@@ -53,6 +57,8 @@ impl Stage {
         Self::Terminal,
         Self::Exec,
         Self::Setup,
+        Self::Label,
+        Self::Hook,
     ];
 }
 
@@ -82,7 +88,13 @@ impl fmt::Display for Failure {
             Stage::Credentials => write!(f, "change credentials: {detail}"),
             Stage::Seccomp => write!(f, "load the seccomp filter {detail}"),
             Stage::Terminal => write!(f, "set up the terminal {detail}"),
+            // The words by which engines tell what is missing.
+            Stage::Exec if self.errno == rustix::io::Errno::NOENT.raw_os_error() && !detail.contains('/') => {
+                write!(f, "execute `{detail}`: executable file not found in $PATH")
+            }
             Stage::Exec => write!(f, "execute `{detail}`"),
+            Stage::Label => write!(f, "set the security label {detail}"),
+            Stage::Hook => write!(f, "run {detail}"),
             Stage::Setup => write!(f, "{detail}"),
         }
     }
@@ -120,7 +132,7 @@ impl Failure {
         let mut message = vec![self.stage as u8];
         message.extend_from_slice(&self.errno.to_le_bytes());
         message.extend_from_slice(self.detail.as_bytes());
-        message.truncate(4096);
+        message.truncate(LONGEST);
         match rustix::io::write(pipe, &message) {
             Ok(_) | Err(_) => {}
         }
@@ -144,11 +156,28 @@ pub enum Outcome {
     Executed,
     /// It is a [`crate::process`] joiner and made this process (a number of its PID namespace).
     Started(i32),
+    /// It is ready and waits to be told to execute its program.
+    Waiting,
+    /// This message brings the listening end of its seccomp filter.
+    Listener,
     /// It could not.
     Failed(Failure),
 }
 
+/// Bytes of a message at the most.
+pub const LONGEST: usize = 4096;
+
 const STARTED: u8 = 0;
+const WAITING: u8 = u8::MAX;
+
+/// Tells the reader that the process is ready, and waits.
+///
+/// # Errors
+/// What `write(2)` reports.
+pub fn send_waiting(pipe: BorrowedFd<'_>) -> io::Result<()> {
+    rustix::io::write(pipe, &[WAITING])?;
+    Ok(())
+}
 
 /// Tells the reader that `pid` was made on its behalf.
 ///
@@ -166,15 +195,25 @@ pub fn send_started(pipe: BorrowedFd<'_>, pid: i32) -> io::Result<()> {
 /// # Errors
 /// What `read(2)` reports; `InvalidData` for a message that is not ours.
 pub fn receive(pipe: BorrowedFd<'_>) -> io::Result<Outcome> {
-    let mut buffer = [0u8; 4096];
+    let mut buffer = [0u8; LONGEST];
     let length = loop {
         match rustix::io::read(pipe, &mut buffer) {
             Err(rustix::io::Errno::INTR) => {}
             other => break other?,
         }
     };
-    match &buffer[..length] {
+    decode(&buffer[..length])
+}
+
+/// What a message says; the end of the stream is an empty one.
+///
+/// # Errors
+/// `InvalidData` for a message that is not ours.
+pub fn decode(message: &[u8]) -> io::Result<Outcome> {
+    match message {
         [] => Ok(Outcome::Executed),
+        [WAITING] => Ok(Outcome::Waiting),
+        [crate::process::LISTENER] => Ok(Outcome::Listener),
         [STARTED, pid @ ..] => {
             let pid = pid.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
             Ok(Outcome::Started(i32::from_le_bytes(pid)))

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use container::sandbox::{Mount, MountSource, Root, Sandbox};
-use container::{Process, capability, defaults, rlimit};
+use container::{Capabilities, Process, User, capability, defaults, rlimit};
 use image::Image;
 use network::plan::{Endpoint, NetworkPlan};
 use sys::mount::attribute::{NODEV, NOEXEC, NOSUID, RDONLY};
@@ -116,11 +116,12 @@ pub(crate) fn process(service: &Service, image: &Image) -> Result<Process, Remot
         argv,
         env: environment(service, image),
         cwd: service.working_dir.clone().unwrap_or_else(|| config.working_dir.clone()),
-        user: service.user.clone().unwrap_or_else(|| config.user.clone()),
-        capabilities: capability::set(&service.cap_add, &service.cap_drop)?,
+        user: User::Named(service.user.clone().unwrap_or_else(|| config.user.clone())),
+        capabilities: Capabilities::Bounding(capability::set(&service.cap_add, &service.cap_drop)?),
         no_new_privileges: true,
         rlimits,
         terminal: service.tty,
+        ..Process::default()
     })
 }
 
@@ -166,7 +167,7 @@ pub(crate) fn process_for(base: &Process, exec: &Exec) -> Process {
         process.cwd.clone_from(cwd);
     }
     if let Some(user) = &exec.user {
-        process.user.clone_from(user);
+        process.user = User::Named(user.clone());
     }
     process.terminal = exec.tty;
     process

@@ -167,6 +167,53 @@ pub fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
     }
 }
 
+/// Sends `bytes` and one descriptor over any connected Unix socket.
+///
+/// # Errors
+/// What `sendmsg(2)` reports.
+pub fn send_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
+    let fds = [fd];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    loop {
+        match rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Receives one message of up to `limit` bytes and the descriptors with it over any connected Unix socket; empty when the
+/// other end is gone.
+///
+/// # Errors
+/// What `recvmsg(2)` reports.
+pub fn recv_fds(socket: BorrowedFd<'_>, limit: usize) -> io::Result<Message> {
+    let mut bytes = vec![0u8; limit];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        match rustix::net::recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) => break received,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    };
+    bytes.truncate(received.bytes);
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    Ok(Message { bytes, fds })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

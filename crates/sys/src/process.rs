@@ -17,6 +17,8 @@ pub mod namespace {
     pub const PID: u64 = libc::CLONE_NEWPID as u64;
     /// User namespace.
     pub const USER: u64 = libc::CLONE_NEWUSER as u64;
+    /// Time namespace.
+    pub const TIME: u64 = 0x80;
     /// UTS namespace.
     pub const UTS: u64 = libc::CLONE_NEWUTS as u64;
 }
@@ -200,4 +202,31 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     // SAFETY: `limit` is a valid rlimit that outlives the call.
     let result = unsafe { libc::setrlimit(resource as _, &raw const limit) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets the execution domain of this process (personality(2)).
+///
+/// # Errors
+/// What `personality(2)` reports.
+pub fn set_personality(persona: u32) -> io::Result<()> {
+    // SAFETY: `personality` takes a plain integer and touches no memory of ours.
+    if unsafe { libc::personality(persona.into()) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Joins a new session keyring of this name (`keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING`). Nothing happens where the
+/// kernel has no keyrings.
+///
+/// # Errors
+/// What `keyctl` reports, `EDQUOT` for a user with too many.
+pub fn new_session_keyring(name: &str) -> io::Result<()> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: the name is NUL-terminated and outlives the call, which only reads it.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    match result {
+        -1 => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+            error => Err(error),
+        },
+        _ => Ok(()),
+    }
 }

@@ -10,8 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use container::Process;
 use container::sandbox::Sandbox;
+use container::{Filter, Process};
 use network::link::Namespaces;
 use network::plan::NetworkPlan;
 use nix::sys::signal::{SigSet, Signal};
@@ -73,7 +73,7 @@ struct Hub {
     init: OwnedFd,
     network: Namespaces,
     /// Compiled seccomp programs by capability set.
-    filters: HashMap<u64, Vec<Vec<u8>>>,
+    filters: HashMap<u64, Vec<Filter>>,
     /// PID 1 of each sandbox, by its number here.
     sandboxes: HashMap<i32, OwnedFd>,
 }
@@ -219,7 +219,7 @@ impl Hub {
             None => None,
         };
         let (stdio, detached) = split_stdio(fds)?;
-        let filters = filters(&mut self.filters, sandbox.process.capabilities)?;
+        let filters = filters(&mut self.filters, sandbox.process.capabilities.bounding())?;
         let around = container::launch::Surroundings {
             init: self.init.as_fd(),
             network,
@@ -244,7 +244,7 @@ impl Hub {
         let pidfd =
             self.sandboxes.get(&target).ok_or_else(|| RemoteError::message("the service is not running"))?;
         let (stdio, _) = split_stdio(fds)?;
-        let filters = filters(&mut self.filters, process.capabilities)?;
+        let filters = filters(&mut self.filters, process.capabilities.bounding())?;
         let target = container::join::Target {
             pidfd: pidfd.as_fd(),
             init: self.init.as_fd(),
@@ -267,7 +267,7 @@ fn done() -> Event {
     Event::Done { networks: Vec::new() }
 }
 
-fn filters(cache: &mut HashMap<u64, Vec<Vec<u8>>>, capabilities: u64) -> Result<&[Vec<u8>], RemoteError> {
+fn filters(cache: &mut HashMap<u64, Vec<Filter>>, capabilities: u64) -> Result<&[Filter], RemoteError> {
     if let std::collections::hash_map::Entry::Vacant(entry) = cache.entry(capabilities) {
         entry.insert(container::seccomp::default_profile(capabilities)?);
     }

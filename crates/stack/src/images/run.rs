@@ -8,7 +8,7 @@ use std::path::Path;
 use container::defaults::{self, Network};
 use container::launch::{Surroundings, launch};
 use container::sandbox::{Mount, MountSource, Root, Sandbox};
-use container::{Process, capability, seccomp};
+use container::{Capabilities, Filter, Process, User, capability, seccomp};
 use image::{RunStep, Runner};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -22,7 +22,7 @@ const SHM_SIZE: u64 = 64 << 20;
 pub(super) struct SandboxRunner {
     init: OwnedFd,
     capabilities: u64,
-    filters: Vec<Vec<u8>>,
+    filters: Vec<Filter>,
 }
 
 impl SandboxRunner {
@@ -53,11 +53,10 @@ impl SandboxRunner {
                 argv: step.argv.clone(),
                 env: step.env.clone(),
                 cwd: step.cwd.clone(),
-                user: step.user.clone(),
-                capabilities: self.capabilities,
+                user: User::Named(step.user.clone()),
+                capabilities: Capabilities::Bounding(self.capabilities),
                 no_new_privileges: true,
-                rlimits: Vec::new(),
-                terminal: false,
+                ..Process::default()
             },
             init: Some(0),
         }
