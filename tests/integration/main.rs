@@ -17,3 +17,4 @@ mod network;
 mod pid1;
 mod sandbox;
 mod stacks;
+mod stats;

@@ -98,6 +98,8 @@ pub(crate) enum Command {
         #[arg(short, long)]
         quiet: bool,
     },
+    /// Show what services use: processor, memory, network, block devices, processes, pressure
+    Stats(Stats),
     /// Show what services wrote
     Logs(Logs),
     /// Run a command in a running service
@@ -173,6 +175,19 @@ pub(crate) struct Up {
 #[derive(Debug, Args)]
 pub(crate) struct Services {
     /// Services [default: all]
+    pub(crate) services: Vec<String>,
+}
+
+/// `stats`.
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Show it once, not again and again
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+    /// table or json
+    #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+    pub(crate) format: Format,
+    /// Services [default: all that run]
     pub(crate) services: Vec<String>,
 }
 

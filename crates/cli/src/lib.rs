@@ -12,6 +12,7 @@ mod logs;
 mod output;
 mod session;
 mod signals;
+mod stats;
 mod terminal;
 mod trace;
 mod up;
@@ -80,6 +81,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Start(which) => up::change(&session, &Request::Start(which.services)),
         Command::Restart(which) => up::change(&session, &Request::Restart(which.services)),
         Command::Ps { format, quiet } => listing::ps(&session, format, quiet),
+        Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Logs(arguments) => logs::logs(&session, &arguments),
         Command::Exec(arguments) => exec::exec(&session, &arguments),
         Command::Run(arguments) => exec::run(&session, &arguments),

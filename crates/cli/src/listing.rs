@@ -50,8 +50,10 @@ pub(crate) fn status(client: &mut stack::client::Client) -> Result<Vec<Status>, 
 
 fn row(status: &Status) -> Vec<String> {
     let state = match (status.state, status.exit_code) {
-        (State::Exited, Some(code)) => format!("exited ({code})"),
-        (State::Restarting, Some(code)) => format!("restarting ({code})"),
+        (State::Exited | State::Restarting, Some(code)) => {
+            let why = if status.oom_killed { ", out of memory" } else { "" };
+            format!("{} ({code}{why})", state_word(status.state))
+        }
         (state, _) => state_word(state).to_owned(),
     };
     let health = match status.health {
@@ -260,10 +262,13 @@ mod tests {
             image: "x-web:latest".into(),
             pid: None,
             exit_code: Some(3),
+            oom_killed: false,
             restarts: 0,
             uptime: None,
         };
         assert_eq!(row(&status), ["web", "exited (3)", "-", "-", "x-web:latest", "-", "-"]);
+        let killed = Status { exit_code: Some(137), oom_killed: true, ..status.clone() };
+        assert_eq!(row(&killed)[1], "exited (137, out of memory)");
         let json = serde_json::to_value([status]).unwrap();
         assert!(json[0]["state"] == "exited" && json[0]["pid"].is_null());
     }

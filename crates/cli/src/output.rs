@@ -229,6 +229,18 @@ pub(crate) fn size(bytes: u64) -> String {
     if bytes < 1000 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
+/// Bytes with a binary unit, as `docker stats` shows memory: `12.5MiB`.
+pub(crate) fn binary_size(bytes: u64) -> String {
+    let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) => {
+            let value = format!("{:.2}", bytes as f64 / unit as f64);
+            format!("{}{name}", value.trim_end_matches('0').trim_end_matches('.'))
+        }
+        None => format!("{bytes}B"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,6 +272,7 @@ mod tests {
         let rows = [vec!["nginx".to_owned(), "running".to_owned()], vec!["db".to_owned(), String::new()]];
         assert_eq!(table(&["SERVICE", "STATE"], &rows), "SERVICE   STATE\nnginx     running\ndb\n");
         assert_eq!((age(59.4), age(61.0), age(200_000.0)), ("59s".into(), "1m".into(), "2d".into()));
+        assert_eq!((binary_size(1 << 20), binary_size(1_300_000)), ("1MiB".into(), "1.24MiB".into()));
         assert_eq!((size(999), size(170_401_280)), ("999 B".into(), "170.4 MB".into()));
     }
 }

@@ -6,13 +6,14 @@ use std::os::fd::AsFd;
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 use stack::client::{self, Client};
-use stack::control::{self, Command, Notice, State};
+use stack::control::{self, Command, Notice, State, Subject};
 use stack::images::Options;
 use stack::plan::SecretSource;
+use stack::stats;
 
 use crate::args;
 use crate::images;
-use crate::listing::{check_services, status};
+use crate::listing::check_services;
 use crate::logs::Printer;
 use crate::output::Failure;
 use crate::session::{Loaded, Session, supervisor_gone};
@@ -206,10 +207,13 @@ impl Run<'_> {
         }
         // A connection of its own: on ours the answer would come between log lines.
         let Some(mut asking) = client::connect(&self.session.paths, &self.name)? else { return Ok(()) };
-        asking.send(&Command::Status, &[])?;
-        let status = status(&mut asking)?;
-        if status.iter().all(|row| matches!(row.state, State::Exited | State::Created)) {
-            let failed = status.iter().any(|row| row.exit_code.is_some_and(|code| code != 0));
+        let subjects = stats::subjects(&mut asking, &[])?;
+        let status = || subjects.iter().map(|subject| &subject.status);
+        if status().all(|row| matches!(row.state, State::Exited | State::Created)) {
+            for error in subjects.iter().filter_map(Subject::killed_for_memory) {
+                self.session.output.failure(&error.into());
+            }
+            let failed = status().any(|row| row.exit_code.is_some_and(|code| code != 0));
             self.end(u8::from(failed))?;
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! carries one command; the supervisor answers with notices until [`Notice::Done`] or [`Notice::Failed`].
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,8 @@ pub enum Command {
     Restart(Vec<String>),
     /// Answered by one [`Notice::Status`].
     Status,
+    /// Answered by one [`Notice::Subjects`] with these services (all when empty).
+    Subjects(Vec<String>),
     /// Send the log lines of these services (all when empty) from now on, until the connection closes.
     Follow(Vec<String>),
     /// Run a process in a running service. Descriptors: standard input, output, error.
@@ -94,6 +97,8 @@ pub enum Notice {
     Warning(String),
     /// The state of all services.
     Status(Vec<Status>),
+    /// The services whose use of resources is asked for.
+    Subjects(Vec<Subject>),
     /// A container, in detail.
     Container(Box<Container>),
     /// The process of an `Exec` or `Run` was started.
@@ -182,10 +187,32 @@ pub struct Status {
     pub pid: Option<u32>,
     /// Exit status of the last run.
     pub exit_code: Option<i32>,
+    /// Whether the last run ended because a process was killed for memory.
+    pub oom_killed: bool,
     /// How often it was restarted by its policy.
     pub restarts: u32,
     /// Seconds since it was started, while it runs.
     pub uptime: Option<f64>,
+}
+
+/// A service, and where the numbers of what it uses are found. They are read by whoever asks, not by the
+/// supervisor, because that can take long.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Subject {
+    /// The service's row.
+    pub status: Status,
+    /// Its cgroup, where it has one.
+    pub cgroup: Option<PathBuf>,
+    /// The limits that the stack file asks for.
+    pub limits: crate::plan::Limits,
+}
+
+impl Subject {
+    /// What there is to say about a service that was killed for memory.
+    pub fn killed_for_memory(&self) -> Option<RemoteError> {
+        let report = || crate::supervisor::memory::report(&self.status.service, self.limits.memory);
+        self.status.oom_killed.then(report)
+    }
 }
 
 /// `inspect`: what a container was started with.

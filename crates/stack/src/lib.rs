@@ -20,6 +20,7 @@ pub mod plan;
 mod remote;
 mod resolve;
 mod spec;
+pub mod stats;
 mod storage;
 pub mod supervisor;
 mod words;

@@ -9,6 +9,7 @@ pub mod event;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -207,6 +208,18 @@ impl MemoryEvents {
     /// When the file cannot be read or understood.
     pub fn read(path: &Path) -> Result<Option<Self>, Error> {
         Directory(path).read("memory.events", memory_events)
+    }
+
+    /// Reads an open `memory.events` from its beginning. Whoever polls the file for changes has to, to be told of
+    /// the next one.
+    ///
+    /// # Errors
+    /// When it cannot be read, because its cgroup is gone for example, or not understood.
+    pub fn of(file: &fs::File) -> io::Result<Self> {
+        let mut buffer = [0u8; 1024];
+        let length = file.read_at(&mut buffer, 0)?;
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        memory_events(&text).map_err(|line| io::Error::new(io::ErrorKind::InvalidData, line))
     }
 }
 

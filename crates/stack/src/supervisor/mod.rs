@@ -5,6 +5,7 @@
 mod connection;
 mod health;
 mod logs;
+pub(crate) mod memory;
 mod process;
 mod request;
 mod unit;
@@ -18,15 +19,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use container::cgroup::{Cgroup, Delegation, Limits};
+use container::cgroup::{Cgroup, Delegation};
 use image::Store;
 use network::plan::NetworkPlan;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::control::{Health, Notice, State};
+use crate::control::{Health, Line, Notice, State, Stream};
 use crate::hub::client::{Exit, Hub};
 use crate::plan::{Plan, Probe, Service};
 use crate::remote::{Context, RemoteError};
@@ -90,6 +91,7 @@ enum Token {
     Connection(u64),
     Output(usize, usize),
     Probe(usize),
+    Memory(usize),
 }
 
 impl Supervisor {
@@ -142,6 +144,8 @@ impl Supervisor {
             for (stream, output) in unit.outputs.iter().enumerate() {
                 sources.push((Token::Output(index, stream), output.as_fd(), PollFlags::IN));
             }
+            let memory = unit.run.as_ref().and_then(|run| run.memory.as_ref());
+            sources.extend(memory.map(|watch| (Token::Memory(index), watch.as_fd(), PollFlags::PRI)));
             let monitor = unit.run.as_ref().and_then(|run| run.monitor.as_ref());
             let active = monitor.and_then(|monitor| monitor.active.as_ref());
             if let Some((fd, flags)) = active.and_then(Active::interest) {
@@ -173,6 +177,7 @@ impl Supervisor {
             Token::Connection(id) => self.serve(id, flags),
             Token::Output(unit, stream) => self.read_output(unit, stream),
             Token::Probe(unit) => self.read_probe(unit),
+            Token::Memory(unit) => self.tell_kills(unit, Instant::now()),
         }
         Ok(())
     }
@@ -299,6 +304,7 @@ impl Supervisor {
                 RemoteError::message(format!("service `{name}` is unhealthy"))
                     .caused_by(format!("its last health check failed: {output}"))
             }
+            (None, Some(_)) if unit.oom_killed => memory::report(name, unit.service.limits.memory),
             (None, Some(code)) => RemoteError::message(format!("service `{name}` exited with status {code}")),
             _ => RemoteError::message(format!("service `{name}` is not running")),
         };
@@ -332,6 +338,7 @@ impl Supervisor {
         let network = Some(self.units[index].name().to_owned());
         let unit = &self.units[index];
         let cgroup = self.service_cgroup(&unit.service, unit.name())?;
+        let memory = cgroup.as_ref().and_then(|cgroup| watch_memory(cgroup, unit.name()));
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
         // It may have ended and been reaped already; the news of that is on its way.
@@ -342,7 +349,7 @@ impl Supervisor {
         unit.outputs.extend(streams.outputs().context(|| "take its terminal".into())?);
         let monitor = unit.check.clone().map(|check| Monitor::new(check, now));
         let (pid, pidfd) = (started.pid, started.pidfd);
-        unit.started(Run { pid, pidfd, host_pid, started: now, monitor, cgroup, kill_at: None });
+        unit.started(Run { pid, pidfd, host_pid, started: now, monitor, cgroup, memory, kill_at: None });
         self.tell_state(index, None);
         Ok(())
     }
@@ -364,12 +371,11 @@ impl Supervisor {
         }
     }
 
-    /// A cgroup for `container` with the limits of a service that has some, where they can be enforced.
+    /// A cgroup for `container` with the service's limits, where the stack has one. A service without limits has one
+    /// too: it is where what it uses is counted, and where it shows that it was killed for memory.
     fn service_cgroup(&self, service: &Service, container: &str) -> Result<Option<Cgroup>, RemoteError> {
         let limits = spec::limits(service);
-        let Some(parent) = self.cgroup.as_ref().filter(|_| limits != Limits::default()) else {
-            return Ok(None);
-        };
+        let Some(parent) = &self.cgroup else { return Ok(None) };
         let cgroup = Cgroup::create(parent.path(), container)?;
         cgroup.apply(&limits)?;
         if let Some(owner) = self.owner {
@@ -383,9 +389,11 @@ impl Supervisor {
         let now = Instant::now();
         if let Some(index) = self.unit_of(|run| run.pid == exit.pid) {
             self.drain(index);
+            self.tell_kills(index, now);
             let unit = &mut self.units[index];
             unit.ended(exit.status, now);
             let how = match exit.signal {
+                _ if unit.oom_killed => memory::reason(unit.service.limits.memory),
                 Some(signal) => format!("ended by signal {signal}"),
                 None => format!("exited with status {}", exit.status),
             };
@@ -403,6 +411,26 @@ impl Supervisor {
             return;
         }
         self.process_ended(exit);
+    }
+
+    /// Says in a service's log that processes of it were killed for memory, if any were.
+    fn tell_kills(&mut self, index: usize, now: Instant) {
+        let unit = &mut self.units[index];
+        let Some(run) = &mut unit.run else { return };
+        match run.memory.as_mut().map_or(Ok(0), |watch| watch.kills(now)) {
+            Ok(0) => {}
+            Ok(kills) => {
+                let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+                let text = memory::line(kills, unit.service.limits.memory);
+                let service = unit.service.name.clone();
+                self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time, text }]);
+            }
+            Err(error) => {
+                tracing::warn!("read the memory events of service `{}`: {error}", unit.service.name);
+                // It would go on being ready.
+                run.memory = None;
+            }
+        }
     }
 
     fn unit_of(&self, mut found: impl FnMut(&Run) -> bool) -> Option<usize> {
@@ -531,6 +559,12 @@ impl Supervisor {
         if !open {
             unit.outputs.remove(stream);
         }
+        self.keep_lines(index, lines);
+    }
+
+    /// Adds lines to a service's log, and shows them to those who follow it.
+    fn keep_lines(&mut self, index: usize, lines: Vec<Line>) {
+        let unit = &mut self.units[index];
         if lines.is_empty() {
             return;
         }
@@ -590,4 +624,12 @@ impl Supervisor {
             self.disconnect(id);
         }
     }
+}
+
+/// Watches the cgroup of a service that is about to start.
+fn watch_memory(cgroup: &Cgroup, service: &str) -> Option<memory::Watch> {
+    memory::Watch::open(cgroup.path()).unwrap_or_else(|error| {
+        tracing::warn!("watch the memory events of service `{service}`: {error}");
+        None
+    })
 }

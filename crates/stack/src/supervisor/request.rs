@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use container::cgroup::Cgroup;
+use container::cgroup::usage::MemoryEvents;
 use image::{Digest, Image};
 use rustix::event::PollFlags;
 
@@ -13,7 +14,7 @@ use super::connection::Pending;
 use super::logs::Log;
 use super::unit::{Readiness, Unit};
 use super::{Purpose, Supervisor, process};
-use crate::control::{Command, Container, Exec, Notice, State, Up};
+use crate::control::{Command, Container, Exec, Notice, State, Subject, Up};
 use crate::hub::client::Exit;
 use crate::plan::{Condition, Plan, SecretSource, Service};
 use crate::remote::{Context, RemoteError};
@@ -56,7 +57,10 @@ impl Supervisor {
 
     fn carry_out(&mut self, id: u64, command: Command, fds: &[OwnedFd]) -> Result<(), RemoteError> {
         if self.ending.is_some()
-            && !matches!(command, Command::Down { .. } | Command::Status | Command::Signal(_))
+            && !matches!(
+                command,
+                Command::Down { .. } | Command::Status | Command::Subjects(_) | Command::Signal(_)
+            )
         {
             return Err(RemoteError::message("the stack is being taken down"));
         }
@@ -87,6 +91,13 @@ impl Supervisor {
             Command::Status => {
                 let status = self.units.iter().map(|unit| self.status(unit)).collect();
                 self.notify(id, Notice::Status(status));
+                self.notify(id, Notice::Done);
+            }
+            Command::Subjects(names) => {
+                let names = self.select(&names)?;
+                let asked = self.units.iter().filter(|unit| names.iter().any(|n| n == unit.name()));
+                let subjects = asked.map(|unit| self.subject(unit)).collect();
+                self.notify(id, Notice::Subjects(subjects));
                 self.notify(id, Notice::Done);
             }
             Command::Follow(services) => {
@@ -390,6 +401,11 @@ impl Supervisor {
         let connection = match self.processes.remove(&exit.pid) {
             Some(Purpose::Exec { connection, .. }) => connection,
             Some(Purpose::Run { connection, container, cgroup, .. }) => {
+                let events = cgroup.as_ref().map(|cgroup| MemoryEvents::read(cgroup.path()));
+                if matches!(events, Some(Ok(Some(events))) if events.oom_kill > 0) {
+                    let text = format!("container `{container}`: processes were killed: out of memory");
+                    self.notify(connection, Notice::Warning(text));
+                }
                 self.remove_run(&container, cgroup);
                 connection
             }
@@ -430,6 +446,15 @@ impl Supervisor {
 
     fn status(&self, unit: &Unit) -> crate::control::Status {
         unit.status(Instant::now(), self.wiring.describe(&unit.service.ports))
+    }
+
+    fn subject(&self, unit: &Unit) -> Subject {
+        let cgroup = unit.run.as_ref().and_then(|run| run.cgroup.as_ref());
+        Subject {
+            status: self.status(unit),
+            cgroup: cgroup.map(|cgroup| cgroup.path().to_owned()),
+            limits: unit.service.limits.clone(),
+        }
     }
 
     fn container(&self, service: &str) -> Result<Container, RemoteError> {

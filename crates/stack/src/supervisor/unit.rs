@@ -9,6 +9,7 @@ use image::Image;
 
 use super::health::Monitor;
 use super::logs::{Log, Output};
+use super::memory::Watch;
 use crate::control::{Health, State, Status};
 use crate::plan::{Condition, Healthcheck, RestartPolicy, Service};
 
@@ -40,6 +41,8 @@ pub(crate) struct Unit {
     pub(crate) state: State,
     pub(crate) run: Option<Run>,
     pub(crate) exit_code: Option<i32>,
+    /// Whether the last run was ended for memory.
+    pub(crate) oom_killed: bool,
     pub(crate) restarts: u32,
     backoff: Duration,
     /// When the restart that is waited for is due.
@@ -62,8 +65,10 @@ pub(crate) struct Run {
     pub(crate) host_pid: u32,
     pub(crate) started: Instant,
     pub(crate) monitor: Option<Monitor>,
-    /// Its cgroup, where it has limits that can be enforced.
+    /// Its cgroup, where limits can be enforced.
     pub(crate) cgroup: Option<Cgroup>,
+    /// Tells of processes that are killed for memory.
+    pub(crate) memory: Option<Watch>,
     /// When SIGKILL follows the stop signal.
     pub(crate) kill_at: Option<Instant>,
 }
@@ -99,6 +104,7 @@ impl Unit {
             state: State::Created,
             run: None,
             exit_code: None,
+            oom_killed: false,
             restarts: 0,
             backoff: FIRST_BACKOFF,
             restart_at: None,
@@ -209,6 +215,10 @@ impl Unit {
     /// It ended; decides by its policy whether and when it starts again.
     pub(crate) fn ended(&mut self, status: i32, now: Instant) {
         let run = self.run.take();
+        // Who was being stopped had SIGKILL from us.
+        self.oom_killed = run.as_ref().is_some_and(|run| {
+            run.kill_at.is_none() && run.memory.as_ref().is_some_and(|watch| watch.explains(status, now))
+        });
         let ran = run.as_ref().map_or(Duration::ZERO, |run| now.duration_since(run.started));
         if let Some(Err(error)) = run.and_then(|run| run.cgroup).map(Cgroup::remove) {
             // The next command removes what is left.
@@ -246,6 +256,7 @@ impl Unit {
             image: crate::spec::image_name(&self.service),
             pid: self.run.as_ref().map(|run| run.host_pid),
             exit_code: if self.run.is_some() { None } else { self.exit_code },
+            oom_killed: self.run.is_none() && self.oom_killed,
             restarts: self.restarts,
             uptime: self.run.as_ref().map(|run| now.duration_since(run.started).as_secs_f64()),
         }
@@ -273,7 +284,7 @@ mod tests {
         let pidfd =
             rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
                 .unwrap();
-        Run { pid: 1, pidfd, host_pid: 1, started, monitor: None, cgroup: None, kill_at: None }
+        Run { pid: 1, pidfd, host_pid: 1, started, monitor: None, cgroup: None, memory: None, kill_at: None }
     }
 
     #[test]
