@@ -1,0 +1,66 @@
+#!/bin/bash
+# Runs as the user whom it is about: limits of a stack are set, can be read, and hold.
+# shellcheck source=tests/vm/expect.sh disable=SC2016
+. "$(dirname "$0")/expect.sh"
+
+work=$(mktemp -d /tmp/limits.XXXXXX)
+cd "$work" || die "no $work"
+export INCEPTION_DATA_DIR=$work/d INCEPTION_RUNTIME_DIR=$work/r
+trap 'inception-run down -v >/dev/null 2>&1; cd /; rm -rf "$work"' EXIT
+
+mkdir -p rootfs/{bin,dev,etc,proc,sys,tmp}
+cp /bin/busybox rootfs/bin/
+for name in sh cat dd echo sleep seq true; do ln -s busybox "rootfs/bin/$name"; done
+cat >stack.toml <<'TOML'
+name = "limits"
+[services.box]
+rootfs = "rootfs"
+command = ["sleep", "100000"]
+stop_signal = "SIGKILL"
+network_mode = "none"
+mem_limit = "48m"
+cpus = 0.25
+pids_limit = 12
+TOML
+
+echo "$(id -un) in cgroup $(sed -n 's/^0:://p' /proc/self/cgroup)"
+succeeds inception-run up -d --strict || {
+	inception-run doctor
+	finish
+}
+
+pid=$(inception-run ps --format json | field pid)
+group=/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
+echo "service's cgroup: $group"
+same 'memory.max' $((48 << 20)) "$(cat "$group/memory.max")"
+same 'cpu.max' '25000 100000' "$(cat "$group/cpu.max")"
+same 'pids.max' 12 "$(cat "$group/pids.max")"
+count() { sed -n "s/^$2 //p" "$group/$1"; }
+
+inside() { inception-run exec box sh -c "$1"; }
+
+# Memory: a buffer of 200 MB that is filled.
+inside 'dd if=/dev/zero of=/dev/null bs=200M count=1' >/dev/null 2>&1
+same 'a process that takes 200 MB ends with' 137 $?
+above 'processes killed for memory' 0 "$(count memory.events oom_kill)"
+at_most 'memory' $((48 << 20)) "$(cat "$group/memory.current")"
+
+# Processes: forty are asked for, ten at most are there at a time.
+out=$(inside 'for i in $(seq 40); do sleep 2 & done; wait' 2>&1)
+has 'the fork that fails' "can't fork|[Rr]esource temporarily unavailable" "$out"
+above 'forks refused' 0 "$(count pids.events max)"
+
+# CPU: a busy loop.
+before=$(count cpu.stat usage_usec)
+start=$(date +%s%N)
+inside 'i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done'
+wall=$((($(date +%s%N) - start) / 1000))
+used=$(($(count cpu.stat usage_usec) - before))
+above 'throttled periods' 0 "$(count cpu.stat nr_throttled)"
+at_most "a busy loop's CPU time, in per cent of $wall us" 50 $((used * 100 / wall))
+
+# It is a limit of the container, and nobody else's.
+same 'the service is' running "$(inception-run ps --format json | field state)"
+succeeds inception-run down -v
+if [ -e "$group" ]; then wrong "$group is left"; else ok "the cgroup is gone"; fi
+finish
