@@ -1,5 +1,11 @@
 //! `stats` and `top`: what services use, from cgroups where there are any, else from `/proc`.
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+
+use rustix::pty::{OpenptFlags, openpt};
 use serde_json::Value;
 
 use crate::harness::{Stack, until};
@@ -56,4 +62,61 @@ fn what_services_use_is_counted() {
     );
     assert!(stack.run(&["stats", "--no-stream", "done"]).ok().contains("done"));
     stack.run(&["stats", "--no-stream", "nobody"]).fails(2, &["nobody", "hint:"]);
+}
+
+#[test]
+fn top_takes_a_terminal_and_gives_it_back() {
+    let stack = Stack::new("[services.web]\ncommand = [\"sleep\", \"1000\"]\n");
+    stack.run(&["top"]).fails(1, &["is not running", "hint:"]);
+    stack.up();
+    // No terminal: one look.
+    let once = stack.run(&["top"]).ok();
+    assert!(once.contains("1 of 1 services run") && !once.contains('\x1b'), "{once}");
+    for (end, code) in [("key", 0), ("signal", 143)] {
+        let (ours, theirs) = terminal();
+        let before = rustix::termios::tcgetattr(&theirs).unwrap();
+        let stdio = || Stdio::from(theirs.try_clone().unwrap());
+        let mut command = stack.command(&["top"]);
+        let mut top = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
+        let mut ours = File::from(ours);
+        let mut seen = String::new();
+        let mut read_until = |ours: &mut File, text: &str| {
+            until(text, || {
+                let mut bytes = [0u8; 4096];
+                // Nothing yet.
+                let length = ours.read(&mut bytes).unwrap_or(0);
+                seen.push_str(&String::from_utf8_lossy(&bytes[..length]));
+                seen.contains(text).then_some(())
+            });
+        };
+        read_until(&mut ours, "web");
+        ours.write_all(b"\x1b[Bm").unwrap();
+        read_until(&mut ours, "MEMORY*");
+        read_until(&mut ours, "web: image");
+        match end {
+            "key" => ours.write_all(b"q").unwrap(),
+            _ => {
+                let pid = rustix::process::Pid::from_child(&top);
+                rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+            }
+        }
+        // The cursor and the first screen are back, and so are the modes.
+        read_until(&mut ours, "\x1b[?25h\x1b[?1049l");
+        assert_eq!(top.wait().unwrap().code(), Some(code));
+        let after = rustix::termios::tcgetattr(&theirs).unwrap();
+        assert_eq!(after.local_modes, before.local_modes);
+        assert_eq!(after.output_modes, before.output_modes);
+    }
+}
+
+/// A pseudoterminal of 24 lines and 100 columns: our end and the program's.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    rustix::pty::grantpt(&ours).unwrap();
+    rustix::pty::unlockpt(&ours).unwrap();
+    let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    let size = rustix::termios::Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&theirs, size).unwrap();
+    rustix::io::ioctl_fionbio(&ours, true).unwrap();
+    (ours, theirs)
 }

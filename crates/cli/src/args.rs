@@ -100,6 +100,8 @@ pub(crate) enum Command {
     },
     /// Show what services use: processor, memory, network, block devices, processes, pressure
     Stats(Stats),
+    /// Watch the services: a live view of what they use; q leaves it
+    Top,
     /// Show what services wrote
     Logs(Logs),
     /// Run a command in a running service

@@ -14,6 +14,7 @@ mod session;
 mod signals;
 mod stats;
 mod terminal;
+mod top;
 mod trace;
 mod up;
 
@@ -82,6 +83,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Restart(which) => up::change(&session, &Request::Restart(which.services)),
         Command::Ps { format, quiet } => listing::ps(&session, format, quiet),
         Command::Stats(arguments) => stats::stats(&session, &arguments),
+        Command::Top => top::top(&session),
         Command::Logs(arguments) => logs::logs(&session, &arguments),
         Command::Exec(arguments) => exec::exec(&session, &arguments),
         Command::Run(arguments) => exec::run(&session, &arguments),

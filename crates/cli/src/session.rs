@@ -151,7 +151,8 @@ pub(crate) fn supervisor_gone() -> Failure {
     RemoteError::message("the stack's supervisor has ended").into()
 }
 
-fn not_running(name: &str) -> Failure {
+/// The error for a stack that has no supervisor.
+pub(crate) fn not_running(name: &str) -> Failure {
     RemoteError::message(format!("stack `{name}` is not running"))
         .or_hint("`inception-run up -d` starts it")
         .into()

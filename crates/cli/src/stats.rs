@@ -70,6 +70,11 @@ impl Meter {
         Ok(meter)
     }
 
+    /// Bytes of memory that this machine has.
+    pub(crate) fn host_memory(&self) -> u64 {
+        self.host_memory
+    }
+
     fn subjects(&mut self) -> Result<Vec<Subject>, Failure> {
         Ok(stats::subjects(&mut self.client, &self.services)?)
     }

@@ -234,21 +234,7 @@ impl Streams {
         if self.pty.is_none() || !stdin.is_terminal() {
             return Ok(());
         }
-        let set = || {
-            let before = rustix::termios::tcgetattr(stdin)?;
-            let mut raw = before.clone();
-            raw.make_raw();
-            if let Ok(mut saved) = SAVED.lock() {
-                saved.get_or_insert(before);
-            }
-            let previous = std::panic::take_hook();
-            std::panic::set_hook(Box::new(move |info| {
-                restore();
-                previous(info);
-            }));
-            rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw)
-        };
-        set().map_err(Failure::system("set the terminal to raw mode"))
+        raw_mode().map_err(Failure::system("set the terminal to raw mode"))
     }
 
     /// Before a message of ours.
@@ -263,7 +249,26 @@ impl Drop for Streams {
     }
 }
 
-fn restore() {
+/// The terminal hands every key on as it is. Undone by [`restore`], which a panic calls too.
+pub(crate) fn raw_mode() -> io::Result<()> {
+    let stdin = rustix::stdio::stdin();
+    let before = rustix::termios::tcgetattr(stdin)?;
+    let mut raw = before.clone();
+    raw.make_raw();
+    if let Ok(mut saved) = SAVED.lock() {
+        saved.get_or_insert(before);
+    }
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        restore();
+        previous(info);
+    }));
+    rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw)?;
+    Ok(())
+}
+
+/// Gives the terminal the modes back that it had before [`raw_mode`].
+pub(crate) fn restore() {
     let saved = SAVED.try_lock().ok().and_then(|mut saved| saved.take());
     if let Some(before) = saved {
         // A terminal that is gone needs no restoring.
