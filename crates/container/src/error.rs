@@ -45,9 +45,9 @@ pub enum Error {
     /// A name that is no capability.
     #[error("unknown capability `{0}`")]
     UnknownCapability(String),
-    /// No seccomp filter can be made, because the numbers of this architecture are not known.
-    #[error("make a seccomp filter for architecture `{0}`")]
-    Seccomp(String),
+    /// The seccomp rules cannot be enforced.
+    #[error("make the seccomp filter")]
+    Seccomp(#[source] crate::seccomp::Error),
 }
 
 impl Error {
