@@ -154,7 +154,15 @@ fn bisect(ranges: &[(u32, Verdict)]) -> Result<Vec<Instruction>, Error> {
 
 fn decide(verdict: &Verdict) -> Result<Vec<Instruction>, Error> {
     let mut program = Vec::new();
-    for case in &verdict.cases {
+    let mut cases = verdict.cases.as_slice();
+    while let Some(case) = cases.first() {
+        let together = alternatives(cases);
+        let (alike, rest) = cases.split_at(together.max(1));
+        cases = rest;
+        if together > 1 {
+            program.extend(any_of(alike));
+            continue;
+        }
         let mut tests = Vec::new();
         for condition in &case.conditions {
             tests.extend(test(condition));
@@ -172,6 +180,42 @@ fn decide(verdict: &Verdict) -> Result<Vec<Instruction>, Error> {
     }
     program.push(Instruction::new(code::RETURN, verdict.otherwise));
     Ok(program)
+}
+
+/// What a case compares with its value's lower half: argument, upper half, and the action.
+fn equality(case: &Case) -> Option<(u8, u32, u32)> {
+    match case.conditions[..] {
+        [Condition { argument, mask: u64::MAX, comparison: Comparison::Equal, value }] => {
+            Some((argument, (value >> 32) as u32, case.action))
+        }
+        _ => None,
+    }
+}
+
+/// How many cases from the first on do the same for other values of the same argument, as far as a jump reaches.
+fn alternatives(cases: &[Case]) -> usize {
+    let first = cases.first().and_then(equality);
+    cases.iter().take(200).take_while(|case| first.is_some() && equality(case) == first).count()
+}
+
+/// Cases that are [`alternatives`]: the argument is loaded once for all of them.
+fn any_of(cases: &[Case]) -> Vec<Instruction> {
+    let Some((argument, high, action)) = cases.first().and_then(equality) else { return Vec::new() };
+    let at = offset::ARGUMENTS + 8 * u32::from(argument);
+    let count = cases.len() as u8;
+    let mut program = vec![
+        Instruction::new(code::LOAD, at + offset::HIGH),
+        Instruction::jump(code::JUMP_IF_EQUAL, high, 0, count + 2),
+        Instruction::new(code::LOAD, at + offset::LOW),
+    ];
+    let values = cases.iter().flat_map(|case| &case.conditions).map(|condition| condition.value as u32);
+    program.extend(
+        values.zip((0..count).rev()).map(|(value, behind)| {
+            Instruction::jump(code::JUMP_IF_EQUAL, value, behind, u8::from(behind == 0))
+        }),
+    );
+    program.push(Instruction::new(code::RETURN, action));
+    program
 }
 
 /// Where a comparison goes on.
