@@ -42,6 +42,9 @@ pub enum Error {
         /// What it printed.
         output: String,
     },
+    /// Something about a cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::Error),
     /// A name that is no capability.
     #[error("unknown capability `{0}`")]
     UnknownCapability(String),
@@ -64,6 +67,7 @@ impl Error {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Cgroup(error) => error.hint(),
             Self::NoSubordinateIds { user, .. } => Some(format!(
                 "give the user a range: `sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}` \
                  (any 65536 ids that no other entry of /etc/subuid and /etc/subgid covers)"

@@ -57,7 +57,7 @@ impl IdMap {
             let range = subordinate(text, &name, uid.as_raw());
             let (start, count) =
                 range.ok_or_else(|| Error::NoSubordinateIds { kind, user: name.clone(), file })?;
-            Ok(vec![
+            Ok::<_, Error>(vec![
                 Extent { inside: 0, outside: own, count: 1 },
                 Extent { inside: 1, outside: start, count: count.min(SIZE - 1) },
             ])

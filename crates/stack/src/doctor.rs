@@ -315,13 +315,14 @@ fn seccomp() -> Check {
 fn limits() -> Check {
     let name = "limits (cgroup v2)";
     let delegation = cgroup::delegation();
-    let Some((_, reason)) = delegation.missing.first_key_value() else {
-        let at = delegation.parent.map(|path| format!(", at {}", path.display())).unwrap_or_default();
-        return Check::ok(name, format!("memory, cpus and pids can be enforced{at}"));
-    };
-    let all = cgroup::Limits { memory: Some(1), cpus: Some(1.0), pids: Some(1) };
-    let detail = delegation.shortfall([&all]).unwrap_or_default();
-    Check::warning(name, detail, reason.fix())
+    let all = cgroup::Limits { memory: Some(1), cpus: Some(1.0), pids: Some(1), ..Default::default() };
+    match (delegation.shortfall([&all]), delegation.missing.values().next()) {
+        (Some(detail), Some(reason)) => Check::warning(name, detail, reason.fix()),
+        _ => {
+            let at = delegation.parent.map(|path| format!(", at {}", path.display())).unwrap_or_default();
+            Check::ok(name, format!("memory, cpus and pids can be enforced{at}"))
+        }
+    }
 }
 
 fn low_ports() -> Check {

@@ -81,6 +81,12 @@ impl From<container::Error> for RemoteError {
     }
 }
 
+impl From<container::cgroup::Error> for RemoteError {
+    fn from(error: container::cgroup::Error) -> Self {
+        container::Error::from(error).into()
+    }
+}
+
 impl From<network::Error> for RemoteError {
     fn from(error: network::Error) -> Self {
         Self::new(&error, error.hint(), 1)

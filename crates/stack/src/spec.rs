@@ -274,7 +274,12 @@ fn secret_value(source: &SecretSource, values: &BTreeMap<String, String>) -> Res
 /// The limits that cgroup v2 is to enforce.
 pub(crate) fn limits(service: &Service) -> container::cgroup::Limits {
     let limits = &service.limits;
-    container::cgroup::Limits { memory: limits.memory, cpus: limits.cpus, pids: limits.pids }
+    container::cgroup::Limits {
+        memory: limits.memory,
+        cpus: limits.cpus,
+        pids: limits.pids,
+        ..Default::default()
+    }
 }
 
 /// The name of a service's image, as users write it.

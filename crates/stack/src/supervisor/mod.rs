@@ -21,7 +21,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use container::cgroup::{Cgroup, Delegation};
+use container::cgroup::{Cgroup, Delegation, Resources};
 use image::Store;
 use network::plan::NetworkPlan;
 use nix::sys::signalfd::SignalFd;
@@ -377,7 +377,7 @@ impl Supervisor {
         let limits = spec::limits(service);
         let Some(parent) = &self.cgroup else { return Ok(None) };
         let cgroup = Cgroup::create(parent.path(), container)?;
-        cgroup.apply(&limits)?;
+        cgroup.apply(&Resources::from(&limits), true)?;
         if let Some(owner) = self.owner {
             cgroup.give(owner)?;
         }

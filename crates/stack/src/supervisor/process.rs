@@ -73,7 +73,7 @@ fn begin(
     // Both are made before this process knows any secret.
     let mut hub = Hub::spawn(&map, &data)?;
     if let Some(cgroup) = cgroup.as_ref().filter(|_| map.direct) {
-        cgroup.admit_hub(hub.process.pid, map.root())?;
+        container::cgroup::Delegation::admit_hub(cgroup, hub.process.pid, map.root())?;
     }
     let netd = if needs_netd { Some(spawn_netd()?) } else { None };
     // After the hub: services have the limit that the user has.

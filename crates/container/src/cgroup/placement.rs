@@ -1,0 +1,327 @@
+//! Which cgroup a container of the OCI runtime gets.
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::delegation::{self, Reason};
+use super::directory::{self, Cgroup};
+use super::hierarchy::Hierarchy;
+use super::systemd::Scope;
+use super::version1::Mirror;
+use super::{Error, Resources};
+
+/// The cgroup of a container: from [`Placement::for_container`] on, through its state file, until
+/// [`Placement::remove`].
+///
+/// ```text
+/// let mut placement = Placement::for_container(path, id, systemd)?;      // nothing is changed yet
+/// let born_in = placement.prepare(&resources)?;                          // made, limits written
+/// let child = spawn_with(SpawnArgs { cgroup: born_in, .. })?;            // and it waits
+/// placement.admit(child.pid, &resources)?;                               // before anything is done in it
+/// state.cgroup = placement;                                              // Serialize, Deserialize
+/// ...
+/// placement.open()?.kill()?; placement.remove()?;                        // from any process
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    place: Place,
+    /// Whether this user's rights are those of the host's root.
+    rootless: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Place {
+    /// A directory of our own making.
+    Directory {
+        path: PathBuf,
+        /// The topmost directory on the way to it that was not there before.
+        made: Option<PathBuf>,
+        version1: Mirror,
+    },
+    /// systemd makes it when it gets its first process.
+    Scope(Scope),
+    /// An ordinary user has nowhere to make one.
+    Nowhere(Reason),
+}
+
+impl Placement {
+    /// Decides where the cgroup of container `id` is to be. Changes nothing.
+    ///
+    /// Without `systemd`, an absolute or relative `cgroups_path` is taken from where cgroup v2 is mounted for us
+    /// (from the delegated cgroup for an ordinary user, where the place itself is not theirs); without one the
+    /// id is the path. With `systemd` it is `slice:prefix:name`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a path that makes no sense, [`Error::Nowhere`] where no cgroup v2 is mounted.
+    pub fn for_container(cgroups_path: Option<&str>, id: &str, systemd: bool) -> Result<Self, Error> {
+        let rootless = is_rootless();
+        let given = cgroups_path.filter(|path| !path.is_empty());
+        if systemd {
+            let place = Place::Scope(Scope::named(given, id, rootless)?);
+            return Ok(Self { place, rootless });
+        }
+        let below = below(given, id)?;
+        let Some(hierarchy) = Hierarchy::current() else {
+            if rootless {
+                return Ok(Self { place: Place::Nowhere(Reason::NotMounted), rootless });
+            }
+            let reason = Reason::NotMounted;
+            return Err(Error::Nowhere { wanted: format!("container `{id}`"), reason });
+        };
+        let mut path = hierarchy.mount.join(&below);
+        if rootless && !may_make(&path) {
+            let parent = delegation::delegation().parent.or_else(|| delegation::nearest_writable(&hierarchy));
+            let Some(parent) = parent else {
+                return Ok(Self { place: Place::Nowhere(Reason::NotDelegated(hierarchy.own)), rootless });
+            };
+            path = parent.join(&below);
+        }
+        let version1 = if rootless { Mirror::default() } else { Mirror::of(&hierarchy, &below) };
+        Ok(Self { place: Place::Directory { path, made: None, version1 }, rootless })
+    }
+
+    /// Whether the cgroup comes into being with [`Self::admit`] only.
+    pub fn is_systemd(&self) -> bool {
+        matches!(self.place, Place::Scope(_))
+    }
+
+    /// Where the cgroup of version 2 is; `None` before [`Self::admit`] for a scope, and where there is none.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Directory { path, .. } => Some(path),
+            Place::Scope(scope) => scope.path.as_deref(),
+            Place::Nowhere(_) => None,
+        }
+    }
+
+    /// Makes the cgroup and applies `resources`. The container's first process is to be born in it. `None` when
+    /// there is none (yet). After an error nothing is left.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when there are processes in it already; the limit that cannot be enforced.
+    pub fn prepare(&mut self, resources: &Resources) -> Result<Option<Cgroup>, Error> {
+        match &mut self.place {
+            Place::Nowhere(reason) => {
+                if !resources.is_empty() {
+                    let (wanted, reason) = ("a limit of `linux.resources`".into(), reason.clone());
+                    return Err(Error::Nowhere { wanted, reason });
+                }
+                Ok(None)
+            }
+            Place::Scope(_) => resources.check().map(|()| None),
+            Place::Directory { path, made, version1 } => {
+                if version1.is_empty() {
+                    resources.check()?;
+                }
+                *made = make(path)?;
+                let filled = fill(path, version1, resources, self.rootless);
+                if filled.is_err() {
+                    // The first error is the one to tell.
+                    self.remove().ok();
+                }
+                filled.map(Some)
+            }
+        }
+    }
+
+    /// Completes what [`Self::prepare`] could not do without a process: `pid`, the container's first one, is moved
+    /// into a scope of systemd's with the limits, or into the counterparts in cgroup v1.
+    ///
+    /// # Errors
+    /// What systemd or the kernel refused; the process is to be killed then.
+    pub fn admit(&mut self, pid: i32, resources: &Resources) -> Result<(), Error> {
+        match &mut self.place {
+            Place::Nowhere(_) => Ok(()),
+            Place::Directory { version1, .. } => version1.admit(pid),
+            Place::Scope(scope) => {
+                scope.start(pid, resources)?;
+                match self.open()? {
+                    Some(cgroup) => cgroup.apply(resources, self.rootless),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Opens the cgroup; `None` when there is none, or when it is gone.
+    ///
+    /// # Errors
+    /// What `open(2)` reports.
+    pub fn open(&self) -> Result<Option<Cgroup>, Error> {
+        let Some(path) = self.path() else { return Ok(None) };
+        match Cgroup::open(path) {
+            Err(error) if error.kind() == Some(io::ErrorKind::NotFound) => Ok(None),
+            Err(error) => Err(error),
+            Ok(mut cgroup) => {
+                if let Place::Directory { version1, .. } = &self.place {
+                    cgroup.version1 = version1.clone();
+                }
+                Ok(Some(cgroup))
+            }
+        }
+    }
+
+    /// Changes limits of a container that exists.
+    ///
+    /// # Errors
+    /// The limit that cannot be enforced, [`Error::Nowhere`] without a cgroup.
+    pub fn update(&self, resources: &Resources) -> Result<(), Error> {
+        let Some(cgroup) = self.open()? else {
+            let reason = match &self.place {
+                Place::Nowhere(reason) => reason.clone(),
+                _ => Reason::NotMounted,
+            };
+            return Err(Error::Nowhere { wanted: "a limit of `linux.resources`".into(), reason });
+        };
+        if let Place::Scope(scope) = &self.place {
+            resources.check()?;
+            scope.set(resources)?;
+        }
+        cgroup.apply(resources, self.rootless)
+    }
+
+    /// Removes the cgroup, with what is below it, and the directories above it that were made for it and are empty
+    /// now. Its processes must be dead. What is gone already is fine.
+    ///
+    /// # Errors
+    /// `EBUSY` when a process stands in it.
+    pub fn remove(&self) -> Result<(), Error> {
+        match &self.place {
+            Place::Nowhere(_) => Ok(()),
+            Place::Scope(scope) => {
+                scope.stop()?;
+                scope.path.as_deref().map_or(Ok(()), directory::remove)
+            }
+            Place::Directory { path, made, version1 } => {
+                version1.remove()?;
+                directory::remove(path)?;
+                let Some(made) = made else { return Ok(()) };
+                for parent in path.ancestors().skip(1).take_while(|parent| parent.starts_with(made)) {
+                    // In use by another container by now.
+                    if directory::directory(parent).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether this process has less than the rights of the host's root: it is another user, or root of a user
+/// namespace.
+pub fn is_rootless() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !rustix::process::geteuid().is_root() || !maps_everything(&map)
+}
+
+fn maps_everything(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// The path of a container's cgroup below wherever cgroups can be made.
+fn below(cgroups_path: Option<&str>, id: &str) -> Result<PathBuf, Error> {
+    let text = cgroups_path.unwrap_or(id);
+    let invalid = |problem: &str| Err(Error::invalid("linux.cgroupsPath", problem));
+    let mut path = PathBuf::new();
+    for component in Path::new(text).components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::ParentDir => return invalid("must not contain `..`"),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    if text.contains(['\0', '\n']) {
+        return invalid("contains a character that no cgroup's name can have");
+    }
+    if path.as_os_str().is_empty() {
+        return invalid("the root cgroup cannot be a container's");
+    }
+    Ok(path)
+}
+
+/// Whether the nearest directory at or above `path` may be written to.
+fn may_make(path: &Path) -> bool {
+    let there = path.ancestors().find(|path| path.exists());
+    there.is_some_and(|path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok())
+}
+
+/// Makes a directory and those above it; returns the topmost that was not there.
+fn make(path: &Path) -> Result<Option<PathBuf>, Error> {
+    let mut made = None;
+    let mut missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
+    while let Some(next) = missing.pop() {
+        match fs::create_dir(next) {
+            Ok(()) => made = made.or_else(|| Some(next.to_owned())),
+            // Somebody else was faster, or a container that ended took its parent away meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                if let Some(made) = &made {
+                    directory::remove(made).ok();
+                }
+                return Err(Error::at("create cgroup", next)(error));
+            }
+        }
+    }
+    Ok(made)
+}
+
+fn fill(path: &Path, version1: &Mirror, resources: &Resources, rootless: bool) -> Result<Cgroup, Error> {
+    let mut cgroup = Cgroup::open(path)?;
+    // Another container's: whoever deleted one of the two would kill the other.
+    if cgroup.is_populated()? {
+        return Err(Error::InUse(path.to_owned()));
+    }
+    if let Some(hierarchy) = Hierarchy::current() {
+        delegation::pass_all_on(&hierarchy.mount, path);
+    }
+    version1.make()?;
+    cgroup.version1 = version1.clone();
+    cgroup.apply(resources, rootless)?;
+    Ok(cgroup)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_below_and_are_never_the_root() {
+        let path = |text| below(Some(text), "id").map(|path| path.display().to_string());
+        assert_eq!(path("/a/b").unwrap(), "a/b");
+        assert_eq!(path("./a//b/").unwrap(), "a/b");
+        assert_eq!(below(None, "id").unwrap(), Path::new("id"));
+        for text in ["/", ".", "a/../b", "../a", "a\nb", "a\0"] {
+            assert!(path(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn directories_made_for_it_are_remembered_and_removed() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("a/b/c");
+        let made = make(&path).unwrap();
+        assert_eq!(made, Some(top.path().join("a")));
+        assert_eq!(make(&path).unwrap(), None);
+        let place = Place::Directory { path, made, version1: Mirror::default() };
+        let placement = Placement { place, rootless: true };
+        let stored = serde_json::to_string(&placement).unwrap();
+        let placement: Placement = serde_json::from_str(&stored).unwrap();
+        fs::create_dir(top.path().join("a/beside")).unwrap();
+        placement.remove().unwrap();
+        assert!(top.path().join("a/beside").exists() && !top.path().join("a/b").exists());
+        placement.remove().unwrap();
+    }
+
+    #[test]
+    fn a_user_namespace_is_rootless() {
+        assert!(maps_everything("         0          0 4294967295\n"));
+        assert!(!maps_everything("         0       1000          1\n"));
+        assert!(!maps_everything("0 1000 1\n1 100000 65536\n"));
+    }
+}
