@@ -48,7 +48,7 @@ pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Child, Err
     // A packet pipe keeps two messages apart.
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT)
         .map_err(|e| Error::system("create a pipe")(e.into()))?;
-    let namespaces = namespace::PID | namespace::MOUNT | namespace::UTS | namespace::IPC | namespace::CGROUP;
+    let namespaces = namespace::PID | namespace::MOUNT | namespace::UTS | namespace::IPC;
     let spawn = SpawnArgs { namespaces, cgroup: around.cgroup, sibling: false };
     let child = sys::process::spawn_with(spawn, || {
         let failure = match enter(sandbox, around, write.as_fd()) {
@@ -103,6 +103,9 @@ fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -
         move_into_link_name_space(network, Some(LinkNameSpaceType::Network))
             .map_err(|e| Failure::new(Stage::Namespace, "the network namespace", e))?;
     }
+    // Not with the others: the root of a new one is the cgroup of who makes it, which at clone3 is the caller's.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
+        .map_err(|e| Failure::new(Stage::Namespace, "a new cgroup namespace", e))?;
     rustix::system::sethostname(sandbox.hostname.as_bytes())
         .map_err(|e| Failure::new(Stage::Namespace, "the UTS namespace", e))?;
 
@@ -172,11 +175,11 @@ fn sysctl(root: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), Failure> 
 }
 
 /// Docker makes a missing working directory.
-fn make_directory(root: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
+pub(crate) fn make_directory(root: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
     mounts::ensure_directory(root, path).map_err(|e| Failure::new(Stage::WorkingDirectory, path, e))
 }
 
-fn pivot(root: BorrowedFd<'_>) -> Result<(), Failure> {
+pub(crate) fn pivot(root: BorrowedFd<'_>) -> Result<(), Failure> {
     let fail = |e: rustix::io::Errno| Failure::new(Stage::Pivot, ROOTFS, e);
     rustix::process::fchdir(root).map_err(fail)?;
     // The old root ends up on top of the new one and is taken away again (pivot_root(2), "."/".").

@@ -14,6 +14,7 @@ pub mod idmap;
 pub mod join;
 pub mod launch;
 mod mounts;
+pub mod oci;
 pub mod program;
 pub mod rlimit;
 pub mod sandbox;

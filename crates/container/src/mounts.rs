@@ -98,7 +98,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount, detached: &[OwnedFd]) -> io::Resu
 
 /// A `/proc` that is a symbolic link in the image would be mounted elsewhere, where no cover finds it
 /// (CVE-2019-16884, CVE-2019-19921).
-fn refuse_links(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+pub(crate) fn refuse_links(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
     Ok(rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).map(drop)?)
 }
@@ -113,12 +113,20 @@ pub(crate) fn mask(root: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
             sys::mount::set_attributes(empty.as_fd(), attribute::RDONLY, false)?;
             empty
         } else {
-            let null = existing(root, "/dev/null")?.ok_or(Errno::NOENT)?;
-            clone_fd(null.as_fd())?
+            clone_fd(null_device(root)?.as_fd())?
         };
         move_onto(cover.as_fd(), target.as_fd())
     };
     cover().map_err(|error| Failure::new(Stage::Mount, format!("a cover over {path}"), error))
+}
+
+/// The sandbox's `/dev/null`, if that is what is there: a link to another file would put that file over what is to be
+/// hidden, with the right to write to it (CVE-2025-31133).
+fn null_device(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let null = existing(root, "/dev/null")?.ok_or(Errno::NOENT)?;
+    let stat = rustix::fs::fstat(&null)?;
+    let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if device && stat.st_rdev == rustix::fs::makedev(1, 3) { Ok(null) } else { Err(Errno::NODEV.into()) }
 }
 
 /// Makes what is at `path` read-only, in a mount of its own.
@@ -142,7 +150,11 @@ fn new_fs(kind: &str, options: &[(&str, &str)]) -> io::Result<OwnedFd> {
     Ok(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
 }
 
-fn clone_tree(directory: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool) -> io::Result<OwnedFd> {
+pub(crate) fn clone_tree(
+    directory: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+    recursive: bool,
+) -> io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -150,7 +162,7 @@ fn clone_tree(directory: BorrowedFd<'_>, path: impl AsRef<Path>, recursive: bool
     Ok(rustix::mount::open_tree(directory, path.as_ref(), flags)?)
 }
 
-fn clone_fd(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn clone_fd(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
@@ -158,7 +170,7 @@ fn clone_fd(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::mount::open_tree(fd, "", flags)?)
 }
 
-fn move_onto(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn move_onto(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(rustix::mount::move_mount(mount, "", target, "", flags)?)
 }
@@ -183,7 +195,7 @@ const DANGLING: u8 = 8;
 
 /// The mount point `path` beneath `root`, made with all its parents when it is missing. Where a link leads nowhere,
 /// what it names is made: images have such links, `/etc/resolv.conf` for one.
-fn ensure(root: BorrowedFd<'_>, path: &str, directory: bool) -> io::Result<OwnedFd> {
+pub(crate) fn ensure(root: BorrowedFd<'_>, path: &str, directory: bool) -> io::Result<OwnedFd> {
     ensure_through(root, path, directory, DANGLING)
 }
 
@@ -232,7 +244,7 @@ fn symlink(root: BorrowedFd<'_>, path: &str, to: &str) -> io::Result<()> {
     Ok(rustix::fs::symlinkat(to, &parent, name)?)
 }
 
-fn split(path: &str) -> io::Result<(&str, &str)> {
+pub(crate) fn split(path: &str) -> io::Result<(&str, &str)> {
     let path = path.trim_end_matches('/');
     let (parent, name) = path.rsplit_once('/').ok_or(Errno::INVAL)?;
     if name.is_empty() || name == ".." || name == "." {

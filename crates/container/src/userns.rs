@@ -109,7 +109,23 @@ pub fn end(child: &Child) -> io::Result<()> {
     Ok(())
 }
 
-fn write_map(map: &IdMap, pid: i32) -> Result<(), Error> {
+/// Writes a map that somebody else chose: directly, where this process may, and with the helpers otherwise.
+pub(crate) fn write_container_map(map: &IdMap, pid: i32) -> Result<(), Error> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    if uid.is_root() {
+        return write_map(map, pid);
+    }
+    // One's own ids need no helper, if nobody can leave a group in there (user_namespaces(7)).
+    let own = |extents: &[Extent], id: u32| matches!(extents, [one] if one.count == 1 && one.outside == id);
+    if own(&map.uids, uid.as_raw()) && own(&map.gids, gid.as_raw()) {
+        let path = format!("/proc/{pid}/setgroups");
+        fs::write(&path, "deny").map_err(Error::system(format!("write {path}")))?;
+        return write_map(map, pid);
+    }
+    write_map(&IdMap { direct: false, ..map.clone() }, pid)
+}
+
+pub(crate) fn write_map(map: &IdMap, pid: i32) -> Result<(), Error> {
     if map.direct {
         for (file, extents) in [("uid_map", &map.uids), ("gid_map", &map.gids)] {
             let path = format!("/proc/{pid}/{file}");

@@ -36,8 +36,18 @@ pub(crate) fn prepare(root: BorrowedFd<'_>, target: &str, path: &str) -> io::Res
     fs::rename(&partial, path)
 }
 
+/// Copies what is in the directory `from` into the directory `to`, which takes on its owner and mode, too.
+pub(crate) fn copy_into(from: &Path, to: &Path) -> io::Result<()> {
+    copy_entries(from, to)?;
+    settle(to, &fs::metadata(from)?)
+}
+
 fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir(to)?;
+    copy_into(from, to)
+}
+
+fn copy_entries(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (from, to) = (entry.path(), to.join(entry.file_name()));
@@ -60,7 +70,7 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
             settle(&to, &meta)?;
         }
     }
-    settle(to, &fs::metadata(from)?)
+    Ok(())
 }
 
 /// Owner, mode (after the owner, whose change clears set-id bits) and times.

@@ -45,9 +45,8 @@ pub struct Hook {
     /// Arguments, the program's name first; empty is the path alone.
     #[serde(default)]
     pub args: Vec<String>,
-    /// Its whole environment.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
+    /// Its whole environment; `None` is the caller's.
+    pub env: Option<BTreeMap<String, String>>,
     /// Seconds until it is killed.
     pub timeout: Option<u64>,
 }

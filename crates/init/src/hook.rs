@@ -20,9 +20,10 @@ pub fn run(hook: &Hook, state: &str) -> Result<(), String> {
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
+    if let Some(env) = &hook.env {
+        command.env_clear().envs(env);
+    }
     let mut child = command
-        .env_clear()
-        .envs(&hook.env)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -120,7 +121,7 @@ mod tests {
 
     fn shell(script: &str, timeout: Option<u64>) -> Hook {
         let args = vec!["sh".into(), "-c".into(), script.into()];
-        Hook { path: "/bin/sh".into(), args, env: [("A".to_owned(), "b".to_owned())].into(), timeout }
+        Hook { path: "/bin/sh".into(), args, env: Some([("A".to_owned(), "b".to_owned())].into()), timeout }
     }
 
     #[test]
@@ -134,9 +135,7 @@ mod tests {
         assert_eq!(run(&shell("echo no >&2; exit 3", None), "").unwrap_err(), "exit status 3: no");
         assert_eq!(run(&shell("kill -9 $$", None), "").unwrap_err(), "killed by signal 9");
         assert_eq!(run(&shell("sleep 60", Some(1)), "").unwrap_err(), "still running after 1 seconds");
-        let missing = Hook { path: "/no/such".into(), args: vec![], env: BTreeMap::default(), timeout: None };
+        let missing = Hook { path: "/no/such".into(), args: vec![], env: None, timeout: None };
         assert!(run(&missing, "").unwrap_err().contains("No such file"));
     }
-
-    use std::collections::BTreeMap;
 }

@@ -14,6 +14,72 @@ pub mod attribute {
     pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
     /// No execution.
     pub const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+    /// The field of access times; 0 in it is "relative to changes".
+    pub const ATIME: u64 = libc::MOUNT_ATTR__ATIME;
+    /// Access times are not kept.
+    pub const NOATIME: u64 = libc::MOUNT_ATTR_NOATIME;
+    /// Access times are always kept.
+    pub const STRICTATIME: u64 = libc::MOUNT_ATTR_STRICTATIME;
+    /// Access times of directories are not kept.
+    pub const NODIRATIME: u64 = libc::MOUNT_ATTR_NODIRATIME;
+    /// Symbolic links are not followed.
+    pub const NOSYMFOLLOW: u64 = libc::MOUNT_ATTR_NOSYMFOLLOW;
+}
+
+/// Propagation types (mount_namespaces(7), "SHARED SUBTREES").
+pub mod propagation {
+    /// Mounts travel both ways.
+    pub const SHARED: u64 = libc::MS_SHARED;
+    /// Mounts travel in, and not out.
+    pub const SLAVE: u64 = libc::MS_SLAVE;
+    /// Mounts do not travel.
+    pub const PRIVATE: u64 = libc::MS_PRIVATE;
+    /// Neither that, nor can it be bound elsewhere.
+    pub const UNBINDABLE: u64 = libc::MS_UNBINDABLE;
+}
+
+/// Attributes to set and to clear on a mount; the clearing comes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    /// [`attribute`] values or-ed.
+    pub set: u64,
+    /// Likewise.
+    pub clear: u64,
+}
+
+impl Change {
+    /// Adds a change, which overrides earlier ones of the same attributes.
+    pub fn apply(&mut self, set: u64, clear: u64) {
+        // All values of the field of access times stand for one attribute.
+        let field = if (set | clear) & attribute::ATIME != 0 { attribute::ATIME } else { 0 };
+        self.set = (self.set & !(clear | field)) | set;
+        self.clear = (self.clear & !set) | clear;
+    }
+
+    /// Carries it out on the mount that `mount` is the root of, and on all below it when `recursive`.
+    ///
+    /// # Errors
+    /// What `mount_setattr(2)` reports.
+    pub fn carry_out(&self, mount: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+        if *self == Self::default() {
+            return Ok(());
+        }
+        // SAFETY: `mount_attr` is a plain struct of integers, for which all-zero is a valid value.
+        let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
+        (attr.attr_set, attr.attr_clr) = (self.set, self.clear);
+        mount_setattr(mount, &attr, recursive)
+    }
+}
+
+/// Sets the [`propagation`] type of a mount, and of all below it when `recursive`.
+///
+/// # Errors
+/// What `mount_setattr(2)` reports.
+pub fn set_propagation(mount: BorrowedFd<'_>, kind: u64, recursive: bool) -> io::Result<()> {
+    // SAFETY: `mount_attr` is a plain struct of integers, for which all-zero is a valid value.
+    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attr.propagation = kind;
+    mount_setattr(mount, &attr, recursive)
 }
 
 /// Adds attributes to the mount that `mount` is the root of, and to all below it when `recursive`.

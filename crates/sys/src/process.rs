@@ -230,3 +230,93 @@ pub fn new_session_keyring(name: &str) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+/// Attributes of `sched_setattr(2)`, `struct sched_attr` of `<linux/sched/types.h>`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SchedulingAttributes {
+    /// Size of this structure in bytes; [`set_scheduling`] sets it.
+    size: u32,
+    /// `SCHED_` number.
+    pub policy: u32,
+    /// `SCHED_FLAG_` values.
+    pub flags: u64,
+    /// Niceness, for ordinary policies.
+    pub nice: i32,
+    /// Priority, for real-time policies.
+    pub priority: u32,
+    /// Nanoseconds, for deadlines.
+    pub runtime: u64,
+    /// Nanoseconds.
+    pub deadline: u64,
+    /// Nanoseconds.
+    pub period: u64,
+}
+
+/// Sets how process `pid` is scheduled.
+///
+/// # Errors
+/// What `sched_setattr(2)` reports.
+pub fn set_scheduling(pid: i32, mut attributes: SchedulingAttributes) -> io::Result<()> {
+    attributes.size = size_of::<SchedulingAttributes>() as u32;
+    // SAFETY: the kernel reads `size` bytes of the structure, which outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const attributes, 0) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets the I/O priority of process `pid`: the class (`IOPRIO_CLASS_` of `<linux/ioprio.h>`) and the level in it.
+///
+/// # Errors
+/// What `ioprio_set(2)` reports.
+pub fn set_io_priority(pid: i32, class: u32, level: u32) -> io::Result<()> {
+    /// `IOPRIO_WHO_PROCESS`.
+    const PROCESS: libc::c_int = 1;
+    let priority = (class << 13) | (level & 0x1fff);
+    // SAFETY: the call takes plain integers and touches no memory.
+    if unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, pid, priority) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sets a resource limit of process `pid`, (soft, hard).
+///
+/// # Errors
+/// What `prlimit(2)` reports.
+pub fn set_rlimit_of(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is a valid rlimit that outlives the call; no old limit is asked for.
+    let result = unsafe { libc::prlimit64(pid, resource as _, &raw const limit, std::ptr::null_mut()) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A resource limit of this process, (soft, hard).
+///
+/// # Errors
+/// What `prlimit(2)` reports.
+pub fn rlimit(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the answer that outlives the call; nothing is set.
+    let result = unsafe { libc::prlimit64(0, resource as _, std::ptr::null(), &raw mut limit) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok((limit.rlim_cur, limit.rlim_max)) }
+}
+
+/// Sets from which memory nodes this process and its children get memory: an `MPOL_` mode with its flags, and the nodes
+/// (`set_mempolicy(2)`).
+///
+/// # Errors
+/// What `set_mempolicy` reports, `ENOSYS` on a kernel without.
+pub fn set_memory_policy(mode: u32, nodes: &[u32]) -> io::Result<()> {
+    const BITS: u32 = u64::BITS;
+    let words = nodes.iter().max().map_or(0, |highest| highest / BITS + 1);
+    let mut mask = vec![0u64; words as usize];
+    for node in nodes {
+        mask[(node / BITS) as usize] |= 1 << (node % BITS);
+    }
+    let pointer = if mask.is_empty() { std::ptr::null() } else { mask.as_ptr() };
+    // One more than the bits that count: the kernel takes it off again.
+    let bits = if mask.is_empty() { 0 } else { u64::from(words * BITS) + 1 };
+    // SAFETY: the kernel reads `bits` - 1 bits of the mask, which is as long and outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

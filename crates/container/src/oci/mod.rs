@@ -1,0 +1,89 @@
+//! The runtime of the OCI runtime specification: a bundle's `config.json` to a container that other commands find
+//! again by its id.
+//!
+//! [`Runtime`] is the face: one directory of state, and the operations of the specification's "Runtime and
+//! Lifecycle". [`config`] reads and refuses, [`plan`] turns what was read into data with no choice left,
+//! [`create`] and [`child`] carry it out.
+
+mod child;
+mod config;
+mod console;
+mod create;
+mod devices;
+mod error;
+mod exec;
+mod hooks;
+mod lifecycle;
+mod mounts;
+mod namespaces;
+mod plan;
+mod scheduling;
+mod state;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+pub use config::{SPEC_VERSION, load, parse};
+pub use error::Error;
+pub use exec::Exec;
+pub use mounts::options as mount_options;
+pub use plan::resolve;
+pub use state::{Record, Status};
+
+/// All containers of one state directory.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    root: PathBuf,
+    systemd: bool,
+}
+
+/// Where a process's terminal goes.
+#[derive(Debug, Default)]
+pub enum Console {
+    /// It has none: standard input, output and error are the caller's.
+    #[default]
+    None,
+    /// The other end is sent to whoever listens on this Unix socket, as containerd and Podman want it.
+    Socket(PathBuf),
+    /// The other end is sent over this connected Unix socket.
+    Connected(OwnedFd),
+}
+
+/// What `create` is told beside the bundle's `config.json`.
+#[derive(Debug, Default)]
+pub struct Create {
+    /// Name of the container, unique in the state directory.
+    pub id: String,
+    /// Directory with `config.json`.
+    pub bundle: PathBuf,
+    /// Another file than the bundle's `config.json`.
+    pub config: Option<PathBuf>,
+    /// Where the terminal goes, if the process wants one.
+    pub console: Console,
+    /// File that gets the number of the container's first process.
+    pub pid_file: Option<PathBuf>,
+    /// How many descriptors from 3 up the process gets.
+    pub preserve_fds: u32,
+    /// Change the root with `MS_MOVE` and `chroot`, for roots that `pivot_root(2)` refuses (an initramfs).
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+}
+
+impl Runtime {
+    /// The containers below `root`; their cgroups are made by systemd when `systemd`.
+    pub fn new(root: PathBuf, systemd: bool) -> Self {
+        Self { root, systemd }
+    }
+
+    /// Where state is kept when nobody says otherwise: `/run/inception-oci` for root,
+    /// `$XDG_RUNTIME_DIR/inception-oci` for others.
+    pub fn default_root() -> PathBuf {
+        let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !rustix::process::geteuid().is_root());
+        match own {
+            Some(directory) => PathBuf::from(directory).join("inception-oci"),
+            None if rustix::process::geteuid().is_root() => PathBuf::from("/run/inception-oci"),
+            None => PathBuf::from(format!("/tmp/inception-oci-{}", rustix::process::geteuid().as_raw())),
+        }
+    }
+}
