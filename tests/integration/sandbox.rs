@@ -268,6 +268,53 @@ user = "app"
 }
 
 #[test]
+fn landlock_keeps_a_service_to_its_files() {
+    let file = r#"
+[services.a]
+command = ["sleep", "1000"]
+landlock = { read = ["/"], write = ["/work", "/dev"] }
+volumes = ["work:/work"]
+tmpfs = ["/other"]
+[services.b]
+command = ["sleep", "1000"]
+landlock = { read = ["/bin", "/etc/passwd"], write = ["/work"] }
+volumes = ["work:/work"]
+[volumes.work]
+"#;
+    let stack = Stack::new(file);
+    let up = stack.run(&["up", "-d"]);
+    if up.code != 0 && up.err.contains("Linux 6.2") {
+        up.fails(1, &["restrict files by Landlock"]);
+        return skipped(
+            "landlock_keeps_a_service_to_its_files",
+            "this kernel's Landlock is missing or too old",
+        );
+    }
+    up.ok();
+    // Root inside, with a root file system that it could write to.
+    for denied in
+        ["echo x > /x", "mkdir /d", "echo x > /other/x", "rm /etc/passwd", "truncate -s 0 /etc/passwd"]
+    {
+        let ended = stack.exec("a", denied);
+        assert!(ended.code != 0 && ended.err.contains("ermission denied"), "{denied}: {ended:?}");
+    }
+    let inside =
+        "echo x > /work/x && mkdir /work/d && mv /work/x /work/d/y && cat /work/d/y && echo > /dev/null";
+    assert_eq!(stack.sh("a", inside), "x");
+    let program = stack.exec("b", "cp /bin/true /work/true && chmod 755 /work/true && /work/true");
+    assert!(program.code == 126 && program.err.contains("ermission denied"), "{program:?}");
+    assert_eq!(stack.sh("b", "head -c 4 /etc/passwd"), "root");
+    for denied in ["cat /etc/group", "ls /", "ls /tmp", "echo > /dev/null"] {
+        let ended = stack.exec("b", denied);
+        assert!(ended.code != 0 && ended.err.contains("ermission denied"), "{denied}: {ended:?}");
+    }
+    stack.rewrite(&file.replace("/etc/passwd", "/etc/no-such-file"));
+    stack
+        .run(&["up", "-d"])
+        .fails(1, &["restrict files by Landlock: allow `/etc/no-such-file`", "No such file"]);
+}
+
+#[test]
 fn secrets_are_files_and_nothing_else() {
     let stack = Stack::new(
         r#"
