@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs as the user whom it is about: a service that is killed for memory says so, and what services use is read from
 # their cgroups.
-# shellcheck source=tests/vm/expect.sh disable=SC2016
+# shellcheck source=tests/vm/expect.sh disable=SC2016,SC2317
 . "$(dirname "$0")/expect.sh"
 
 work=$(mktemp -d /tmp/oom.XXXXXX)
