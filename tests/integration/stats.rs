@@ -120,3 +120,27 @@ fn terminal() -> (OwnedFd, OwnedFd) {
     rustix::io::ioctl_fionbio(&ours, true).unwrap();
     (ours, theirs)
 }
+
+#[test]
+fn doctor_says_what_it_costs_and_how_to_fix_it() {
+    let stack = Stack::new("");
+    let ended = stack.run(&["doctor", "--format", "json"]);
+    let checks: Vec<Value> = serde_json::from_str(&ended.out).unwrap();
+    let stops = checks.iter().any(|check| check["status"] == "error");
+    assert_eq!(ended.code, i32::from(stops), "{checks:?}");
+    assert!(!stops, "the other tests run here, so a stack can: {checks:?}");
+    for check in &checks {
+        let told = check["cost"].is_string() && check["fix"].is_string();
+        assert!(check["status"] == "ok" || told, "{check}");
+    }
+    for name in
+        ["kernel", "user namespaces", "overlayfs", "networks", "nftables", "limits (cgroup v2)", "inodes"]
+    {
+        assert!(checks.iter().any(|check| check["name"] == name), "no `{name}` in {checks:?}");
+    }
+    assert!(stack.run(&["doctor"]).ok().contains("overlayfs"));
+    // A directory that nothing can be written to stops every stack.
+    let mut command = stack.command(&["doctor"]);
+    let ended = crate::harness::ended(command.env("INCEPTION_DATA_DIR", "/proc/inception"));
+    assert!(ended.code == 1 && ended.out.contains("fix: export INCEPTION_DATA_DIR="), "{ended:?}");
+}

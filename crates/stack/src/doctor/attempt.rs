@@ -93,12 +93,8 @@ fn links() -> Result<(), RemoteError> {
 /// A table of nftables in the child's own network namespace, in one transaction (`linux/netfilter/nfnetlink.h`).
 fn table() -> io::Result<()> {
     let flags = SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        flags,
-        Some(netlink::NETFILTER),
-    )?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::NETFILTER))?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(NETLINK_TIMEOUT))?;
     rustix::net::send(&socket, &transaction(), SendFlags::empty())?;
     let mut answer = [0u8; 4096];

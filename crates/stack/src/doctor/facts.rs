@@ -1,11 +1,12 @@
 //! What a host is like, as far as it matters to a stack. Reading it changes nothing.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use container::cgroup::{self, Delegation};
+use container::cgroup::{self, Controller, Reason};
 use container::idmap::IdMap;
 use rustix::fs::{ResolveFlags, StatVfsMountFlags};
 
@@ -16,7 +17,6 @@ use crate::paths::Paths;
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
     pub(super) root: bool,
-    pub(super) uid: u32,
     /// The user's name, or number where nobody knows it.
     pub(super) user: String,
     /// Our own program.
@@ -119,9 +119,12 @@ pub(super) enum Layout {
 #[derive(Debug, Clone)]
 pub(super) struct Cgroups {
     pub(super) layout: Layout,
-    pub(super) delegation: Delegation,
-    /// Controllers of the delegated cgroup.
+    /// The cgroup below which ours are made, where there is one.
+    pub(super) parent: Option<PathBuf>,
+    /// Its controllers.
     pub(super) controllers: Vec<String>,
+    /// Controllers that cannot be had.
+    pub(super) missing: BTreeMap<Controller, Reason>,
     /// Our own cgroup, as `/proc/self/cgroup` has it.
     pub(super) own: Option<String>,
 }
@@ -180,7 +183,6 @@ impl Facts {
         let user = user_name(uid.as_raw());
         Self {
             root: uid.is_root(),
-            uid: uid.as_raw(),
             binary: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/local/bin/inception-run")),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             switches: switches(),
@@ -233,10 +235,8 @@ fn switches() -> Switches {
 }
 
 fn ids() -> Result<Ids, Refusal> {
-    let map = IdMap::current().map_err(|error| Refusal {
-        message: error.to_string(),
-        hint: error.hint().unwrap_or_default(),
-    })?;
+    let map = IdMap::current()
+        .map_err(|error| Refusal { message: error.to_string(), hint: error.hint().unwrap_or_default() })?;
     let counts = [&map.uids, &map.gids].map(|extents| extents.last().map_or(0, |extent| extent.count));
     Ok(Ids { count: counts[0].min(counts[1]), first: map.uids.last().map_or(0, |extent| extent.outside) })
 }
@@ -252,8 +252,8 @@ fn helper(name: &'static str, capability: &'static str, bit: u32) -> Helper {
         let mut buffer = [0u8; 64];
         let length = rustix::fs::getxattr(&path, c"security.capability", &mut buffer[..]).unwrap_or(0);
         let capable = permits(&buffer[..length], bit);
-        let nosuid = rustix::fs::statvfs(&path)
-            .is_ok_and(|system| system.f_flag.contains(StatVfsMountFlags::NOSUID));
+        let nosuid =
+            rustix::fs::statvfs(&path).is_ok_and(|system| system.f_flag.contains(StatVfsMountFlags::NOSUID));
         Installed { path, setuid, capable, nosuid }
     });
     Helper { name, capability, installed }
@@ -291,7 +291,8 @@ fn cgroups() -> Cgroups {
     });
     Cgroups {
         layout: layout(&text("/proc/self/mountinfo")),
-        delegation,
+        parent: delegation.parent,
+        missing: delegation.missing,
         controllers: controllers.split_whitespace().map(str::to_owned).collect(),
         own: text("/proc/self/cgroup").lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned),
     }

@@ -1,6 +1,8 @@
 //! From facts to findings. Pure: no file is read here.
 
-use container::cgroup::Limits;
+use std::collections::BTreeMap;
+
+use container::cgroup::{Controller, Reason};
 
 use super::attempt::Attempt;
 use super::facts::{Facts, Helper, Layout, RuntimeState};
@@ -366,26 +368,29 @@ fn limits(facts: &Facts) -> Check {
         Layout::Version1 => "cgroup v1 only",
         Layout::None => "no cgroups are mounted",
     };
-    let own = cgroup.own.as_deref().map(|own| format!(", this shell is in {own}")).unwrap_or_default();
-    let delegation = &cgroup.delegation;
-    let Some((_, reason)) = delegation.missing.first_key_value() else {
-        let at = delegation.parent.as_ref().map(|path| format!(", below {}", path.display()));
-        return Check::ok(
-            name,
-            format!(
-                "{layout}: memory, cpus and pids can be enforced{}; controllers: {}",
-                at.unwrap_or_default(),
-                cgroup.controllers.join(" ")
-            ),
-        );
+    // Which controllers cannot be had, by the reason: usually there is one.
+    let mut reasons: BTreeMap<&Reason, Vec<&str>> = BTreeMap::new();
+    for (controller, reason) in &cgroup.missing {
+        reasons.entry(reason).or_default().push(controller.name());
+    }
+    let needed = [Controller::Memory, Controller::Cpu, Controller::Pids];
+    let why = needed.iter().find_map(|controller| cgroup.missing.get(controller));
+    let missing: Vec<String> =
+        reasons.iter().map(|(reason, names)| format!("not {} ({reason})", names.join(", "))).collect();
+    let Some(reason) = why else {
+        let at = cgroup.parent.as_ref().map(|path| format!(" below {}", path.display())).unwrap_or_default();
+        let mut found = format!("{layout}: limits can be enforced{at} by {}", cgroup.controllers.join(", "));
+        if !missing.is_empty() {
+            found.push_str(&format!("; {}", missing.join("; ")));
+        }
+        return Check::ok(name, found);
     };
-    let everything = Limits { memory: Some(1), cpus: Some(1.0), pids: Some(1), ..Limits::default() };
-    let shortfall = delegation.shortfall([&everything]).unwrap_or_default();
+    let own = cgroup.own.as_deref().map(|own| format!(" (this shell is in {own})")).unwrap_or_default();
     Check::warning(
         name,
-        format!("{layout}{own}; {shortfall}"),
-        "`mem_limit`, `cpus` and `pids_limit` are warnings only (errors with `--strict`), a service that is killed \
-         for memory cannot be told from others, and `stats` sums up processes",
+        format!("{layout}{own}: {}", missing.join("; ")),
+        "`mem_limit`, `cpus`, `pids_limit` and others are told as not enforced (an error with `--strict`); a \
+         service that is killed for memory cannot be told from others; `stats` sums up processes",
         reason.fix(),
     )
 }
@@ -449,7 +454,8 @@ fn low_ports(facts: &Facts) -> Check {
 }
 
 /// File systems that cannot hold an overlay's writable directory, by the magic number of `statfs(2)`.
-const UNFIT: [(u64, &str); 7] = [
+const UNFIT: [(u64, &str); 8] = [
+    (0x9fa0, "proc"),
     (0x6969, "nfs"),
     (0xff53_4d42, "cifs"),
     (0xfe53_4d42, "smb2"),
@@ -550,13 +556,9 @@ fn bases(facts: &Facts) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::path::PathBuf;
-
     use super::super::attempt::Trials;
     use super::super::facts::*;
     use super::*;
-    use container::cgroup::{Controller, Delegation, Reason};
 
     /// A machine on which an ordinary user wants for nothing.
     fn good() -> Facts {
@@ -567,17 +569,26 @@ mod tests {
         };
         Facts {
             root: false,
-            uid: 1000,
             user: "me".into(),
             binary: "/usr/local/bin/inception-run".into(),
             kernel: "6.12.1".into(),
-            switches: Switches { most: Some(15000), unprivileged: Some(1), apparmor: Some(0), has_profile: false },
+            switches: Switches {
+                most: Some(15000),
+                unprivileged: Some(1),
+                apparmor: Some(0),
+                has_profile: false,
+            },
             ids: Ok(Ids { count: 65536, first: 100_000 }),
             helpers: [
                 helper("newuidmap", "cap_setuid", "/usr/bin/newuidmap"),
                 helper("newgidmap", "cap_setgid", "/usr/bin/newgidmap"),
             ],
-            attempt: Some(Attempt::Made(Trials { overlay: Ok(()), links: Ok(()), nftables: Ok(()), idmap: None })),
+            attempt: Some(Attempt::Made(Trials {
+                overlay: Ok(()),
+                links: Ok(()),
+                nftables: Ok(()),
+                idmap: None,
+            })),
             calls: Calls {
                 clone3: true,
                 pidfd: Ok(()),
@@ -587,11 +598,17 @@ mod tests {
             },
             cgroup: Cgroups {
                 layout: Layout::Unified,
-                delegation: delegation(None),
+                parent: Some("/sys/fs/cgroup/x".into()),
+                missing: BTreeMap::new(),
                 controllers: vec!["cpu".into(), "memory".into(), "pids".into()],
                 own: Some("/user.slice/user-1000.slice/session-1.scope".into()),
             },
-            session: Session { systemd: true, runtime: Some("/run/user/1000".into()), bus: true, linger: true },
+            session: Session {
+                systemd: true,
+                runtime: Some("/run/user/1000".into()),
+                bus: true,
+                linger: true,
+            },
             first_port: 21,
             data: DataDirectory {
                 path: "/home/me/.local/share/inception-run".into(),
@@ -601,14 +618,16 @@ mod tests {
                 free: 100 << 30,
                 free_inodes: Some(1_000_000),
             },
-            runtime: RuntimeDirectory { path: "/run/user/1000/inception-run".into(), state: RuntimeState::Missing },
+            runtime: RuntimeDirectory {
+                path: "/run/user/1000/inception-run".into(),
+                state: RuntimeState::Missing,
+            },
             mmdebstrap: Some("/usr/bin/mmdebstrap".into()),
         }
     }
 
-    fn delegation(reason: Option<Reason>) -> Delegation {
-        let missing = reason.map(|reason| Controller::ALL.map(|controller| (controller, reason.clone())));
-        Delegation::found(Some(PathBuf::from("/sys/fs/cgroup/x")), missing.into_iter().flatten().collect())
+    fn without(controllers: &[Controller], reason: &Reason) -> BTreeMap<Controller, Reason> {
+        controllers.iter().map(|controller| (*controller, reason.clone())).collect()
     }
 
     /// The findings that are not as they should be.
@@ -662,7 +681,9 @@ mod tests {
             f.ids = Err(Refusal { message: "no range".into(), hint: "sudo usermod".into() });
         });
         stops("newuidmap", "apt-get install uidmap", |f| f.helpers[0].installed = None);
-        let installed = |change: fn(&mut Installed)| move |f: &mut Facts| change(f.helpers[1].installed.as_mut().unwrap());
+        let installed = |change: fn(&mut Installed)| {
+            move |f: &mut Facts| change(f.helpers[1].installed.as_mut().unwrap())
+        };
         only("newgidmap", Status::Error, "sudo setcap cap_setgid=ep", installed(|i| i.setuid = false));
         only("newgidmap", Status::Error, "without nosuid", installed(|i| i.nosuid = true));
         stops("user namespaces", "other findings", |f| f.attempt = Some(Attempt::Refused("EPERM".into())));
@@ -671,8 +692,8 @@ mod tests {
         stops("seccomp", "standard kernel", |f| f.calls.seccomp.clear());
         stops("data directory", "INCEPTION_DATA_DIR", |f| f.data.file_system = Ok(0x6969));
         stops("data directory", "INCEPTION_DATA_DIR", |f| f.data.writable = false);
-        stops("disk space", "larger disk", |f| f.data.free = 1 << 20);
-        stops("inodes", "larger disk", |f| f.data.free_inodes = Some(100));
+        stops("disk space", "larger/disk", |f| f.data.free = 1 << 20);
+        stops("inodes", "larger/disk", |f| f.data.free_inodes = Some(100));
         stops("runtime directory", "INCEPTION_RUNTIME_DIR", |f| f.runtime.state = RuntimeState::Open);
     }
 
@@ -697,17 +718,24 @@ mod tests {
         costs("session", "dbus-user-session", |f| f.session.bus = false);
         costs("linger", "loginctl enable-linger me", |f| f.session.linger = false);
         costs("low ports", "ip_unprivileged_port_start = 21", |f| f.first_port = 1024);
-        costs("disk space", "larger disk", |f| f.data.free = 1 << 30);
-        costs("inodes", "larger disk", |f| f.data.free_inodes = Some(50_000));
+        costs("disk space", "larger/disk", |f| f.data.free = 1 << 30);
+        costs("inodes", "larger/disk", |f| f.data.free_inodes = Some(50_000));
         costs("Debian base images", "mmdebstrap", |f| f.mmdebstrap = None);
         let check = costs("limits (cgroup v2)", "unified_cgroup_hierarchy=1", |f| {
             f.cgroup.layout = Layout::Hybrid;
-            f.cgroup.delegation = delegation(Some(Reason::Version1));
+            f.cgroup.missing = without(&Controller::ALL, &Reason::Version1);
         });
         assert!(check.found.contains("hybrid") && check.found.contains("session-1.scope"), "{check:?}");
         costs("limits (cgroup v2)", "Delegate=", |f| {
-            f.cgroup.delegation = delegation(Some(Reason::NotGiven("/sys/fs/cgroup/x".into())));
+            f.cgroup.missing = without(&[Controller::Cpu], &Reason::NotGiven("/sys/fs/cgroup/x".into()));
         });
+        // What few limits need is told in passing.
+        let reason = Reason::NotGiven("/sys/fs/cgroup/x".into());
+        let facts = Facts {
+            cgroup: Cgroups { missing: without(&[Controller::Io], &reason), ..good().cgroup },
+            ..good()
+        };
+        assert!(limits(&facts).status == Status::Ok && limits(&facts).found.contains("not io"));
         // Without systemd there is no session to speak of.
         assert_eq!(
             bad(|f| f.session = Session { systemd: false, runtime: None, bus: false, linger: false }),
@@ -729,7 +757,8 @@ mod tests {
         assert!(debian.cost.is_some());
         assert_eq!(feature("6.6.1").unwrap().cost, None);
         // A tmpfs holds the data directory only where overlayfs can use it.
-        let on_tmpfs = |kernel: &str| bad(|f| (f.kernel, f.data.file_system) = (kernel.into(), Ok(TMPFS))).len();
+        let on_tmpfs =
+            |kernel: &str| bad(|f| (f.kernel, f.data.file_system) = (kernel.into(), Ok(TMPFS))).len();
         assert_eq!((on_tmpfs("6.1.0"), on_tmpfs("6.6.0")), (1, 0));
         assert_eq!(version("6.1.0-38-cloud-amd64"), Some((6, 1)));
         assert!(version("5.9.16").unwrap() < KERNEL && version("odd").is_none());
