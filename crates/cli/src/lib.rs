@@ -9,6 +9,7 @@ mod exec;
 mod images;
 mod listing;
 mod logs;
+pub mod oci;
 mod output;
 mod session;
 mod signals;

@@ -170,7 +170,7 @@ fn read(directory: &Path, service: &str) -> Result<Vec<Line>, Failure> {
 }
 
 /// Nanoseconds since 1970 as RFC 3339 in UTC.
-fn timestamp(nanoseconds: u64) -> String {
+pub(crate) fn timestamp(nanoseconds: u64) -> String {
     let seconds = nanoseconds / 1_000_000_000;
     let (days, second) = (seconds / 86400, seconds % 86400);
     // Civil date from a day count: eras of 400 years that begin on a first of March, so that a leap day is

@@ -93,7 +93,21 @@ impl Streams {
     fn take_terminal(&mut self, console: &Channel) -> io::Result<()> {
         let message = console.recv_until(Instant::now() + Duration::from_secs(5))?;
         let master = message.and_then(|message| message.fds.into_iter().next());
-        let master = master.ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.use_terminal(master.ok_or(io::ErrorKind::UnexpectedEof)?)
+    }
+
+    /// Our side of a process that has the other end of this terminal. It gets every key from here on.
+    ///
+    /// # Errors
+    /// When one of the two terminals refuses.
+    pub(crate) fn on_terminal(master: OwnedFd) -> Result<Self, Failure> {
+        let mut streams = Self { input: None, outputs: Vec::new(), console: None, pty: None };
+        streams.use_terminal(master).map_err(Failure::system("take the process's terminal"))?;
+        streams.enter_raw_mode()?;
+        Ok(streams)
+    }
+
+    fn use_terminal(&mut self, master: OwnedFd) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&master, true)?;
         self.input = Some(Flow { to: master.try_clone()?, buffer: Vec::new(), ended: false });
         self.outputs = vec![(master.try_clone()?, Target::Out)];
@@ -104,7 +118,7 @@ impl Streams {
     fn pipes() -> io::Result<(Self, [OwnedFd; 3])> {
         let mut streams = Self { input: None, outputs: Vec::new(), console: None, pty: None };
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        let first = if passable(stdin.as_fd())? {
+        let first = if is_passable(stdin.as_fd())? {
             stdin.as_fd().try_clone_to_owned()?
         } else {
             let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -113,7 +127,7 @@ impl Streams {
             read
         };
         let mut output = |ours: BorrowedFd<'_>, target| {
-            if passable(ours)? {
+            if is_passable(ours)? {
                 return ours.try_clone_to_owned();
             }
             let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -302,7 +316,7 @@ fn piece(from: BorrowedFd<'_>, target: Target) -> Result<Piece, Failure> {
 }
 
 /// Whether a descriptor gives a container nothing but a stream.
-fn passable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+pub(crate) fn is_passable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let stat = rustix::fs::fstat(fd)?;
     Ok(match FileType::from_raw_mode(stat.st_mode) {
         FileType::Fifo | FileType::Socket => true,

@@ -12,7 +12,7 @@ use serde_json::Value;
 /// Every crate of the workspace, and which others it may depend on, tests and build scripts included.
 const ARROWS: &[(&str, &[&str])] = &[
     ("inception-run", &["cli"]),
-    ("cli", &["stack"]),
+    ("cli", &["container", "stack", "sys"]),
     ("stack", &["container", "image", "network", "sys"]),
     ("container", &["init", "sys"]),
     ("image", &["sys"]),

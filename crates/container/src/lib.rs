@@ -12,7 +12,6 @@ pub mod defaults;
 mod error;
 pub mod idmap;
 pub mod join;
-pub mod landlock;
 pub mod launch;
 mod mounts;
 pub mod oci;
@@ -20,6 +19,7 @@ pub mod program;
 pub mod rlimit;
 pub mod sandbox;
 pub mod seccomp;
+pub mod signal;
 pub mod userns;
 mod volume;
 

@@ -40,12 +40,10 @@ pub enum Stage {
     Label,
     /// Running a hook of the container's.
     Hook,
-    /// Keeping the process to its files.
-    Landlock,
 }
 
 impl Stage {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 15] = [
         Self::Namespace,
         Self::Rootfs,
         Self::Mount,
@@ -61,7 +59,6 @@ impl Stage {
         Self::Setup,
         Self::Label,
         Self::Hook,
-        Self::Landlock,
     ];
 }
 
@@ -98,7 +95,6 @@ impl fmt::Display for Failure {
             Stage::Exec => write!(f, "execute `{detail}`"),
             Stage::Label => write!(f, "set the security label {detail}"),
             Stage::Hook => write!(f, "run {detail}"),
-            Stage::Landlock => write!(f, "restrict files by Landlock{detail}"),
             Stage::Setup => write!(f, "{detail}"),
         }
     }

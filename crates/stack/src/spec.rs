@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use container::sandbox::{Mount, MountSource, Root, Sandbox};
-use container::{Capabilities, Process, User, capability, defaults, landlock, rlimit};
+use container::{Capabilities, Process, User, capability, defaults, rlimit};
 use image::Image;
 use network::plan::{Endpoint, NetworkPlan};
 use sys::mount::attribute::{NODEV, NOEXEC, NOSUID, RDONLY};
@@ -103,9 +103,6 @@ pub(crate) fn process(service: &Service, image: &Image) -> Result<Process, Remot
         return Err(RemoteError::message("neither the image nor the file names a command")
             .or_hint("add `command = [\"program\", \"argument\"]` to the service"));
     }
-    if service.landlock.is_some() {
-        landlock::available()?;
-    }
     let rlimits = service
         .ulimits
         .iter()
@@ -122,7 +119,6 @@ pub(crate) fn process(service: &Service, image: &Image) -> Result<Process, Remot
         user: User::Named(service.user.clone().unwrap_or_else(|| config.user.clone())),
         capabilities: Capabilities::Bounding(capability::set(&service.cap_add, &service.cap_drop)?),
         no_new_privileges: true,
-        landlock: service.landlock.clone(),
         rlimits,
         terminal: service.tty,
         ..Process::default()
@@ -302,22 +298,7 @@ pub(crate) fn image_name(service: &Service) -> String {
 pub(crate) fn stop_signal(service: &Service, image: &Image) -> Result<i32, RemoteError> {
     let name = service.stop_signal.as_ref().or(image.config.config.stop_signal.as_ref());
     let Some(name) = name else { return Ok(nix::sys::signal::Signal::SIGTERM as i32) };
-    signal_number(name).ok_or_else(|| RemoteError::message(format!("unknown signal `{name}`")))
-}
-
-/// A signal by number or name, with or without `SIG`, real-time ones as `RTMIN+N`.
-pub(crate) fn signal_number(name: &str) -> Option<i32> {
-    if let Ok(number) = name.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let upper = name.to_ascii_uppercase();
-    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if let Some(offset) = short.strip_prefix("RTMIN") {
-        // The kernel's first real-time signals belong to the C library: what programs call RTMIN is 34.
-        let offset = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
-        return (0..=30).contains(&offset).then_some(34 + offset);
-    }
-    format!("SIG{short}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+    container::signal::number(name).ok_or_else(|| RemoteError::message(format!("unknown signal `{name}`")))
 }
 
 /// The health check in effect: the file's, else the image's.
@@ -351,19 +332,4 @@ pub(crate) fn healthcheck(service: &Service, image: &Image) -> Option<Healthchec
         start_period: seconds(check.start_period, 0.0),
         start_interval: seconds(check.start_interval, 5.0),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_by_every_usual_name() {
-        assert_eq!(signal_number("SIGQUIT"), Some(3));
-        assert_eq!(signal_number("term"), Some(15));
-        assert_eq!(signal_number("9"), Some(9));
-        assert_eq!(signal_number("SIGRTMIN+3"), Some(37));
-        assert_eq!(signal_number("SIGNOTHING"), None);
-        assert_eq!(signal_number("65"), None);
-    }
 }

@@ -5,8 +5,6 @@
 pub mod bpf;
 pub mod channel;
 pub mod fd;
-pub mod landlock;
 pub mod mount;
-pub mod probe;
 pub mod process;
 pub mod seccomp;

@@ -237,7 +237,6 @@ impl Program {
                 personality: None,
                 label,
                 preserve_fds: 0,
-                landlock: None,
             },
             filters: Vec::new(),
             listener: None,
