@@ -21,9 +21,11 @@ pub(crate) fn doctor(session: &Session, format: Format) -> Result<u8, Failure> {
                     Status::Error => ("error  ", "1;31"),
                 };
                 let word = session.output.paint(color, word);
-                text.push_str(&format!("{word}  {:width$}  {}\n", check.name, check.detail));
-                if let Some(fix) = &check.fix {
-                    text.push_str(&format!("         {:width$}  fix: {fix}\n", ""));
+                text.push_str(&format!("{word}  {:width$}  {}\n", check.name, check.found));
+                for (word, more) in [("costs", &check.cost), ("fix", &check.fix)] {
+                    if let Some(more) = more {
+                        text.push_str(&format!("         {:width$}  {word}: {more}\n", ""));
+                    }
                 }
             }
             output::print(&text)?;

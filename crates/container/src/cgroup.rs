@@ -23,7 +23,7 @@ mod version1;
 
 use oci_spec::runtime::LinuxBlockIo;
 
-pub use delegation::{Controller, Delegation, Reason, delegation};
+pub use delegation::{Controller, Delegation, Reason, delegation, delegation_for};
 pub use directory::Cgroup;
 pub use error::Error;
 pub use placement::{Placement, is_rootless};

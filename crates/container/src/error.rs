@@ -87,6 +87,14 @@ impl Error {
                  that it accepts (ext4, xfs, btrfs, tmpfs; not overlayfs itself); INCEPTION_DATA_DIR chooses another"
                     .into(),
             ),
+            Self::Child { failure, .. } if failure.stage == Stage::Landlock => match failure.errno {
+                libc::ENOSYS | libc::EOPNOTSUPP | 0 => Some(
+                    "Landlock as it is needed here came with Linux 6.2; where the kernel has it and it is off, add \
+                     `landlock` to its parameter `lsm=`"
+                        .into(),
+                ),
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -12,6 +12,7 @@ pub mod defaults;
 mod error;
 pub mod idmap;
 pub mod join;
+pub mod landlock;
 pub mod launch;
 mod mounts;
 pub mod oci;

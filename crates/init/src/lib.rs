@@ -9,6 +9,7 @@
 pub mod account;
 pub mod entry;
 pub mod hook;
+pub mod landlock;
 pub mod pid1;
 pub mod process;
 pub mod report;

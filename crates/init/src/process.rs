@@ -9,6 +9,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
 use crate::account;
+use crate::landlock::Landlock;
 use crate::report::{Failure, Stage};
 use crate::terminal;
 
@@ -38,6 +39,8 @@ pub struct Process {
     pub label: Option<Label>,
     /// Descriptors from 3 up that it gets.
     pub preserve_fds: u32,
+    /// The files it can reach, if not all; needs `no_new_privileges`.
+    pub landlock: Option<Landlock>,
 }
 
 /// Who a process runs as, in the container's ids.
@@ -153,8 +156,12 @@ impl Process {
         if !self.no_new_privileges {
             load(filters, listener)?;
         }
+        let files = self.landlock.as_ref().map(Landlock::ruleset).transpose()?;
         self.drop_privileges(&account)?;
         self.hand_down(keep_open)?;
+        if let Some(files) = files {
+            files.enforce().map_err(|e| Failure::new(Stage::Landlock, "", e))?;
+        }
         if self.no_new_privileges {
             load(filters, listener)?;
         }

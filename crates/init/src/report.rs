@@ -40,10 +40,12 @@ pub enum Stage {
     Label,
     /// Running a hook of the container's.
     Hook,
+    /// Keeping the process to its files.
+    Landlock,
 }
 
 impl Stage {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Namespace,
         Self::Rootfs,
         Self::Mount,
@@ -59,6 +61,7 @@ impl Stage {
         Self::Setup,
         Self::Label,
         Self::Hook,
+        Self::Landlock,
     ];
 }
 
@@ -95,6 +98,7 @@ impl fmt::Display for Failure {
             Stage::Exec => write!(f, "execute `{detail}`"),
             Stage::Label => write!(f, "set the security label {detail}"),
             Stage::Hook => write!(f, "run {detail}"),
+            Stage::Landlock => write!(f, "restrict files by Landlock{detail}"),
             Stage::Setup => write!(f, "{detail}"),
         }
     }

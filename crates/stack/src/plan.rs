@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use container::landlock::Landlock;
 use serde::{Deserialize, Serialize};
 
 /// A whole stack, resolved.
@@ -69,6 +70,9 @@ pub struct Service {
     pub cap_add: Vec<String>,
     /// Capabilities dropped from the default set (or `ALL`).
     pub cap_drop: Vec<String>,
+    /// The files that it can reach, if not all (`landlock`, `x-landlock`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock: Option<Landlock>,
     /// Limits for cgroup v2.
     pub limits: Limits,
     /// `ulimits`: resource name as in `getrlimit(2)` without `RLIMIT_`, lower case, to (soft, hard).

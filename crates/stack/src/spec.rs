@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use container::sandbox::{Mount, MountSource, Root, Sandbox};
-use container::{Capabilities, Process, User, capability, defaults, rlimit};
+use container::{Capabilities, Process, User, capability, defaults, landlock, rlimit};
 use image::Image;
 use network::plan::{Endpoint, NetworkPlan};
 use sys::mount::attribute::{NODEV, NOEXEC, NOSUID, RDONLY};
@@ -103,6 +103,9 @@ pub(crate) fn process(service: &Service, image: &Image) -> Result<Process, Remot
         return Err(RemoteError::message("neither the image nor the file names a command")
             .or_hint("add `command = [\"program\", \"argument\"]` to the service"));
     }
+    if service.landlock.is_some() {
+        landlock::available()?;
+    }
     let rlimits = service
         .ulimits
         .iter()
@@ -119,6 +122,7 @@ pub(crate) fn process(service: &Service, image: &Image) -> Result<Process, Remot
         user: User::Named(service.user.clone().unwrap_or_else(|| config.user.clone())),
         capabilities: Capabilities::Bounding(capability::set(&service.cap_add, &service.cap_drop)?),
         no_new_privileges: true,
+        landlock: service.landlock.clone(),
         rlimits,
         terminal: service.tty,
         ..Process::default()

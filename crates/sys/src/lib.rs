@@ -5,6 +5,8 @@
 pub mod bpf;
 pub mod channel;
 pub mod fd;
+pub mod landlock;
 pub mod mount;
+pub mod probe;
 pub mod process;
 pub mod seccomp;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::{self, Cgroup};
 use super::hierarchy::Hierarchy;
-use super::{Error, Limits};
+use super::{Error, Limits, systemd};
 
 /// Directories of ours begin with this.
 const PREFIX: &str = "inception-run-";
@@ -118,6 +118,8 @@ pub struct Delegation {
     pub parent: Option<PathBuf>,
     /// Controllers that cannot be had.
     pub missing: BTreeMap<Controller, Reason>,
+    /// Why systemd did not help, where it was asked.
+    refused: Option<String>,
     /// Our processes must leave `parent` before it can pass controllers on.
     must_leave: bool,
 }
@@ -132,10 +134,27 @@ pub fn delegation() -> Delegation {
     hierarchy.search(top_first, &runs_our_program)
 }
 
+/// As [`delegation`], for a stack that is about to start. An ordinary user whose login session is not theirs to
+/// divide asks systemd for a scope of their own, and this process moves there.
+pub fn delegation_for(stack: &str) -> Delegation {
+    let found = delegation();
+    let closed = |reason: &Reason| matches!(reason, Reason::NotDelegated(_) | Reason::Occupied(_));
+    if rustix::process::geteuid().is_root() || !found.missing.values().any(closed) {
+        return found;
+    }
+    match systemd::own_scope(&format!("{PREFIX}{stack}-{}", std::process::id())) {
+        Ok(()) => delegation(),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|source| format!(": {source}"));
+            Delegation { refused: Some(format!("{error}{}", cause.unwrap_or_default())), ..found }
+        }
+    }
+}
+
 impl Delegation {
     fn nothing(reason: &Reason) -> Self {
         let missing = Controller::ALL.iter().map(|c| (*c, reason.clone())).collect();
-        Self { parent: None, missing, must_leave: false }
+        Self { parent: None, missing, refused: None, must_leave: false }
     }
 
     /// One sentence about the limits among these that cannot be enforced; `None` when all can.
@@ -152,7 +171,8 @@ impl Delegation {
         }
         let parts: Vec<String> =
             by_reason.iter().map(|(reason, words)| format!("{} ({reason})", list(words))).collect();
-        Some(format!("limits are not enforced: {}", parts.join("; ")))
+        let refused = self.refused.iter().map(|refused| format!("; could not {refused}")).collect::<String>();
+        Some(format!("limits are not enforced: {}{refused}", parts.join("; ")))
     }
 
     /// Makes the cgroup of a stack, below which its services get theirs. `None` where no controller can be had.
@@ -338,6 +358,7 @@ fn offers(cgroup: &Path, ours: &dyn Fn(i32) -> bool) -> Delegation {
     let mut found = Delegation {
         parent: None,
         missing: BTreeMap::new(),
+        refused: None,
         must_leave: !is_root && !inside.is_empty() && passed_on.is_empty(),
     };
     for controller in Controller::ALL {
@@ -411,8 +432,12 @@ mod tests {
         for name in ["inception-run-a/web", "inception-run-ab", "other"] {
             fs::create_dir_all(top.path().join(name)).unwrap();
         }
-        let found =
-            Delegation { parent: Some(top.path().into()), missing: BTreeMap::new(), must_leave: false };
+        let found = Delegation {
+            parent: Some(top.path().into()),
+            missing: BTreeMap::new(),
+            refused: None,
+            must_leave: false,
+        };
         found.remove_stale("a").unwrap();
         found.remove_stale("none").unwrap();
         let leaving = Delegation { must_leave: true, ..found.clone() };

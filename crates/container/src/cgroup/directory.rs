@@ -287,12 +287,12 @@ impl Cgroup {
         Ok(self.event("frozen")?.unwrap_or(false))
     }
 
-    /// Whether there is a process in it or below it.
+    /// Whether there is a process in it or below it. There is none in one that is gone.
     ///
     /// # Errors
     /// When `cgroup.events` cannot be read.
     pub fn is_populated(&self) -> Result<bool, Error> {
-        Ok(self.event("populated")?.unwrap_or(true))
+        Ok(self.event("populated")?.unwrap_or(false))
     }
 
     /// Kills all processes and waits until they are gone.
@@ -303,6 +303,8 @@ impl Cgroup {
         let deadline = Instant::now() + DEADLINE;
         match self.write("cgroup.kill", "1") {
             Ok(()) => self.wait_event("populated", false, deadline),
+            // systemd was faster to remove it.
+            Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => Ok(()),
             // Before Linux 5.14.
             Err(error) if error.kind() == Some(io::ErrorKind::NotFound) => self.kill_each(deadline),
             Err(error) => Err(error),
@@ -348,10 +350,10 @@ impl Cgroup {
             .map_err(Error::at(&format!("write `{value}` to"), &self.path.join(file)))
     }
 
-    /// `None` when there is no such file.
+    /// `None` when there is no such file, or the cgroup is gone.
     pub(super) fn read(&self, file: &str) -> Result<Option<String>, Error> {
         match read_at(self.directory.as_fd(), file) {
-            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT | Errno::NODEV) => Ok(None),
             other => other.map(Some).map_err(|errno| Error::at("read", &self.path.join(file))(errno.into())),
         }
     }
@@ -361,17 +363,23 @@ impl Cgroup {
         Ok(value_of(&text, name).map(|value| value != 0))
     }
 
-    /// Waits until a line of `cgroup.events` says so; the kernel wakes whoever polls that file.
+    /// Waits until a line of `cgroup.events` says so; the kernel wakes whoever polls that file. In a cgroup that is
+    /// gone nothing is frozen or alive.
     fn wait_event(&self, name: &str, wanted: bool, deadline: Instant) -> Result<(), Error> {
         let path = self.path.join("cgroup.events");
         let reading = || Error::at("read", &path);
+        let gone = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT));
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::openat(&self.directory, "cgroup.events", flags, Mode::empty())
-            .map_err(|errno| reading()(errno.into()))?;
-        let mut file = fs::File::from(fd);
+        let mut file = match rustix::fs::openat(&self.directory, "cgroup.events", flags, Mode::empty()) {
+            Err(errno) if !wanted && gone(&errno.into()) => return Ok(()),
+            other => fs::File::from(other.map_err(|errno| reading()(errno.into()))?),
+        };
         loop {
             let mut text = String::new();
-            io::Seek::rewind(&mut file).and_then(|()| file.read_to_string(&mut text)).map_err(reading())?;
+            match io::Seek::rewind(&mut file).and_then(|()| file.read_to_string(&mut text)) {
+                Err(error) if !wanted && gone(&error) => return Ok(()),
+                other => other.map_err(reading())?,
+            };
             if value_of(&text, name).map(|value| value != 0) == Some(wanted) {
                 return Ok(());
             }

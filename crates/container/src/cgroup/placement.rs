@@ -118,6 +118,10 @@ impl Placement {
                 if version1.is_empty() {
                     resources.check()?;
                 }
+                // Another container's: whoever deleted one of the two would kill the other.
+                if path.exists() && Cgroup::open(path)?.is_populated()? {
+                    return Err(Error::InUse(path.clone()));
+                }
                 *made = make(path)?;
                 let filled = fill(path, version1, resources, self.rootless);
                 if filled.is_err() {
@@ -273,10 +277,6 @@ fn make(path: &Path) -> Result<Option<PathBuf>, Error> {
 
 fn fill(path: &Path, version1: &Mirror, resources: &Resources, rootless: bool) -> Result<Cgroup, Error> {
     let mut cgroup = Cgroup::open(path)?;
-    // Another container's: whoever deleted one of the two would kill the other.
-    if cgroup.is_populated()? {
-        return Err(Error::InUse(path.to_owned()));
-    }
     if let Some(hierarchy) = Hierarchy::current() {
         delegation::pass_all_on(&hierarchy.mount, path);
     }

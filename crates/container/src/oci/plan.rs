@@ -237,6 +237,7 @@ impl Program {
                 personality: None,
                 label,
                 preserve_fds: 0,
+                landlock: None,
             },
             filters: Vec::new(),
             listener: None,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use container::landlock::Landlock;
+
 use super::mounts::{self, bytes, ignored};
 use super::node::{Node, Value, unknown_key};
 use super::units;
@@ -120,6 +122,31 @@ pub(super) fn working_directory(node: &Node) -> Checked<String> {
         "/" => Ok(text),
         _ => mounts::absolute(&node.span, &text),
     }
+}
+
+/// Which files a service can reach.
+pub(super) fn landlock(node: &Node, place: &str) -> Checked<Landlock> {
+    let mut landlock = Landlock::default();
+    for (key, node) in node.map("landlock")? {
+        let paths = match key.name.as_str() {
+            "read" => &mut landlock.read,
+            "write" => &mut landlock.write,
+            _ => return Err(unknown_key(key, &format!("`landlock` of {place}"), ["read", "write"])),
+        };
+        for item in node.list("landlock")? {
+            let path = item.text("landlock")?;
+            let root = path == "/";
+            paths.push(if root { path } else { mounts::absolute(&item.span, &path)? });
+        }
+    }
+    if landlock.read.is_empty() {
+        return Err(Fault::new(
+            &node.span,
+            "`landlock` without a path in `read` leaves no program to execute",
+        )
+        .hint("`read = [\"/\"]` lets all be read and executed, and nothing be written"));
+    }
+    Ok(landlock)
 }
 
 pub(super) fn host_name(node: &Node, what: &str) -> Checked<String> {

@@ -7,7 +7,7 @@ use super::mounts::{self, MountFile, bytes, ignored};
 use super::node::{Key, Node, Value, unknown_key};
 use super::ports::{self, PortFile};
 use super::process::{
-    capabilities, deploy, host_name, pids, restart, seconds, signal, text_map, ulimits, user,
+    capabilities, deploy, host_name, landlock, pids, restart, seconds, signal, text_map, ulimits, user,
     working_directory,
 };
 use super::{Format, Located, health, ipv4, located};
@@ -100,6 +100,7 @@ const KNOWN: &[&str] = &[
     "init",
     "init_verbosity",
     "labels",
+    "landlock",
     "mem_limit",
     "network_mode",
     "networks",
@@ -210,7 +211,14 @@ pub(crate) fn parse(
         has_hostname: false,
     };
     for (key, node) in node.map(&key.name)? {
-        let name = key.name.as_str();
+        // The compose specification does not have it, and leaves such names to extensions.
+        let name = match (format, key.name.as_str()) {
+            (Format::Compose, "x-landlock") => "landlock",
+            (Format::Compose, "landlock") => {
+                return Err(unknown_key(key, &place, ["x-landlock"]));
+            }
+            (_, name) => name,
+        };
         if name.starts_with("x-") {
             continue;
         }
@@ -257,6 +265,7 @@ fn defaults(name: &str, format: Format) -> Service {
         read_only: false,
         cap_add: Vec::new(),
         cap_drop: Vec::new(),
+        landlock: None,
         limits: Limits::default(),
         ulimits: BTreeMap::new(),
         sysctls: BTreeMap::new(),
@@ -315,6 +324,7 @@ fn read_key(
         "sysctls" => settled.sysctls = text_map(node, name)?,
         "cap_add" => settled.cap_add = capabilities(node, name)?,
         "cap_drop" => settled.cap_drop = capabilities(node, name)?,
+        "landlock" => settled.landlock = Some(landlock(node, place)?),
         "read_only" => settled.read_only = node.boolean(name)?,
         "shm_size" => settled.shm_size = bytes(node, name)?,
         "stop_signal" => settled.stop_signal = Some(signal(node)?),

@@ -99,7 +99,7 @@ impl Hub {
         cgroup: Option<BorrowedFd<'_>>,
         stdio: [BorrowedFd<'_>; 3],
     ) -> Result<Started, RemoteError> {
-        let request = Request::Exec { target, process, cgroup: cgroup.is_some() };
+        let request = Request::Exec { target, process: Box::new(process), cgroup: cgroup.is_some() };
         let mut fds = stdio.to_vec();
         fds.extend(cgroup);
         started(self.call(&request, &fds)?)

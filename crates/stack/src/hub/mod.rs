@@ -35,7 +35,7 @@ pub(crate) enum Request {
     /// directory if there is one.
     Start { sandbox: Box<Sandbox>, network: Option<String>, cgroup: bool },
     /// Start a process in the sandbox whose PID 1 is `target`. Descriptors: as with `Start`.
-    Exec { target: i32, process: Process, cgroup: bool },
+    Exec { target: i32, process: Box<Process>, cgroup: bool },
     /// A TCP socket in a service's network namespace.
     Socket { service: String },
     /// Delete these directories, relative to the data directory.

@@ -67,7 +67,10 @@ fn begin(
     let map = IdMap::current()?;
     let data = paths.open_data(&map)?;
     // First, because it may move this process into another cgroup, and what it starts is to be there too.
-    let delegation = container::cgroup::delegation();
+    let delegation = match has_limits {
+        true => container::cgroup::delegation_for(stack),
+        false => container::cgroup::delegation(),
+    };
     delegation.remove_stale(stack)?;
     let cgroup = if has_limits { delegation.stack(stack)? } else { None };
     // Both are made before this process knows any secret.

@@ -1,0 +1,780 @@
+//! From facts to findings. Pure: no file is read here.
+
+use std::collections::BTreeMap;
+
+use container::cgroup::{Controller, Reason};
+
+use super::attempt::Attempt;
+use super::facts::{Facts, Helper, Layout, RuntimeState};
+use super::{Check, Status};
+
+/// overlayfs in a user namespace came with 5.11, `mount_setattr(2)` and idmapped mounts with 5.12.
+const KERNEL: (u32, u32) = (5, 12);
+/// What five services with Debian images, and building them, take.
+const ROOM: u64 = 4 << 30;
+/// With less than this not even a base image fits.
+const ROOM_LEAST: u64 = 512 << 20;
+/// Files of five Debian images, and their layers while they are built.
+const INODES: u64 = 200_000;
+/// Fewer than one base image has.
+const INODES_LEAST: u64 = 20_000;
+/// The ids that images use: `nobody` is 65534.
+const IDS: u32 = 65_535;
+/// The lowest port of the five services: ftp's.
+const LOWEST_PORT: u64 = 21;
+
+/// What a kernel can do from some version on, and what is lost below.
+struct Feature {
+    since: (u32, u32),
+    name: &'static str,
+    loses: &'static str,
+    /// Worth a warning; the others are told of in passing.
+    matters: bool,
+}
+
+/// Everything that is used where it is there and done without where it is not.
+const FEATURES: [Feature; 8] = [
+    Feature { since: (5, 13), name: "Landlock", loses: "`landlock` of a service is refused", matters: true },
+    Feature {
+        since: (5, 14),
+        name: "cgroup.kill",
+        loses: "the processes of a container are killed one by one",
+        matters: true,
+    },
+    Feature {
+        since: (5, 14),
+        name: "cpu.max.burst",
+        loses: "`inception-oci` refuses a CPU burst",
+        matters: false,
+    },
+    Feature { since: (5, 15), name: "cpu.idle", loses: "`inception-oci` refuses CPU idle", matters: false },
+    Feature {
+        since: (5, 19),
+        name: "memory.peak",
+        loses: "the most memory that a service used is not known",
+        matters: false,
+    },
+    Feature {
+        since: (6, 2),
+        name: "Landlock for truncation",
+        loses: "files that `landlock` makes read-only can still be cut to nothing",
+        matters: false,
+    },
+    Feature {
+        since: (6, 3),
+        name: "idmapped mounts of tmpfs",
+        loses: "as root, bind mounts from a tmpfs are refused",
+        matters: false,
+    },
+    Feature {
+        since: (6, 6),
+        name: "user attributes on tmpfs",
+        loses: "the data directory cannot be on a tmpfs",
+        matters: false,
+    },
+];
+
+/// All findings, what stops everything first.
+pub(super) fn all(facts: &Facts) -> Vec<Check> {
+    let mut checks = vec![kernel(facts)];
+    checks.extend(features(facts));
+    checks.extend(calls(facts));
+    checks.extend(switches(facts));
+    if !facts.root {
+        checks.push(subordinate_ids(facts));
+        checks.extend(facts.helpers.iter().map(helper));
+    }
+    checks.extend(facts.attempt.as_ref().map(attempt).unwrap_or_default());
+    checks.push(seccomp(facts));
+    checks.push(landlock(facts));
+    checks.push(limits(facts));
+    if !facts.root {
+        checks.extend(session(facts));
+        checks.push(low_ports(facts));
+    }
+    checks.extend(data_directory(facts));
+    checks.push(room(facts));
+    checks.push(inodes(facts));
+    checks.push(runtime_directory(facts));
+    checks.push(bases(facts));
+    checks
+}
+
+/// Whether an attempt can tell anything new: not when a switch is known to be off.
+pub(super) fn may_attempt(facts: &Facts) -> bool {
+    let ids = if facts.root { Vec::new() } else { facts.helpers.iter().map(helper).collect() };
+    let known = switches(facts).into_iter().chain(ids);
+    (facts.root || facts.ids.is_ok()) && known.into_iter().all(|check| check.status != Status::Error)
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn kernel(facts: &Facts) -> Check {
+    let release = &facts.kernel;
+    match version(release) {
+        Some(found) if found < KERNEL => Check::error(
+            "kernel",
+            format!("Linux {release}; mounts in a user namespace need {}.{}", KERNEL.0, KERNEL.1),
+            "install a newer kernel (Debian 12 and Ubuntu 22.04 have one)",
+        ),
+        _ => Check::ok("kernel", format!("Linux {release}")),
+    }
+}
+
+/// What this kernel is too old for.
+fn features(facts: &Facts) -> Option<Check> {
+    let name = "kernel features";
+    let found = version(&facts.kernel).filter(|found| *found >= KERNEL)?;
+    let (missing, there): (Vec<&Feature>, Vec<&Feature>) =
+        FEATURES.iter().partition(|feature| found < feature.since);
+    let list = |features: &[&Feature]| {
+        let names = features.iter().map(|f| format!("{} ({}.{})", f.name, f.since.0, f.since.1));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    if missing.is_empty() {
+        return Some(Check::ok(name, list(&there)));
+    }
+    let cost: Vec<&str> = missing.iter().map(|feature| feature.loses).collect();
+    let status = if missing.iter().any(|f| f.matters) { Status::Warning } else { Status::Ok };
+    Some(Check {
+        name,
+        status,
+        found: format!("this kernel is too old for {}", list(&missing)),
+        cost: Some(cost.join("; ")),
+        fix: Some("a newer kernel, for example your distribution's backport".to_owned()),
+    })
+}
+
+/// Calls that a kernel of this version has, unless somebody is in between.
+fn calls(facts: &Facts) -> Vec<Check> {
+    let name = "system calls";
+    let around = "a container or a sandbox around this shell blocks it: allow it there, or run outside";
+    let mut checks = Vec::new();
+    for (call, result) in [("pidfd_open", &facts.calls.pidfd), ("openat2", &facts.calls.openat2)] {
+        if let Err(error) = result {
+            checks.push(Check::error(name, format!("{call}: {error}"), around));
+        }
+    }
+    if !facts.calls.clone3 {
+        checks.push(Check::warning(
+            name,
+            "clone3 is blocked",
+            "services with limits cannot start, because nothing is born in its cgroup without it",
+            around,
+        ));
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok(name, "clone3, pidfd_open and openat2 can be called"));
+    }
+    checks
+}
+
+/// Keeps a kernel setting over a reboot, and sets it now.
+fn persistent(setting: &str) -> String {
+    format!("echo '{setting}' | sudo tee -a /etc/sysctl.d/60-inception-run.conf && sudo sysctl --system")
+}
+
+/// The switches that distributions have for user namespaces.
+fn switches(facts: &Facts) -> Vec<Check> {
+    let name = "user namespaces";
+    let switches = &facts.switches;
+    let mut checks = Vec::new();
+    match switches.most {
+        Some(0) => checks.push(Check::error(
+            name,
+            "user.max_user_namespaces is 0",
+            persistent("user.max_user_namespaces = 15000"),
+        )),
+        None => checks.push(Check::error(
+            name,
+            "the kernel was built without them (CONFIG_USER_NS)",
+            "install your distribution's standard kernel",
+        )),
+        Some(_) => {}
+    }
+    if facts.root {
+        return checks;
+    }
+    if switches.unprivileged == Some(0) {
+        checks.push(Check::error(
+            name,
+            "kernel.unprivileged_userns_clone is 0: only root may make them",
+            persistent("kernel.unprivileged_userns_clone = 1"),
+        ));
+    }
+    if switches.apparmor == Some(1) && !switches.has_profile {
+        checks.push(Check::error(
+            "AppArmor",
+            "kernel.apparmor_restrict_unprivileged_userns is 1: programs need a profile to use user namespaces",
+            apparmor_profile(facts),
+        ));
+    }
+    checks
+}
+
+/// A profile for our binary alone: the restriction stays on for everything else.
+fn apparmor_profile(facts: &Facts) -> String {
+    format!(
+        "printf 'abi <abi/4.0>,\\ninclude <tunables/global>\\nprofile inception-run {} flags=(unconfined) {{\\n  \
+         userns,\\n}}\\n' | sudo tee /etc/apparmor.d/inception-run && \
+         sudo apparmor_parser -r /etc/apparmor.d/inception-run",
+        facts.binary.display()
+    )
+}
+
+fn subordinate_ids(facts: &Facts) -> Check {
+    let name = "subordinate ids";
+    match &facts.ids {
+        Ok(ids) if ids.count < IDS => Check::warning(
+            name,
+            format!("only {}; images use ids up to {IDS} (`nobody` is 65534)", ids.count),
+            "images with higher ids cannot be unpacked, and programs that change to one fail",
+            format!(
+                "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}    \
+                 # any 65536 ids that no other entry of /etc/subuid and /etc/subgid covers",
+                facts.user
+            ),
+        ),
+        Ok(ids) => Check::ok(name, format!("{} from {}", ids.count, ids.first)),
+        Err(refusal) => Check::error(name, refusal.message.clone(), refusal.hint.clone()),
+    }
+}
+
+fn helper(helper: &Helper) -> Check {
+    let Helper { name, capability, installed } = helper;
+    let Some(installed) = installed else {
+        return Check::error(
+            name,
+            "not installed",
+            "sudo apt-get install uidmap    # Fedora: dnf install shadow-utils; Arch: pacman -S shadow",
+        );
+    };
+    let shown = installed.path.display();
+    if !installed.setuid && !installed.capable {
+        return Check::error(
+            name,
+            format!("{shown} is neither set-user-ID root nor has {capability}"),
+            format!("sudo setcap {capability}=ep {shown}    # or: sudo chmod u+s {shown}"),
+        );
+    }
+    // A home on NFS, or a container.
+    if installed.nosuid {
+        return Check::error(
+            name,
+            format!("{shown} lies on a file system mounted with nosuid, so it has no more rights than you"),
+            "mount that file system without nosuid",
+        );
+    }
+    let how = if installed.setuid { "set-user-ID root" } else { capability };
+    Check::ok(name, format!("{shown}, {how}"))
+}
+
+/// What was tried.
+fn attempt(attempt: &Attempt) -> Vec<Check> {
+    let name = "user namespaces";
+    let trials = match attempt {
+        Attempt::Made(trials) => trials,
+        Attempt::Refused(why) => {
+            return vec![Check::error(
+                name,
+                why.clone(),
+                "see the other findings; a container or a hardened kernel may forbid them altogether",
+            )];
+        }
+        Attempt::Lost(why) => return vec![Check::error(name, why.clone(), "look into `dmesg`")],
+    };
+    let mut checks = vec![Check::ok(name, "can be made, with the id map")];
+    checks.push(match &trials.overlay {
+        Ok(()) => Check::ok("overlayfs", "can be mounted in a user namespace"),
+        Err(error) => Check::error(
+            "overlayfs",
+            format!("cannot be used in a user namespace: {error}"),
+            "sudo modprobe overlay    # and Linux 5.12 or newer",
+        ),
+    });
+    checks.push(match &trials.links {
+        Ok(()) => Check::ok("networks", "bridges and links can be made in a network namespace"),
+        Err(error) => Check::warning(
+            "networks",
+            format!("cannot be made: {error}"),
+            "only services with `network_mode: none` can run",
+            "echo 'bridge veth' | tr ' ' '\\n' | sudo tee /etc/modules-load.d/inception-run.conf && \
+             sudo modprobe -a bridge veth",
+        ),
+    });
+    checks.push(match &trials.nftables {
+        Ok(()) => Check::ok("nftables", "rules can be made in a network namespace"),
+        Err(error) => Check::warning(
+            "nftables",
+            format!("no rules can be made in a network namespace: {error}"),
+            "the traffic of a stack's networks cannot be filtered or redirected; published ports and services \
+             among each other do without",
+            "echo nf_tables | sudo tee /etc/modules-load.d/nf_tables.conf && sudo modprobe nf_tables",
+        ),
+    });
+    checks.extend(trials.idmap.as_ref().map(|idmap| match idmap {
+        Ok(()) => Check::ok("idmapped mounts", "the file system of this directory has them"),
+        Err(error) => Check::warning(
+            "idmapped mounts",
+            format!("cannot be made of this directory: {error}"),
+            "as root, stacks in it can neither bind mount nor build from it",
+            "put the stack on ext4, xfs, btrfs or another file system that has them, or run as an ordinary user",
+        ),
+    }));
+    checks
+}
+
+fn seccomp(facts: &Facts) -> Check {
+    let has = |wanted: &str| facts.calls.seccomp.split_whitespace().any(|action| action == wanted);
+    if !has("errno") {
+        return Check::error(
+            "seccomp",
+            "the kernel has no seccomp filters (CONFIG_SECCOMP_FILTER)",
+            "install your distribution's standard kernel",
+        );
+    }
+    if !has("user_notif") {
+        return Check::warning(
+            "seccomp",
+            "filters are available, but cannot notify another process",
+            "`inception-oci` refuses SCMP_ACT_NOTIFY",
+            "install your distribution's standard kernel",
+        );
+    }
+    Check::ok("seccomp", "filters are available")
+}
+
+fn landlock(facts: &Facts) -> Check {
+    match &facts.calls.landlock {
+        Ok(version) => Check::ok("Landlock", format!("version {version} of its interface")),
+        Err(error) => Check::warning(
+            "Landlock",
+            error.clone(),
+            "`landlock` of a service is refused",
+            "add `landlock` to the list in /sys/kernel/security/lsm with `lsm=...` on the kernel command line",
+        ),
+    }
+}
+
+fn limits(facts: &Facts) -> Check {
+    let name = "limits (cgroup v2)";
+    let cgroup = &facts.cgroup;
+    let layout = match cgroup.layout {
+        Layout::Unified => "cgroup v2",
+        Layout::Hybrid => "cgroup v2 beside v1 (hybrid)",
+        Layout::Version1 => "cgroup v1 only",
+        Layout::None => "no cgroups are mounted",
+    };
+    // Which controllers cannot be had, by the reason: usually there is one.
+    let mut reasons: BTreeMap<&Reason, Vec<&str>> = BTreeMap::new();
+    for (controller, reason) in &cgroup.missing {
+        reasons.entry(reason).or_default().push(controller.name());
+    }
+    let needed = [Controller::Memory, Controller::Cpu, Controller::Pids];
+    let why = needed.iter().find_map(|controller| cgroup.missing.get(controller));
+    let missing: Vec<String> =
+        reasons.iter().map(|(reason, names)| format!("not {} ({reason})", names.join(", "))).collect();
+    let Some(reason) = why else {
+        let at = cgroup.parent.as_ref().map(|path| format!(" below {}", path.display())).unwrap_or_default();
+        let mut found = format!("{layout}: limits can be enforced{at} by {}", cgroup.controllers.join(", "));
+        if !missing.is_empty() {
+            found.push_str(&format!("; {}", missing.join("; ")));
+        }
+        return Check::ok(name, found);
+    };
+    let own = cgroup.own.as_deref().map(|own| format!(" (this shell is in {own})")).unwrap_or_default();
+    Check::warning(
+        name,
+        format!("{layout}{own}: {}", missing.join("; ")),
+        "`mem_limit`, `cpus`, `pids_limit` and others are told as not enforced (an error with `--strict`); a \
+         service that is killed for memory cannot be told from others; `stats` sums up processes",
+        reason.fix(),
+    )
+}
+
+/// How an ordinary user is logged in: what systemd does for one, it does for a session.
+fn session(facts: &Facts) -> Vec<Check> {
+    let session = &facts.session;
+    let name = "session";
+    if !session.systemd {
+        return vec![Check::ok(name, "no systemd here: limits need a cgroup that was delegated by hand")];
+    }
+    let user = &facts.user;
+    let mut checks = Vec::new();
+    checks.push(match (&session.runtime, session.bus) {
+        (None, _) => Check::warning(
+            name,
+            "XDG_RUNTIME_DIR is not set: this shell is no login session (`su` and `sudo -u` make none)",
+            "systemd's user manager cannot be asked for a cgroup, so limits are not enforced",
+            format!("log in at the console or by ssh, or: sudo machinectl shell {user}@"),
+        ),
+        (Some(_), false) => Check::warning(
+            name,
+            "the session has no message bus",
+            "systemd's user manager cannot be asked for a cgroup, so limits are not enforced",
+            "sudo apt-get install dbus-user-session, then log in again",
+        ),
+        (Some(runtime), true) => {
+            let own = facts.cgroup.own.as_deref().unwrap_or("an unknown cgroup");
+            Check::ok(name, format!("{}, in {own}", runtime.display()))
+        }
+    });
+    checks.push(if session.linger {
+        Check::ok("linger", "on: a stack in the background outlives the last logout")
+    } else {
+        Check::warning(
+            "linger",
+            format!("off for {user}"),
+            "after the last logout systemd ends the user's manager and removes XDG_RUNTIME_DIR, and with that a \
+             stack that runs in the background (`up -d`)",
+            format!("sudo loginctl enable-linger {user}"),
+        )
+    });
+    checks
+}
+
+fn low_ports(facts: &Facts) -> Check {
+    let name = "low ports";
+    let start = facts.first_port;
+    if start <= LOWEST_PORT {
+        return Check::ok(name, format!("an ordinary user may publish ports from {start} on"));
+    }
+    Check::warning(
+        name,
+        format!("net.ipv4.ip_unprivileged_port_start is {start}"),
+        format!("an ordinary user may publish ports from {start} on only; not 21, 80 or 443"),
+        format!(
+            "publish higher ones (8443:443), or: {}",
+            persistent(&format!("net.ipv4.ip_unprivileged_port_start = {LOWEST_PORT}"))
+        ),
+    )
+}
+
+/// File systems that cannot hold an overlay's writable directory, by the magic number of `statfs(2)`.
+const UNFIT: [(u64, &str); 8] = [
+    (0x9fa0, "proc"),
+    (0x6969, "nfs"),
+    (0xff53_4d42, "cifs"),
+    (0xfe53_4d42, "smb2"),
+    (0x794c_7630, "overlayfs"),
+    (0x0102_1997, "9p"),
+    (0x4d44, "vfat"),
+    (0xf15f, "ecryptfs"),
+];
+/// The same for a tmpfs, which can from Linux 6.6 on.
+const TMPFS: u64 = 0x0102_1994;
+
+fn data_directory(facts: &Facts) -> Vec<Check> {
+    let name = "data directory";
+    let data = &facts.data;
+    let shown = data.path.display();
+    let elsewhere = "export INCEPTION_DATA_DIR=/path/on/a/local/disk    # ext4, xfs or btrfs";
+    let mut checks = Vec::new();
+    let unfit = |magic: u64| {
+        let known = UNFIT.iter().find(|(unfit, _)| *unfit == magic).map(|(_, kind)| *kind);
+        let old = version(&facts.kernel).is_some_and(|version| version < (6, 6));
+        known.or((magic == TMPFS && old).then_some("a tmpfs, and this kernel is older than 6.6"))
+    };
+    match &data.file_system {
+        Err(error) => checks.push(Check::error(name, format!("{shown}: {error}"), elsewhere)),
+        Ok(magic) => checks.push(match unfit(*magic) {
+            Some(kind) => Check::error(
+                name,
+                format!("{shown} is on {kind}, which overlayfs does not accept for its writable directory"),
+                elsewhere,
+            ),
+            None => Check::ok(name, shown.to_string()),
+        }),
+    }
+    if !data.writable {
+        checks.push(Check::error(name, format!("{} is not writable", data.existing.display()), elsewhere));
+    }
+    checks
+}
+
+const LARGER: &str = "free some, or: export INCEPTION_DATA_DIR=/path/on/a/larger/disk";
+
+fn room(facts: &Facts) -> Check {
+    let name = "disk space";
+    let found = format!("{:.1} GB free at {}", facts.data.free as f64 / 1e9, facts.data.path.display());
+    match facts.data.free {
+        0..ROOM_LEAST => Check::error(name, found, LARGER),
+        ROOM_LEAST..ROOM => {
+            Check::warning(name, found, "five services with Debian images take about 3 GB", LARGER)
+        }
+        _ => Check::ok(name, found),
+    }
+}
+
+fn inodes(facts: &Facts) -> Check {
+    let name = "inodes";
+    let Some(free) = facts.data.free_inodes else {
+        return Check::ok(name, "the file system makes them as they are needed");
+    };
+    let found = format!("{free} free at {}", facts.data.path.display());
+    match free {
+        0..INODES_LEAST => Check::error(name, found, LARGER),
+        INODES_LEAST..INODES => {
+            Check::warning(name, found, "images may not fit although there is room on the disk", LARGER)
+        }
+        _ => Check::ok(name, found),
+    }
+}
+
+fn runtime_directory(facts: &Facts) -> Check {
+    let name = "runtime directory";
+    let shown = facts.runtime.path.display();
+    let another = "export INCEPTION_RUNTIME_DIR=/path/to/another";
+    match &facts.runtime.state {
+        RuntimeState::Private => Check::ok(name, shown.to_string()),
+        RuntimeState::Missing => Check::ok(name, format!("{shown} (not made yet)")),
+        RuntimeState::Open => Check::error(
+            name,
+            format!("{shown} is not a directory of your own that is closed to others"),
+            another,
+        ),
+        RuntimeState::Unreadable(error) => Check::error(name, format!("{shown}: {error}"), another),
+    }
+}
+
+/// Where base images can come from.
+fn bases(facts: &Facts) -> Check {
+    let name = "Debian base images";
+    match &facts.mmdebstrap {
+        Some(path) => Check::ok(name, format!("made with {}", path.display())),
+        None => Check::warning(
+            name,
+            "mmdebstrap is not installed",
+            "`FROM debian:...` needs a tarball in INCEPTION_BASE_DIR",
+            "sudo apt-get install mmdebstrap",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attempt::Trials;
+    use super::super::facts::*;
+    use super::*;
+
+    /// A machine on which an ordinary user wants for nothing.
+    fn good() -> Facts {
+        let helper = |name, capability, path: &str| Helper {
+            name,
+            capability,
+            installed: Some(Installed { path: path.into(), setuid: true, capable: false, nosuid: false }),
+        };
+        Facts {
+            root: false,
+            user: "me".into(),
+            binary: "/usr/local/bin/inception-run".into(),
+            kernel: "6.12.1".into(),
+            switches: Switches {
+                most: Some(15000),
+                unprivileged: Some(1),
+                apparmor: Some(0),
+                has_profile: false,
+            },
+            ids: Ok(Ids { count: 65536, first: 100_000 }),
+            helpers: [
+                helper("newuidmap", "cap_setuid", "/usr/bin/newuidmap"),
+                helper("newgidmap", "cap_setgid", "/usr/bin/newgidmap"),
+            ],
+            attempt: Some(Attempt::Made(Trials {
+                overlay: Ok(()),
+                links: Ok(()),
+                nftables: Ok(()),
+                idmap: None,
+            })),
+            calls: Calls {
+                clone3: true,
+                pidfd: Ok(()),
+                openat2: Ok(()),
+                seccomp: "kill_process errno user_notif log allow".into(),
+                landlock: Ok(6),
+            },
+            cgroup: Cgroups {
+                layout: Layout::Unified,
+                parent: Some("/sys/fs/cgroup/x".into()),
+                missing: BTreeMap::new(),
+                controllers: vec!["cpu".into(), "memory".into(), "pids".into()],
+                own: Some("/user.slice/user-1000.slice/session-1.scope".into()),
+            },
+            session: Session {
+                systemd: true,
+                runtime: Some("/run/user/1000".into()),
+                bus: true,
+                linger: true,
+            },
+            first_port: 21,
+            data: DataDirectory {
+                path: "/home/me/.local/share/inception-run".into(),
+                existing: "/home/me".into(),
+                file_system: Ok(0xef53),
+                writable: true,
+                free: 100 << 30,
+                free_inodes: Some(1_000_000),
+            },
+            runtime: RuntimeDirectory {
+                path: "/run/user/1000/inception-run".into(),
+                state: RuntimeState::Missing,
+            },
+            mmdebstrap: Some("/usr/bin/mmdebstrap".into()),
+        }
+    }
+
+    fn without(controllers: &[Controller], reason: &Reason) -> BTreeMap<Controller, Reason> {
+        controllers.iter().map(|controller| (*controller, reason.clone())).collect()
+    }
+
+    /// The findings that are not as they should be.
+    fn bad(change: impl FnOnce(&mut Facts)) -> BTreeMap<&'static str, Check> {
+        let mut facts = good();
+        change(&mut facts);
+        let bad = all(&facts).into_iter().filter(|check| check.status != Status::Ok);
+        bad.map(|check| (check.name, check)).collect()
+    }
+
+    /// The one finding that is not as it should be.
+    #[track_caller]
+    fn only(name: &str, status: Status, fix: &str, change: impl FnOnce(&mut Facts)) -> Check {
+        let mut bad = bad(change);
+        assert_eq!(bad.len(), 1, "{bad:?}");
+        let check = bad.remove(name).unwrap();
+        assert_eq!(check.status, status, "{check:?}");
+        assert!(check.cost.is_some() && check.fix.as_ref().unwrap().contains(fix), "{check:?}");
+        check
+    }
+
+    #[test]
+    fn a_machine_that_wants_for_nothing() {
+        assert_eq!(bad(|_| {}), BTreeMap::new());
+        assert!(may_attempt(&good()));
+        // Root needs neither helpers nor a session.
+        let root = bad(|facts| {
+            facts.root = true;
+            facts.ids = Err(Refusal { message: "no".into(), hint: String::new() });
+            facts.helpers[0].installed = None;
+            facts.first_port = 1024;
+            facts.session.linger = false;
+            facts.switches.unprivileged = Some(0);
+            facts.switches.apparmor = Some(1);
+        });
+        assert_eq!(root, BTreeMap::new());
+    }
+
+    #[test]
+    fn what_stops_everything() {
+        let stops = |name: &str, fix: &str, change: fn(&mut Facts)| only(name, Status::Error, fix, change);
+        stops("kernel", "newer kernel", |facts| facts.kernel = "5.10.0-28-amd64".into());
+        stops("user namespaces", "user.max_user_namespaces = 15000", |f| f.switches.most = Some(0));
+        stops("user namespaces", "standard kernel", |f| f.switches.most = None);
+        let clone = "kernel.unprivileged_userns_clone = 1";
+        stops("user namespaces", clone, |f| f.switches.unprivileged = Some(0));
+        let check = stops("AppArmor", "userns,", |f| f.switches.apparmor = Some(1));
+        assert!(check.fix.unwrap().contains("profile inception-run /usr/local/bin/inception-run"));
+        assert_eq!(bad(|f| (f.switches.apparmor, f.switches.has_profile) = (Some(1), true)), BTreeMap::new());
+        stops("subordinate ids", "usermod", |f| {
+            f.ids = Err(Refusal { message: "no range".into(), hint: "sudo usermod".into() });
+        });
+        stops("newuidmap", "apt-get install uidmap", |f| f.helpers[0].installed = None);
+        let installed = |change: fn(&mut Installed)| {
+            move |f: &mut Facts| change(f.helpers[1].installed.as_mut().unwrap())
+        };
+        only("newgidmap", Status::Error, "sudo setcap cap_setgid=ep", installed(|i| i.setuid = false));
+        only("newgidmap", Status::Error, "without nosuid", installed(|i| i.nosuid = true));
+        stops("user namespaces", "other findings", |f| f.attempt = Some(Attempt::Refused("EPERM".into())));
+        stops("overlayfs", "modprobe overlay", |f| trials(f).overlay = Err("ENODEV".into()));
+        stops("system calls", "around", |f| f.calls.openat2 = Err("not permitted".into()));
+        stops("seccomp", "standard kernel", |f| f.calls.seccomp.clear());
+        stops("data directory", "INCEPTION_DATA_DIR", |f| f.data.file_system = Ok(0x6969));
+        stops("data directory", "INCEPTION_DATA_DIR", |f| f.data.writable = false);
+        stops("disk space", "larger/disk", |f| f.data.free = 1 << 20);
+        stops("inodes", "larger/disk", |f| f.data.free_inodes = Some(100));
+        stops("runtime directory", "INCEPTION_RUNTIME_DIR", |f| f.runtime.state = RuntimeState::Open);
+    }
+
+    fn trials(facts: &mut Facts) -> &mut Trials {
+        match &mut facts.attempt {
+            Some(Attempt::Made(trials)) => trials,
+            _ => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn what_costs_something() {
+        let costs = |name: &str, fix: &str, change: fn(&mut Facts)| only(name, Status::Warning, fix, change);
+        costs("subordinate ids", "usermod", |f| f.ids = Ok(Ids { count: 1000, first: 1 }));
+        costs("networks", "modprobe", |f| trials(f).links = Err("not supported".into()));
+        costs("nftables", "nf_tables", |f| trials(f).nftables = Err("not supported".into()));
+        costs("idmapped mounts", "ext4", |f| trials(f).idmap = Some(Err("invalid".into())));
+        costs("system calls", "around", |f| f.calls.clone3 = false);
+        costs("seccomp", "standard kernel", |f| f.calls.seccomp = "errno allow".into());
+        costs("Landlock", "lsm=", |f| f.calls.landlock = Err("Operation not supported".into()));
+        costs("session", "machinectl shell me@", |f| f.session.runtime = None);
+        costs("session", "dbus-user-session", |f| f.session.bus = false);
+        costs("linger", "loginctl enable-linger me", |f| f.session.linger = false);
+        costs("low ports", "ip_unprivileged_port_start = 21", |f| f.first_port = 1024);
+        costs("disk space", "larger/disk", |f| f.data.free = 1 << 30);
+        costs("inodes", "larger/disk", |f| f.data.free_inodes = Some(50_000));
+        costs("Debian base images", "mmdebstrap", |f| f.mmdebstrap = None);
+        let check = costs("limits (cgroup v2)", "unified_cgroup_hierarchy=1", |f| {
+            f.cgroup.layout = Layout::Hybrid;
+            f.cgroup.missing = without(&Controller::ALL, &Reason::Version1);
+        });
+        assert!(check.found.contains("hybrid") && check.found.contains("session-1.scope"), "{check:?}");
+        costs("limits (cgroup v2)", "Delegate=", |f| {
+            f.cgroup.missing = without(&[Controller::Cpu], &Reason::NotGiven("/sys/fs/cgroup/x".into()));
+        });
+        // What few limits need is told in passing.
+        let reason = Reason::NotGiven("/sys/fs/cgroup/x".into());
+        let facts = Facts {
+            cgroup: Cgroups { missing: without(&[Controller::Io], &reason), ..good().cgroup },
+            ..good()
+        };
+        assert!(limits(&facts).status == Status::Ok && limits(&facts).found.contains("not io"));
+        // Without systemd there is no session to speak of.
+        assert_eq!(
+            bad(|f| f.session = Session { systemd: false, runtime: None, bus: false, linger: false }),
+            BTreeMap::new()
+        );
+    }
+
+    #[test]
+    fn what_a_kernel_is_too_old_for() {
+        let feature = |kernel: &str| {
+            let facts = Facts { kernel: kernel.into(), ..good() };
+            features(&facts)
+        };
+        assert_eq!(feature("5.10.0"), None, "it is too old for everything");
+        let old = feature("5.12.3").unwrap();
+        assert!(old.status == Status::Warning && old.cost.unwrap().contains("`landlock` of a service"));
+        let debian = feature("6.1.0-38-amd64").unwrap();
+        assert!(debian.status == Status::Ok && debian.found.contains("tmpfs (6.3)"), "{debian:?}");
+        assert!(debian.cost.is_some());
+        assert_eq!(feature("6.6.1").unwrap().cost, None);
+        // A tmpfs holds the data directory only where overlayfs can use it.
+        let on_tmpfs =
+            |kernel: &str| bad(|f| (f.kernel, f.data.file_system) = (kernel.into(), Ok(TMPFS))).len();
+        assert_eq!((on_tmpfs("6.1.0"), on_tmpfs("6.6.0")), (1, 0));
+        assert_eq!(version("6.1.0-38-cloud-amd64"), Some((6, 1)));
+        assert!(version("5.9.16").unwrap() < KERNEL && version("odd").is_none());
+    }
+
+    #[test]
+    fn what_is_known_to_be_off_is_not_attempted() {
+        for change in [
+            (|f| f.switches.most = Some(0)) as fn(&mut Facts),
+            |f| f.switches.apparmor = Some(1),
+            |f| f.helpers[0].installed = None,
+            |f| f.ids = Err(Refusal { message: String::new(), hint: String::new() }),
+        ] {
+            let mut facts = good();
+            change(&mut facts);
+            assert!(!may_attempt(&facts));
+        }
+    }
+}
