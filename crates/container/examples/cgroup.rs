@@ -1,6 +1,7 @@
 //! Tries a container's cgroup on a machine where cgroup v2 is whole; `tests/vm/cgroup-*` run it there.
 //!
-//! `cgroup files` wants root and no systemd's help, `cgroup scope` a systemd of the host's or the user's own.
+//! `cgroup files` wants root and no systemd's help, `cgroup scope` a systemd of the host's or the user's own, and
+//! `cgroup hybrid` a host where the controllers are on cgroup v1.
 //! Each line of the output is `ok: ...` or `WRONG: ...`; the exit code is 1 after a wrong one.
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +18,8 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("files") => files(&mut report),
         Some("scope") => scope(&mut report),
-        _ => panic!("cgroup files|scope"),
+        Some("hybrid") => hybrid(&mut report),
+        _ => panic!("cgroup files|scope|hybrid"),
     }
     std::process::exit(i32::from(report.failed));
 }
@@ -267,6 +269,61 @@ fn memory(report: &mut Report, placement: &Placement, cgroup: &Cgroup) {
     report.refused("checkBeforeUpdate", placement.update(&resources(&checked)), "below what is in use");
     cgroup.kill().unwrap();
     exit_code(&keeper);
+}
+
+fn hybrid(report: &mut Report) {
+    let trees = Path::new("/sys/fs/cgroup");
+    let name = format!("inception-test-{}", std::process::id());
+    let limits = resources(&serde_json::json!({
+        "memory": {"limit": 64 << 20, "swap": 96 << 20, "reservation": 16 << 20},
+        "cpu": {"shares": 512, "quota": 20_000, "period": 50_000, "cpus": "0"},
+        "pids": {"limit": 20},
+        "devices": [{"allow": false, "access": "rwm"}],
+    }));
+    let mut placement = Placement::for_container(Some(&format!("/{name}/c")), "c", false).unwrap();
+    let cgroup = placement.prepare(&limits).unwrap_or_else(|error| panic!("{}", chain(&error))).unwrap();
+    let first = child(Some(&cgroup), || {
+        std::thread::sleep(Duration::from_millis(300));
+        opens("/dev/kmsg")
+    });
+    placement.admit(first.pid, &limits).unwrap();
+    for (tree, file, wanted) in [
+        ("memory", "memory.limit_in_bytes", "67108864"),
+        ("memory", "memory.memsw.limit_in_bytes", "100663296"),
+        ("memory", "memory.soft_limit_in_bytes", "16777216"),
+        ("cpu", "cpu.shares", "512"),
+        ("cpu", "cpu.cfs_quota_us", "20000"),
+        ("cpu", "cpu.cfs_period_us", "50000"),
+        ("cpuset", "cpuset.cpus", "0"),
+        ("cpuset", "cpuset.mems", "0"),
+        ("pids", "pids.max", "20"),
+        ("devices", "cgroup.procs", &first.pid.to_string()),
+    ] {
+        report.same(&trees.join(tree).join(&name).join("c"), file, wanted);
+    }
+    let larger = resources(&serde_json::json!({"memory": {"limit": 128 << 20, "swap": 256 << 20}}));
+    placement.update(&larger).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    report.same(&trees.join("memory").join(&name).join("c"), "memory.limit_in_bytes", "134217728");
+    let io = disk().or(Some((7, 0))).map(|(major, minor)| {
+        serde_json::json!({"blockIO": {
+            "throttleReadBpsDevice": [{"major": major, "minor": minor, "rate": 1 << 20}]
+        }})
+    });
+    placement.update(&resources(&io.unwrap())).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    report.same(&trees.join("blkio").join(&name).join("c"), "cgroup.procs", &first.pid.to_string());
+    cgroup.freeze().unwrap();
+    report.check("frozen", cgroup.is_frozen().unwrap(), "yes");
+    cgroup.thaw().unwrap();
+    let code = exit_code(&first);
+    report.check("/dev/kmsg may not be used", code == Some(libc::EPERM), &format!("{code:?}"));
+    cgroup.kill().unwrap();
+    drop(cgroup);
+    placement.remove().unwrap();
+    let left: Vec<_> = fs::read_dir(trees)
+        .unwrap()
+        .filter(|tree| tree.as_ref().unwrap().path().join(&name).exists())
+        .collect();
+    report.check("removed", left.is_empty(), &format!("{left:?}"));
 }
 
 fn scope(report: &mut Report) {

@@ -27,8 +27,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub struct Cgroup {
     pub(super) path: PathBuf,
     directory: OwnedFd,
-    /// Its counterparts in trees of cgroup v1.
-    pub(super) version1: Mirror,
+    /// Its counterparts in trees of cgroup v1, where there are such trees and it may use them.
+    pub(super) version1: Option<Mirror>,
 }
 
 impl AsFd for Cgroup {
@@ -63,7 +63,7 @@ impl Cgroup {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let directory = rustix::fs::open(path, DIRECTORY, Mode::empty())
             .map_err(|errno| Error::at("open cgroup", path)(errno.into()))?;
-        Ok(Self { path: path.to_owned(), directory, version1: Mirror::default() })
+        Ok(Self { path: path.to_owned(), directory, version1: None })
     }
 
     /// Where it is.
@@ -78,10 +78,14 @@ impl Cgroup {
     /// The first file that could not be written, with the value; [`Error::Controller`] where it is not there.
     pub fn apply(&self, resources: &Resources, rootless: bool) -> Result<(), Error> {
         self.check_usage(resources)?;
-        let settings = match self.version1.is_empty() {
-            true => resources.version2()?,
-            false => self.version1.apply(resources)?,
-        };
+        match &self.version1 {
+            None => self.apply_here(resources, rootless),
+            Some(version1) => self.apply_here(&version1.apply(resources, &self.procs()?)?, rootless),
+        }
+    }
+
+    fn apply_here(&self, resources: &Resources, rootless: bool) -> Result<(), Error> {
+        let settings = resources.version2()?;
         // Some values are refused while another one stands that does not go with them, such as a quota below the
         // present burst: these get a second chance when all others are written.
         let mut refused = Vec::new();
@@ -95,14 +99,12 @@ impl Cgroup {
             self.set(setting)?;
         }
         match &resources.devices {
-            Some(rules) if !self.version1.has("devices") => {
-                devices::enforce(self.directory.as_fd(), rules, rootless)
-            }
-            _ => Ok(()),
+            Some(rules) => devices::enforce(self.directory.as_fd(), rules, rootless),
+            None => Ok(()),
         }
     }
 
-    fn set(&self, setting: &Setting) -> Result<(), Error> {
+    pub(super) fn set(&self, setting: &Setting) -> Result<(), Error> {
         let Setting { file, value, absent, .. } = setting;
         let value = self.completed(value)?;
         let result = self.write_lines(file, &value);
@@ -204,7 +206,7 @@ impl Cgroup {
     /// What the kernel reports: `ESRCH` when there is no such process.
     pub fn admit(&self, pid: i32) -> Result<(), Error> {
         self.write("cgroup.procs", &pid.to_string())?;
-        self.version1.admit(pid)
+        self.version1.as_ref().map_or(Ok(()), |version1| version1.admit(pid))
     }
 
     /// The processes in this cgroup and in those below it. Those that another PID namespace hides are not among
@@ -337,7 +339,7 @@ impl Cgroup {
     /// # Errors
     /// `EBUSY` when a process stands in one of them still after a while.
     pub fn remove(self) -> Result<(), Error> {
-        self.version1.remove()?;
+        self.version1.as_ref().map_or(Ok(()), |version1| version1.remove(0))?;
         remove(&self.path)
     }
 

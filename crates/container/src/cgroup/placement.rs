@@ -1,5 +1,6 @@
 //! Which cgroup a container of the OCI runtime gets.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -25,12 +26,21 @@ use super::{Error, Resources};
 /// ...
 /// placement.open()?.kill()?; placement.remove()?;                        // from any process
 /// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
     place: Place,
+    /// Where the trees of cgroup v1 are, looked up once in each process.
+    #[serde(skip)]
+    version1: OnceCell<Option<Mirror>>,
     /// Whether this user's rights are those of the host's root.
     rootless: bool,
+}
+
+impl PartialEq for Placement {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.place, self.rootless) == (&other.place, other.rootless)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,7 +51,8 @@ enum Place {
         path: PathBuf,
         /// The topmost directory on the way to it that was not there before.
         made: Option<PathBuf>,
-        version1: Mirror,
+        /// Its path in the trees of cgroup v1, where this user may use them.
+        version1: Option<PathBuf>,
     },
     /// systemd makes it when it gets its first process.
     Scope(Scope),
@@ -63,12 +74,12 @@ impl Placement {
         let given = cgroups_path.filter(|path| !path.is_empty());
         if systemd {
             let place = Place::Scope(Scope::named(given, id, rootless)?);
-            return Ok(Self { place, rootless });
+            return Ok(Self::new(place, rootless));
         }
         let below = below(given, id)?;
         let Some(hierarchy) = Hierarchy::current() else {
             if rootless {
-                return Ok(Self { place: Place::Nowhere(Reason::NotMounted), rootless });
+                return Ok(Self::new(Place::Nowhere(Reason::NotMounted), rootless));
             }
             let reason = Reason::NotMounted;
             return Err(Error::Nowhere { wanted: format!("container `{id}`"), reason });
@@ -77,12 +88,29 @@ impl Placement {
         if rootless && !may_make(&path) {
             let parent = delegation::delegation().parent.or_else(|| delegation::nearest_writable(&hierarchy));
             let Some(parent) = parent else {
-                return Ok(Self { place: Place::Nowhere(Reason::NotDelegated(hierarchy.own)), rootless });
+                return Ok(Self::new(Place::Nowhere(Reason::NotDelegated(hierarchy.own)), rootless));
             };
             path = parent.join(&below);
         }
-        let version1 = if rootless { Mirror::default() } else { Mirror::of(&hierarchy, &below) };
-        Ok(Self { place: Place::Directory { path, made: None, version1 }, rootless })
+        let version1 = (!rootless && !hierarchy.version1.is_empty()).then_some(below);
+        let placement = Self::new(Place::Directory { path, made: None, version1 }, rootless);
+        placement.version1.get_or_init(|| placement.mirror(Some(&hierarchy)));
+        Ok(placement)
+    }
+
+    fn new(place: Place, rootless: bool) -> Self {
+        Self { place, version1: OnceCell::new(), rootless }
+    }
+
+    fn mirror(&self, hierarchy: Option<&Hierarchy>) -> Option<Mirror> {
+        match &self.place {
+            Place::Directory { version1: Some(below), .. } => Some(Mirror::of(hierarchy?, below)),
+            _ => None,
+        }
+    }
+
+    fn version1(&self) -> Option<&Mirror> {
+        self.version1.get_or_init(|| self.mirror(Hierarchy::current().as_ref())).as_ref()
     }
 
     /// Whether the cgroup comes into being with [`Self::admit`] only.
@@ -105,7 +133,7 @@ impl Placement {
     /// # Errors
     /// [`Error::InUse`] when there are processes in it already; the limit that cannot be enforced.
     pub fn prepare(&mut self, resources: &Resources) -> Result<Option<Cgroup>, Error> {
-        match &mut self.place {
+        match &self.place {
             Place::Nowhere(reason) => {
                 if !resources.is_empty() {
                     let (wanted, reason) = ("a limit of `linux.resources`".into(), reason.clone());
@@ -114,23 +142,44 @@ impl Placement {
                 Ok(None)
             }
             Place::Scope(_) => resources.check().map(|()| None),
-            Place::Directory { path, made, version1 } => {
-                if version1.is_empty() {
-                    resources.check()?;
+            Place::Directory { path, .. } => {
+                match self.version1() {
+                    Some(version1) => version1.rest(resources).check()?,
+                    None => resources.check()?,
                 }
-                // Another container's: whoever deleted one of the two would kill the other.
-                if path.exists() && Cgroup::open(path)?.is_populated()? {
-                    return Err(Error::InUse(path.clone()));
+                self.check_free(path)?;
+                let topmost = make(path)?;
+                if let Place::Directory { made, .. } = &mut self.place {
+                    *made = topmost;
                 }
-                *made = make(path)?;
-                let filled = fill(path, version1, resources, self.rootless);
+                let filled = self.fill(resources);
                 if filled.is_err() {
                     // The first error is the one to tell.
                     self.remove().ok();
                 }
-                filled.map(Some)
+                filled
             }
         }
+    }
+
+    /// That it is not another container's: whoever deleted one of the two would kill the other.
+    fn check_free(&self, path: &Path) -> Result<(), Error> {
+        if path.exists() && Cgroup::open(path)?.is_populated()? {
+            return Err(Error::InUse(path.to_owned()));
+        }
+        match self.version1().and_then(Mirror::in_use) {
+            Some(path) => Err(Error::InUse(path)),
+            None => Ok(()),
+        }
+    }
+
+    fn fill(&self, resources: &Resources) -> Result<Option<Cgroup>, Error> {
+        let Some(cgroup) = self.open()? else { return Ok(None) };
+        if let Some(hierarchy) = Hierarchy::current() {
+            delegation::pass_all_on(&hierarchy.mount, cgroup.path());
+        }
+        cgroup.apply(resources, self.rootless)?;
+        Ok(Some(cgroup))
     }
 
     /// Completes what [`Self::prepare`] could not do without a process: `pid`, the container's first one, is moved
@@ -141,7 +190,7 @@ impl Placement {
     pub fn admit(&mut self, pid: i32, resources: &Resources) -> Result<(), Error> {
         match &mut self.place {
             Place::Nowhere(_) => Ok(()),
-            Place::Directory { version1, .. } => version1.admit(pid),
+            Place::Directory { .. } => self.version1().map_or(Ok(()), |version1| version1.admit(pid)),
             Place::Scope(scope) => {
                 scope.start(pid, resources)?;
                 match self.open()? {
@@ -162,9 +211,7 @@ impl Placement {
             Err(error) if error.kind() == Some(io::ErrorKind::NotFound) => Ok(None),
             Err(error) => Err(error),
             Ok(mut cgroup) => {
-                if let Place::Directory { version1, .. } = &self.place {
-                    cgroup.version1 = version1.clone();
-                }
+                cgroup.version1 = self.version1().cloned();
                 Ok(Some(cgroup))
             }
         }
@@ -201,11 +248,14 @@ impl Placement {
                 scope.stop()?;
                 scope.path.as_deref().map_or(Ok(()), directory::remove)
             }
-            Place::Directory { path, made, version1 } => {
-                version1.remove()?;
+            Place::Directory { path, made, .. } => {
+                let ours = |parent: &&Path| made.as_deref().is_some_and(|made| parent.starts_with(made));
+                let parents: Vec<&Path> = path.ancestors().skip(1).take_while(ours).collect();
+                if let Some(version1) = self.version1() {
+                    version1.remove(parents.len())?;
+                }
                 directory::remove(path)?;
-                let Some(made) = made else { return Ok(()) };
-                for parent in path.ancestors().skip(1).take_while(|parent| parent.starts_with(made)) {
+                for parent in parents {
                     // In use by another container by now.
                     if directory::directory(parent).is_err() {
                         break;
@@ -275,17 +325,6 @@ fn make(path: &Path) -> Result<Option<PathBuf>, Error> {
     Ok(made)
 }
 
-fn fill(path: &Path, version1: &Mirror, resources: &Resources, rootless: bool) -> Result<Cgroup, Error> {
-    let mut cgroup = Cgroup::open(path)?;
-    if let Some(hierarchy) = Hierarchy::current() {
-        delegation::pass_all_on(&hierarchy.mount, path);
-    }
-    version1.make()?;
-    cgroup.version1 = version1.clone();
-    cgroup.apply(resources, rootless)?;
-    Ok(cgroup)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,8 +347,7 @@ mod tests {
         let made = make(&path).unwrap();
         assert_eq!(made, Some(top.path().join("a")));
         assert_eq!(make(&path).unwrap(), None);
-        let place = Place::Directory { path, made, version1: Mirror::default() };
-        let placement = Placement { place, rootless: true };
+        let placement = Placement::new(Place::Directory { path, made, version1: None }, true);
         let stored = serde_json::to_string(&placement).unwrap();
         let placement: Placement = serde_json::from_str(&stored).unwrap();
         fs::create_dir(top.path().join("a/beside")).unwrap();

@@ -13,7 +13,7 @@ use super::{Error, Limits};
 /// Limits and device rules, checked. Making one changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Resources {
-    spec: LinuxResources,
+    pub(super) spec: LinuxResources,
     /// `None` leaves the cgroup's rules as they are.
     pub(super) devices: Option<Vec<Rule>>,
 }
@@ -51,7 +51,7 @@ impl Setting {
         }
     }
 
-    fn or(self, absent: Absent) -> Self {
+    pub(super) fn or(self, absent: Absent) -> Self {
         Self { absent, ..self }
     }
 
@@ -146,7 +146,7 @@ impl Resources {
     }
 
     /// `unified` has the last word about a file.
-    pub(super) fn unified(&self, settings: &mut Vec<Setting>) {
+    fn unified(&self, settings: &mut Vec<Setting>) {
         let unified: BTreeMap<_, _> = self.spec.unified().iter().flatten().collect();
         settings.retain(|setting| !unified.contains_key(&setting.file));
         settings.extend(
