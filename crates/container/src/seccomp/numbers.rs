@@ -1,4 +1,4 @@
-//! Numbers of system calls. Written by `scripts/syscall-numbers` from the kernel's headers; not by hand.
+//! Numbers of system calls. Written by `numbers.py` from the kernel's headers; not by hand.
 
 /// What an architecture does not have.
 pub(super) const NONE: u16 = u16::MAX;

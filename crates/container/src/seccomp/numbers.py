@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes the table of system call numbers, crates/container/src/seccomp/numbers.rs, to standard output.
+"""Writes the table of system call numbers, numbers.rs, to standard output.
 
-Usage: scripts/syscall-numbers DIRECTORY
+Usage: numbers.py DIRECTORY
 
 DIRECTORY holds the unpacked Debian packages linux-libc-dev-ARCH-cross of amd64, arm64, armhf, mips64el,
 ppc64el, riscv64 and s390x (`apt-get download`, `dpkg-deb -x`). What the kernel gained after those headers were
@@ -77,7 +77,7 @@ def main():
                 found.setdefault(name, number)
         # ARM's private calls (0xf0001 and on) are the only ones that do not fit; `Architecture::number` has them.
         columns.append({name: number for name, number in found.items() if 0 <= number < 0xFFFF})
-    print("//! Numbers of system calls. Written by `scripts/syscall-numbers` from the kernel's headers; not by hand.\n")
+    print("//! Numbers of system calls. Written by `numbers.py` from the kernel's headers; not by hand.\n")
     print("/// What an architecture does not have.\npub(super) const NONE: u16 = u16::MAX;\n")
     print("/// Names in order, and their numbers on each of `Architecture`'s columns, without the column's base.")
     print("#[rustfmt::skip]")
