@@ -170,8 +170,8 @@ pub(crate) fn pressure(usage: &Measured) -> String {
 pub(crate) fn note(readings: &[Reading]) -> Option<&'static str> {
     let by_processes = |usage: &Measured| usage.memory.origin == Origin::Processes;
     readings.iter().filter_map(|reading| reading.usage.as_ref()).any(by_processes).then_some(
-        "note: without a memory controller of cgroup v2 the numbers are sums over the services' processes; \
-         `inception-run doctor` says why",
+        "note: services without a cgroup of their own are summed up over their processes: a limit in the stack file \
+         gives them one, where `inception-run doctor` says that it can be enforced",
     )
 }
 

@@ -8,17 +8,3 @@ pub fn has_clone3() -> bool {
     let result = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<libc::clone_args>(), 0usize) };
     result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL)
 }
-
-/// The version of the Landlock interface (landlock(7)).
-///
-/// # Errors
-/// `ENOSYS` where the kernel was built without it, `EOPNOTSUPP` where it was switched off at boot.
-pub fn landlock_abi() -> io::Result<u32> {
-    /// `LANDLOCK_CREATE_RULESET_VERSION`.
-    const VERSION: u32 = 1;
-    // SAFETY: with this flag the pointer must be null and the size zero, and only a number comes back.
-    let result = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0usize, VERSION)
-    };
-    u32::try_from(result).map_err(|_| io::Error::last_os_error())
-}

@@ -280,7 +280,7 @@ fn calls() -> Calls {
             .map(drop)
             .map_err(words),
         seccomp: text("/proc/sys/kernel/seccomp/actions_avail"),
-        landlock: sys::probe::landlock_abi().map_err(|error| error.to_string()),
+        landlock: sys::landlock::version().map_err(|error| error.to_string()),
     }
 }
 

@@ -4,10 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use container::cgroup::Cgroup;
 use container::cgroup::usage::MemoryEvents;
 
+use super::Supervisor;
+use crate::control::{Line, Stream};
 use crate::remote::RemoteError;
 
 /// A service that ends with SIGKILL's status this long after a process of its was killed for memory ended for that
@@ -55,6 +58,36 @@ impl Watch {
     /// Whether a service that ends now with `status` was killed for memory.
     pub(crate) fn explains(&self, status: i32, now: Instant) -> bool {
         status == 128 + 9 && self.last.is_some_and(|last| now.duration_since(last) <= RELATED)
+    }
+}
+
+/// Watches the cgroup of a service that is about to start.
+pub(crate) fn watch(cgroup: &Cgroup, service: &str) -> Option<Watch> {
+    Watch::open(cgroup.path()).unwrap_or_else(|error| {
+        tracing::warn!("watch the memory events of service `{service}`: {error}");
+        None
+    })
+}
+
+impl Supervisor {
+    /// Says in a service's log that processes of it were killed for memory, if any were.
+    pub(super) fn tell_kills(&mut self, index: usize, now: Instant) {
+        let unit = &mut self.units[index];
+        let Some(run) = &mut unit.run else { return };
+        match run.memory.as_mut().map_or(Ok(0), |watch| watch.kills(now)) {
+            Ok(0) => {}
+            Ok(kills) => {
+                let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+                let text = line(kills, unit.service.limits.memory);
+                let service = unit.service.name.clone();
+                self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time, text }]);
+            }
+            Err(error) => {
+                tracing::warn!("read the memory events of service `{}`: {error}", unit.service.name);
+                // It would go on being ready.
+                run.memory = None;
+            }
+        }
     }
 }
 

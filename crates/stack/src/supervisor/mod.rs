@@ -19,7 +19,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use container::cgroup::{Cgroup, Delegation, Resources};
 use image::Store;
@@ -27,7 +27,7 @@ use network::plan::NetworkPlan;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::control::{Health, Line, Notice, State, Stream};
+use crate::control::{Health, Line, Notice, State};
 use crate::hub::client::{Exit, Hub};
 use crate::plan::{Plan, Probe, Service};
 use crate::remote::{Context, RemoteError};
@@ -338,7 +338,7 @@ impl Supervisor {
         let network = Some(self.units[index].name().to_owned());
         let unit = &self.units[index];
         let cgroup = self.service_cgroup(&unit.service, unit.name())?;
-        let memory = cgroup.as_ref().and_then(|cgroup| watch_memory(cgroup, unit.name()));
+        let memory = cgroup.as_ref().and_then(|cgroup| memory::watch(cgroup, unit.name()));
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
         // It may have ended and been reaped already; the news of that is on its way.
@@ -411,26 +411,6 @@ impl Supervisor {
             return;
         }
         self.process_ended(exit);
-    }
-
-    /// Says in a service's log that processes of it were killed for memory, if any were.
-    fn tell_kills(&mut self, index: usize, now: Instant) {
-        let unit = &mut self.units[index];
-        let Some(run) = &mut unit.run else { return };
-        match run.memory.as_mut().map_or(Ok(0), |watch| watch.kills(now)) {
-            Ok(0) => {}
-            Ok(kills) => {
-                let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-                let text = memory::line(kills, unit.service.limits.memory);
-                let service = unit.service.name.clone();
-                self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time, text }]);
-            }
-            Err(error) => {
-                tracing::warn!("read the memory events of service `{}`: {error}", unit.service.name);
-                // It would go on being ready.
-                run.memory = None;
-            }
-        }
     }
 
     fn unit_of(&self, mut found: impl FnMut(&Run) -> bool) -> Option<usize> {
@@ -624,12 +604,4 @@ impl Supervisor {
             self.disconnect(id);
         }
     }
-}
-
-/// Watches the cgroup of a service that is about to start.
-fn watch_memory(cgroup: &Cgroup, service: &str) -> Option<memory::Watch> {
-    memory::Watch::open(cgroup.path()).unwrap_or_else(|error| {
-        tracing::warn!("watch the memory events of service `{service}`: {error}");
-        None
-    })
 }
