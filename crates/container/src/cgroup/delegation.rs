@@ -21,7 +21,7 @@ const OWN_LEAF: &str = "@supervisor";
 /// The leaf of the process that starts the services, where it is somebody else than us.
 const HUB_LEAF: &str = "@hub";
 /// A controller that a limit needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Controller {
     /// For [`Limits::memory`] and its kin.
@@ -155,6 +155,11 @@ impl Delegation {
     fn nothing(reason: &Reason) -> Self {
         let missing = Controller::ALL.iter().map(|c| (*c, reason.clone())).collect();
         Self { parent: None, missing, refused: None, must_leave: false }
+    }
+
+    /// Why systemd did not help, where it was asked.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// One sentence about the limits among these that cannot be enforced; `None` when all can.

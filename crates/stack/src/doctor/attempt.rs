@@ -1,17 +1,20 @@
 //! What only an attempt can tell, made in a short-lived child in namespaces of its own.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use container::cgroup::{self, Controller, Delegation, Reason};
 use container::idmap::IdMap;
 use network::plan::{Attachment, EndpointRequest, NetworkRequest};
 use rustix::mount::MountFlags;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 use serde::{Deserialize, Serialize};
+use sys::channel::Channel;
 use sys::process::namespace;
 
 use super::facts::existing;
@@ -77,6 +80,55 @@ fn attempt(paths: &Paths) -> Result<Attempt, RemoteError> {
     let message = answer?.ok_or_else(|| RemoteError::message("the attempt was killed"))?;
     let trials: Trials = remote::decode(message)?.0;
     Ok(Attempt::Made(Trials { idmap, ..trials }))
+}
+
+/// What a process finds that looks for a cgroup to divide.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Found {
+    /// The cgroup below which others can be made.
+    pub(super) parent: Option<PathBuf>,
+    /// Its controllers.
+    pub(super) controllers: Vec<String>,
+    /// Controllers that cannot be had. In pairs, because keys of JSON are texts.
+    missing: Vec<(Controller, Reason)>,
+    /// Why systemd gave no scope.
+    pub(super) refused: Option<String>,
+}
+
+impl From<&Delegation> for Found {
+    fn from(delegation: &Delegation) -> Self {
+        let controllers = delegation.parent.as_ref().map_or_else(String::new, |parent| {
+            fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default()
+        });
+        Self {
+            parent: delegation.parent.clone(),
+            controllers: controllers.split_whitespace().map(str::to_owned).collect(),
+            missing: delegation.missing.iter().map(|(c, reason)| (*c, reason.clone())).collect(),
+            refused: delegation.refused().map(str::to_owned),
+        }
+    }
+}
+
+impl Found {
+    /// Controllers that cannot be had.
+    pub(super) fn missing(&self) -> BTreeMap<Controller, Reason> {
+        self.missing.iter().cloned().collect()
+    }
+}
+
+/// Asks systemd for a scope, as a stack with limits does for an ordinary user, for a child that ends at once, and the
+/// scope with it.
+pub(super) fn scope() -> Result<Found, RemoteError> {
+    let (ours, theirs) = Channel::pair()?;
+    let child = sys::process::spawn(0, || {
+        let found = Found::from(&cgroup::delegation_for("doctor"));
+        remote::send(&theirs, &found, &[]).map_or(1, |()| 0)
+    })?;
+    drop(theirs);
+    let answer = ours.recv_until(Instant::now() + DEADLINE);
+    container::userns::end(&child)?;
+    let message = answer?.ok_or_else(|| RemoteError::message("the attempt was killed"))?;
+    Ok(remote::decode(message)?.0)
 }
 
 /// A network with one service, as a stack has it, in the child's own network namespace.

@@ -10,7 +10,7 @@ use container::cgroup::{self, Controller, Reason};
 use container::idmap::IdMap;
 use rustix::fs::{ResolveFlags, StatVfsMountFlags};
 
-use super::attempt::Attempt;
+use super::attempt::{self, Attempt, Found};
 use crate::paths::Paths;
 
 /// Everything that findings are made of.
@@ -125,6 +125,8 @@ pub(super) struct Cgroups {
     pub(super) controllers: Vec<String>,
     /// Controllers that cannot be had.
     pub(super) missing: BTreeMap<Controller, Reason>,
+    /// Whether systemd gives this user a scope, where one was asked for.
+    pub(super) scope: Option<Result<(), String>>,
     /// Our own cgroup, as `/proc/self/cgroup` has it.
     pub(super) own: Option<String>,
 }
@@ -190,7 +192,7 @@ impl Facts {
             helpers: [helper("newuidmap", "cap_setuid", 7), helper("newgidmap", "cap_setgid", 6)],
             attempt: None,
             calls: calls(),
-            cgroup: cgroups(),
+            cgroup: cgroups(uid.is_root()),
             session: session(&user),
             user,
             // ip(7): the kernel's default where the file is absent.
@@ -284,16 +286,28 @@ fn calls() -> Calls {
     }
 }
 
-fn cgroups() -> Cgroups {
+fn cgroups(root: bool) -> Cgroups {
     let delegation = cgroup::delegation();
-    let controllers = delegation.parent.as_ref().map_or_else(String::new, |parent| {
-        fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default()
-    });
+    let closed = |reason: &Reason| matches!(reason, Reason::NotDelegated(_) | Reason::Occupied(_));
+    // A stack with limits would ask systemd for a scope.
+    let scope = match !root && delegation.missing.values().any(closed) {
+        true => Some(attempt::scope()),
+        false => None,
+    };
+    let (found, scope) = match scope {
+        None => (Found::from(&delegation), None),
+        Some(Ok(found)) => match &found.refused {
+            None => (found, Some(Ok(()))),
+            Some(refused) => (Found::from(&delegation), Some(Err(refused.clone()))),
+        },
+        Some(Err(error)) => (Found::from(&delegation), Some(Err(error.to_string()))),
+    };
     Cgroups {
         layout: layout(&text("/proc/self/mountinfo")),
-        parent: delegation.parent,
-        missing: delegation.missing,
-        controllers: controllers.split_whitespace().map(str::to_owned).collect(),
+        missing: found.missing(),
+        parent: found.parent,
+        controllers: found.controllers,
+        scope,
         own: text("/proc/self/cgroup").lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned),
     }
 }
