@@ -84,6 +84,11 @@ fn wait(
     let mut stderr = stderr;
     loop {
         if let Some(status) = child.try_wait()? {
+            // What it said last; not to its end, which a process that it left behind may hold open.
+            if let Some(pipe) = &mut stderr {
+                rustix::io::ioctl_fionbio(&*pipe, true)?;
+                while matches!(listen(pipe, said), Ok(length) if length > 0) {}
+            }
             return Ok(Some(status));
         }
         let timeout = match deadline {
@@ -103,16 +108,20 @@ fn wait(
         }
         let readable = polled.get(1).is_some_and(|fd| !fd.revents().is_empty());
         if readable && let Some(pipe) = &mut stderr {
-            let mut buffer = [0; KEPT];
-            let length = pipe.read(&mut buffer)?;
-            if length == 0 {
+            if listen(pipe, said)? == 0 {
                 stderr = None;
             }
-            said.extend_from_slice(&buffer[..length]);
-            let excess = said.len().saturating_sub(KEPT);
-            said.drain(..excess);
         }
     }
+}
+
+/// Reads once and keeps the last of all.
+fn listen(pipe: &mut std::process::ChildStderr, said: &mut Vec<u8>) -> io::Result<usize> {
+    let mut buffer = [0; KEPT];
+    let length = pipe.read(&mut buffer)?;
+    said.extend_from_slice(&buffer[..length]);
+    said.drain(..said.len().saturating_sub(KEPT));
+    Ok(length)
 }
 
 #[cfg(test)]
