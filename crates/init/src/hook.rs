@@ -107,10 +107,11 @@ fn wait(
             Err(errno) => return Err(errno.into()),
         }
         let readable = polled.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        if readable && let Some(pipe) = &mut stderr {
-            if listen(pipe, said)? == 0 {
-                stderr = None;
-            }
+        if readable
+            && let Some(pipe) = &mut stderr
+            && listen(pipe, said)? == 0
+        {
+            stderr = None;
         }
     }
 }

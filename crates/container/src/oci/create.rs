@@ -19,7 +19,7 @@ use super::exec::Defaults;
 use super::mounts::{Ids, open_binds, open_root};
 use super::plan::{self, Plan};
 use super::state::{Directory, Record, START, Status, start_time};
-use super::{Console, Create, Runtime, config, hooks, namespaces};
+use super::{Console, Create, Runtime, config, hooks, namespaces, netdev};
 use crate::cgroup::{Cgroup, Placement};
 use crate::idmap::IdMap;
 use crate::{launch, program, userns};
@@ -35,11 +35,17 @@ impl Runtime {
     /// # Errors
     /// What is wrong with `config.json`, an id that is taken, and the step that failed; nothing of the container is
     /// left then.
-    pub fn create(&self, request: Create) -> Result<i32, Error> {
+    pub fn create(&self, mut request: Create) -> Result<i32, Error> {
         let bundle = fs::canonicalize(&request.bundle)
             .map_err(Error::system(format!("find the bundle {}", request.bundle.display())))?;
+        let passed = passed_sockets();
+        request.preserve_fds = request.preserve_fds.max(passed);
         let spec = config::load(&request.config.clone().unwrap_or_else(|| bundle.join("config.json")))?;
-        let plan = plan::resolve(&spec, &bundle)?;
+        let mut plan = plan::resolve(&spec, &bundle)?;
+        if let Some(program) = plan.program.as_mut().filter(|_| passed > 0) {
+            program.process.env.push(("LISTEN_FDS".into(), passed.to_string()));
+            program.process.env.push(("LISTEN_PID".into(), "1".into()));
+        }
         check_console(&plan, &request.console)?;
         check_host(&plan)?;
         let directory = Directory::create(&self.root, &request.id)?;
@@ -90,6 +96,11 @@ impl Runtime {
             }
         }
     }
+}
+
+/// How many sockets were passed to this process to be passed on (sd_listen_fds(3)).
+fn passed_sockets() -> u32 {
+    std::env::var("LISTEN_FDS").ok().and_then(|number| number.parse().ok()).filter(|n| *n < 1024).unwrap_or(0)
 }
 
 /// Removes the cgroup of a container that could not be made. The error on the way matters more than this one.
@@ -376,12 +387,7 @@ fn accompany(plan: &Plan, record: &mut Record, child: &Child, channel: BorrowedF
     {
         program.scheduling.apply(child.pid)?;
     }
-    if let Some((name, _)) = plan.net_devices.first() {
-        return Err(Error::unsupported(
-            format!("linux.netDevices.{name}"),
-            "network devices cannot be moved yet",
-        ));
-    }
+    netdev::move_all(&plan.net_devices, child.pid)?;
     if !plan.hooks.prestart.is_empty() {
         hooks::run("prestart", &plan.hooks.prestart, &hooks::state(record, Status::Created))?;
     }

@@ -16,6 +16,7 @@ mod hooks;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod netdev;
 mod plan;
 mod scheduling;
 mod state;

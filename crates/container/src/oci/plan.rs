@@ -13,7 +13,7 @@ use super::error::Error;
 use super::mounts::{self, Mount};
 use super::namespaces::Namespaces;
 use super::scheduling::{self, Scheduling};
-use super::{config, hooks};
+use super::{config, hooks, netdev};
 use crate::cgroup::Resources;
 use crate::{capability, seccomp};
 
@@ -104,6 +104,7 @@ pub fn resolve(spec: &Spec, bundle: &Path) -> Result<Plan, Error> {
         .map(|(name, device)| (name.clone(), device.name().clone().unwrap_or_else(|| name.clone())))
         .collect();
     net_devices.sort();
+    netdev::check(&net_devices)?;
     let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_ref()).map(|path| {
         path.to_str().map(str::to_owned).ok_or_else(|| Error::invalid("linux.cgroupsPath", "is not UTF-8"))
     });
