@@ -14,7 +14,7 @@ use sys::mount::{attribute, propagation};
 use sys::process::namespace;
 
 use super::plan::Plan;
-use super::{console, devices, mounts};
+use super::{console, devices, mounts, netdev};
 use crate::join::execute_init;
 use crate::launch::{make_directory, pivot};
 use crate::mounts::{make_readonly, mask};
@@ -90,6 +90,10 @@ fn enter(around: &Surroundings<'_>) -> Result<Waiting, Failure> {
             .map_err(setup("make a session keyring"))?;
     }
     names(plan)?;
+    if plan.namespaces.makes(namespace::NETWORK) {
+        netdev::bring_loopback_up()
+            .map_err(|e| Failure::new(Stage::Namespace, "the new network namespace: bring lo up", e))?;
+    }
     if let Some((mode, nodes)) = plan.program.as_ref().and_then(|program| program.scheduling.memory.as_ref())
     {
         sys::process::set_memory_policy(*mode, nodes).map_err(setup("set the memory policy"))?;

@@ -65,6 +65,11 @@ pub(super) fn move_all(devices: &[(String, String)], pid: i32) -> Result<(), Err
     Ok(())
 }
 
+/// Brings the loopback device of a new network namespace up; it is always the first there.
+pub(super) fn bring_loopback_up() -> io::Result<()> {
+    Netlink::open()?.up(1)
+}
+
 /// A socket of the network namespace in which it was opened.
 struct Netlink {
     socket: OwnedFd,
@@ -157,6 +162,10 @@ impl Netlink {
                 NLM_F_ACK | netlink_packet_core::NLM_F_CREATE,
             )?;
         }
+        self.up(index)
+    }
+
+    fn up(&mut self, index: u32) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
         link.header.flags = LinkFlags::Up;
