@@ -177,7 +177,7 @@ impl Stand {
     /// Copies a stack file, with another name than the user may have used in the same data directory, and with
     /// an address of its own.
     fn adapt(&self, file: &Path) {
-        let stack = fs::read_to_string(file).unwrap();
+        let stack = fs::read_to_string(file).unwrap().replace("${PUBLISH_ADDRESS:-127.0.0.1}", "127.0.0.1");
         let name = stack.lines().find(|line| line.starts_with("name = ")).unwrap();
         let ours = format!("{}-e2e\"", name.strip_suffix('"').unwrap());
         let address = format!("\"{}:", self.address);

@@ -77,3 +77,9 @@ as_student() {
 
 # field NAME : the first value of that name in JSON on standard input, without quotes.
 field() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n 1; }
+
+# runtime_or PATH : our runtime, or another one where ours is not built.
+runtime_or() {
+	local ours=/inception/bin/inception-oci
+	if [ -x $ours ]; then echo $ours; else echo "$1"; fi
+}
