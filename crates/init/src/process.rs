@@ -258,7 +258,11 @@ impl Process {
         if let User::Ids { umask, .. } = self.user {
             rustix::process::umask(Mode::from_raw_mode(umask));
         }
-        rustix::thread::set_no_new_privs(self.no_new_privileges).map_err(|e| fail("no_new_privs")(e.into()))
+        if self.no_new_privileges {
+            // It can be set only, and a request to take it away is refused.
+            rustix::thread::set_no_new_privs(true).map_err(|e| fail("no_new_privs")(e.into()))?;
+        }
+        Ok(())
     }
 
     /// Whether there is such a program, before it is executed.
