@@ -152,13 +152,14 @@ impl Process {
             sys::process::set_personality(persona)
                 .map_err(|e| Failure::new(Stage::Setup, "set the personality", e))?;
         }
+        // Before any filter, which need not allow that.
+        self.hand_down(keep_open)?;
         // Without no_new_privs only a process with CAP_SYS_ADMIN may load a filter (seccomp(2)).
         if !self.no_new_privileges {
             load(filters, listener)?;
         }
         let files = self.landlock.as_ref().map(Landlock::ruleset).transpose()?;
         self.drop_privileges(&account)?;
-        self.hand_down(keep_open)?;
         if let Some(files) = files {
             files.enforce().map_err(|e| Failure::new(Stage::Landlock, "", e))?;
         }
