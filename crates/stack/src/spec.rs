@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use container::sandbox::{Mount, MountSource, Root, Sandbox};
 use container::{Capabilities, Process, User, capability, defaults, landlock, rlimit};
 use image::Image;
 use network::plan::{Endpoint, NetworkPlan};
+use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder};
 use sys::mount::attribute::{NODEV, NOEXEC, NOSUID, RDONLY};
 
 use crate::control::Exec;
-use crate::plan::{Healthcheck, MountKind, Probe, SecretSource, Service, Source};
+use crate::plan::{
+    BlockIo, DeviceRate, DeviceWeight, Healthcheck, MountKind, Probe, SecretSource, Service, Source,
+};
 use crate::remote::{Context, RemoteError};
 
 /// What a service's sandbox is made from, beside the service.
@@ -276,14 +280,57 @@ fn secret_value(source: &SecretSource, values: &BTreeMap<String, String>) -> Res
 }
 
 /// The limits that cgroup v2 is to enforce.
-pub(crate) fn limits(service: &Service) -> container::cgroup::Limits {
+///
+/// # Errors
+/// When a block device is not there.
+pub(crate) fn limits(service: &Service) -> Result<container::cgroup::Limits, RemoteError> {
     let limits = &service.limits;
-    container::cgroup::Limits {
+    let block_io = limits.block_io.as_ref().map(block_io).transpose();
+    Ok(container::cgroup::Limits {
         memory: limits.memory,
+        memory_reservation: limits.memory_reservation,
+        memory_swap: limits.memory_swap,
         cpus: limits.cpus,
+        cpu_shares: limits.cpu_shares,
+        cpuset: limits.cpuset.clone(),
         pids: limits.pids,
-        ..Default::default()
-    }
+        block_io: block_io.context(|| format!("limit the block devices of service `{}`", service.name))?,
+    })
+}
+
+/// Devices have paths in the file, and numbers for the kernel.
+fn block_io(io: &BlockIo) -> Result<LinuxBlockIo, RemoteError> {
+    let number = |path: &str| {
+        let meta = std::fs::metadata(path).context(|| format!("look at {path}"))?;
+        if !meta.file_type().is_block_device() {
+            return Err(RemoteError::message(format!("{path} is no block device")));
+        }
+        Ok((i64::from(rustix::fs::major(meta.rdev())), i64::from(rustix::fs::minor(meta.rdev()))))
+    };
+    let described = |error: oci_spec::OciSpecError| RemoteError::message(error.to_string());
+    let rates = |rates: &[DeviceRate]| {
+        let rate = |limit: &DeviceRate| {
+            let (major, minor) = number(&limit.path)?;
+            let throttle = LinuxThrottleDeviceBuilder::default().major(major).minor(minor).rate(limit.rate);
+            throttle.build().map_err(described)
+        };
+        rates.iter().map(rate).collect::<Result<Vec<_>, RemoteError>>().map(Some)
+    };
+    let weight = |device: &DeviceWeight| {
+        let (major, minor) = number(&device.path)?;
+        let weight = LinuxWeightDeviceBuilder::default().major(major).minor(minor).weight(device.weight);
+        weight.build().map_err(described)
+    };
+    let weights: Result<Vec<_>, RemoteError> = io.weight_device.iter().map(weight).collect();
+    let mut block_io = LinuxBlockIo::default();
+    block_io
+        .set_weight(io.weight)
+        .set_weight_device(Some(weights?))
+        .set_throttle_read_bps_device(rates(&io.read_bps)?)
+        .set_throttle_write_bps_device(rates(&io.write_bps)?)
+        .set_throttle_read_iops_device(rates(&io.read_iops)?)
+        .set_throttle_write_iops_device(rates(&io.write_iops)?);
+    Ok(block_io)
 }
 
 /// The name of a service's image, as users write it.

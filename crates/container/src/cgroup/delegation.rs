@@ -138,20 +138,26 @@ pub fn delegation() -> Delegation {
 /// divide asks systemd for a scope of their own, and this process moves there.
 pub fn delegation_for(stack: &str) -> Delegation {
     let found = delegation();
-    let closed = |reason: &Reason| matches!(reason, Reason::NotDelegated(_) | Reason::Occupied(_));
-    if rustix::process::geteuid().is_root() || !found.missing.values().any(closed) {
+    if !found.could_ask() {
         return found;
     }
     match systemd::own_scope(&format!("{PREFIX}{stack}-{}", std::process::id())) {
         Ok(()) => delegation(),
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map(|source| format!(": {source}"));
-            Delegation { refused: Some(format!("{error}{}", cause.unwrap_or_default())), ..found }
-        }
+        Err(error) => found.refused_by(&error),
     }
 }
 
 impl Delegation {
+    fn could_ask(&self) -> bool {
+        let closed = |reason: &Reason| matches!(reason, Reason::NotDelegated(_) | Reason::Occupied(_));
+        !rustix::process::geteuid().is_root() && self.missing.values().any(closed)
+    }
+
+    fn refused_by(self, error: &Error) -> Self {
+        let cause = std::error::Error::source(error).map(|source| format!(": {source}"));
+        Self { refused: Some(format!("{error}{}", cause.unwrap_or_default())), ..self }
+    }
+
     fn nothing(reason: &Reason) -> Self {
         let missing = Controller::ALL.iter().map(|c| (*c, reason.clone())).collect();
         Self { parent: None, missing, refused: None, must_leave: false }
@@ -178,6 +184,22 @@ impl Delegation {
             by_reason.iter().map(|(reason, words)| format!("{} ({reason})", list(words))).collect();
         let refused = self.refused.iter().map(|refused| format!("; could not {refused}")).collect::<String>();
         Some(format!("limits are not enforced: {}{refused}", parts.join("; ")))
+    }
+
+    /// Those of the limits that can be enforced. [`Self::shortfall`] tells of the others.
+    pub fn enforceable(&self, limits: &Limits) -> Limits {
+        let has = |controller| !self.missing.contains_key(&controller);
+        let (memory, cpu) = (has(Controller::Memory), has(Controller::Cpu));
+        Limits {
+            memory: limits.memory.filter(|_| memory),
+            memory_reservation: limits.memory_reservation.filter(|_| memory),
+            memory_swap: limits.memory_swap.filter(|_| memory),
+            cpus: limits.cpus.filter(|_| cpu),
+            cpu_shares: limits.cpu_shares.filter(|_| cpu),
+            cpuset: limits.cpuset.clone().filter(|_| has(Controller::Cpuset)),
+            pids: limits.pids.filter(|_| has(Controller::Pids)),
+            block_io: limits.block_io.clone().filter(|_| has(Controller::Io)),
+        }
     }
 
     /// Makes the cgroup of a stack, below which its services get theirs. `None` where no controller can be had.
@@ -338,12 +360,16 @@ impl Hierarchy {
                 best = found;
             }
         }
-        for (controller, reason) in &mut best.missing {
+        self.blame_version1(&mut best);
+        best
+    }
+
+    fn blame_version1(&self, found: &mut Delegation) {
+        for (controller, reason) in &mut found.missing {
             if self.version1_of(controller.version1()).is_some() {
                 *reason = Reason::Version1;
             }
         }
-        best
     }
 }
 

@@ -4,6 +4,7 @@
 //! `resolve`'s business.
 
 pub(crate) mod health;
+mod limits;
 pub(crate) mod mounts;
 pub(crate) mod node;
 pub(crate) mod ports;

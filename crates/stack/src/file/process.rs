@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use container::landlock::Landlock;
 
-use super::mounts::{self, bytes, ignored};
+use super::mounts;
 use super::node::{Node, Value, unknown_key};
 use super::units;
-use crate::diagnostic::{Checked, Fault, Span, nearest};
-use crate::plan::{Limits, RestartPolicy};
+use crate::diagnostic::{Checked, Fault, nearest};
+use crate::plan::RestartPolicy;
 
 const CAPABILITIES: &[&str] = &[
     "ALL",
@@ -259,53 +259,4 @@ pub(super) fn pids(node: &Node, what: &str) -> Checked<Option<u64>> {
     // 0 and -1 are "unlimited".
     let value = node.integer(what, -1, i64::MAX)?;
     Ok(u64::try_from(value).ok().filter(|pids| *pids > 0))
-}
-
-pub(super) fn deploy(
-    node: &Node,
-    place: &str,
-    limits: &mut Limits,
-    warnings: &mut Vec<(Span, String)>,
-) -> Checked<()> {
-    const KNOWN: &[&str] = &[
-        "endpoint_mode",
-        "labels",
-        "mode",
-        "placement",
-        "replicas",
-        "resources",
-        "restart_policy",
-        "rollback_config",
-        "update_config",
-    ];
-    let place = format!("`deploy` of {place}");
-    for (key, node) in node.map("deploy")? {
-        if key.name != "resources" {
-            if !KNOWN.contains(&key.name.as_str()) {
-                return Err(unknown_key(key, &place, KNOWN.iter().copied()));
-            }
-            warnings.push(ignored(key, &place));
-            continue;
-        }
-        for (key, node) in node.map("resources")? {
-            match key.name.as_str() {
-                "limits" => {
-                    for (key, node) in node.map("limits")? {
-                        match key.name.as_str() {
-                            "cpus" => limits.cpus = Some(node.number("cpus")?),
-                            "memory" => limits.memory = Some(bytes(node, "memory")?),
-                            "pids" => limits.pids = pids(node, "pids")?,
-                            _ => {
-                                let known = ["cpus", "memory", "pids"];
-                                return Err(unknown_key(key, "`limits`", known));
-                            }
-                        }
-                    }
-                }
-                "reservations" => warnings.push(ignored(key, &place)),
-                _ => return Err(unknown_key(key, "`resources`", ["limits", "reservations"])),
-            }
-        }
-    }
-    Ok(())
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use super::limits::{self, deploy};
 use super::mounts::{self, MountFile, bytes, ignored};
 use super::node::{Key, Node, Value, unknown_key};
 use super::ports::{self, PortFile};
 use super::process::{
-    capabilities, deploy, host_name, landlock, pids, restart, seconds, signal, text_map, ulimits, user,
-    working_directory,
+    capabilities, host_name, landlock, restart, seconds, signal, text_map, ulimits, user, working_directory,
 };
 use super::{Format, Located, health, ipv4, located};
 use crate::diagnostic::{Checked, Fault, Span};
@@ -87,7 +87,6 @@ const KNOWN: &[&str] = &[
     "command",
     "configs",
     "container_name",
-    "cpus",
     "depends_on",
     "deploy",
     "entrypoint",
@@ -101,10 +100,8 @@ const KNOWN: &[&str] = &[
     "init_verbosity",
     "labels",
     "landlock",
-    "mem_limit",
     "network_mode",
     "networks",
-    "pids_limit",
     "ports",
     "read_only",
     "restart",
@@ -127,7 +124,6 @@ const KNOWN: &[&str] = &[
 const IGNORED: &[&str] = &[
     "annotations",
     "attach",
-    "blkio_config",
     "cgroup",
     "cgroup_parent",
     "cpu_count",
@@ -136,8 +132,6 @@ const IGNORED: &[&str] = &[
     "cpu_quota",
     "cpu_rt_period",
     "cpu_rt_runtime",
-    "cpu_shares",
-    "cpuset",
     "credential_spec",
     "develop",
     "device_cgroup_rules",
@@ -156,11 +150,8 @@ const IGNORED: &[&str] = &[
     "links",
     "logging",
     "mac_address",
-    "mem_reservation",
     "mem_swappiness",
-    "memswap_limit",
     "models",
-    "oom_kill_disable",
     "oom_score_adj",
     "pid",
     "platform",
@@ -231,8 +222,8 @@ pub(crate) fn parse(
                 Fault::new(&key.span, format!("`{name}` of {place} is not supported yet")).hint(*hint)
             );
         }
-        if !KNOWN.contains(&name) {
-            let all = KNOWN.iter().chain(IGNORED).copied();
+        if !KNOWN.contains(&name) && !limits::KEYS.contains(&name) {
+            let all = KNOWN.iter().chain(IGNORED).chain(&limits::KEYS).copied();
             return Err(unknown_key(key, &place, all));
         }
         // An empty key of YAML is no key.
@@ -240,6 +231,7 @@ pub(crate) fn parse(
             read_key(&mut service, name, node, &place, warnings)?;
         }
     }
+    limits::check(&service.settled.limits, key)?;
     Ok(service)
 }
 
@@ -331,13 +323,10 @@ fn read_key(
         "stop_grace_period" => settled.stop_grace_period = seconds(node, name)?,
         "stdin_open" => settled.stdin_open = node.boolean(name)?,
         "tty" => settled.tty = node.boolean(name)?,
-        "mem_limit" => settled.limits.memory = Some(bytes(node, name)?).filter(|size| *size > 0),
-        "cpus" => settled.limits.cpus = Some(node.number(name)?).filter(|cpus| *cpus > 0.0),
-        "pids_limit" => settled.limits.pids = pids(node, name)?,
         "deploy" => deploy(node, place, &mut settled.limits, warnings)?,
         "networks" => service.networks = Some(networks(node, place, warnings)?),
         "network_mode" => network_mode(service, node)?,
-        _ => {}
+        _ => limits::read(&mut settled.limits, name, node)?,
     }
     Ok(())
 }

@@ -205,6 +205,7 @@ services:
     deploy:
       resources:
         limits: { cpus: "1.5", memory: 1gb, pids: 100 }
+        reservations: { memory: 512mb }
 networks:
   default:
     driver: bridge
@@ -249,6 +250,17 @@ fn every_error_of_a_stack_file() {
         (
             "a table in several lines",
             "[services.web]\nimage = \"alpine\"\nhealthcheck = { interval = \"5s\" }\n",
+        ),
+        ("swap without memory", "[services.web]\nimage = \"alpine\"\nmemswap_limit = \"1g\"\n"),
+        (
+            "less swap than memory",
+            "[services.web]\nimage = \"alpine\"\nmem_limit = \"2g\"\nmemswap_limit = \"1g\"\n",
+        ),
+        ("not a list of CPUs", "[services.web]\nimage = \"alpine\"\ncpuset = \"0-1;2\"\n"),
+        ("no OOM killer", "[services.web]\nimage = \"alpine\"\noom_kill_disable = true\n"),
+        (
+            "a rate without a device",
+            "[services.web]\nimage = \"alpine\"\nblkio_config = { device_read_bps = [{ rate = \"1m\" }] }\n",
         ),
         ("not TOML", "[services.web\nimage = \"alpine\"\n"),
         ("duplicate key", "[services.web]\nimage = \"a\"\nimage = \"b\"\n"),

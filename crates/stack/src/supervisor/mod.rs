@@ -374,7 +374,7 @@ impl Supervisor {
     /// A cgroup for `container` with the service's limits, where the stack has one. A service without limits has one
     /// too: it is where what it uses is counted, and where it shows that it was killed for memory.
     fn service_cgroup(&self, service: &Service, container: &str) -> Result<Option<Cgroup>, RemoteError> {
-        let limits = spec::limits(service);
+        let limits = self.delegation.enforceable(&spec::limits(service)?);
         let Some(parent) = &self.cgroup else { return Ok(None) };
         let cgroup = Cgroup::create(parent.path(), container)?;
         cgroup.apply(&Resources::from(&limits), true)?;

@@ -238,7 +238,7 @@ impl Supervisor {
                 .and_then(|()| spec::stop_signal(service, &image).map(drop))
                 .context(|| format!("cannot start service `{}`", service.name))?;
         }
-        let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect();
+        let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect::<Result<_, _>>()?;
         match self.delegation.shortfall(&limits) {
             Some(shortfall) if up.strict => {
                 Err(RemoteError::message(shortfall).or_hint("without `--strict` this is a warning"))
@@ -271,7 +271,7 @@ impl Supervisor {
     }
 
     fn adopt(&mut self, up: Up) -> Result<(), RemoteError> {
-        let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect();
+        let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect::<Result<_, _>>()?;
         if let Some(shortfall) = self.delegation.shortfall(&limits) {
             for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {
                 self.notify(id, Notice::Warning(shortfall.clone()));
