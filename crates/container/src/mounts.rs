@@ -89,18 +89,24 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount, detached: &[OwnedFd]) -> io::Resu
         sys::mount::set_attributes(fs.as_fd(), mount.attributes, recursive)?;
     }
     let directory = FileType::from_raw_mode(rustix::fs::fstat(&fs)?.st_mode) == FileType::Directory;
-    let target = ensure(root, &mount.target, directory)?;
+    let mut target = ensure(root, &mount.target, directory)?;
     if matches!(mount.source, MountSource::Proc | MountSource::Sysfs | MountSource::Devpts) {
-        refuse_links(root, &mount.target)?;
+        target = without_links(root, &mount.target)?;
     }
     move_onto(fs.as_fd(), target.as_fd())
 }
 
-/// A `/proc` that is a symbolic link in the image would be mounted elsewhere, where no cover finds it
-/// (CVE-2019-16884, CVE-2019-19921).
-pub(crate) fn refuse_links(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
+/// The mount point `path`, to which no symbolic link led: a `/proc` that is one in the image would be mounted elsewhere,
+/// where no cover finds it (CVE-2019-16884, CVE-2019-19921). What was opened before this may have been reached by a
+/// link that is gone now.
+pub(crate) fn without_links(root: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    Ok(rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).map(drop)?)
+    loop {
+        match rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            other => return Ok(other?),
+        }
+    }
 }
 
 /// Hides `path` behind an empty directory, or behind the sandbox's own `/dev/null`. A path that is not there

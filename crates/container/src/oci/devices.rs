@@ -1,7 +1,7 @@
 //! Device nodes: those that every container has, and those of `config.json`.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use init::report::{Failure, Stage};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
@@ -103,32 +103,35 @@ fn node(root: BorrowedFd<'_>, device: &Device) -> io::Result<()> {
         Err(Errno::EXIST) => return same(root, device),
         Err(errno) => return Err(errno.into()),
     }
-    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-    rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-    // chown(2) clears bits, and no file creation mask applies here.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
-    if FileType::from_raw_mode(rustix::fs::fstat(&made)?.st_mode) != device.kind {
+    if !is(device, made.as_fd())? {
         return Err(Errno::EXIST.into());
     }
-    Ok(rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(device.mode), AtFlags::empty())?)
+    // By the descriptor from here on: another name may stand there meanwhile, a link to a file of the host's for one.
+    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+    rustix::fs::chownat(&made, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+    // chown(2) clears bits. The root has not been changed yet, so this is the host's /proc.
+    let path = format!("/proc/self/fd/{}", made.as_raw_fd());
+    Ok(rustix::fs::chmod(path, Mode::from_raw_mode(device.mode))?)
+}
+
+fn is(device: &Device, there: BorrowedFd<'_>) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(there)?;
+    let number =
+        device.kind == FileType::Fifo || stat.st_rdev == rustix::fs::makedev(device.major, device.minor);
+    Ok(number && FileType::from_raw_mode(stat.st_mode) == device.kind)
 }
 
 fn same(root: BorrowedFd<'_>, device: &Device) -> io::Result<()> {
     let there = existing(root, &device.path)?.ok_or(Errno::EXIST)?;
-    let stat = rustix::fs::fstat(&there)?;
-    let kind = FileType::from_raw_mode(stat.st_mode) == device.kind;
-    let number =
-        device.kind == FileType::Fifo || stat.st_rdev == rustix::fs::makedev(device.major, device.minor);
-    if kind && number { Ok(()) } else { Err(Errno::EXIST.into()) }
+    if is(device, there.as_fd())? { Ok(()) } else { Err(Errno::EXIST.into()) }
 }
 
 fn bind_host(root: BorrowedFd<'_>, device: &Device) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let host = rustix::fs::openat(CWD, &device.path, flags, Mode::empty())?;
-    let stat = rustix::fs::fstat(&host)?;
-    let number = rustix::fs::makedev(device.major, device.minor);
-    if FileType::from_raw_mode(stat.st_mode) != device.kind || stat.st_rdev != number {
+    if !is(device, host.as_fd())? {
         return Err(Errno::NODEV.into());
     }
     let tree = clone_fd(host.as_fd())?;

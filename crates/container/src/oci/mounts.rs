@@ -18,7 +18,7 @@ use sys::mount::{Change, attribute, propagation};
 use super::error::Error;
 use super::namespaces::extents;
 use crate::idmap::IdMap;
-use crate::mounts::{clone_fd, clone_tree, ensure, existing, move_onto, refuse_links};
+use crate::mounts::{clone_fd, clone_tree, ensure, existing, move_onto, without_links};
 use crate::volume;
 
 /// One mount.
@@ -313,9 +313,9 @@ fn attach(index: usize, mount: &Mount, around: &Surroundings<'_>) -> io::Result<
         Source::Cgroup => return cgroups(mount, around),
     };
     let directory = FileType::from_raw_mode(rustix::fs::fstat(&fs)?.st_mode) == FileType::Directory;
-    let target = ensure(around.root, &mount.target, directory)?;
+    let mut target = ensure(around.root, &mount.target, directory)?;
     if mount.is_special() {
-        refuse_links(around.root, &mount.target)?;
+        target = without_links(around.root, &mount.target)?;
     }
     if mount.copy_up {
         copy_up(target.as_fd(), fs.as_fd())?;
@@ -420,8 +420,8 @@ fn mounted_aside(
 /// The cgroup v2 hierarchy as the container's cgroup namespace shows it. A host that still has version 1 shows each of
 /// its hierarchies in a directory of a tmpfs, as those hosts do.
 fn cgroups(mount: &Mount, around: &Surroundings<'_>) -> io::Result<()> {
-    let target = ensure(around.root, &mount.target, true)?;
-    refuse_links(around.root, &mount.target)?;
+    ensure(around.root, &mount.target, true)?;
+    let target = without_links(around.root, &mount.target)?;
     let hierarchies = std::fs::read_to_string("/proc/self/cgroup")?;
     let first: Vec<(&str, &str)> = hierarchies
         .lines()
@@ -522,9 +522,9 @@ pub(super) fn place_root(tree: BorrowedFd<'_>) -> io::Result<()> {
 /// Binds what is open as `fd` to `target` beneath the root; a missing file is made.
 pub(super) fn bind_fd(root: BorrowedFd<'_>, fd: BorrowedFd<'_>, target: &str) -> io::Result<()> {
     let tree = clone_fd(fd)?;
-    let place = ensure(root, target, false)?;
-    // A link or a directory that the image has there.
-    refuse_links(root, target)?;
+    ensure(root, target, false)?;
+    // Not what a link leads to that the image has there.
+    let place = without_links(root, target)?;
     move_onto(tree.as_fd(), place.as_fd())
 }
 
