@@ -196,6 +196,9 @@ pub(crate) fn existing(root: BorrowedFd<'_>, path: &str) -> io::Result<Option<Ow
     }
 }
 
+/// `PROC_SUPER_MAGIC` of `linux/magic.h`.
+const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+
 /// How many links that lead nowhere are followed on the way to a mount point, each of no more than 255 bytes.
 const DANGLING: u8 = 8;
 
@@ -223,6 +226,10 @@ fn ensure_through(root: BorrowedFd<'_>, path: &str, directory: bool, links: u8) 
     let there = rustix::fs::openat(&parent, name, there, Mode::empty())?;
     if FileType::from_raw_mode(rustix::fs::fstat(&there)?.st_mode) != FileType::Symlink {
         return Ok(there);
+    }
+    // The text of procfs's own links is a description, and no path in here.
+    if rustix::fs::fstatfs(&there)?.f_type as u64 == PROC_SUPER_MAGIC {
+        return Err(Errno::LOOP.into());
     }
     let to = rustix::fs::readlinkat(&there, "", Vec::new())?;
     let to = to.to_str().ok().filter(|to| to.len() <= 255).ok_or(Errno::NAMETOOLONG)?;
