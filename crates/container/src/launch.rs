@@ -115,14 +115,16 @@ fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -
     for mount in &sandbox.mounts {
         mounts::one(root.as_fd(), mount, around.detached)?;
     }
+    // Nobody else has this root: the names in it are what they were.
+    let mounted = mounts::Mounted { root: root.as_fd(), below: Vec::new() };
     for path in &sandbox.masked_paths {
-        mounts::mask(root.as_fd(), path)?;
+        mounts::mask(&mounted, path)?;
     }
     for (name, value) in &sandbox.sysctls {
         sysctl(root.as_fd(), name, value)?;
     }
     for path in &sandbox.readonly_paths {
-        mounts::make_readonly(root.as_fd(), path)?;
+        mounts::make_readonly(&mounted, path)?;
     }
     make_directory(root.as_fd(), &sandbox.process.cwd)?;
 

@@ -109,17 +109,39 @@ pub(crate) fn without_links(root: BorrowedFd<'_>, path: &str) -> io::Result<Owne
     }
 }
 
+/// A root and what was mounted beneath it, in order, by the mount points. What is beneath one of those is looked up from
+/// it and not by the names above it: who shares the root file system could have renamed them, and a cover would miss
+/// what is mounted.
+#[derive(Debug)]
+pub(crate) struct Mounted<'a> {
+    pub(crate) root: BorrowedFd<'a>,
+    pub(crate) below: Vec<(&'a str, OwnedFd)>,
+}
+
+impl Mounted<'_> {
+    fn find(&self, path: &str) -> io::Result<Option<OwnedFd>> {
+        let beneath = |point: &str| path.strip_prefix(point.trim_end_matches('/'))?.strip_prefix('/');
+        // A later mount may have covered an earlier one.
+        match self.below.iter().rev().find_map(|(point, fs)| Some((fs, beneath(point)?))) {
+            Some((fs, rest)) if rest.split('/').all(|name| !["", ".."].contains(&name)) => {
+                existing(fs.as_fd(), rest)
+            }
+            _ => existing(self.root, path),
+        }
+    }
+}
+
 /// Hides `path` behind an empty directory, or behind the sandbox's own `/dev/null`. A path that is not there
 /// needs no hiding.
-pub(crate) fn mask(root: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
+pub(crate) fn mask(mounted: &Mounted<'_>, path: &str) -> Result<(), Failure> {
     let cover = || -> io::Result<()> {
-        let Some(target) = existing(root, path)? else { return Ok(()) };
+        let Some(target) = mounted.find(path)? else { return Ok(()) };
         let cover = if FileType::from_raw_mode(rustix::fs::fstat(&target)?.st_mode) == FileType::Directory {
             let empty = new_fs("tmpfs", &[("mode", "555"), ("size", "0")])?;
             sys::mount::set_attributes(empty.as_fd(), attribute::RDONLY, false)?;
             empty
         } else {
-            clone_fd(null_device(root)?.as_fd())?
+            clone_fd(null_device(mounted.root)?.as_fd())?
         };
         move_onto(cover.as_fd(), target.as_fd())
     };
@@ -136,9 +158,9 @@ fn null_device(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// Makes what is at `path` read-only, in a mount of its own.
-pub(crate) fn make_readonly(root: BorrowedFd<'_>, path: &str) -> Result<(), Failure> {
+pub(crate) fn make_readonly(mounted: &Mounted<'_>, path: &str) -> Result<(), Failure> {
     let cover = || -> io::Result<()> {
-        let Some(target) = existing(root, path)? else { return Ok(()) };
+        let Some(target) = mounted.find(path)? else { return Ok(()) };
         let copy = clone_fd(target.as_fd())?;
         sys::mount::set_attributes(copy.as_fd(), attribute::RDONLY, true)?;
         move_onto(copy.as_fd(), target.as_fd())

@@ -17,7 +17,7 @@ use super::plan::Plan;
 use super::{console, devices, mounts, netdev};
 use crate::join::execute_init;
 use crate::launch::{make_directory, pivot};
-use crate::mounts::{make_readonly, mask};
+use crate::mounts::{Mounted, make_readonly, mask};
 
 /// How long the parent may take until it lets the child go on: it runs hooks meanwhile.
 const GO_DEADLINE: Duration = Duration::from_secs(600);
@@ -101,7 +101,7 @@ fn enter(around: &Surroundings<'_>) -> Result<Waiting, Failure> {
 
     // 2. The root and everything below it. The host's file systems are still there under their own names.
     let root = root(around)?;
-    carry_out_mounts(around, root.as_fd())?;
+    let mounted = carry_out_mounts(around, root.as_fd())?;
     let program = plan.program.as_ref();
     if let (Some(socket), Some(terminal)) = (around.console, program.and_then(|program| program.terminal)) {
         console::take(root.as_fd(), socket.as_fd(), terminal)?;
@@ -110,10 +110,10 @@ fn enter(around: &Surroundings<'_>) -> Result<Waiting, Failure> {
         sysctl(name, value)?;
     }
     for path in &plan.masked_paths {
-        mask(root.as_fd(), path)?;
+        mask(&mounted, path)?;
     }
     for path in &plan.readonly_paths {
-        make_readonly(root.as_fd(), path)?;
+        make_readonly(&mounted, path)?;
     }
     if let Some(program) = program {
         make_directory(root.as_fd(), &program.process.cwd)?;
@@ -132,6 +132,7 @@ fn enter(around: &Surroundings<'_>) -> Result<Waiting, Failure> {
     } else {
         pivot(root.as_fd())?
     }
+    drop(mounted);
     drop(root);
     finish_root(plan)?;
 
@@ -223,7 +224,7 @@ fn root(around: &Surroundings<'_>) -> Result<OwnedFd, Failure> {
     Ok(tree)
 }
 
-fn carry_out_mounts(around: &Surroundings<'_>, root: BorrowedFd<'_>) -> Result<(), Failure> {
+fn carry_out_mounts<'a>(around: &Surroundings<'a>, root: BorrowedFd<'a>) -> Result<Mounted<'a>, Failure> {
     let plan = around.plan;
     let another_user = plan.namespaces.another_user();
     let with = mounts::Surroundings {
@@ -234,16 +235,20 @@ fn carry_out_mounts(around: &Surroundings<'_>, root: BorrowedFd<'_>) -> Result<(
     };
     let foreign_dev = plan.foreign_dev();
     let mut sealed_dev = Vec::new();
+    let mut below = Vec::new();
     for (index, mount) in plan.mounts.iter().enumerate() {
         let dev = mount.target.trim_end_matches('/') == "/dev" && mount.change.set & attribute::RDONLY != 0;
-        if dev && !foreign_dev {
+        let fs = if dev && !foreign_dev {
             // Not yet: device nodes and links are made in it.
             let mut open = mount.clone();
             open.change.set &= !attribute::RDONLY;
-            mounts::carry_out(index, &open, &with)?;
             sealed_dev.push(mount);
+            mounts::carry_out(index, &open, &with)?
         } else {
-            mounts::carry_out(index, mount, &with)?;
+            mounts::carry_out(index, mount, &with)?
+        };
+        if mount.source != mounts::Source::Remount {
+            below.push((mount.target.as_str(), fs));
         }
     }
     if !foreign_dev {
@@ -255,7 +260,7 @@ fn carry_out_mounts(around: &Surroundings<'_>, root: BorrowedFd<'_>) -> Result<(
     for mount in sealed_dev {
         mounts::change_again(root, mount)?;
     }
-    Ok(())
+    Ok(Mounted { root, below })
 }
 
 /// Through the host's own `/proc`, where nothing of the container's can stand in the way (CVE-2025-52881). The file

@@ -278,8 +278,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) own_cgroups: bool,
 }
 
-/// Carries out the mount of this index.
-pub(super) fn carry_out(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<(), Failure> {
+/// Carries out the mount of this index; what is mounted there then.
+pub(super) fn carry_out(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<OwnedFd, Failure> {
     attach(index, mount, around).map_err(|error| {
         let what = match &mount.source {
             Source::Bind { path, .. } => format!("{} on {}", path.display(), mount.target),
@@ -291,11 +291,12 @@ pub(super) fn carry_out(index: usize, mount: &Mount, around: &Surroundings<'_>) 
     })
 }
 
-fn attach(index: usize, mount: &Mount, around: &Surroundings<'_>) -> io::Result<()> {
+fn attach(index: usize, mount: &Mount, around: &Surroundings<'_>) -> io::Result<OwnedFd> {
     let fs = match &mount.source {
         Source::Remount => {
             let target = existing(around.root, &mount.target)?.ok_or(Errno::NOENT)?;
-            return finish(mount, target.as_fd());
+            finish(mount, target.as_fd())?;
+            return Ok(target);
         }
         Source::Bind { path, recursive, .. } => match around.opened.get(index) {
             Some(Some(fd)) => fd.try_clone()?,
@@ -322,7 +323,8 @@ fn attach(index: usize, mount: &Mount, around: &Surroundings<'_>) -> io::Result<
     }
     before(mount, fs.as_fd())?;
     move_onto(fs.as_fd(), target.as_fd())?;
-    after(mount, fs.as_fd())
+    after(mount, fs.as_fd())?;
+    Ok(fs)
 }
 
 fn finish(mount: &Mount, fs: BorrowedFd<'_>) -> io::Result<()> {
@@ -419,7 +421,7 @@ fn mounted_aside(
 
 /// The cgroup v2 hierarchy as the container's cgroup namespace shows it. A host that still has version 1 shows each of
 /// its hierarchies in a directory of a tmpfs, as those hosts do.
-fn cgroups(mount: &Mount, around: &Surroundings<'_>) -> io::Result<()> {
+fn cgroups(mount: &Mount, around: &Surroundings<'_>) -> io::Result<OwnedFd> {
     ensure(around.root, &mount.target, true)?;
     let target = without_links(around.root, &mount.target)?;
     let hierarchies = std::fs::read_to_string("/proc/self/cgroup")?;
@@ -439,7 +441,8 @@ fn cgroups(mount: &Mount, around: &Surroundings<'_>) -> io::Result<()> {
         };
         before(mount, fs.as_fd())?;
         move_onto(fs.as_fd(), target.as_fd())?;
-        return after(mount, fs.as_fd());
+        after(mount, fs.as_fd())?;
+        return Ok(fs);
     }
     let top = configured("tmpfs", Some("tmpfs"), MountFlags::empty(), &["mode=755".to_owned()])?;
     move_onto(top.as_fd(), target.as_fd())?;
@@ -472,7 +475,8 @@ fn cgroups(mount: &Mount, around: &Surroundings<'_>) -> io::Result<()> {
         }
     }
     before(mount, top.as_fd())?;
-    after(mount, top.as_fd())
+    after(mount, top.as_fd())?;
+    Ok(top)
 }
 
 /// The trees of bind mounts, opened by who may reach them: a user namespace's root need not have the right to walk
