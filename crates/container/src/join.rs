@@ -119,10 +119,7 @@ fn become_joiner(target: &Target<'_>, preserve_fds: u32, inherited: &[BorrowedFd
         let fail = |what: &'static str| move |e: io::Error| Failure::new(Stage::Setup, what, e);
         sys::process::reset_signals().map_err(fail("reset signals"))?;
         stdio(target.stdio)?;
-        sys::fd::close_on_exec_from(3).map_err(fail("close descriptors"))?;
-        for number in 3..3 + preserve_fds {
-            sys::fd::keep_over_exec(number as i32).map_err(fail("preserve descriptors"))?;
-        }
+        sys::fd::close_on_exec_from(3 + preserve_fds).map_err(fail("close descriptors"))?;
         for fd in inherited {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
                 .map_err(|e| fail("keep a descriptor")(e.into()))?;

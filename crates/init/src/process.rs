@@ -189,9 +189,7 @@ impl Process {
     fn hand_down(&self, keep_open: &[BorrowedFd<'_>]) -> Result<(), Failure> {
         let fail = |e: io::Error| Failure::new(Stage::Setup, "close descriptors", e);
         sys::fd::close_on_exec_from(3 + self.preserve_fds).map_err(fail)?;
-        for number in 3..3 + self.preserve_fds {
-            sys::fd::keep_over_exec(number as i32).map_err(fail)?;
-        }
+        // Below that number are the caller's, which came to us open over exec, and ours, which all are not.
         for fd in keep_open {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(|e| fail(e.into()))?;
         }

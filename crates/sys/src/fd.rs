@@ -33,19 +33,6 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Lets a descriptor that somebody else opened stay open over `execve(2)`; a number that is not open stays so.
-///
-/// # Errors
-/// What `fcntl(2)` reports.
-pub fn keep_over_exec(number: RawFd) -> io::Result<()> {
-    // SAFETY: F_SETFD takes no pointer and closes nothing; an invalid number is reported as EBADF.
-    if unsafe { libc::fcntl(number, libc::F_SETFD, 0) } == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
 /// Bytes that were written to a TCP socket and that its peer has not acknowledged (`SIOCOUTQ`, tcp(7)).
 ///
 /// # Errors

@@ -312,10 +312,7 @@ fn become_init(around: &Surroundings<'_>, waiting: &Waiting) -> Failure {
     let filters = around.plan.program.as_ref().map_or(&[][..], |program| &program.filters);
     let prepare = || -> io::Result<OwnedFd> {
         let description = sys::fd::sealed(c"process", &entry::encode(waiting, filters)?, false)?;
-        sys::fd::close_on_exec_from(3)?;
-        for number in 3..3 + around.preserve_fds {
-            sys::fd::keep_over_exec(number as i32)?;
-        }
+        sys::fd::close_on_exec_from(3 + around.preserve_fds)?;
         for fd in [description.as_fd(), around.channel, around.start] {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
         }

@@ -115,7 +115,8 @@ impl Runtime {
         let joining = Joining {
             namespaces: record.namespaces,
             root: record.namespaces & namespace::USER != 0,
-            keyring: None,
+            // The container's, so that it does not reach the keys of who calls us.
+            keyring: Some(format!("_ses.{}", record.id)),
             affinity: program.affinity.clone(),
             process: program.process.clone(),
         };

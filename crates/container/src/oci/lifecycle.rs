@@ -47,6 +47,8 @@ impl Runtime {
         let executed = execute(&directory, &record);
         directory.started()?;
         executed?;
+        // Hooks may call us.
+        drop(directory);
         let state = hooks::state(&record, Status::Running);
         hooks::run("poststart", &record.poststart, &state).inspect_err(|_| {
             if let Err(error) = end(&record) {
@@ -186,7 +188,14 @@ fn execute(directory: &Directory, record: &Record) -> Result<(), Error> {
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(fail)?;
     let address = SocketAddrUnix::new(directory.short_path(START)).map_err(fail)?;
-    rustix::net::connect(&socket, &address).map_err(fail)?;
+    match rustix::net::connect(&socket, &address) {
+        // Nobody waits there any more: another `start` was killed after it had done its work.
+        Err(rustix::io::Errno::CONNREFUSED) => {
+            let (operation, id) = ("start", record.id.clone());
+            return Err(Error::Status { operation, id, status: Status::Running });
+        }
+        other => other.map_err(fail)?,
+    }
     loop {
         match launch::receive_with(socket.as_fd()) {
             Ok((Outcome::Executed, _)) => return Ok(()),

@@ -113,10 +113,11 @@ impl Directory {
     pub(super) fn create(root: &Path, id: &str) -> Result<Self, Error> {
         check_id(id)?;
         let fail = |path: &Path| Error::system(format!("create state directory {}", path.display()));
-        fs::DirBuilder::new().recursive(true).create(root).map_err(fail(root))?;
         let path = root.join(id);
         let mut private = fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
+        private.recursive(true).create(root).map_err(fail(root))?;
+        private.recursive(false);
         for _ in 0..2 {
             match private.create(&path) {
                 Ok(()) => {
