@@ -179,6 +179,8 @@ fn updates(report: &mut Report, placement: &Placement, path: &Path) {
     report.same(path, "cpu.idle", "1");
     update(serde_json::json!({"cpu": {"idle": 0, "shares": 1024}})).unwrap();
     report.same(path, "cpu.weight", "100");
+    update(serde_json::json!({"memory": {"swap": 80 << 20}})).unwrap();
+    report.same(path, "memory.swap.max", "16777216");
     update(serde_json::json!({"memory": {"limit": -1}, "unified": {"memory.high": "max"}})).unwrap();
     report.same(path, "memory.max", "max");
     report.same(path, "memory.swap.max", "max");

@@ -27,6 +27,8 @@ pub struct Target<'a> {
     pub stdio: [BorrowedFd<'a>; 3],
     /// The cgroup v2 directory of the sandbox.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// `cgroup.procs` of further cgroups, those of cgroup v1, which nothing can be born in.
+    pub entered: &'a [OwnedFd],
     /// Seccomp programs.
     pub filters: &'a [Filter],
 }
@@ -118,6 +120,9 @@ fn become_joiner(target: &Target<'_>, preserve_fds: u32, inherited: &[BorrowedFd
     let prepare = || -> Result<(), Failure> {
         let fail = |what: &'static str| move |e: io::Error| Failure::new(Stage::Setup, what, e);
         sys::process::reset_signals().map_err(fail("reset signals"))?;
+        for procs in target.entered {
+            rustix::io::write(procs, b"0").map_err(|e| fail("enter a cgroup of version 1")(e.into()))?;
+        }
         stdio(target.stdio)?;
         sys::fd::close_on_exec_from(3 + preserve_fds).map_err(fail("close descriptors"))?;
         for fd in inherited {

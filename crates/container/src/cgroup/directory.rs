@@ -120,6 +120,18 @@ impl Cgroup {
         }
     }
 
+    /// A limit of memory and swap together is one of memory too, which stands if it is not given.
+    pub(super) fn completed_by_present(&self, resources: &Resources) -> Result<Resources, Error> {
+        let mut resources = resources.clone();
+        let Some(memory) = resources.spec.memory_mut().as_mut() else { return Ok(resources) };
+        let unlimited = memory.limit().is_none_or(|limit| limit == 0);
+        if unlimited && memory.swap().is_some_and(|swap| swap > 0) && self.version1.is_none() {
+            let present = self.read("memory.max")?.and_then(|text| text.trim().parse().ok());
+            memory.set_limit(present);
+        }
+        Ok(resources)
+    }
+
     /// Puts the present quota where it was left open.
     fn completed(&self, value: &str) -> Result<String, Error> {
         match value.strip_prefix(CURRENT) {

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -135,7 +136,7 @@ impl Placement {
     pub fn prepare(&mut self, resources: &Resources) -> Result<Option<Cgroup>, Error> {
         match &self.place {
             Place::Nowhere(reason) => {
-                if !resources.is_empty() {
+                if resources.needs_cgroup()? {
                     let (wanted, reason) = ("a limit of `linux.resources`".into(), reason.clone());
                     return Err(Error::Nowhere { wanted, reason });
                 }
@@ -201,6 +202,15 @@ impl Placement {
         }
     }
 
+    /// Where another process of the container enters by itself, by writing `0`: `cgroup.procs` of the cgroup's
+    /// counterparts in cgroup v1, which nothing can be born in.
+    ///
+    /// # Errors
+    /// What `open(2)` reports.
+    pub fn also_entered(&self) -> Result<Vec<OwnedFd>, Error> {
+        self.version1().map_or(Ok(Vec::new()), Mirror::procs)
+    }
+
     /// Opens the cgroup; `None` when there is none, or when it is gone.
     ///
     /// # Errors
@@ -229,11 +239,11 @@ impl Placement {
             };
             return Err(Error::Nowhere { wanted: "a limit of `linux.resources`".into(), reason });
         };
+        let resources = cgroup.completed_by_present(resources)?;
         if let Place::Scope(scope) = &self.place {
-            resources.check()?;
-            scope.set(resources)?;
+            scope.set(&resources)?;
         }
-        cgroup.apply(resources, self.rootless)
+        cgroup.apply(&resources, self.rootless)
     }
 
     /// Removes the cgroup, with what is below it, and the directories above it that were made for it and are empty

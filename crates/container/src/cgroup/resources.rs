@@ -83,9 +83,10 @@ impl Resources {
         Ok(resources)
     }
 
-    /// Whether anything is limited (device rules do not count).
-    pub fn is_empty(&self) -> bool {
-        self.version2().is_ok_and(|settings| settings.is_empty())
+    /// Whether there is a limit that cannot be had without a cgroup. Device rules are none: who has no cgroup cannot
+    /// make device nodes either.
+    pub(super) fn needs_cgroup(&self) -> Result<bool, Error> {
+        Ok(self.version2()?.iter().any(|setting| setting.absent != Absent::Skip))
     }
 
     /// Whether each limit is one that cgroup v2 has.
@@ -262,7 +263,8 @@ fn memory_settings(memory: &LinuxMemory, settings: &mut Vec<Setting>) -> Result<
             return Err(unsupported(&format!("memory.{name}"), reason));
         }
     }
-    if memory.swappiness().is_some() {
+    // -1 is the default, and an unsigned number in config.json.
+    if memory.swappiness().is_some_and(|swappiness| swappiness != u64::MAX) {
         return Err(unsupported("memory.swappiness", "cgroup v2 has no swappiness of its own for a cgroup"));
     }
     if memory.disable_oom_killer() == Some(true) {

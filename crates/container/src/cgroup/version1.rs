@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
@@ -78,6 +79,16 @@ impl Mirror {
 
     pub(super) fn admit(&self, pid: i32) -> Result<(), Error> {
         self.existing().try_for_each(|path| Cgroup::open(path)?.write("cgroup.procs", &pid.to_string()))
+    }
+
+    /// `cgroup.procs` of each counterpart, to be written to.
+    pub(super) fn procs(&self) -> Result<Vec<OwnedFd>, Error> {
+        let open = |path: &Path| {
+            let path = path.join("cgroup.procs");
+            let file = fs::OpenOptions::new().write(true).open(&path);
+            file.map(OwnedFd::from).map_err(Error::at("open", &path))
+        };
+        self.existing().map(open).collect()
     }
 
     /// The first counterpart that has processes in it.
@@ -294,7 +305,7 @@ mod tests {
                 "net_cls.classid 9"
             ]
         );
-        assert!(rest.is_empty());
+        assert!(!rest.needs_cgroup().unwrap());
         let (files, rest) = lines(JSON, &["memory", "net_cls"]);
         assert_eq!(files.len(), 4);
         let left: Vec<_> = rest.version2().unwrap().into_iter().map(|setting| setting.file).collect();

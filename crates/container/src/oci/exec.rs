@@ -102,6 +102,7 @@ impl Runtime {
     ) -> Result<Child, Error> {
         let init = program::init().map_err(Error::system("store inception-init in memory"))?;
         let cgroup = record.cgroup.open()?;
+        let entered = record.cgroup.also_entered()?;
         let [stdin, stdout, stderr] =
             [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         let target = Target {
@@ -110,6 +111,7 @@ impl Runtime {
             // A process with a terminal has its socket as standard input until then.
             stdio: [console.map_or(stdin, AsFd::as_fd), stdout, stderr],
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            entered: &entered,
             filters: &program.filters,
         };
         let joining = Joining {

@@ -246,6 +246,7 @@ impl Hub {
         let (stdio, _) = split_stdio(fds)?;
         let filters = filters(&mut self.filters, process.capabilities.bounding())?;
         let target = container::join::Target {
+            entered: &[],
             pidfd: pidfd.as_fd(),
             init: self.init.as_fd(),
             stdio,
