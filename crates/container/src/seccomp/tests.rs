@@ -446,6 +446,8 @@ fn rule() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn the_program_says_what_the_rules_say(
         rules in prop::collection::vec(rule(), 0..8),

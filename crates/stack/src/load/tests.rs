@@ -384,6 +384,8 @@ fn every_error_of_a_compose_file() {
         ("unknown dependency", "services:\n  a: { image: i, depends_on: [bb] }\n  b: { image: i }\n"),
         ("missing build directory", "services:\n  web:\n    build: ./nope\n"),
         ("extends", "services:\n  web:\n    extends: { service: b }\n"),
+        ("landlock", "services:\n  web:\n    image: i\n    landlock: { read: [/] }\n"),
+        ("x-landlock", "services:\n  web:\n    image: i\n    x-landlock: { read: [/], rite: [/tmp] }\n"),
         ("external volume", "services:\n  web: { image: i }\nvolumes:\n  data:\n    external: true\n"),
         ("no services", "version: '3'\n"),
         ("a list", "- a\n"),
