@@ -55,8 +55,8 @@ pub enum User {
         uid: u32,
         /// Group id.
         gid: u32,
-        /// Supplementary groups.
-        groups: Vec<u32>,
+        /// Supplementary groups; none given: those that the caller has.
+        groups: Option<Vec<u32>>,
         /// File mode creation mask.
         umask: u32,
     },
@@ -177,10 +177,11 @@ impl Process {
         match &self.user {
             User::Named(name) => account::resolve(name).map_err(|e| Failure::new(Stage::User, name, e)),
             User::Ids { uid, gid, groups, .. } => {
+                let groups = groups.clone().unwrap_or_default();
                 let home =
                     || account::resolve(&uid.to_string()).map_or_else(|_| "/".into(), |found| found.home);
                 let home = if self.env.iter().any(|(key, _)| key == "HOME") { String::new() } else { home() };
-                Ok(account::Account { uid: *uid, gid: *gid, groups: groups.clone(), home })
+                Ok(account::Account { uid: *uid, gid: *gid, groups, home })
             }
         }
     }
@@ -224,11 +225,13 @@ impl Process {
         }
         let gid = nix::unistd::Gid::from_raw(account.gid);
         let uid = nix::unistd::Uid::from_raw(account.uid);
-        let groups: Vec<_> = account.groups.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
-        match nix::unistd::setgroups(&groups) {
-            // A user namespace whose maker had no right to change groups (user_namespaces(7)); none were asked for.
-            Err(nix::errno::Errno::EPERM) if groups.is_empty() => {}
-            other => other.map_err(|e| fail("supplementary groups")(e.into()))?,
+        if !matches!(self.user, User::Ids { groups: None, .. }) {
+            let groups: Vec<_> = account.groups.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
+            match nix::unistd::setgroups(&groups) {
+                // A user namespace whose maker had no right to change groups (user_namespaces(7)); none were asked for.
+                Err(nix::errno::Errno::EPERM) if groups.is_empty() => {}
+                other => other.map_err(|e| fail("supplementary groups")(e.into()))?,
+            }
         }
         // The permitted set outlives the change of the user id, to be cut to size after it.
         rustix::thread::set_keep_capabilities(true).map_err(|e| fail("keep capabilities")(e.into()))?;

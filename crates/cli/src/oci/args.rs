@@ -209,11 +209,11 @@ pub(crate) enum Command {
 
 impl Command {
     /// How many descriptors from 3 up are the process's.
-    pub(crate) fn preserved(&self) -> u32 {
+    pub(crate) fn preserved(&mut self) -> Option<&mut u32> {
         match self {
-            Self::Create(Create { make }) | Self::Run(Run { make, .. }) => make.preserve_fds,
-            Self::Exec(exec) => exec.preserve_fds,
-            _ => 0,
+            Self::Create(Create { make }) | Self::Run(Run { make, .. }) => Some(&mut make.preserve_fds),
+            Self::Exec(exec) => Some(&mut exec.preserve_fds),
+            _ => None,
         }
     }
 }
@@ -233,7 +233,7 @@ pub(crate) struct Make {
     /// File that gets the number of the process
     #[arg(long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
-    /// How many descriptors from 3 up the process gets
+    /// How many descriptors from 3 up the process gets, as far as they are open
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) preserve_fds: u32,
     /// Change the root without pivot_root(2), which an initramfs refuses
@@ -288,7 +288,7 @@ pub(crate) struct Exec {
     /// Unix socket that gets the other end of the process's terminal
     #[arg(long, value_name = "SOCKET")]
     pub(crate) console_socket: Option<PathBuf>,
-    /// How many descriptors from 3 up the process gets
+    /// How many descriptors from 3 up the process gets, as far as they are open
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) preserve_fds: u32,
     /// Variable, as NAME=VALUE
@@ -463,16 +463,13 @@ pub(crate) enum Parsed {
 /// # Errors
 /// What is wrong with them, in one line, and where messages shall go as far as it can be told.
 pub(crate) fn parse(words: Vec<OsString>) -> Result<Parsed, (String, Log)> {
-    // Alone on the line; clap would ask for the command first.
-    if words.len() == 2 && ["-v", "--version"].iter().any(|flag| words[1] == *flag) {
-        return Ok(Parsed::Version);
-    }
+    let version = || words.iter().any(|word| *word == "-v" || *word == "--version");
     match Arguments::try_parse_from(&words) {
         Ok(arguments) if arguments.global.version => Ok(Parsed::Version),
         Ok(arguments) => Ok(Parsed::Do(Box::new(arguments))),
-        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Err(("no command".to_owned(), log_of(&words)))
-        }
+        // clap would ask for the command first.
+        Err(error) if no_command(&error) && version() => Ok(Parsed::Version),
+        Err(error) if no_command(&error) => Err(("no command".to_owned(), log_of(&words))),
         Err(error) if !error.use_stderr() => Ok(Parsed::Help(error.to_string())),
         Err(error) => {
             let text = error.to_string();
@@ -482,6 +479,11 @@ pub(crate) fn parse(words: Vec<OsString>) -> Result<Parsed, (String, Log)> {
             Err((said.strip_prefix("error: ").unwrap_or(&said).to_owned(), log_of(&words)))
         }
     }
+}
+
+fn no_command(error: &clap::Error) -> bool {
+    use clap::error::ErrorKind;
+    matches!(error.kind(), ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand)
 }
 
 /// Where messages go by a command line that cannot be used otherwise.
@@ -542,6 +544,14 @@ mod tests {
         }
         let Command::Exec(exec) = parsed("exec -u 7 c ls -u").unwrap().command else { panic!() };
         assert_eq!((exec.user, exec.words), (Some((7, None)), vec!["c".into(), "ls".into(), "-u".into()]));
+    }
+
+    #[test]
+    fn the_version_needs_no_command() {
+        for words in ["x -v", "x --version", "x --root /r --version", "x --version list"] {
+            let words = words.split_whitespace().map(OsString::from).collect();
+            assert!(matches!(parse(words), Ok(Parsed::Version)));
+        }
     }
 
     #[test]

@@ -29,8 +29,10 @@ pub fn main() -> ExitCode {
         Ok(Parsed::Version) => print(&version()).map(|()| 0),
         Ok(Parsed::Help(text)) => print(&text).map(|()| 0),
         Ok(Parsed::Do(arguments)) => {
-            let Arguments { global, command, .. } = *arguments;
-            let done = check_preserved(command.preserved())
+            let Arguments { global, mut command, .. } = *arguments;
+            let done = command
+                .preserved()
+                .map_or(Ok(()), only_open)
                 .and_then(|()| report::trace(&global.log))
                 .and_then(|()| carry_out(&global, command));
             if let Err(failure) = &done {
@@ -90,14 +92,27 @@ fn carry_out(global: &Global, command: Command) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The descriptors that the caller wants passed on must be there, or what we open ourselves would take their numbers.
-fn check_preserved(count: u32) -> Result<(), Failure> {
-    for number in 3..count.saturating_add(3) {
-        std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).map_err(|_| {
-            Failure::usage(format!("--preserve-fds: descriptor {number} is not open"), PRESERVED)
-        })?;
+/// Takes off `count` what is not open at the end of the range: later we open something there ourselves. Engines ask for
+/// more than they have.
+fn only_open(count: &mut u32) -> Result<(), Failure> {
+    let number = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    if *count == 0 {
+        return Ok(());
     }
-    Ok(())
+    let listed = std::fs::read_dir("/proc/self/fd").map_err(Failure::system("list the open descriptors"))?;
+    let listed: Vec<u32> = listed.filter_map(number).collect();
+    // The one of the list itself is closed by now.
+    let open = |number: &u32| std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok();
+    let wanted = 3..count.saturating_add(3);
+    let last = listed.into_iter().filter(|number| wanted.contains(number)).filter(open).max();
+    *count = last.map_or(0, |last| last - 2);
+    match (3..*count + 3).find(|number| !open(number)) {
+        Some(gap) => Err(Failure::usage(
+            format!("--preserve-fds: descriptor {gap} is not open, but later ones are"),
+            PRESERVED,
+        )),
+        None => Ok(()),
+    }
 }
 
 /// What the option means.

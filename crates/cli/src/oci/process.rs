@@ -56,7 +56,7 @@ fn read(path: &Path) -> Result<Process, Failure> {
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_SIZE).read_to_end(&mut text))
         .map_err(Failure::system(&operation))?;
-    serde_json::from_slice(&text).map_err(Failure::system(&operation))
+    container::oci::parse_process(&text).map_err(Failure::system(&operation))
 }
 
 /// Changes what the options name; all else stays as the container's own process has it.
@@ -86,7 +86,8 @@ fn change(process: &mut Process, arguments: &args::Exec) -> Result<(), Failure> 
     }
     if !arguments.cap.is_empty() {
         let sets = process.capabilities().clone();
-        process.set_capabilities(Some(with_capabilities(sets, &arguments.cap)?));
+        let root = process.user().uid() == 0;
+        process.set_capabilities(Some(with_capabilities(sets, &arguments.cap, root)));
     }
     if arguments.no_new_privs {
         process.set_no_new_privileges(Some(true));
@@ -100,20 +101,18 @@ fn change(process: &mut Process, arguments: &args::Exec) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Adds capabilities to all sets but the inheritable one; to the ambient one only those that are not passed on by
-/// being root anyway, as it is empty then.
-fn with_capabilities(
-    sets: Option<LinuxCapabilities>,
-    names: &[String],
-) -> Result<LinuxCapabilities, Failure> {
+/// Adds capabilities to the sets. Root has what is permitted; who is not root keeps over execve(2) what is ambient
+/// only, and a capability must be inheritable to be that (capabilities(7)). A name that nobody knows is told and left
+/// out, as in config.json.
+fn with_capabilities(sets: Option<LinuxCapabilities>, names: &[String], root: bool) -> LinuxCapabilities {
     let mut added = Vec::new();
     for name in names {
         let upper = name.to_ascii_uppercase();
         let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-        let known: Result<Capability, _> = serde_json::from_value(full.into());
-        let unknown =
-            || Failure::usage(format!("unknown capability `{name}`"), "see capabilities(7) for the names");
-        added.push(known.map_err(|_| unknown())?);
+        match serde_json::from_value::<Capability>(full.into()) {
+            Ok(known) => added.push(known),
+            Err(_) => tracing::warn!("there is no capability `{name}`: nobody can have it"),
+        }
     }
     let mut sets = sets.unwrap_or_else(|| {
         let mut none = LinuxCapabilities::default();
@@ -131,12 +130,12 @@ fn with_capabilities(
     };
     let (bounding, effective, permitted) =
         (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
-    let ambient = with(sets.ambient());
-    let inheritable = with(sets.inheritable());
+    let (inheritable, ambient) = (with(sets.inheritable()), with(sets.ambient()));
     sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
-    // A capability must be inheritable to be ambient, capabilities(7).
-    sets.set_inheritable(inheritable).set_ambient(ambient);
-    Ok(sets)
+    if !root {
+        sets.set_inheritable(inheritable).set_ambient(ambient);
+    }
+    sets
 }
 
 /// Whether the process of this `config.json` wants a terminal. What is wrong with the file is told by `create`.
@@ -189,6 +188,8 @@ mod tests {
         change(&mut process, &exec(&["-u", "1", "c", "ls"])).unwrap();
         let value = serde_json::to_value(&process).unwrap();
         assert_eq!(value["user"], serde_json::json!({"uid": 1, "gid": 0, "umask": 18}));
-        assert!(change(&mut process, &exec(&["--cap", "CAP_NONSENSE", "c", "ls"])).is_err());
+        let before = process.capabilities().clone();
+        change(&mut process, &exec(&["--cap", "CAP_NONSENSE", "c", "ls"])).unwrap();
+        assert_eq!(*process.capabilities(), before);
     }
 }

@@ -38,8 +38,14 @@ pub fn load(path: &Path) -> Result<Spec, Error> {
 /// # Errors
 /// As [`load`].
 pub fn parse(text: &[u8]) -> Result<Spec, Error> {
-    let spec: Spec = serde_json::from_slice(text)
-        .map_err(|source| Error::Syntax { path: "config.json".into(), source })?;
+    let syntax = |source| Error::Syntax { path: "config.json".into(), source };
+    let spec: Spec = match serde_json::from_slice(text) {
+        Ok(spec) => spec,
+        Err(source) => match without_unknown_capabilities(text, "/process/capabilities") {
+            Some(known) => serde_json::from_value(known).map_err(syntax)?,
+            None => return Err(syntax(source)),
+        },
+    };
     check(&spec)?;
     // No other way of writing one is JSON.
     if text.windows(6).any(|six| six == br"\u0000") {
@@ -60,6 +66,38 @@ fn check(spec: &Spec) -> Result<(), Error> {
     namespaces(spec)?;
     hooks(spec)?;
     linux(spec)
+}
+
+/// Reads the description of one process.
+///
+/// # Errors
+/// When it is no JSON, or a field has the wrong type.
+pub fn parse_process(text: &[u8]) -> Result<oci_spec::runtime::Process, serde_json::Error> {
+    serde_json::from_slice(text).or_else(|source| match without_unknown_capabilities(text, "/capabilities") {
+        Some(known) => serde_json::from_value(known),
+        None => Err(source),
+    })
+}
+
+/// The same without capabilities that nobody knows, if there are any: since version 1.1 the specification wants a
+/// warning, so that a description can be used on an older host.
+fn without_unknown_capabilities(text: &[u8], place: &str) -> Option<serde_json::Value> {
+    let mut config: serde_json::Value = serde_json::from_slice(text).ok()?;
+    let mut unknown = std::collections::BTreeSet::new();
+    for set in config.pointer_mut(place)?.as_object_mut()?.values_mut() {
+        let Some(names) = set.as_array_mut() else { continue };
+        names.retain(|name| match name.as_str() {
+            Some(name) if crate::capability::bit(name).is_err() => {
+                unknown.insert(name.to_owned());
+                false
+            }
+            _ => true,
+        });
+    }
+    for name in &unknown {
+        tracing::warn!("there is no capability `{name}`: nobody can have it");
+    }
+    (!unknown.is_empty()).then_some(config)
 }
 
 /// Any 1.x: later minor versions only add (semver.org).

@@ -24,7 +24,7 @@ mod state;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-pub use config::{SPEC_VERSION, load, parse};
+pub use config::{SPEC_VERSION, load, parse, parse_process};
 pub use error::Error;
 pub use exec::Exec;
 pub use mounts::options as mount_options;

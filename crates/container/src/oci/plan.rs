@@ -20,6 +20,10 @@ use crate::{capability, seccomp};
 /// What a mask is when nobody says.
 const UMASK: u32 = 0o022;
 
+/// The annotation by which Podman's `--group-add keep-groups` asks for the caller's supplementary groups, which an
+/// ordinary user's container cannot name because they have no number in its user namespace.
+const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+
 /// A container that can be made.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -150,6 +154,14 @@ impl Program {
     pub(super) fn resolve(process: &Config, spec: &Spec) -> Result<Self, Error> {
         let linux = spec.linux().as_ref();
         let mut program = Self::inside(process)?;
+        if spec
+            .annotations()
+            .as_ref()
+            .is_some_and(|all| all.get(KEEP_GROUPS).is_some_and(|value| value != "0"))
+            && let User::Ids { groups, .. } = &mut program.process.user
+        {
+            *groups = None;
+        }
         program.scheduling.memory = linux
             .and_then(|linux| linux.memory_policy().as_ref())
             .map(scheduling::memory_policy)
@@ -228,7 +240,7 @@ impl Program {
                 user: User::Ids {
                     uid: user.uid(),
                     gid: user.gid(),
-                    groups: user.additional_gids().clone().unwrap_or_default(),
+                    groups: Some(user.additional_gids().clone().unwrap_or_default()),
                     umask: user.umask().unwrap_or(UMASK) & 0o777,
                 },
                 capabilities: capabilities(process.capabilities().as_ref())?,
