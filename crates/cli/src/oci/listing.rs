@@ -101,7 +101,8 @@ pub(super) fn list(runtime: &Runtime, format: Format, quiet: bool, log: &Log) ->
         }
     }
     match format {
-        Format::Json => json(&states),
+        // A line each time, as runc has it: there are programs that read it so.
+        Format::Json => line(&states),
         Format::Table => {
             let row = |state: State| {
                 vec![
@@ -122,12 +123,12 @@ pub(super) fn list(runtime: &Runtime, format: Format, quiet: bool, log: &Log) ->
 /// `ps`. Its table is what ps(1) prints, as its options are that program's.
 ///
 /// # Errors
-/// When there is no such container, or no ps(1), or its table has no column with the numbers of processes.
+/// When there is no such container, no ps(1), or its table has no column with the numbers of processes.
 pub(super) fn ps(runtime: &Runtime, format: Format, words: &[String]) -> Result<u8, Failure> {
     let (id, options) = words.split_first().ok_or_else(|| Failure::usage("no container", "ps ID"))?;
     let pids = runtime.processes(id)?;
     if format == Format::Json {
-        json(&pids)?;
+        line(&pids)?;
         return Ok(0);
     }
     let default = ["-ef".to_owned()];
@@ -150,6 +151,11 @@ pub(super) fn ps(runtime: &Runtime, format: Format, words: &[String]) -> Result<
         .ok_or_else(|| Failure::usage("no column PID in what ps(1) prints", "add `pid` to its options"))?;
     print(&kept)?;
     Ok(0)
+}
+
+fn line(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(Failure::system("write JSON"))?;
+    print(&format!("{text}\n"))
 }
 
 /// The head of a table of ps(1) and the rows of these processes; `None` without a column `PID`.

@@ -66,7 +66,8 @@ fn carry_out(global: &Global, command: Command) -> Result<u8, Failure> {
         Command::Start { id } => runtime.start(&id)?,
         Command::State { id } => listing::state(&runtime, &id)?,
         Command::Kill { all, id, signal } => {
-            let number = container::signal::number(&signal);
+            // 0 only asks whether it could be sent, kill(2).
+            let number = if signal == "0" { Some(0) } else { container::signal::number(&signal) };
             let number =
                 number.ok_or_else(|| Failure::usage(format!("unknown signal `{signal}`"), SIGNALS))?;
             runtime.kill(&id, number, all)?;

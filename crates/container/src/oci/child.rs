@@ -103,9 +103,6 @@ fn enter(around: &Surroundings<'_>) -> Result<Waiting, Failure> {
     let root = root(around)?;
     let mounted = carry_out_mounts(around, root.as_fd())?;
     let program = plan.program.as_ref();
-    if let (Some(socket), Some(terminal)) = (around.console, program.and_then(|program| program.terminal)) {
-        console::take(root.as_fd(), socket.as_fd(), terminal)?;
-    }
     for (name, value) in &plan.sysctls {
         sysctl(name, value)?;
     }
@@ -239,7 +236,7 @@ fn carry_out_mounts<'a>(around: &Surroundings<'a>, root: BorrowedFd<'a>) -> Resu
     for (index, mount) in plan.mounts.iter().enumerate() {
         let dev = mount.target.trim_end_matches('/') == "/dev" && mount.change.set & attribute::RDONLY != 0;
         let fs = if dev && !foreign_dev {
-            // Not yet: device nodes and links are made in it.
+            // Not yet: device nodes, links and the console are made in it.
             let mut open = mount.clone();
             open.change.set &= !attribute::RDONLY;
             sealed_dev.push(mount);
@@ -256,6 +253,11 @@ fn carry_out_mounts<'a>(around: &Surroundings<'a>, root: BorrowedFd<'a>) -> Resu
             devices::make(root, device, another_user)?;
         }
         devices::link(root)?;
+    }
+    if let (Some(socket), Some(terminal)) =
+        (around.console, plan.program.as_ref().and_then(|program| program.terminal))
+    {
+        console::take(root, socket.as_fd(), terminal)?;
     }
     for mount in sealed_dev {
         mounts::change_again(root, mount)?;

@@ -89,6 +89,8 @@ impl Runtime {
         if super::state::start_time(record.pid) != Some(record.start_time) {
             return Err(refused(Status::Stopped));
         }
+        // Who begins in a frozen cgroup waits for a `resume`, which needs the lock.
+        drop(directory);
         self.join(&record, pidfd.as_fd(), &program, console.as_ref(), exec.pid_file)
     }
 

@@ -107,15 +107,17 @@ impl Runtime {
         Ok(())
     }
 
-    /// The numbers of all processes, in this PID namespace.
+    /// The numbers of all processes, in this PID namespace. A container that has stopped has none, unless it shares
+    /// the PID namespace of others.
     ///
     /// # Errors
-    /// A container that has stopped.
+    /// A container that is being created.
     pub fn processes(&self, id: &str) -> Result<Vec<i32>, Error> {
-        let alive = |status| matches!(status, Status::Created | Status::Running | Status::Paused);
-        let (_, record) = self.open("list the processes of", id, alive)?;
+        let (directory, record) =
+            self.open("list the processes of", id, |status| status != Status::Creating)?;
         match record.cgroup.open()? {
             Some(cgroup) => Ok(cgroup.procs()?),
+            None if directory.status(&record)? == Status::Stopped => Ok(Vec::new()),
             None => Ok(vec![record.pid]),
         }
     }
