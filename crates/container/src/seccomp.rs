@@ -111,6 +111,11 @@ fn flags(seccomp: &LinuxSeccomp, notify: bool) -> u32 {
     flags
 }
 
+/// Names of the architectures whose system calls are known, in order.
+pub fn architectures() -> Vec<String> {
+    architecture::KNOWN.iter().map(ToString::to_string).collect()
+}
+
 /// The programs to load, in this order, for a process that may have `capabilities`: [`docker_profile`] for this
 /// architecture alone.
 ///

@@ -98,9 +98,6 @@ const SECCOMP_OPERATORS: [&str; 7] = [
     "SCMP_CMP_MASKED_EQ",
     "SCMP_CMP_NE",
 ];
-/// Architectures whose calls it knows.
-const SECCOMP_ARCHITECTURES: &[&str] =
-    &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
 /// Flags with which it may be loaded.
 const SECCOMP_FLAGS: [&str; 4] = [
     "SECCOMP_FILTER_FLAG_LOG",
@@ -144,7 +141,7 @@ fn features() -> Value {
                 "enabled": true,
                 "actions": SECCOMP_ACTIONS,
                 "operators": SECCOMP_OPERATORS,
-                "archs": SECCOMP_ARCHITECTURES,
+                "archs": container::seccomp::architectures(),
                 "knownFlags": SECCOMP_FLAGS,
                 "supportedFlags": SECCOMP_FLAGS,
             },

@@ -90,6 +90,9 @@ fn numbers_are_those_of_the_c_library() {
     ] {
         assert_eq!(native.number(name), u32::try_from(number).ok(), "{name}");
     }
+    for arch in architecture::KNOWN {
+        assert!(Architecture::new(arch).unwrap().number("openat").is_some(), "{arch}");
+    }
     let number = |arch, name| Architecture::new(arch).unwrap().number(name);
     assert_eq!(number(Arch::ScmpArchArm, "set_tls"), Some(0xf0005));
     assert_eq!(number(Arch::ScmpArchMipsel64, "read"), Some(5000));
