@@ -21,6 +21,11 @@ network_mode = "none"
 mem_limit = "48m"
 cpus = 0.25
 pids_limit = 12
+mem_reservation = "24m"
+memswap_limit = "64m"
+cpu_shares = 512
+cpuset = "1"
+blkio_config = { device_write_bps = [{ path = "/dev/vda", rate = "2m" }] }
 TOML
 
 echo "$(id -un) in cgroup $(sed -n 's/^0:://p' /proc/self/cgroup)"
@@ -35,9 +40,15 @@ echo "service's cgroup: $group"
 same 'memory.max' $((48 << 20)) "$(cat "$group/memory.max")"
 same 'cpu.max' '25000 100000' "$(cat "$group/cpu.max")"
 same 'pids.max' 12 "$(cat "$group/pids.max")"
+same 'memory.low' $((24 << 20)) "$(cat "$group/memory.low")"
+same 'memory.swap.max' $((16 << 20)) "$(cat "$group/memory.swap.max")"
+at_most 'cpu.weight' 60 "$(cat "$group/cpu.weight")"
+same 'cpuset.cpus.effective' 1 "$(cat "$group/cpuset.cpus.effective")"
+has 'io.max' '^[0-9]+:0 rbps=max wbps=2097152 riops=max wiops=max' "$(cat "$group/io.max")"
 count() { sed -n "s/^$2 //p" "$group/$1"; }
 
 inside() { inception-run exec box sh -c "$1"; }
+has 'the CPUs that a process may use' '^Cpus_allowed_list:[^0-9]+1$' "$(inside 'cat /proc/self/status')"
 
 # Memory: a buffer of 200 MB that is filled.
 inside 'dd if=/dev/zero of=/dev/null bs=200M count=1' >/dev/null 2>&1
