@@ -147,9 +147,11 @@ impl Cgroup {
         if error.kind() != Some(io::ErrorKind::NotFound) {
             return error;
         }
-        let given = self.read("cgroup.controllers").ok().flatten().unwrap_or_default();
+        // Cgroup v1 has no such list: the whole tree is the controller's.
+        let given = self.read("cgroup.controllers").ok().flatten();
         let controller = setting.controller();
-        if controller == "cgroup" || given.split_whitespace().any(|name| name == controller) {
+        let is_given = given.is_none_or(|given| given.split_whitespace().any(|name| name == controller));
+        if controller == "cgroup" || is_given {
             // The controller is there, so it is the kernel that has no such file.
             return Error::Unsupported {
                 field: setting.field.clone(),

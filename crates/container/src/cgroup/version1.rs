@@ -57,7 +57,10 @@ impl Mirror {
                 Err(error) if error.kind() == Some(io::ErrorKind::InvalidInput) => {
                     refused.push((counterpart, setting));
                 }
-                other => other?,
+                other => {
+                    other?;
+                    check_kernel_memory(&counterpart, setting)?;
+                }
             }
         }
         refused.into_iter().try_for_each(|(counterpart, setting)| counterpart.set(setting))?;
@@ -110,6 +113,22 @@ impl Mirror {
             }
         }
         Ok(())
+    }
+}
+
+/// Since Linux 5.16 this limit can be written and changes nothing.
+fn check_kernel_memory(counterpart: &Cgroup, setting: &Setting) -> Result<(), Error> {
+    if !setting.file.starts_with("memory.kmem.") {
+        return Ok(());
+    }
+    let number = |text: &str| text.trim().parse::<i64>().unwrap_or(i64::MAX);
+    let found = counterpart.read(&setting.file)?.unwrap_or_default();
+    match number(&setting.value) {
+        wanted if wanted >= 0 && number(&found) > wanted => Err(Error::Unsupported {
+            field: setting.field.clone(),
+            reason: "this kernel takes the value and does not keep it".into(),
+        }),
+        _ => Ok(()),
     }
 }
 
