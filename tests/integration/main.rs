@@ -14,6 +14,7 @@ mod hostile;
 mod killed;
 mod lifecycle;
 mod network;
+mod oci;
 mod pid1;
 mod sandbox;
 mod stacks;

@@ -153,6 +153,7 @@ fn wait_for_start(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
     // The file of memory and the report pipe must not be open while what is inside may look.
     drop(description);
     send_waiting(report.as_fd()).map_err(setup("report"))?;
+    wait_until_kept(report)?;
     let caller = loop {
         match rustix::net::accept_with(&start, SocketFlags::CLOEXEC) {
             Ok(caller) => break caller,
@@ -167,6 +168,20 @@ fn wait_for_start(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
     };
     failure.send(&caller);
     std::process::exit(failure.exit_code());
+}
+
+/// Whoever makes the container holds the other end of the channel. If it dies before it has told others of us, nobody
+/// else would ever end us.
+fn wait_until_kept(report: &OwnedFd) -> Result<(), Failure> {
+    let mut word = [0u8; 8];
+    loop {
+        match rustix::io::read(report, &mut word) {
+            Ok(0) => std::process::exit(1),
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
+            Err(errno) => return Err(setup("wait for the runtime")(errno.into())),
+        }
+    }
 }
 
 fn become_program(

@@ -202,7 +202,9 @@ pub fn receive(pipe: BorrowedFd<'_>) -> io::Result<Outcome> {
     let mut buffer = [0u8; LONGEST];
     let length = loop {
         match rustix::io::read(pipe, &mut buffer) {
-            Err(rustix::io::Errno::INTR) => {}
+            // The latter is told once by a socket whose other process ended without reading all that we sent; what it
+            // had to say itself is still to come.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
             other => break other?,
         }
     };

@@ -200,7 +200,8 @@ pub fn recv_fds(socket: BorrowedFd<'_>, limit: usize) -> io::Result<Message> {
         let mut parts = [IoSliceMut::new(&mut bytes)];
         match rustix::net::recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
             Ok(received) => break received,
-            Err(rustix::io::Errno::INTR) => {}
+            // See Channel::recv: the latter is told once, before what the other process had to say.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
             Err(error) => return Err(error.into()),
         }
     };

@@ -8,13 +8,14 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Runs containers by the OCI runtime specification.
 #[derive(Debug, Parser)]
-#[command(name = "inception-oci", disable_help_subcommand = true, subcommand_required = true)]
-#[command(disable_version_flag = true)]
+#[command(name = "inception-oci", disable_help_subcommand = true, disable_version_flag = true)]
+// Engines put what they were told before what they say themselves: the last one counts.
+#[command(args_override_self = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    command: Option<Command>,
 }
 
 /// Options that stand before the command.
@@ -451,7 +452,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[derive(Debug)]
 pub(crate) enum Parsed {
     /// Something is to be done.
-    Do(Box<Arguments>),
+    Do(Box<Global>, Box<Command>),
     /// The version is asked for.
     Version,
     /// This text is asked for (`--help`).
@@ -463,13 +464,12 @@ pub(crate) enum Parsed {
 /// # Errors
 /// What is wrong with them, in one line, and where messages shall go as far as it can be told.
 pub(crate) fn parse(words: Vec<OsString>) -> Result<Parsed, (String, Log)> {
-    let version = || words.iter().any(|word| *word == "-v" || *word == "--version");
     match Arguments::try_parse_from(&words) {
-        Ok(arguments) if arguments.global.version => Ok(Parsed::Version),
-        Ok(arguments) => Ok(Parsed::Do(Box::new(arguments))),
-        // clap would ask for the command first.
-        Err(error) if no_command(&error) && version() => Ok(Parsed::Version),
-        Err(error) if no_command(&error) => Err(("no command".to_owned(), log_of(&words))),
+        Ok(Arguments { global, .. }) if global.version => Ok(Parsed::Version),
+        Ok(Arguments { global, command: Some(command) }) => {
+            Ok(Parsed::Do(Box::new(global), Box::new(command)))
+        }
+        Ok(Arguments { global, command: None }) => Err(("no command".to_owned(), global.log)),
         Err(error) if !error.use_stderr() => Ok(Parsed::Help(error.to_string())),
         Err(error) => {
             let text = error.to_string();
@@ -479,11 +479,6 @@ pub(crate) fn parse(words: Vec<OsString>) -> Result<Parsed, (String, Log)> {
             Err((said.strip_prefix("error: ").unwrap_or(&said).to_owned(), log_of(&words)))
         }
     }
-}
-
-fn no_command(error: &clap::Error) -> bool {
-    use clap::error::ErrorKind;
-    matches!(error.kind(), ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand)
 }
 
 /// Where messages go by a command line that cannot be used otherwise.
@@ -508,10 +503,10 @@ fn log_of(words: &[OsString]) -> Log {
 mod tests {
     use super::*;
 
-    fn parsed(words: &str) -> Result<Arguments, String> {
+    fn parsed(words: &str) -> Result<Command, String> {
         let words = std::iter::once("inception-oci").chain(words.split_whitespace());
         match parse(words.map(OsString::from).collect()) {
-            Ok(Parsed::Do(arguments)) => Ok(*arguments),
+            Ok(Parsed::Do(_, command)) => Ok(*command),
             Ok(other) => panic!("{other:?}"),
             Err((text, _)) => Err(text),
         }
@@ -542,7 +537,7 @@ mod tests {
             let arguments = parsed(words);
             assert!(arguments.is_ok(), "{words}: {arguments:?}");
         }
-        let Command::Exec(exec) = parsed("exec -u 7 c ls -u").unwrap().command else { panic!() };
+        let Command::Exec(exec) = parsed("exec -u 7 c ls -u").unwrap() else { panic!() };
         assert_eq!((exec.user, exec.words), (Some((7, None)), vec!["c".into(), "ls".into(), "-u".into()]));
     }
 

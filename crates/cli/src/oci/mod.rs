@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use container::oci::{Console, Create, Exec, Runtime};
 
 use crate::output::{Failure, print};
-use args::{Arguments, CgroupManager, Command, Global, Parsed};
+use args::{CgroupManager, Command, Global, Parsed};
 use foreground::Foreground;
 
 /// The whole program. The exit code is the container's own for `run` and `exec`, 1 for every failure.
@@ -28,13 +28,12 @@ pub fn main() -> ExitCode {
     let done = match args::parse(std::env::args_os().collect()) {
         Ok(Parsed::Version) => print(&version()).map(|()| 0),
         Ok(Parsed::Help(text)) => print(&text).map(|()| 0),
-        Ok(Parsed::Do(arguments)) => {
-            let Arguments { global, mut command, .. } = *arguments;
+        Ok(Parsed::Do(global, mut command)) => {
             let done = command
                 .preserved()
                 .map_or(Ok(()), only_open)
                 .and_then(|()| report::trace(&global.log))
-                .and_then(|()| carry_out(&global, command));
+                .and_then(|()| carry_out(&global, *command));
             if let Err(failure) = &done {
                 report::failure(&global.log, failure);
             }
@@ -195,8 +194,11 @@ fn give_up(runtime: &Runtime, id: &str, failure: Failure) -> Failure {
 
 /// `exec`.
 fn exec(runtime: &Runtime, arguments: args::Exec) -> Result<u8, Failure> {
-    let (id, process) = process::described(runtime, &arguments)?;
+    let (id, mut process) = process::described(runtime, &arguments)?;
     let tty = process.terminal().unwrap_or(false);
+    if tty && !arguments.detach && arguments.console_socket.is_none() {
+        process::size_as_ours(&mut process);
+    }
     let exec = |console| Exec {
         process,
         console,

@@ -46,6 +46,16 @@ pub(super) fn described(runtime: &Runtime, arguments: &args::Exec) -> Result<(St
     Ok((id.clone(), process))
 }
 
+/// Gives the process's terminal the size of ours before it looks.
+pub(super) fn size_as_ours(process: &mut Process) {
+    // Ours may be no terminal: then there is no size to have.
+    if let Ok(ours) = rustix::termios::tcgetwinsize(rustix::stdio::stdout()) {
+        let (rows, columns) = (u64::from(ours.ws_row), u64::from(ours.ws_col));
+        let size = oci_spec::runtime::BoxBuilder::default().height(rows).width(columns).build();
+        process.set_console_size(size.ok());
+    }
+}
+
 fn no_program() -> Failure {
     Failure::usage("no program to run", "write it after the container, or use --process")
 }
@@ -159,8 +169,8 @@ mod tests {
 
     fn exec(words: &[&str]) -> args::Exec {
         let words = ["inception-oci", "exec"].iter().chain(words).map(Into::into).collect();
-        let Ok(args::Parsed::Do(arguments)) = args::parse(words) else { panic!() };
-        let args::Command::Exec(exec) = arguments.command else { panic!() };
+        let Ok(args::Parsed::Do(_, command)) = args::parse(words) else { panic!() };
+        let args::Command::Exec(exec) = *command else { panic!() };
         exec
     }
 

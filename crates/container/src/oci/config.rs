@@ -61,6 +61,9 @@ fn check(spec: &Spec) -> Result<(), Error> {
     if root.path().as_os_str().is_empty() {
         return Err(Error::invalid("root.path", "is empty"));
     }
+    if spec.annotations().iter().flatten().any(|(key, _)| key.is_empty()) {
+        return Err(Error::invalid("annotations", "a key is empty"));
+    }
     process(spec)?;
     mounts(spec)?;
     namespaces(spec)?;

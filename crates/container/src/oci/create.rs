@@ -70,6 +70,7 @@ impl Runtime {
             .map_err(Error::system(format!("find root.path {}", plan.rootfs.display())))?;
         let mut placement =
             Placement::for_container(plan.cgroups_path.as_deref(), &request.id, self.systemd)?;
+        directory.store_place(&placement)?;
         let cgroup = placement.prepare(&plan.resources)?;
         let mut record = Record {
             oci_version: plan.oci_version.clone(),
@@ -185,7 +186,9 @@ fn launch_container(
         no_pivot: request.no_pivot,
         no_new_keyring: request.no_new_keyring,
     };
-    let child = spawn(&around, cgroup, ours.as_fd())?;
+    let mut ours = Some(ours);
+    let child = spawn(&around, cgroup, &mut ours)?;
+    let ours = ours.ok_or(crate::Error::Silent)?;
     oom.restore()?;
     drop(theirs);
     let mut made = || -> Result<(), Error> {
@@ -195,7 +198,10 @@ fn launch_container(
         if let Some(path) = &request.pid_file {
             write_pid(path, child.pid)?;
         }
-        directory.store(record)
+        directory.store(record)?;
+        // Until here it ends with us; from now on others know of it.
+        rustix::io::write(&ours, b"kept").map_err(|e| Error::system("let the new process wait")(e.into()))?;
+        Ok(())
     };
     made().inspect_err(|_| {
         if let Err(error) = userns::end(&child) {
@@ -269,7 +275,13 @@ const FOR_CHILDREN: u64 = namespace::PID | namespace::TIME;
 
 /// Makes the container's first process. What is to own its other namespaces must be entered before they are made, and
 /// some are entered by children only: then a process in between does that and ends.
-fn spawn(around: &Surroundings<'_>, cgroup: Option<&Cgroup>, ours: BorrowedFd<'_>) -> Result<Child, Error> {
+///
+/// `ours` is the parent's end of the channel. The new processes let go of it, so that they notice when the parent dies.
+fn spawn(
+    around: &Surroundings<'_>,
+    cgroup: Option<&Cgroup>,
+    ours: &mut Option<OwnedFd>,
+) -> Result<Child, Error> {
     let names = &around.plan.namespaces;
     // See enter() of the child for the cgroup namespace.
     let new = names.new & !namespace::CGROUP;
@@ -283,8 +295,11 @@ fn spawn(around: &Surroundings<'_>, cgroup: Option<&Cgroup>, ours: BorrowedFd<'_
     };
     let cgroup = cgroup.map(AsFd::as_fd);
     if !joins_user && !children_only {
-        let child = sys::process::spawn_with(SpawnArgs { namespaces: new, cgroup, sibling: false }, body)
-            .map_err(Error::system("create the namespaces of the container"))?;
+        let child = sys::process::spawn_with(SpawnArgs { namespaces: new, cgroup, sibling: false }, || {
+            drop(ours.take());
+            body()
+        })
+        .map_err(Error::system("create the namespaces of the container"))?;
         map_ids(names, child.pid).inspect_err(|_| end(&child))?;
         return Ok(child);
     }
@@ -300,16 +315,20 @@ fn spawn(around: &Surroundings<'_>, cgroup: Option<&Cgroup>, ours: BorrowedFd<'_
     };
     let stage = sys::process::spawn_with(
         SpawnArgs { namespaces: new & namespace::USER, cgroup: None, sibling: false },
-        || match between() {
-            Ok(()) => 0,
-            Err(failure) => {
-                failure.send(around.channel);
-                failure.exit_code()
+        || {
+            drop(ours.take());
+            match between() {
+                Ok(()) => 0,
+                Err(failure) => {
+                    failure.send(around.channel);
+                    failure.exit_code()
+                }
             }
         },
     )
     .map_err(Error::system("create the namespaces of the container"))?;
     let started = || -> Result<i32, Error> {
+        let ours = ours.as_ref().ok_or(crate::Error::Silent)?.as_fd();
         map_ids(names, stage.pid)?;
         if names.makes(namespace::USER) {
             rustix::io::write(ours, b"mapped")

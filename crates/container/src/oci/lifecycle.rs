@@ -69,6 +69,11 @@ impl Runtime {
         let cgroup = record.cgroup.open()?;
         match cgroup {
             Some(cgroup) if all => cgroup.signal_all(signal)?,
+            None if all => {
+                for pid in namespace_members(&record)? {
+                    signal_member(&record, pid, signal)?;
+                }
+            }
             _ if alive(directory.status(&record)?) => signal_first(&record, signal)?,
             _ => {}
         }
@@ -85,7 +90,12 @@ impl Runtime {
             Err(Error::NotFound(_)) if force => return Ok(()),
             other => other?,
         };
-        let Some(record) = directory.record()? else { return directory.remove() };
+        let record = match directory.record() {
+            // What cannot be read does not keep anybody from getting rid of it.
+            Err(Error::Record { .. }) if force => None,
+            other => other?,
+        };
+        let Some(record) = record else { return directory.abandon() };
         match directory.status(&record)? {
             Status::Stopped => {}
             Status::Created => end(&record)?,
@@ -113,12 +123,10 @@ impl Runtime {
     /// # Errors
     /// A container that is being created.
     pub fn processes(&self, id: &str) -> Result<Vec<i32>, Error> {
-        let (directory, record) =
-            self.open("list the processes of", id, |status| status != Status::Creating)?;
+        let (_, record) = self.open("list the processes of", id, |status| status != Status::Creating)?;
         match record.cgroup.open()? {
             Some(cgroup) => Ok(cgroup.procs()?),
-            None if directory.status(&record)? == Status::Stopped => Ok(Vec::new()),
-            None => Ok(vec![record.pid]),
+            None => namespace_members(&record),
         }
     }
 
@@ -225,6 +233,46 @@ fn signal_first(record: &Record, signal: i32) -> Result<(), Error> {
     };
     // The descriptor stands for one process for ever: if it is the right one now, it stays it.
     if state::start_time(record.pid) != Some(record.start_time) {
+        return Ok(());
+    }
+    match sys::process::pidfd_kill(pidfd.as_fd(), signal) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other.map_err(fail()),
+    }
+}
+
+/// Without a cgroup: the processes in the container's own PID namespace, or else the first one, as nothing tells the
+/// others from the host's.
+fn namespace_members(record: &Record) -> Result<Vec<i32>, Error> {
+    let own = pid_namespace(record.pid).filter(|_| record.own_pids);
+    // The number may be another's by now. Those in a PID namespace die with the first.
+    if state::start_time(record.pid) != Some(record.start_time) {
+        return Ok(Vec::new());
+    }
+    let Some(own) = own else { return Ok(vec![record.pid]) };
+    let processes = std::fs::read_dir("/proc").map_err(Error::system("read /proc"))?;
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(pids.filter(|pid| pid_namespace(*pid) == Some(own)).collect())
+}
+
+/// Device and inode of a process's PID namespace; `None` for one that is gone or not ours to look at.
+fn pid_namespace(pid: i32) -> Option<(u64, u64)> {
+    let stat = rustix::fs::stat(format!("/proc/{pid}/ns/pid")).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
+/// Signals one of [`namespace_members`], if it still is one.
+fn signal_member(record: &Record, pid: i32, signal: i32) -> Result<(), Error> {
+    if pid == record.pid {
+        return signal_first(record, signal);
+    }
+    let Some(number) = Pid::from_raw(pid) else { return Ok(()) };
+    let fail = || Error::system(format!("send signal {signal} to process {pid}"));
+    let pidfd = match pidfd_open(number, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        other => other.map_err(|e| fail()(e.into()))?,
+    };
+    if pid_namespace(pid) != pid_namespace(record.pid) {
         return Ok(());
     }
     match sys::process::pidfd_kill(pidfd.as_fd(), signal) {

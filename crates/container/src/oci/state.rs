@@ -20,6 +20,10 @@ use crate::cgroup::Placement;
 const RECORD: &str = "state.json";
 /// The socket on which a created container waits for `start`.
 pub(super) const START: &str = "start";
+/// Where the cgroup is going to be, from before it is made.
+const PLACE: &str = "cgroup.json";
+/// How long what a killed `create` started may take to be gone: it dies with its maker.
+const ABANDONED_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a command waits for another one that works on the same container.
 const LOCK_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -122,8 +126,9 @@ impl Directory {
             match private.create(&path) {
                 Ok(()) => {
                     let directory = Self::lock(path, id)?;
-                    // Another command may have taken an unfinished directory for one that was left behind.
-                    return if directory.is_current() {
+                    // Another command may have taken an unfinished directory for one that was left behind, and a
+                    // third may have made its own at this path before we locked it.
+                    return if directory.is_current() && !directory.path.join(RECORD).exists() {
                         Ok(directory)
                     } else {
                         Err(Error::Exists(id.to_owned()))
@@ -134,7 +139,7 @@ impl Directory {
             }
             // A `create` that was killed left a directory without a record, and nobody holds its lock.
             match Self::try_lock(&path)? {
-                Some(left) if left.is_current() && !path.join(RECORD).exists() => left.remove()?,
+                Some(left) if left.is_current() && !path.join(RECORD).exists() => left.abandon()?,
                 _ => break,
             }
         }
@@ -197,15 +202,47 @@ impl Directory {
 
     /// Stores the record whole or not at all.
     pub(super) fn store(&self, record: &Record) -> Result<(), Error> {
-        let operation = || format!("store the state of container `{}`", record.id);
-        let text = serde_json::to_vec(record).map_err(|e| Error::system(operation())(e.into()))?;
         let write = || -> io::Result<()> {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(&self.fd, "state.new", flags, Mode::from_raw_mode(0o600))?;
-            fs::File::from(file).write_all(&text)?;
+            self.write("state.new", &serde_json::to_vec(record)?)?;
             Ok(rustix::fs::renameat(&self.fd, "state.new", &self.fd, RECORD)?)
         };
-        write().map_err(Error::system(operation()))
+        write().map_err(Error::system(format!("store the state of container `{}`", record.id)))
+    }
+
+    /// Remembers where the cgroup is going to be, for who cleans up when we are killed before there is a record.
+    pub(super) fn store_place(&self, placement: &Placement) -> Result<(), Error> {
+        if placement.path().is_none() {
+            return Ok(());
+        }
+        let write = || self.write(PLACE, &serde_json::to_vec(placement)?);
+        write().map_err(Error::system("store where the cgroup will be"))
+    }
+
+    fn write(&self, name: &str, text: &[u8]) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))?;
+        fs::File::from(file).write_all(text)
+    }
+
+    /// Deletes what a `create` left that was killed before it had a record. Its process died with it.
+    pub(super) fn abandon(self) -> Result<(), Error> {
+        let text = fs::read(self.path.join(PLACE)).unwrap_or_default();
+        // Half a file was written before anything was made.
+        let Ok(placement) = serde_json::from_slice::<Placement>(&text) else { return self.remove() };
+        let deadline = Instant::now() + ABANDONED_DEADLINE;
+        while let Some(cgroup) = placement.open()? {
+            if !cgroup.is_populated()? {
+                placement.remove()?;
+                break;
+            }
+            if Instant::now() > deadline {
+                // It was another container's, and `create` would have said so.
+                tracing::warn!("cgroup {} is in use and stays", cgroup.path().display());
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.remove()
     }
 
     /// The record; `None` when `create` has not come so far.
@@ -230,7 +267,7 @@ impl Directory {
     pub(super) fn remove(self) -> Result<(), Error> {
         let fail = || Error::system(format!("remove {}", self.path.display()));
         // The record last: without it the directory counts as left behind by `create`.
-        for name in [START, "state.new", RECORD] {
+        for name in [START, PLACE, "state.new", RECORD] {
             match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(fail()(errno.into())),
@@ -259,11 +296,12 @@ fn status(directory: &Path, record: &Record) -> Result<Status, Error> {
     if start_time(record.pid) != Some(record.start_time) {
         return Ok(Status::Stopped);
     }
-    if directory.join(START).exists() {
-        return Ok(Status::Created);
-    }
     let frozen = record.cgroup.open()?.is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false));
-    Ok(if frozen { Status::Paused } else { Status::Running })
+    Ok(match directory.join(START).exists() {
+        _ if frozen => Status::Paused,
+        true => Status::Created,
+        false => Status::Running,
+    })
 }
 
 /// The record and status of a container, without waiting for its lock.

@@ -1,0 +1,134 @@
+//! Terminals: sent to a console socket, or carried by `run` and `exec` themselves.
+
+use std::fs::File;
+use std::io::{IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use super::bundle::Bundle;
+use crate::harness::until;
+
+/// What comes over a console socket.
+fn accept(listener: &UnixListener) -> File {
+    let (stream, _) = listener.accept().unwrap();
+    let mut name = [0u8; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(&mut name)];
+    let received = rustix::net::recvmsg(&stream, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap();
+    // Engines refuse a message without a body.
+    assert!(received.bytes > 0);
+    let mut fds: Vec<OwnedFd> = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    assert_eq!(fds.len(), 1);
+    File::from(fds.remove(0))
+}
+
+/// Reads a terminal until `text` comes.
+fn read_until(terminal: &mut File, text: &str) -> String {
+    // So that the wait has an end.
+    rustix::io::ioctl_fionbio(&*terminal, true).unwrap();
+    let mut seen = String::new();
+    until(&format!("the terminal shows `{text}`"), || {
+        let mut piece = [0u8; 1024];
+        let length = terminal.read(&mut piece).unwrap_or(0);
+        seen.push_str(&String::from_utf8_lossy(&piece[..length]));
+        seen.contains(text).then_some(())
+    });
+    seen
+}
+
+#[test]
+fn it_goes_to_the_console_socket() {
+    let bundle = Bundle::new(
+        "tty; stty size; ls -l /dev/console >/dev/null && read line; echo \"got $line\"; sleep 1000",
+    );
+    bundle.configure(|config| {
+        config["process"]["terminal"] = true.into();
+        config["process"]["consoleSize"] = serde_json::json!({"height": 33, "width": 77});
+    });
+    // Without one there is nobody who could have it.
+    bundle.refuses(&["terminal"]);
+    let listener = UnixListener::bind(bundle.path("console")).unwrap();
+    bundle.create_with(&["--console-socket", "console"]).ok();
+    let mut terminal = accept(&listener);
+    bundle.ok("start");
+    let seen = read_until(&mut terminal, "33 77");
+    assert!(seen.contains("/dev/pts/") || seen.contains("/dev/console"), "{seen}");
+    terminal.write_all(b"hello\n").unwrap();
+    read_until(&mut terminal, "got hello");
+    // A second one for `exec`.
+    let mut exec = bundle.command(&["exec", "-t", "-d", "--console-socket", "console", &bundle.id]);
+    exec.args(["sh", "-c", "tty; echo hi from exec; sleep 1000"]);
+    assert!(exec.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    let mut terminal = accept(&listener);
+    read_until(&mut terminal, "hi from exec");
+    bundle.fails(&["run", "--console-socket", "console", "x"], &["--console-socket"]);
+    bundle.fails(
+        &["exec", "-t", "-d", "--console-socket", "nowhere", &bundle.id, "true"],
+        &["nowhere", "No such file or directory"],
+    );
+}
+
+#[test]
+fn run_and_exec_carry_it() {
+    let bundle = Bundle::new("tty; stty size; read line; echo \"got $line\"; exit 4");
+    bundle.configure(|config| config["process"]["terminal"] = true.into());
+    let carried = |mut command: Command| {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let open = || File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let size = rustix::termios::Winsize { ws_row: 21, ws_col: 63, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&master, size).unwrap();
+        let kept = open();
+        let before = rustix::termios::tcgetattr(&kept).unwrap();
+        let mut child = command.stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+        drop(command);
+        let mut terminal = File::from(master);
+        read_until(&mut terminal, "21 63");
+        terminal.write_all(b"hello\r").unwrap();
+        read_until(&mut terminal, "got hello");
+        let code = child.wait().unwrap().code();
+        // The modes are as they were.
+        let after = rustix::termios::tcgetattr(&kept).unwrap();
+        assert_eq!((before.local_modes, before.input_modes), (after.local_modes, after.input_modes));
+        code
+    };
+    assert_eq!(carried(bundle.command(&["run", &bundle.id])), Some(4));
+    bundle.nothing_left();
+    bundle.configure(|config| {
+        config["process"]["terminal"] = false.into();
+        config["process"]["args"] = serde_json::json!(["sleep", "1000"]);
+    });
+    bundle.start();
+    let script = "tty; stty size; read line; echo \"got $line\"; exit 6";
+    assert_eq!(carried(bundle.command(&["exec", "-t", &bundle.id, "sh", "-c", script])), Some(6));
+}
+
+#[test]
+fn a_container_never_gets_the_callers_terminal() {
+    let bundle = Bundle::new("for fd in 0 1 2; do readlink /proc/$$/fd/$fd; done; echo end");
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let open = || File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let mut command = bundle.command(&["run", &bundle.id]);
+    let mut child = command.stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+    let _kept = open();
+    let mut terminal = File::from(master);
+    let seen = read_until(&mut terminal, "end");
+    assert!(seen.lines().filter(|line| line.starts_with("pipe:")).count() == 3, "{seen}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
