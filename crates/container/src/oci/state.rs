@@ -24,6 +24,8 @@ pub(super) const START: &str = "start";
 const PLACE: &str = "cgroup.json";
 /// How long what a killed `create` started may take to be gone: it dies with its maker.
 const ABANDONED_DEADLINE: Duration = Duration::from_secs(5);
+/// How often the name of a new container may turn out to be another command's leftover.
+const CREATE_ATTEMPTS: u32 = 8;
 /// How long a command waits for another one that works on the same container.
 const LOCK_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -122,25 +124,33 @@ impl Directory {
         std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
         private.recursive(true).create(root).map_err(fail(root))?;
         private.recursive(false);
-        for _ in 0..2 {
+        for _ in 0..CREATE_ATTEMPTS {
+            // Between its making and its locking a directory looks as if it had been left behind: whoever makes or judges
+            // one holds the lock of the directory above.
+            let above = fs::File::open(root).map_err(fail(root))?;
+            wait_for_lock(&above, id)?;
             match private.create(&path) {
                 Ok(()) => {
-                    let directory = Self::lock(path, id)?;
-                    // Another command may have taken an unfinished directory for one that was left behind, and a
-                    // third may have made its own at this path before we locked it.
-                    return if directory.is_current() && !directory.path.join(RECORD).exists() {
-                        Ok(directory)
-                    } else {
-                        Err(Error::Exists(id.to_owned()))
-                    };
+                    match Self::lock(path.clone(), id) {
+                        Ok(directory) if directory.is_current() && !path.join(RECORD).exists() => {
+                            return Ok(directory);
+                        }
+                        // A `delete` came in between.
+                        Ok(_) | Err(Error::NotFound(_)) => continue,
+                        Err(error) => return Err(error),
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(fail(&path)(error)),
             }
             // A `create` that was killed left a directory without a record, and nobody holds its lock.
-            match Self::try_lock(&path)? {
-                Some(left) if left.is_current() && !path.join(RECORD).exists() => left.abandon()?,
-                _ => break,
+            let left = Self::try_lock(&path)?.filter(|left| left.is_current() && !path.join(RECORD).exists());
+            drop(above);
+            match left {
+                Some(left) => left.abandon()?,
+                None if path.exists() => break,
+                // Deleted meanwhile.
+                None => {}
             }
         }
         Err(Error::Exists(id.to_owned()))
@@ -160,22 +170,12 @@ impl Directory {
     }
 
     fn lock(path: PathBuf, id: &str) -> Result<Self, Error> {
-        let operation = || format!("lock container `{id}`");
         let fd = Self::open_fd(&path).map_err(|errno| match errno {
             Errno::NOENT | Errno::NOTDIR => Error::NotFound(id.to_owned()),
-            errno => Error::system(operation())(errno.into()),
+            errno => Error::system(format!("lock container `{id}`"))(errno.into()),
         })?;
-        let deadline = Instant::now() + LOCK_DEADLINE;
-        loop {
-            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self { path, fd }),
-                Err(Errno::AGAIN) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5))
-                }
-                Err(Errno::AGAIN) => return Err(Error::Busy(id.to_owned())),
-                Err(errno) => return Err(Error::system(operation())(errno.into())),
-            }
-        }
+        wait_for_lock(&fd, id)?;
+        Ok(Self { path, fd })
     }
 
     fn try_lock(path: &Path) -> Result<Option<Self>, Error> {
@@ -280,6 +280,19 @@ impl Directory {
 impl AsFd for Directory {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Takes the lock of an open directory, for container `id`.
+fn wait_for_lock(fd: impl AsFd, id: &str) -> Result<(), Error> {
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    loop {
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            Err(Errno::AGAIN) => return Err(Error::Busy(id.to_owned())),
+            Err(errno) => return Err(Error::system(format!("lock container `{id}`"))(errno.into())),
+        }
     }
 }
 
