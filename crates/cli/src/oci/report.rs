@@ -43,7 +43,7 @@ fn say(log: &Log, level: Level, text: &str) {
     let name = level_name(level);
     let mut on_stderr = format!("{name}: {text}\n");
     if let Some(path) = &log.log {
-        let entry = entry(log.log_format, name, text, now());
+        let entry = entry(log.log_format, name, &in_words_of_engines(text), now());
         let written = open(path).and_then(|mut file| file.write_all(entry.as_bytes()));
         if let Err(error) = written {
             let _ignored = writeln!(on_stderr, "warning: write {}: {error}", path.display());
@@ -51,6 +51,13 @@ fn say(log: &Log, level: Level, text: &str) {
     }
     // Nowhere left to say that it could not be said.
     io::stderr().write_all(on_stderr.as_bytes()).ok();
+}
+
+/// Docker's command tells a program that is not there (exit code 127) and one that may not be executed (126) from all
+/// else by the words that Go has for these errors, which begin with a small letter.
+fn in_words_of_engines(text: &str) -> String {
+    text.replace("No such file or directory (os error 2)", "no such file or directory")
+        .replace("Permission denied (os error 13)", "permission denied")
 }
 
 /// The words of runc.
@@ -180,6 +187,14 @@ mod tests {
         let error =
             RemoteError::message("No such file\nor directory \x1b[2J").context("open `a`").or_hint("make it");
         assert_eq!(line(&Failure::Other(error)), "open `a`: No such file or directory ^[[2J (make it)");
+    }
+
+    #[test]
+    fn engines_know_the_words() {
+        let missing = format!("execute `/a`: {}", io::Error::from_raw_os_error(2));
+        assert_eq!(in_words_of_engines(&missing), "execute `/a`: no such file or directory");
+        let forbidden = format!("execute `/a`: {}", io::Error::from_raw_os_error(13));
+        assert_eq!(in_words_of_engines(&forbidden), "execute `/a`: permission denied");
     }
 
     #[test]
