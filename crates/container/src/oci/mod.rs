@@ -78,12 +78,13 @@ impl Runtime {
     }
 
     /// Where state is kept when nobody says otherwise: `/run/inception-oci` for root,
-    /// `$XDG_RUNTIME_DIR/inception-oci` for others.
+    /// `$XDG_RUNTIME_DIR/inception-oci` for others, among them root of a user namespace, as which an ordinary
+    /// user's Podman starts us.
     pub fn default_root() -> PathBuf {
-        let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !rustix::process::geteuid().is_root());
-        match own {
+        let rootless = crate::cgroup::is_rootless();
+        match std::env::var_os("XDG_RUNTIME_DIR").filter(|_| rootless) {
             Some(directory) => PathBuf::from(directory).join("inception-oci"),
-            None if rustix::process::geteuid().is_root() => PathBuf::from("/run/inception-oci"),
+            None if !rootless => PathBuf::from("/run/inception-oci"),
             None => PathBuf::from(format!("/tmp/inception-oci-{}", rustix::process::geteuid().as_raw())),
         }
     }
