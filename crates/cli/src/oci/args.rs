@@ -147,6 +147,9 @@ pub(crate) enum Command {
         /// Kill it first if it runs; succeed if there is none
         #[arg(short, long)]
         force: bool,
+        /// CONTAINER is a regular expression: delete all that it matches
+        #[arg(long)]
+        regex: bool,
         /// Container
         id: String,
     },
@@ -526,6 +529,7 @@ mod tests {
             "kill --all c 9",
             "kill c SIGRTMIN+1",
             "delete --force c",
+            "delete -f --regex ^a",
             "update --resources - c",
             "update --memory 512M --memory-swap -1 --cpu-quota -1 --cpu-shares 5 --pids-limit -1 c",
             "events --stats c",

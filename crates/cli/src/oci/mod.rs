@@ -23,12 +23,17 @@ use crate::output::{Failure, print};
 use args::{CgroupManager, Command, Global, Parsed};
 use foreground::Foreground;
 
-/// The whole program. The exit code is the container's own for `run` and `exec`, 1 for every failure.
+/// The whole program. The exit code is the container's own for `run` and `exec`, 1 for every failure; but a failure of
+/// `exec` is 255 as runc's is, which few programs end with.
 pub fn main() -> ExitCode {
+    let mut failed = 1;
     let done = match args::parse(std::env::args_os().collect()) {
         Ok(Parsed::Version) => print(&version()).map(|()| 0),
         Ok(Parsed::Help(text)) => print(&text).map(|()| 0),
         Ok(Parsed::Do(global, mut command)) => {
+            if matches!(command, Command::Exec(_)) {
+                failed = 255;
+            }
             let done = command
                 .preserved()
                 .map_or(Ok(()), only_open)
@@ -45,7 +50,7 @@ pub fn main() -> ExitCode {
             Err(failure)
         }
     };
-    ExitCode::from(done.unwrap_or(1))
+    ExitCode::from(done.unwrap_or(failed))
 }
 
 /// As runc prints it, and engines read it.
@@ -71,7 +76,8 @@ fn carry_out(global: &Global, command: Command) -> Result<u8, Failure> {
                 number.ok_or_else(|| Failure::usage(format!("unknown signal `{signal}`"), SIGNALS))?;
             runtime.kill(&id, number, all)?;
         }
-        Command::Delete { force, id } => delete(&runtime, &id, force)?,
+        Command::Delete { force, regex: true, id } => delete_matching(&runtime, &id, force)?,
+        Command::Delete { force, id, .. } => delete(&runtime, &id, force)?,
         Command::Run(arguments) => return run(&runtime, arguments),
         Command::Exec(arguments) => return exec(&runtime, arguments),
         Command::List { format, quiet } => listing::list(&runtime, format, quiet, &global.log)?,
@@ -143,6 +149,16 @@ fn delete(runtime: &Runtime, id: &str, force: bool) -> Result<(), Failure> {
         Err(container::oci::Error::NotFound(_)) if force => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// Deletes all that a pattern matches, as crun does.
+fn delete_matching(runtime: &Runtime, pattern: &str, force: bool) -> Result<(), Failure> {
+    let pattern =
+        regex::Regex::new(pattern).map_err(|error| Failure::usage(error.to_string(), "see --regex"))?;
+    for id in runtime.ids()?.iter().filter(|id| pattern.is_match(id)) {
+        delete(runtime, id, force)?;
+    }
+    Ok(())
 }
 
 /// `run`. Without `--detach` the container ends before we do, and is deleted.
