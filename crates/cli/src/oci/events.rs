@@ -3,14 +3,18 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use container::cgroup::Cgroup;
+use container::cgroup::usage::Usage;
 use container::cgroup::usage::event::Event;
-use container::cgroup::usage::{MemoryEvents, Usage};
 use container::oci::{Runtime, Status};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::output::{Failure, print};
+
+/// How often to look for a kill where nobody tells.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Reports once.
 ///
@@ -40,14 +44,18 @@ pub(super) fn follow(runtime: &Runtime, id: &str, interval: Duration) -> Result<
         .map_err(Failure::system(operation))?;
     let file = path.join("memory.events");
     // Without the memory controller nothing is killed for a limit.
-    let mut kills = kills(path)?;
-    if kills.is_some() {
-        inotify::add_watch(&changes, &file, inotify::WatchFlags::MODIFY)
-            .map_err(Failure::system(operation))?;
+    let mut kills = kills(&cgroup)?;
+    let mut often = Duration::MAX;
+    match inotify::add_watch(&changes, &file, inotify::WatchFlags::MODIFY) {
+        Ok(_) => {}
+        // The controller is on cgroup v1, whose file does not tell when it changes.
+        Err(rustix::io::Errno::NOENT) if kills.is_some() => often = LOOK,
+        Err(rustix::io::Errno::NOENT) => {}
+        Err(errno) => return Err(Failure::system(operation)(errno)),
     }
     let mut next = Instant::now() + interval;
     loop {
-        let left = next.saturating_duration_since(Instant::now());
+        let left = next.saturating_duration_since(Instant::now()).min(often);
         let timeout = rustix::time::Timespec::try_from(left)
             .map_err(|_| Failure::system(operation)(std::io::ErrorKind::InvalidInput))?;
         let mut polled = [PollFd::new(&process, PollFlags::IN), PollFd::new(&changes, PollFlags::IN)];
@@ -60,7 +68,7 @@ pub(super) fn follow(runtime: &Runtime, id: &str, interval: Duration) -> Result<
             // What changed is read below; the notes themselves say nothing.
             rustix::io::read(&changes, &mut [0u8; 4096]).map_err(Failure::system(operation))?;
         }
-        let now = self::kills(path)?;
+        let now = self::kills(&cgroup)?;
         for _ in kills.unwrap_or(0)..now.unwrap_or(0) {
             line(&Event::oom(id))?;
         }
@@ -75,7 +83,7 @@ pub(super) fn follow(runtime: &Runtime, id: &str, interval: Duration) -> Result<
     }
 }
 
-fn cgroup(runtime: &Runtime, id: &str) -> Result<container::cgroup::Cgroup, Failure> {
+fn cgroup(runtime: &Runtime, id: &str) -> Result<Cgroup, Failure> {
     if runtime.state(id)?.1 == Status::Stopped {
         return Err(stopped(id));
     }
@@ -87,9 +95,8 @@ fn stopped(id: &str) -> Failure {
     Failure::Other(stack::RemoteError::message(format!("container `{id}` is not running")))
 }
 
-fn kills(path: &Path) -> Result<Option<u64>, Failure> {
-    let events = MemoryEvents::read(path).map_err(stack::RemoteError::from)?;
-    Ok(events.map(|events| events.oom_kill))
+fn kills(cgroup: &Cgroup) -> Result<Option<u64>, Failure> {
+    Ok(cgroup.oom_kills().map_err(stack::RemoteError::from)?)
 }
 
 fn report(id: &str, path: &Path) -> Result<(), Failure> {

@@ -295,6 +295,21 @@ impl Cgroup {
         self.wait_event("frozen", false, Instant::now() + DEADLINE)
     }
 
+    /// How many processes were killed because the limit of memory was reached; `None` without that controller.
+    ///
+    /// # Errors
+    /// When the kernel's count cannot be read.
+    pub fn oom_kills(&self) -> Result<Option<u64>, Error> {
+        let count = |text: String| {
+            let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+            line.and_then(|number| number.trim().parse().ok())
+        };
+        match self.read("memory.events")? {
+            Some(events) => Ok(count(events)),
+            None => Ok(self.version1.as_ref().and_then(Mirror::memory_events).and_then(count)),
+        }
+    }
+
     /// Whether all its processes stand still.
     ///
     /// # Errors

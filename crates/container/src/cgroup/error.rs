@@ -54,6 +54,9 @@ pub enum Error {
     /// The cgroup belongs to somebody else already.
     #[error("cgroup {} holds processes already", .0.display())]
     InUse(PathBuf),
+    /// Nothing that is put into the cgroup would run.
+    #[error("{}: container's cgroup unexpectedly frozen", .0.display())]
+    Frozen(PathBuf),
     /// Something did not happen in time.
     #[error("{0} did not happen in time")]
     Deadline(String),
@@ -95,7 +98,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Controller { reason, .. } | Self::Nowhere { reason, .. } => Some(reason.fix().into()),
-            Self::InUse(_) => Some("give the container a `cgroupsPath` of its own".into()),
+            Self::InUse(_) | Self::Frozen(_) => Some("give the container a `cgroupsPath` of its own".into()),
             Self::Systemd { source, .. } => source.hint(),
             _ => None,
         }

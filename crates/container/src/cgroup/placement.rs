@@ -163,14 +163,23 @@ impl Placement {
         }
     }
 
-    /// That it is not another container's: whoever deleted one of the two would kill the other.
+    /// That it is not another container's: whoever deleted one of the two would kill the other. And that what is put
+    /// there runs.
     fn check_free(&self, path: &Path) -> Result<(), Error> {
-        if path.exists() && Cgroup::open(path)?.is_populated()? {
-            return Err(Error::InUse(path.to_owned()));
+        if path.exists() {
+            let cgroup = Cgroup::open(path)?;
+            if cgroup.is_populated()? {
+                return Err(Error::InUse(path.to_owned()));
+            }
+            if cgroup.is_frozen()? {
+                return Err(Error::Frozen(path.to_owned()));
+            }
         }
-        match self.version1().and_then(Mirror::in_use) {
-            Some(path) => Err(Error::InUse(path)),
-            None => Ok(()),
+        let version1 = self.version1();
+        match (version1.and_then(Mirror::in_use), version1.and_then(Mirror::frozen)) {
+            (Some(path), _) => Err(Error::InUse(path)),
+            (None, Some(path)) => Err(Error::Frozen(path)),
+            (None, None) => Ok(()),
         }
     }
 

@@ -102,6 +102,19 @@ impl Mirror {
         self.existing().find(in_use).map(Path::to_owned)
     }
 
+    /// `memory.oom_control`, where its kills are counted.
+    pub(super) fn memory_events(&self) -> Option<String> {
+        fs::read_to_string(self.path_of("memory")?.join("memory.oom_control")).ok()
+    }
+
+    /// A counterpart in which nothing runs.
+    pub(super) fn frozen(&self) -> Option<PathBuf> {
+        let frozen = |path: &&Path| {
+            fs::read_to_string(path.join("freezer.state")).is_ok_and(|state| state.trim() != "THAWED")
+        };
+        self.existing().find(frozen).map(Path::to_owned)
+    }
+
     /// Removes the counterparts, and as many levels above each as `parents` says, where they are empty.
     pub(super) fn remove(&self, parents: usize) -> Result<(), Error> {
         for path in self.existing() {
