@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
         Ok(Parsed::Version) => print(&version()).map(|()| 0),
         Ok(Parsed::Help(text)) => print(&text).map(|()| 0),
         Ok(Parsed::Do(global, mut command)) => {
-            if matches!(command, Command::Exec(_)) {
+            if matches!(*command, Command::Exec(_)) {
                 failed = 255;
             }
             let done = command

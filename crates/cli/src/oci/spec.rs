@@ -19,7 +19,13 @@ pub(super) fn write(bundle: &Path, rootless: bool) -> Result<(), Failure> {
     let path = bundle.join("config.json");
     let operation = &format!("write {}", path.display());
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let config = config(rootless.then_some((uid, gid)));
+    let mut config = config(rootless.then_some((uid, gid)));
+    // As runc: with cgroup v1 in use, programs look for the host's paths in it.
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        && let Some(namespaces) = config["linux"]["namespaces"].as_array_mut()
+    {
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    }
     let text = serde_json::to_string_pretty(&config).map_err(Failure::system(operation))?;
     let mut file =
         OpenOptions::new().write(true).create_new(true).open(&path).map_err(Failure::system(operation))?;
