@@ -4,6 +4,7 @@
 //!
 //! `INCEPTION_OCI` names another binary than the one that Cargo built.
 
+mod attacks;
 mod bad_config;
 mod bundle;
 mod exec;
@@ -11,5 +12,6 @@ mod hooks;
 mod inside;
 mod lifecycle;
 mod listing;
+mod seccomp;
 mod states;
 mod terminal;
