@@ -124,13 +124,17 @@ impl Architecture {
 
     /// The number of a call; absent when this architecture does not have it.
     pub(super) fn number(&self, name: &str) -> Option<u32> {
+        self.number_in(row(name), name)
+    }
+
+    /// The same for a name whose [`row`] is known: finding it is most of the work.
+    pub(super) fn number_in(&self, row: Option<&Row>, name: &str) -> Option<u32> {
         if self.audit == Arch::ScmpArchArm as u32
-            && let Some(index) = ARM_PRIVATE.1.iter().position(|known| *known == name)
+            && let Some(index) = arm_private(name)
         {
             return Some(ARM_PRIVATE.0 + 1 + index as u32);
         }
-        let row = TABLE.binary_search_by_key(&name, |(known, _)| known).ok()?;
-        let number = TABLE[row].1[self.column];
+        let number = row?[self.column];
         (number != NONE).then(|| self.base + u32::from(number))
     }
 
@@ -148,9 +152,18 @@ impl Architecture {
     }
 }
 
-/// Whether any architecture has a call of this name.
-pub(super) fn is_known(name: &str) -> bool {
-    ARM_PRIVATE.1.contains(&name) || TABLE.binary_search_by_key(&name, |(known, _)| known).is_ok()
+/// Numbers of one call, by column.
+pub(super) type Row = [u16; 13];
+
+/// The numbers of a call, if any architecture has it in the table.
+pub(super) fn row(name: &str) -> Option<&'static Row> {
+    let row = TABLE.binary_search_by_key(&name, |(known, _)| known).ok()?;
+    Some(&TABLE[row].1)
+}
+
+/// Place of a call among ARM's private ones.
+pub(super) fn arm_private(name: &str) -> Option<usize> {
+    ARM_PRIVATE.1.iter().position(|known| *known == name)
 }
 
 /// The architecture that this program runs on.

@@ -9,7 +9,7 @@ use oci_spec::runtime::{
 };
 
 use super::Error;
-use super::architecture::{self, AUDIT_X86_64, Architecture, X32_BIT};
+use super::architecture::{self, AUDIT_X86_64, Architecture, Row, X32_BIT};
 use super::program::{Case, Comparison, Condition, MAX_INSTRUCTIONS, Verdict, action};
 
 /// Calls that our own process makes between loading the filter and handing its listener on, and on which it would
@@ -104,11 +104,12 @@ impl Rules {
                 }
                 self.notify = true;
             }
-            if !architecture::is_known(name) {
+            let row = architecture::row(name);
+            if row.is_none() && architecture::arm_private(name).is_none() {
                 tracing::debug!(name, "unknown system call in the seccomp rules");
             }
             for calls in &mut self.calls {
-                calls.add(name, &conditions, action, self.default);
+                calls.add(name, row, &conditions, action, self.default);
             }
         }
         Ok(())
@@ -138,8 +139,8 @@ impl Rules {
 }
 
 impl Calls {
-    fn add(&mut self, name: &str, conditions: &[Condition], action: u32, default: u32) {
-        if let Some(number) = self.architecture.number(name) {
+    fn add(&mut self, name: &str, row: Option<&Row>, conditions: &[Condition], action: u32, default: u32) {
+        if let Some(number) = self.architecture.number_in(row, name) {
             self.highest = self.highest.max(Some(number));
             let repeated = (1..conditions.len())
                 .any(|n| conditions[..n].iter().any(|before| before.argument == conditions[n].argument));
