@@ -42,6 +42,20 @@ impl Rule {
         Self { allow: true, kind: Some(kind), major: None, minor: None, access: MAKE }
     }
 
+    fn version1(&self) -> String {
+        let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |n| n.to_string());
+        let kind = match self.kind {
+            None if self.access == ALL => return "a".to_owned(),
+            None => 'a',
+            Some(BLOCK) => 'b',
+            Some(_) => 'c',
+        };
+        let letters = [(READ, 'r'), (WRITE, 'w'), (MAKE, 'm')];
+        let access: String =
+            letters.iter().filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| *letter).collect();
+        format!("{kind} {}:{} {access}", number(self.major), number(self.minor))
+    }
+
     fn speaks_of_all(&self) -> bool {
         self.kind.is_none() && self.access == ALL
     }
@@ -106,28 +120,14 @@ pub(super) fn from_spec(devices: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, Erro
     devices.iter().enumerate().map(rule).collect()
 }
 
-/// The rules as cgroup v1 takes them: (`devices.allow` or `devices.deny`, line), the default devices last.
+/// The rules as cgroup v1 takes them: `devices.allow` or `devices.deny`, and lines for it; the default devices last.
 pub(super) fn version1_lines(rules: &[Rule]) -> Vec<(&'static str, String)> {
     let base = Rule { allow: false, kind: None, major: None, minor: None, access: ALL };
-    [base]
-        .iter()
-        .chain(rules)
-        .chain(&DEFAULT)
-        .map(|rule| {
-            let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-            let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |n| n.to_string());
-            let kind = match rule.kind {
-                None if rule.access == ALL => return (file, "a".to_owned()),
-                None => 'a',
-                Some(BLOCK) => 'b',
-                Some(_) => 'c',
-            };
-            let access: String = [(READ, 'r'), (WRITE, 'w'), (MAKE, 'm')]
-                .iter()
-                .filter(|(bit, _)| rule.access & bit != 0)
-                .map(|(_, letter)| *letter)
-                .collect();
-            (file, format!("{kind} {}:{} {access}", number(rule.major), number(rule.minor)))
+    let all: Vec<&Rule> = [&base].into_iter().chain(rules).chain(&DEFAULT).collect();
+    all.chunk_by(|a, b| a.allow == b.allow)
+        .map(|run| {
+            let file = if run[0].allow { "devices.allow" } else { "devices.deny" };
+            (file, run.iter().map(|rule| rule.version1() + "\n").collect())
         })
         .collect()
 }
@@ -329,8 +329,8 @@ mod tests {
         let lines = version1_lines(&rules(
             r#"[{"allow": false}, {"allow": true, "type": "c", "major": 10, "access": "rw"}]"#,
         ));
-        assert_eq!(lines[0], ("devices.deny", "a".to_owned()));
-        assert_eq!(lines[2], ("devices.allow", "c 10:* rw".to_owned()));
-        assert!(lines.contains(&("devices.allow", "c 136:* rwm".to_owned())));
+        assert_eq!(lines[0], ("devices.deny", "a\na\n".to_owned()));
+        assert!(lines[1].0 == "devices.allow" && lines[1].1.starts_with("c 10:* rw\nc *:* m\n"));
+        assert!(lines[1].1.ends_with("c 136:* rwm\n"));
     }
 }

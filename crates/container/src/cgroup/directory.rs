@@ -80,7 +80,7 @@ impl Cgroup {
         self.check_usage(resources)?;
         match &self.version1 {
             None => self.apply_here(resources, rootless),
-            Some(version1) => self.apply_here(&version1.apply(resources, &self.procs()?)?, rootless),
+            Some(version1) => self.apply_here(&version1.apply(resources, || self.procs())?, rootless),
         }
     }
 
@@ -167,11 +167,21 @@ impl Cgroup {
     }
 
     fn write_lines(&self, file: &str, value: &str) -> Result<(), Error> {
-        let mut lines = value.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
-        if lines.peek().is_none() {
+        let lines: Vec<&str> = value.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        if lines.is_empty() {
             return self.write(file, value);
         }
-        lines.try_for_each(|line| self.write(file, line))
+        let mut opened = self.open_to_write(file).map_err(Error::at("open", &self.path.join(file)))?;
+        lines.into_iter().try_for_each(|line| {
+            let written = opened.write_all(line.as_bytes());
+            written.map_err(|error| Error::at(&format!("write `{line}` to"), &self.path.join(file))(error))
+        })
+    }
+
+    fn open_to_write(&self, file: &str) -> io::Result<fs::File> {
+        // Never created: a file that is not there is a controller that is not there.
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(rustix::fs::openat(&self.directory, file, flags, Mode::empty())?.into())
     }
 
     /// A limit that is below what is in use would make the kernel kill, unless it is asked not to.
@@ -373,11 +383,8 @@ impl Cgroup {
     }
 
     pub(super) fn write(&self, file: &str, value: &str) -> Result<(), Error> {
-        // Never created: a file that is not there is a controller that is not there.
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::openat(&self.directory, file, flags, Mode::empty())
-            .map_err(io::Error::from)
-            .and_then(|fd| fs::File::from(fd).write_all(value.as_bytes()))
+        self.open_to_write(file)
+            .and_then(|mut file| file.write_all(value.as_bytes()))
             .map_err(Error::at(&format!("write `{value}` to"), &self.path.join(file)))
     }
 

@@ -31,9 +31,9 @@ use super::{Error, Resources};
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
     place: Place,
-    /// Where the trees of cgroup v1 are, looked up once in each process.
+    /// Where cgroups are mounted, looked up once in each process.
     #[serde(skip)]
-    version1: OnceCell<Option<Mirror>>,
+    hierarchy: OnceCell<Option<Hierarchy>>,
     /// Whether this user's rights are those of the host's root.
     rootless: bool,
 }
@@ -95,23 +95,23 @@ impl Placement {
         }
         let version1 = (!rootless && !hierarchy.version1.is_empty()).then_some(below);
         let placement = Self::new(Place::Directory { path, made: None, version1 }, rootless);
-        placement.version1.get_or_init(|| placement.mirror(Some(&hierarchy)));
+        placement.hierarchy.get_or_init(|| Some(hierarchy));
         Ok(placement)
     }
 
     fn new(place: Place, rootless: bool) -> Self {
-        Self { place, version1: OnceCell::new(), rootless }
+        Self { place, hierarchy: OnceCell::new(), rootless }
     }
 
-    fn mirror(&self, hierarchy: Option<&Hierarchy>) -> Option<Mirror> {
+    fn hierarchy(&self) -> Option<&Hierarchy> {
+        self.hierarchy.get_or_init(Hierarchy::current).as_ref()
+    }
+
+    fn version1(&self) -> Option<Mirror> {
         match &self.place {
-            Place::Directory { version1: Some(below), .. } => Some(Mirror::of(hierarchy?, below)),
+            Place::Directory { version1: Some(below), .. } => Some(Mirror::of(self.hierarchy()?, below)),
             _ => None,
         }
-    }
-
-    fn version1(&self) -> Option<&Mirror> {
-        self.version1.get_or_init(|| self.mirror(Hierarchy::current().as_ref())).as_ref()
     }
 
     /// Whether the cgroup comes into being with [`Self::admit`] only.
@@ -175,8 +175,8 @@ impl Placement {
                 return Err(Error::Frozen(path.to_owned()));
             }
         }
-        let version1 = self.version1();
-        match (version1.and_then(Mirror::in_use), version1.and_then(Mirror::frozen)) {
+        let Some(version1) = self.version1() else { return Ok(()) };
+        match (version1.in_use(), version1.frozen()) {
             (Some(path), _) => Err(Error::InUse(path)),
             (None, Some(path)) => Err(Error::Frozen(path)),
             (None, None) => Ok(()),
@@ -185,7 +185,7 @@ impl Placement {
 
     fn fill(&self, resources: &Resources) -> Result<Option<Cgroup>, Error> {
         let Some(cgroup) = self.open()? else { return Ok(None) };
-        if let Some(hierarchy) = Hierarchy::current() {
+        if let Some(hierarchy) = self.hierarchy() {
             delegation::pass_all_on(&hierarchy.mount, cgroup.path());
         }
         cgroup.apply(resources, self.rootless)?;
@@ -217,7 +217,7 @@ impl Placement {
     /// # Errors
     /// What `open(2)` reports.
     pub fn also_entered(&self) -> Result<Vec<OwnedFd>, Error> {
-        self.version1().map_or(Ok(Vec::new()), Mirror::procs)
+        self.version1().map_or(Ok(Vec::new()), |version1| version1.procs())
     }
 
     /// Opens the cgroup; `None` when there is none, or when it is gone.
@@ -230,7 +230,7 @@ impl Placement {
             Err(error) if error.kind() == Some(io::ErrorKind::NotFound) => Ok(None),
             Err(error) => Err(error),
             Ok(mut cgroup) => {
-                cgroup.version1 = self.version1().cloned();
+                cgroup.version1 = self.version1();
                 Ok(Some(cgroup))
             }
         }

@@ -44,40 +44,33 @@ impl Mirror {
         split(resources, &|controller| self.path_of(controller).is_some()).1
     }
 
-    /// Applies what is for these trees, with counterparts made for it that `procs` are moved into, and returns the
-    /// rest.
-    pub(super) fn apply(&self, resources: &Resources, procs: &[i32]) -> Result<Resources, Error> {
+    /// Applies what is for these trees, with counterparts made for it that the cgroup's processes are moved into, and
+    /// returns the rest.
+    pub(super) fn apply(
+        &self,
+        resources: &Resources,
+        procs: impl Fn() -> Result<Vec<i32>, Error>,
+    ) -> Result<Resources, Error> {
         let (settings, rest) = split(resources, &|controller| self.path_of(controller).is_some());
-        let mut refused = Vec::new();
-        for setting in &settings {
-            let Some(path) = self.path_of(setting.controller()) else { continue };
-            let counterpart = self.counterpart(path, setting.controller() == "cpuset", procs)?;
-            match counterpart.set(setting) {
-                // Memory may not exceed memory and swap together, and such: in the other order then.
-                Err(error) if error.kind() == Some(io::ErrorKind::InvalidInput) => {
-                    refused.push((counterpart, setting));
-                }
-                other => {
-                    other?;
-                    check_kernel_memory(&counterpart, setting)?;
+        // The settings of a controller stand together.
+        for settings in settings.chunk_by(|a, b| a.controller() == b.controller()) {
+            let controller = settings[0].controller();
+            let Some(path) = self.path_of(controller) else { continue };
+            let counterpart = counterpart(path, controller == "cpuset", &procs)?;
+            let mut refused = Vec::new();
+            for setting in settings {
+                match counterpart.set(setting) {
+                    // Memory may not exceed memory and swap together, and such: in the other order then.
+                    Err(error) if error.kind() == Some(io::ErrorKind::InvalidInput) => refused.push(setting),
+                    other => {
+                        other?;
+                        check_kernel_memory(&counterpart, setting)?;
+                    }
                 }
             }
+            refused.into_iter().try_for_each(|setting| counterpart.set(setting))?;
         }
-        refused.into_iter().try_for_each(|(counterpart, setting)| counterpart.set(setting))?;
         Ok(rest)
-    }
-
-    fn counterpart(&self, path: &Path, cpuset: bool, procs: &[i32]) -> Result<Cgroup, Error> {
-        if !path.exists() {
-            fs::create_dir_all(path).map_err(Error::at("create cgroup", path))?;
-            if cpuset {
-                inherit_cpuset(path)?;
-            }
-            let counterpart = Cgroup::open(path)?;
-            procs.iter().try_for_each(|pid| enter(&counterpart, *pid))?;
-            return Ok(counterpart);
-        }
-        Cgroup::open(path)
     }
 
     pub(super) fn admit(&self, pid: i32) -> Result<(), Error> {
@@ -127,6 +120,24 @@ impl Mirror {
         }
         Ok(())
     }
+}
+
+/// Opens a counterpart, or makes it.
+fn counterpart(
+    path: &Path,
+    cpuset: bool,
+    procs: impl Fn() -> Result<Vec<i32>, Error>,
+) -> Result<Cgroup, Error> {
+    if !path.exists() {
+        fs::create_dir_all(path).map_err(Error::at("create cgroup", path))?;
+        if cpuset {
+            inherit_cpuset(path)?;
+        }
+        let counterpart = Cgroup::open(path)?;
+        procs()?.into_iter().try_for_each(|pid| enter(&counterpart, pid))?;
+        return Ok(counterpart);
+    }
+    Cgroup::open(path)
 }
 
 /// Since Linux 5.16 this limit can be written and changes nothing.
