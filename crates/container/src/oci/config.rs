@@ -71,15 +71,22 @@ fn check(spec: &Spec) -> Result<(), Error> {
     linux(spec)
 }
 
-/// Reads the description of one process.
+/// Reads the description of one process. Without a user it is root, as runc has it.
 ///
 /// # Errors
 /// When it is no JSON, or a field has the wrong type.
 pub fn parse_process(text: &[u8]) -> Result<oci_spec::runtime::Process, serde_json::Error> {
-    serde_json::from_slice(text).or_else(|source| match without_unknown_capabilities(text, "/capabilities") {
-        Some(known) => serde_json::from_value(known),
-        None => Err(source),
-    })
+    let source = match serde_json::from_slice(text) {
+        Ok(process) => return Ok(process),
+        Err(source) => source,
+    };
+    let mut process = match without_unknown_capabilities(text, "/capabilities") {
+        Some(known) => known,
+        None => serde_json::from_slice(text)?,
+    };
+    let Some(fields) = process.as_object_mut() else { return Err(source) };
+    fields.entry("user").or_insert_with(|| serde_json::json!({"uid": 0, "gid": 0}));
+    serde_json::from_value(process).map_err(|_| source)
 }
 
 /// The same without capabilities that nobody knows, if there are any: since version 1.1 the specification wants a

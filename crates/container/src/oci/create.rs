@@ -42,6 +42,9 @@ impl Runtime {
         request.preserve_fds = request.preserve_fds.max(passed);
         let spec = config::load(&request.config.clone().unwrap_or_else(|| bundle.join("config.json")))?;
         let mut plan = plan::resolve(&spec, &bundle)?;
+        if !rustix::process::geteuid().is_root() {
+            plan.namespaces.for_an_ordinary_user();
+        }
         if let Some(program) = plan.program.as_mut().filter(|_| passed > 0) {
             program.process.env.push(("LISTEN_FDS".into(), passed.to_string()));
             program.process.env.push(("LISTEN_PID".into(), "1".into()));

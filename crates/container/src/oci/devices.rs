@@ -40,8 +40,10 @@ const LINKS: [(&str, &str); 5] = [
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
-    ("/dev/ptmx", "pts/ptmx"),
+    MULTIPLEXER,
 ];
+
+const MULTIPLEXER: (&str, &str) = ("/dev/ptmx", "pts/ptmx");
 
 /// What `config` asks for, after the default ones that it does not name.
 pub(super) fn resolve(config: &[LinuxDevice]) -> Result<Vec<Device>, Error> {
@@ -49,6 +51,10 @@ pub(super) fn resolve(config: &[LinuxDevice]) -> Result<Vec<Device>, Error> {
     for (index, device) in config.iter().enumerate() {
         let field = |name: &str| format!("linux.devices[{index}].{name}");
         let path = device.path().to_str().ok_or_else(|| Error::invalid(field("path"), "is not UTF-8"))?;
+        if path == MULTIPLEXER.0 {
+            // A link to the one of the container's own terminals, whatever the host's is.
+            continue;
+        }
         let kind = match device.typ() {
             LinuxDeviceType::B => FileType::BlockDevice,
             LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,

@@ -281,7 +281,11 @@ pub(super) struct Surroundings<'a> {
 /// Carries out the mount of this index; what is mounted there then.
 pub(super) fn carry_out(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<OwnedFd, Failure> {
     attach(index, mount, around).map_err(|error| {
+        let link = mount.is_special() && error.raw_os_error() == Some(libc::ELOOP);
         let what = match &mount.source {
+            Source::New { kind, .. } if link => {
+                format!("{kind} on {}, a link: it must be mounted on ordinary directory", mount.target)
+            }
             Source::Bind { path, .. } => format!("{} on {}", path.display(), mount.target),
             Source::New { kind, .. } => format!("{kind} on {}", mount.target),
             Source::Cgroup => format!("cgroup on {}", mount.target),

@@ -106,6 +106,21 @@ impl Namespaces {
         Ok(resolved)
     }
 
+    /// Adds the user namespace that an ordinary user needs for all others, as crun does: they are root in it, and have
+    /// their subordinate ids if there are any.
+    pub(super) fn for_an_ordinary_user(&mut self) {
+        if self.another_user() {
+            return;
+        }
+        self.new |= namespace::USER;
+        let own = |outside| vec![Extent { inside: 0, outside, count: 1 }];
+        self.ids = Some(IdMap::current().unwrap_or_else(|_| IdMap {
+            uids: own(rustix::process::geteuid().as_raw()),
+            gids: own(rustix::process::getegid().as_raw()),
+            direct: true,
+        }));
+    }
+
     /// All kinds that are made or joined.
     pub(super) fn all(&self) -> u64 {
         self.joined.iter().fold(self.new, |all, (kind, _)| all | kind)
