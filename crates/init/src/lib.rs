@@ -12,5 +12,6 @@ pub mod hook;
 pub mod landlock;
 pub mod pid1;
 pub mod process;
+pub mod program;
 pub mod report;
 mod terminal;

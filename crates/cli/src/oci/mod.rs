@@ -26,6 +26,9 @@ use foreground::Foreground;
 /// The whole program. The exit code is the container's own for `run` and `exec`, 1 for every failure; but a failure of
 /// `exec` is 255 as runc's is, which few programs end with.
 pub fn main() -> ExitCode {
+    if let Some(code) = container::oci::act_as_init() {
+        return ExitCode::from(code);
+    }
     let mut failed = 1;
     let done = match args::parse(std::env::args_os().collect()) {
         Ok(Parsed::Version) => print(&version()).map(|()| 0),
@@ -61,7 +64,8 @@ fn version() -> String {
 
 fn carry_out(global: &Global, command: Command) -> Result<u8, Failure> {
     let systemd = global.systemd_cgroup || global.cgroup_manager == Some(CgroupManager::Systemd);
-    let runtime = Runtime::new(global.root.clone().unwrap_or_else(Runtime::default_root), systemd);
+    let runtime =
+        Runtime::new(global.root.clone().unwrap_or_else(Runtime::default_root), systemd).acting_as_init();
     match command {
         Command::Create(args::Create { make }) => {
             let console = console(make.console_socket.as_ref());

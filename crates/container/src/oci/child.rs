@@ -18,6 +18,7 @@ use super::{console, devices, mounts, netdev};
 use crate::join::execute_init;
 use crate::launch::{make_directory, pivot};
 use crate::mounts::{Mounted, make_readonly, mask};
+use crate::program;
 
 /// How long the parent may take until it lets the child go on: it runs hooks meanwhile.
 const GO_DEADLINE: Duration = Duration::from_secs(600);
@@ -35,8 +36,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) root: Option<&'a OwnedFd>,
     /// Bind mounts that the parent opened.
     pub(super) binds: &'a [Option<OwnedFd>],
-    /// The program of [`crate::program::init`].
-    pub(super) init: BorrowedFd<'a>,
+    /// This program acts as `inception-init`.
+    pub(super) acts_as_init: bool,
     /// To and from the parent.
     pub(super) channel: BorrowedFd<'a>,
     /// The socket on which `start` is awaited.
@@ -51,7 +52,7 @@ pub(super) struct Surroundings<'a> {
 /// Never returns but with what failed.
 pub(super) fn run(around: &Surroundings<'_>) -> Failure {
     match enter(around) {
-        Ok(waiting) => become_init(around, &waiting),
+        Ok((waiting, program)) => become_init(around, &waiting, program.as_fd()),
         Err(failure) => failure,
     }
 }
@@ -60,7 +61,7 @@ fn setup(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure::new(Stage::Setup, what, error)
 }
 
-fn enter(around: &Surroundings<'_>) -> Result<Waiting, Failure> {
+fn enter(around: &Surroundings<'_>) -> Result<(Waiting, OwnedFd), Failure> {
     let plan = around.plan;
     // 1. A process of its own, which dies with its parent until it is a container.
     sys::process::reset_signals().map_err(setup("reset signals"))?;
@@ -85,6 +86,7 @@ fn enter(around: &Surroundings<'_>) -> Result<Waiting, Failure> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
             .map_err(|e| Failure::new(Stage::Namespace, "a new cgroup namespace", e))?;
     }
+    let init = program::protected(around.acts_as_init).map_err(setup("protect inception-init"))?;
     if !around.no_new_keyring {
         sys::process::new_session_keyring(&format!("_ses.{}", around.id))
             .map_err(setup("make a session keyring"))?;
@@ -138,7 +140,8 @@ fn enter(around: &Surroundings<'_>) -> Result<Waiting, Failure> {
         .map_err(|e| setup("outlive the runtime")(e.into()))?;
     let mut process = program.map_or_else(Process::default, |program| program.process.clone());
     process.preserve_fds = around.preserve_fds;
-    Ok(Waiting { hooks: plan.hooks.start_container.clone(), state: started_state(&state), process })
+    let hooks = plan.hooks.start_container.clone();
+    Ok((Waiting { hooks, state: started_state(&state), process }, init))
 }
 
 /// What `startContainer` hooks read: the container has been created by then.
@@ -310,7 +313,7 @@ fn finish_root(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-fn become_init(around: &Surroundings<'_>, waiting: &Waiting) -> Failure {
+fn become_init(around: &Surroundings<'_>, waiting: &Waiting, program: BorrowedFd<'_>) -> Failure {
     let filters = around.plan.program.as_ref().map_or(&[][..], |program| &program.filters);
     let prepare = || -> io::Result<OwnedFd> {
         let description = sys::fd::sealed(c"process", &entry::encode(waiting, filters)?, false)?;
@@ -322,7 +325,7 @@ fn become_init(around: &Surroundings<'_>, waiting: &Waiting) -> Failure {
     };
     match prepare() {
         Ok(description) => {
-            execute_init(around.init, c"container", &[description.as_fd(), around.channel, around.start])
+            execute_init(program, c"container", &[description.as_fd(), around.channel, around.start])
         }
         Err(error) => setup("hand the process over")(error),
     }

@@ -22,7 +22,7 @@ use super::state::{Directory, Record, START, Status, start_time};
 use super::{Console, Create, Runtime, config, hooks, namespaces, netdev};
 use crate::cgroup::{Cgroup, Placement};
 use crate::idmap::IdMap;
-use crate::{launch, program, userns};
+use crate::{launch, userns};
 
 /// Bytes of the state that a hook reads, at the most: it travels in one message.
 pub(super) const STATE_LIMIT: usize = 128 * 1024;
@@ -92,7 +92,7 @@ impl Runtime {
             poststop: plan.hooks.poststop.clone(),
             defaults: Defaults::of(spec),
         };
-        match launch_container(directory, plan, &mut record, cgroup.as_ref(), request) {
+        match launch_container(directory, plan, &mut record, cgroup.as_ref(), self.acts_as_init, request) {
             Ok(()) => Ok(record.pid),
             Err(error) => {
                 give_up(&record.cgroup);
@@ -148,9 +148,9 @@ fn launch_container(
     plan: &Plan,
     record: &mut Record,
     cgroup: Option<&Cgroup>,
+    acts_as_init: bool,
     request: Create,
 ) -> Result<(), Error> {
-    let init = program::init().map_err(Error::system("store inception-init in memory"))?;
     let start = listen(directory)?;
     let console = console::connect(request.console)?;
     let joined = plan.namespaces.open()?;
@@ -181,7 +181,7 @@ fn launch_container(
         joined: &joined,
         root: root.as_ref(),
         binds: &binds,
-        init: init.as_fd(),
+        acts_as_init,
         channel: theirs.as_fd(),
         start: start.as_fd(),
         console: console.as_ref(),

@@ -102,7 +102,8 @@ impl Runtime {
         console: Option<&OwnedFd>,
         pid_file: Option<PathBuf>,
     ) -> Result<Child, Error> {
-        let init = program::init().map_err(Error::system("store inception-init in memory"))?;
+        let init =
+            program::protected(self.acts_as_init).map_err(Error::system("store inception-init in memory"))?;
         let cgroup = record.cgroup.open()?;
         let entered = record.cgroup.also_entered()?;
         let [stdin, stdout, stderr] =

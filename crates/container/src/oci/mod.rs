@@ -36,6 +36,8 @@ pub use state::{Record, Status};
 pub struct Runtime {
     root: PathBuf,
     systemd: bool,
+    /// This program acts as `inception-init` when it is executed by that name.
+    acts_as_init: bool,
 }
 
 /// Where a process's terminal goes.
@@ -71,10 +73,30 @@ pub struct Create {
     pub no_new_keyring: bool,
 }
 
+/// What a program that calls [`Runtime::acting_as_init`] does before anything else. Returns an exit code if it was
+/// executed to act as `inception-init`.
+pub fn act_as_init() -> Option<u8> {
+    let mut args = std::env::args_os();
+    if args.next()? != init::program::NAME {
+        return None;
+    }
+    let args: Vec<String> = std::env::args().collect();
+    Some(u8::try_from(init::program::run(&args)).unwrap_or(u8::MAX))
+}
+
 impl Runtime {
     /// The containers below `root`; their cgroups are made by systemd when `systemd`.
     pub fn new(root: PathBuf, systemd: bool) -> Self {
-        Self { root, systemd }
+        Self { root, systemd, acts_as_init: false }
+    }
+
+    /// For a program that begins with [`act_as_init`]: it is executed in containers itself, and nothing has to be
+    /// copied.
+    #[must_use]
+    pub fn acting_as_init(mut self) -> Self {
+        // Another would need a loader and libraries that no container has.
+        self.acts_as_init = cfg!(target_feature = "crt-static");
+        self
     }
 
     /// Where state is kept when nobody says otherwise: `/run/inception-oci` for root,
