@@ -10,14 +10,15 @@ transcript=$(mktemp)
 trap 'rm -f "$transcript"' EXIT
 
 # What differs from run to run gets a name.
-steady() { sed -E -e 's/\r//g' -e 's/(sha256:)?[0-9a-f]{64}/ID/g' -e "s,$runtime,RUNTIME,g"; }
+steady() { sed -E -e 's/\r//g' -e 's/(sha256:)?[0-9a-f]{64}/ID/g' -e "s,$runtime,RUNTIME,g" \
+	-e 's/(containers-default)-[0-9.]+/\1/'; }
 
 # record WORDS COMMAND... : one command: how it is shown, what it says, and how it ends if not well.
 record() {
 	{
 		local status=0
 		printf '$ %s\n' "${1//"$FIXTURES"\//}"
-		timeout 60 "${@:2}" 2>&1 </dev/null || status=$?
+		timeout 120 "${@:2}" 2>&1 </dev/null || status=$?
 		[ $status = 0 ] || echo "(exit code $status)"
 	} | steady | tee -a "$transcript"
 }
@@ -32,7 +33,7 @@ typed() {
 		printf '$ ENGINE %s\n' "$*"
 		local status=0
 		# The shell inside echoes what is typed; what it computes is what counts.
-		printf '%b' "$keys" | timeout 60 script -qec "stty cols 77 rows 21; $(printf '%q ' "${engine[@]}" "$@")" /dev/null |
+		printf '%b' "$keys" | timeout 120 script -qec "stty cols 77 rows 21; $(printf '%q ' "${engine[@]}" "$@")" /dev/null |
 			tr -d '\r' | grep -o 'computed-[0-9][0-9 /a-z]*$' || status=$?
 		[ $status = 0 ] || echo "(exit code $status)"
 	} | steady | tee -a "$transcript"
@@ -50,6 +51,7 @@ e run -d --name web --memory 64m --pids-limit 50 --cpus 0.5 -p 127.0.0.1:8099:80
 record 'curl http://127.0.0.1:8099/' \
 	curl -sS --max-time 10 --retry 20 --retry-connrefused --retry-delay 1 http://127.0.0.1:8099/
 e exec web cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max
+e exec web cat /proc/1/attr/current /proc/self/attr/current
 e exec --user 1234:5678 --workdir /tmp --env A=b web sh -c 'id -u; id -g; pwd; echo $A; grep -E "CapEff|NoNewPrivs|Seccomp:" /proc/self/status'
 typed 'echo computed-$((40 + 2)) $(tty)\nstty size | sed s/^/computed-/\nexit\n' exec -it web sh
 e exec web sh -c 'exit 9'

@@ -7,14 +7,14 @@ mkdir -p ~/site
 cd ~/site || die 'no home'
 cp -r /inception/bundles /inception/scripts .
 # An emulated processor is thirty times slower than what these were chosen for.
-sed -E -e 's/start_period = "[0-9]+s"/start_period = "400s"/' -e 's/timeout = "[0-9]+s"/timeout = "60s"/' \
+sed -E -e 's/start_period = "[0-9]+s"/start_period = "600s"/' -e 's/timeout = "[0-9]+s"/timeout = "60s"/' \
 	/inception/stack.toml >stack.toml
 scripts/env
 export INCEPTION_DATA_DIR=/stack INCEPTION_RUNTIME_DIR=$HOME/r
 trap 'inception-run down -v >/dev/null 2>&1' EXIT
 
 begin=$SECONDS
-succeeds timeout 400 inception-run up -d --wait --strict --base debian || {
+succeeds timeout 600 inception-run up -d --wait --strict --base debian || {
 	inception-run ps
 	inception-run logs | tail -n 30
 	finish
