@@ -98,9 +98,11 @@ impl Reason {
             }
             Self::NotDelegated(_) | Self::Occupied(_) => {
                 "log in through systemd, or have it keep your manager running: `sudo loginctl enable-linger $USER`; \
-                 without systemd let an administrator give you a cgroup of your own: \
-                 `sudo sh -c 'mkdir /sys/fs/cgroup/$USER && chown $USER /sys/fs/cgroup/$USER /sys/fs/cgroup/$USER/cgroup.*'` \
-                 with your shell in a cgroup below it"
+                 without systemd an administrator has to delegate a cgroup: \
+                 `sudo mkdir -p /sys/fs/cgroup/$USER/shell && cd /sys/fs/cgroup/$USER && sudo chown $USER . \
+                 cgroup.procs cgroup.subtree_control shell shell/cgroup.procs && \
+                 echo '+cpu +cpuset +io +memory +pids' | sudo tee ../cgroup.subtree_control && \
+                 echo $$ | sudo tee shell/cgroup.procs`"
             }
             Self::NotGiven(_) => {
                 "sudo sh -c 'mkdir -p /etc/systemd/system/user@.service.d && \

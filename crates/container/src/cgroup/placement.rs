@@ -326,22 +326,35 @@ fn may_make(path: &Path) -> bool {
 
 /// Makes a directory and those above it; returns the topmost that was not there.
 fn make(path: &Path) -> Result<Option<PathBuf>, Error> {
-    let mut made = None;
+    for _ in 0..RETRIES {
+        match make_once(path) {
+            // A container that ended took the parent away, which was made for it.
+            Err(error) if error.kind() == Some(io::ErrorKind::NotFound) => {}
+            result => return result,
+        }
+    }
+    make_once(path)
+}
+
+/// How often others may come between.
+const RETRIES: usize = 16;
+
+fn make_once(path: &Path) -> Result<Option<PathBuf>, Error> {
+    let mut made: Vec<&Path> = Vec::new();
     let mut missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
     while let Some(next) = missing.pop() {
         match fs::create_dir(next) {
-            Ok(()) => made = made.or_else(|| Some(next.to_owned())),
-            // Somebody else was faster, or a container that ended took its parent away meanwhile.
+            Ok(()) => made.push(next),
+            // Somebody else was faster.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
-                if let Some(made) = &made {
-                    directory::remove(made).ok();
-                }
+                // Somebody else's may be in them by now; then they stay.
+                made.iter().rev().for_each(|made| drop(directory::directory(made)));
                 return Err(Error::at("create cgroup", next)(error));
             }
         }
     }
-    Ok(made)
+    Ok(made.first().map(|path| path.to_path_buf()))
 }
 
 #[cfg(test)]
