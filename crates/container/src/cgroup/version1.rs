@@ -156,6 +156,25 @@ fn check_kernel_memory(counterpart: &Cgroup, setting: &Setting) -> Result<(), Er
     }
 }
 
+/// Lets a killed process die that stands in a frozen cgroup of cgroup v1, whoever froze it: cgroup v2 kills what is
+/// frozen, cgroup v1 does not.
+///
+/// # Errors
+/// When the cgroup's state cannot be changed.
+pub fn thaw_the_dying(pid: i32) -> Result<(), Error> {
+    let Some(hierarchy) = Hierarchy::current() else { return Ok(()) };
+    let Some(tree) = hierarchy.version1_of("freezer") else { return Ok(()) };
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let path = own.lines().find_map(|line| line.split_once(":freezer:").map(|(_, path)| path));
+    let Some(path) = path.filter(|path| !path.contains("..")) else { return Ok(()) };
+    let state = tree.mount.join(path.trim_start_matches('/')).join("freezer.state");
+    // The root has no such file.
+    match fs::read_to_string(&state) {
+        Ok(text) if text.trim() != "THAWED" => fs::write(&state, "THAWED").map_err(Error::at("thaw", &state)),
+        _ => Ok(()),
+    }
+}
+
 /// A process may have ended since it was listed.
 fn enter(counterpart: &Cgroup, pid: i32) -> Result<(), Error> {
     match counterpart.write("cgroup.procs", &pid.to_string()) {

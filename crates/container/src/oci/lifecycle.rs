@@ -12,7 +12,7 @@ use super::error::Error;
 use super::plan::Program;
 use super::state::{self, Directory, Record, START, Status};
 use super::{Runtime, hooks};
-use crate::cgroup::{Cgroup, Resources};
+use crate::cgroup::{Cgroup, Resources, thaw_the_dying};
 use crate::launch;
 
 /// How long a killed process may take to be gone.
@@ -284,6 +284,9 @@ fn signal_member(record: &Record, pid: i32, signal: i32) -> Result<(), Error> {
 /// Kills everything and waits until the first process is gone.
 fn end(record: &Record) -> Result<(), Error> {
     signal_first(record, libc::SIGKILL)?;
+    if state::start_time(record.pid) == Some(record.start_time) {
+        thaw_the_dying(record.pid)?;
+    }
     if let Some(cgroup) = record.cgroup.open()? {
         cgroup.kill()?;
     }
