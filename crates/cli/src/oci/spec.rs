@@ -90,9 +90,9 @@ fn config(own: Option<(u32, u32)>) -> Value {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
         );
-        config["mounts"][5] = mount("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]);
+        config["mounts"][5] = mount("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "rro"]);
         if let Some(mounts) = config["mounts"].as_array_mut() {
-            // It comes with /sys.
+            // It comes with /sys, read-only as that is.
             mounts.pop();
         }
     }

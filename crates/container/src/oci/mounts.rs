@@ -310,7 +310,11 @@ fn attach(index: usize, mount: &Mount, around: &Surroundings<'_>) -> io::Result<
             match new_file_system(kind, name.as_deref(), *flags, options, around.another_user) {
                 // Where the network namespace is the host's, a user namespace has no right to a new one (as crun does).
                 Err(error) if kind == "sysfs" && error.raw_os_error() == Some(libc::EPERM) => {
-                    clone_tree(CWD, "/sys", true)?
+                    let tree = clone_tree(CWD, "/sys", true)?;
+                    // What a new one would not have below it is no more open than the rest.
+                    let strict = attribute::RDONLY | attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
+                    sys::mount::set_attributes(tree.as_fd(), mount.change.set & strict, true)?;
+                    tree
                 }
                 other => other?,
             }
