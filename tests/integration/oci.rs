@@ -11,6 +11,7 @@ mod exec;
 mod hooks;
 mod inside;
 mod lifecycle;
+mod limits;
 mod listing;
 mod seccomp;
 mod states;

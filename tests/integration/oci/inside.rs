@@ -234,6 +234,42 @@ fn links_in_the_root_lead_nowhere() {
 }
 
 #[test]
+fn a_link_swapped_in_meanwhile_leads_nowhere() {
+    // CVE-2021-30465: while we mount, somebody else who shares a directory of the root turns it into a link.
+    let bundle = Bundle::new("true");
+    let (outside, shared) = (bundle.path("outside"), bundle.path("rootfs/shared"));
+    for directory in [&outside, &shared, &bundle.path("host")] {
+        fs::create_dir(directory).unwrap();
+    }
+    let link = bundle.path("rootfs/link");
+    std::os::unix::fs::symlink(&outside, &link).unwrap();
+    bundle.configure(|config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        for name in 0..8 {
+            let destination = format!("/shared/a{name}/b");
+            mounts.push(
+                json!({"destination": destination, "source": bundle.path("host"), "options": ["bind"]}),
+            );
+        }
+    });
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                renameat_with(CWD, &link, CWD, &shared, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        for _ in 0..20 {
+            // It may fail; it may not reach out.
+            bundle.run(&["run", &bundle.id]);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
 fn proc_is_proc_and_nothing_else() {
     // CVE-2019-16884 and its kin: what the image put where /proc or its files are to be must not be believed.
     for prepare in ["link", "file"] {

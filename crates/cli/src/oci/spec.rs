@@ -26,6 +26,9 @@ pub(super) fn write(bundle: &Path, rootless: bool) -> Result<(), Failure> {
     {
         namespaces.retain(|namespace| namespace["type"] != "cgroup");
     }
+    // Through the type, whose fields have the order of the specification.
+    let config: oci_spec::runtime::Spec =
+        serde_json::from_value(config).map_err(Failure::system(operation))?;
     let text = serde_json::to_string_pretty(&config).map_err(Failure::system(operation))?;
     let mut file =
         OpenOptions::new().write(true).create_new(true).open(&path).map_err(Failure::system(operation))?;
