@@ -147,7 +147,7 @@ fn every_field_may_be_wrong() {
         fs::write(bundle.path("config.json"), config.to_string()).unwrap();
         fs::remove_file(bundle.path("log")).ok();
         let ended = bundle.create_with(&[]);
-        if let Some(missing) = bundle.misses(&ended, &[word]) {
+        if let Some(missing) = bundle.misses(&ended, 1, &[word]) {
             let value: String = value.to_string().chars().take(200).collect();
             wrong.push(format!("{path} = {value}: {}", missing.chars().take(1000).collect::<String>()));
             bundle.run(&["delete", "--force", &bundle.id]).ok();

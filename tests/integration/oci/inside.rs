@@ -41,9 +41,9 @@ fn each_namespace_is_new_when_asked_for() {
     );
     bundle.configure(|config| {
         let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
-        namespaces.retain(|namespace| !["network", "time"].iter().any(|kind| namespace["type"] == *kind));
-        namespaces.push(namespace("network"));
-        namespaces.push(namespace("time"));
+        namespaces
+            .retain(|namespace| !["cgroup", "network", "time"].iter().any(|kind| namespace["type"] == *kind));
+        namespaces.extend(["cgroup", "network", "time"].map(namespace));
         config["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000_000, "nanosecs": 0}});
         config["process"]["args"][2] =
             format!("{}; cut -d. -f1 /proc/uptime", config["process"]["args"][2].as_str().unwrap()).into();
@@ -234,42 +234,6 @@ fn links_in_the_root_lead_nowhere() {
 }
 
 #[test]
-fn a_link_swapped_in_meanwhile_leads_nowhere() {
-    // CVE-2021-30465: while we mount, somebody else who shares a directory of the root turns it into a link.
-    let bundle = Bundle::new("true");
-    let (outside, shared) = (bundle.path("outside"), bundle.path("rootfs/shared"));
-    for directory in [&outside, &shared, &bundle.path("host")] {
-        fs::create_dir(directory).unwrap();
-    }
-    let link = bundle.path("rootfs/link");
-    std::os::unix::fs::symlink(&outside, &link).unwrap();
-    bundle.configure(|config| {
-        let mounts = config["mounts"].as_array_mut().unwrap();
-        for name in 0..8 {
-            let destination = format!("/shared/a{name}/b");
-            mounts.push(
-                json!({"destination": destination, "source": bundle.path("host"), "options": ["bind"]}),
-            );
-        }
-    });
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            use rustix::fs::{CWD, RenameFlags, renameat_with};
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                renameat_with(CWD, &link, CWD, &shared, RenameFlags::EXCHANGE).unwrap();
-            }
-        });
-        for _ in 0..20 {
-            // It may fail; it may not reach out.
-            bundle.run(&["run", &bundle.id]);
-        }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
-}
-
-#[test]
 fn proc_is_proc_and_nothing_else() {
     // CVE-2019-16884 and its kin: what the image put where /proc or its files are to be must not be believed.
     for prepare in ["link", "file"] {
@@ -319,7 +283,7 @@ fn the_working_directory_is_inside() {
         bundle.start();
         let cwd = format!("/proc/self/fd/{number}");
         let ended = bundle.run(&["exec", "--cwd", &cwd, &bundle.id, "ls"]);
-        assert_eq!(ended.code, 1, "{number}: {ended:?}");
+        assert_eq!(ended.code, 255, "{number}: {ended:?}");
     }
 }
 
