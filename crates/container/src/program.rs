@@ -2,8 +2,9 @@
 //! through `/proc/PID/exe` (CVE-2019-5736).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use sys::mount::attribute;
 
 use crate::mounts::clone_tree;
@@ -29,8 +30,8 @@ pub(crate) fn protected(acts: bool) -> io::Result<OwnedFd> {
 }
 
 /// This process's own program, for one that acts as `inception-init` when it is executed by that name
-/// ([`init::program::NAME`]): on a read-only mount that is attached nowhere, and gone with the descriptor, so that
-/// nobody can ever make it writable. It saves the copy.
+/// ([`init::program::NAME`]): on a read-only mount that is attached nowhere and that nobody can change any more.
+/// It saves the copy.
 ///
 /// # Errors
 /// `EPERM` without CAP_SYS_ADMIN over this mount namespace.
@@ -47,5 +48,26 @@ fn own() -> io::Result<OwnedFd> {
         attribute::RDONLY | attribute::NOSUID | attribute::NODEV,
         false,
     )?;
-    Ok(file)
+    // As long as the descriptor that the mount was made with is open, who may mount in a container could take the
+    // attribute away again through /proc/PID/exe (mount_setattr(2)); from another one's mount nobody can any more.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_makes_our_own_program_writable() {
+        let Ok(program) = own() else {
+            return eprintln!(
+                "skipped: nobody_makes_our_own_program_writable: this user may not clone mounts"
+            );
+        };
+        assert!(sys::mount::set_attributes(program.as_fd(), attribute::NOEXEC, false).is_err());
+        let path = format!("/proc/self/fd/{}", program.as_raw_fd());
+        let written = rustix::fs::open(path, OFlags::WRONLY, Mode::empty());
+        assert!(matches!(written, Err(rustix::io::Errno::ROFS | rustix::io::Errno::TXTBSY)), "{written:?}");
+    }
 }
