@@ -33,6 +33,8 @@ pub struct Process {
     /// It gets a terminal of the container's own devpts. Standard input is a [`sys::channel::Channel`] then, over
     /// which the other end is sent.
     pub terminal: bool,
+    /// Its rows and columns.
+    pub terminal_size: Option<(u16, u16)>,
     /// Execution domain, personality(2).
     pub personality: Option<u32>,
     /// AppArmor profile or SELinux context for the program.
@@ -138,7 +140,8 @@ impl Process {
         let account = self.account()?;
         self.enter_working_directory()?;
         if self.terminal {
-            terminal::take(&account).map_err(|e| Failure::new(Stage::Terminal, "in /dev/pts", e))?;
+            terminal::take(&account, self.terminal_size)
+                .map_err(|e| Failure::new(Stage::Terminal, "in /dev/pts", e))?;
         }
         for (resource, soft, hard) in &self.rlimits {
             sys::process::set_rlimit(*resource, *soft, *hard)

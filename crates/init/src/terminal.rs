@@ -15,12 +15,12 @@ const DEVPTS: u64 = 0x1cd1;
 /// Group `tty`, which devpts is mounted with.
 const TTY: u32 = 5;
 
-/// Makes a terminal for `account` in `/dev/pts` and sends the other end over the [`Channel`] that is standard
+/// Makes a terminal for `account` in `/dev/pts`, with this number of rows and columns if it is given, and sends the other end over the [`Channel`] that is standard
 /// input; afterwards the terminal is standard input, output and error, and the controlling one.
 ///
 /// # Errors
 /// What the kernel reports; `InvalidInput` when `/dev/pts/ptmx` is not devpts's.
-pub(crate) fn take(account: &Account) -> io::Result<()> {
+pub(crate) fn take(account: &Account, size: Option<(u16, u16)>) -> io::Result<()> {
     let console = Channel::from(rustix::stdio::stdin().try_clone_to_owned()?);
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let master = rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty())?;
@@ -36,6 +36,10 @@ pub(crate) fn take(account: &Account) -> io::Result<()> {
         // Without CAP_CHOWN, or without a group 5: it works all the same, for this user.
         Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
         Err(errno) => return Err(errno.into()),
+    }
+    if let Some((ws_row, ws_col)) = size {
+        let size = rustix::termios::Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&terminal, size)?;
     }
     console.send(b"terminal", &[master.as_fd()])?;
     rustix::stdio::dup2_stdin(&terminal)?;

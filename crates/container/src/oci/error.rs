@@ -43,6 +43,9 @@ pub enum Error {
     /// Another command works on it for too long.
     #[error("container `{0}` is busy: another command holds its lock")]
     Busy(String),
+    /// A process would not run.
+    #[error("cannot exec in a paused container: `{0}`")]
+    Paused(String),
     /// The operation is not allowed in this status.
     #[error("cannot {operation} container `{id}`: it is {}", .status.name())]
     Status {

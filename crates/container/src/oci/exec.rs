@@ -70,6 +70,7 @@ impl Runtime {
         match directory.status(&record)? {
             Status::Running | Status::Created => {}
             Status::Paused if exec.ignore_paused => {}
+            Status::Paused => return Err(Error::Paused(id.to_owned())),
             status => return Err(refused(status)),
         }
         let mut program = Program::inside(&exec.process)?;
@@ -82,6 +83,7 @@ impl Runtime {
             return Err(Error::invalid("process.terminal", "a terminal and a console socket come together"));
         }
         program.process.terminal = console.is_some();
+        program.process.terminal_size = program.terminal.and_then(|terminal| terminal.size);
         let pid = rustix::process::Pid::from_raw(record.pid).ok_or_else(|| refused(Status::Stopped))?;
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
             .map_err(|e| Error::system(format!("open process {}", record.pid))(e.into()))?;

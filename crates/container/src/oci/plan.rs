@@ -247,6 +247,7 @@ impl Program {
                 no_new_privileges: process.no_new_privileges().unwrap_or(false),
                 rlimits: scheduling::rlimits(process.rlimits().as_deref().unwrap_or_default())?,
                 terminal: false,
+                terminal_size: None,
                 personality: None,
                 label,
                 preserve_fds: 0,
