@@ -28,11 +28,14 @@ fn limits_can_be_changed() {
     bundle.fails(&["update", "-r", "nowhere", &bundle.id], &["nowhere", "No such file or directory"]);
     fs::write(bundle.path("bad"), "{\"pids\": {\"limit\": \"many\"}}").unwrap();
     bundle.fails(&["update", "-r", "bad", &bundle.id], &["bad", "line 1"]);
+    let ended = bundle.run(&["update", "--pids-limit", "50", &bundle.id]);
+    // On a host with both versions of cgroups the place is made with its first limit.
     let Some(file) = pids_max(&bundle) else {
+        assert_eq!(ended.code, 1, "{ended:?}");
         return skipped("limits_can_be_changed", "this user has no cgroup with a pids controller here");
     };
+    ended.ok();
     let limit = || fs::read_to_string(&file).unwrap().trim().to_owned();
-    bundle.run(&["update", "--pids-limit", "50", &bundle.id]).ok();
     assert_eq!(limit(), "50");
     let mut command = bundle.command(&["update", "--resources", "-", &bundle.id]);
     let mut child =
@@ -41,7 +44,7 @@ fn limits_can_be_changed() {
     finish(child).ok();
     assert_eq!(limit(), "33");
     // What is refused changes nothing.
-    bundle.fails(&["update", "--pids-limit", "44", "--cpu-rt-runtime", "1", &bundle.id], &["realtime"]);
+    bundle.fails(&["update", "--pids-limit", "44", "--kernel-memory", "5", &bundle.id], &["kernel"]);
     assert_eq!(limit(), "33");
     bundle.run(&["update", "--pids-limit", "-1", &bundle.id]).ok();
     assert_eq!(limit(), "max");
