@@ -138,6 +138,18 @@ fn the_process_is_as_described() {
 }
 
 #[test]
+fn ambient_capabilities_that_cannot_be_are_left_out() {
+    // As `runc spec` and `crun spec` have them.
+    let bundle = Bundle::new("grep -E 'CapEff|CapAmb' /proc/self/status");
+    bundle.configure(|config| {
+        let set = json!(["CAP_KILL"]);
+        config["process"]["capabilities"] =
+            json!({"bounding": set, "effective": set, "permitted": set, "ambient": set});
+    });
+    assert_eq!(seen(&bundle), "CapEff:\t0000000000000020\nCapAmb:\t0000000000000000\n");
+}
+
+#[test]
 fn mounts_are_as_described() {
     let bundle = Bundle::new(
         "grep -E ' /(data|ro|tmp/made) ' /proc/self/mountinfo | cut -d' ' -f5,6; cat /data/file /ro/file; \

@@ -284,13 +284,19 @@ fn capabilities(config: Option<&LinuxCapabilities>) -> Result<Capabilities, Erro
     if effective & !permitted != 0 {
         return Err(Error::invalid("process.capabilities.effective", "holds what is not permitted"));
     }
-    if ambient & !(permitted & inheritable) != 0 {
-        return Err(Error::invalid(
-            "process.capabilities.ambient",
-            "holds what is not both permitted and inheritable",
-        ));
+    // What `runc spec` and `crun spec` write: ambient ones that are not inheritable, which the kernel does not raise
+    // (capabilities(7)) and which no runtime takes for an error.
+    let raised = ambient & permitted & inheritable;
+    if raised != ambient {
+        tracing::warn!("process.capabilities.ambient: what is not permitted and inheritable is left out");
     }
-    Ok(Capabilities::Sets { bounding: set(config.bounding())?, effective, permitted, inheritable, ambient })
+    Ok(Capabilities::Sets {
+        bounding: set(config.bounding())?,
+        effective,
+        permitted,
+        inheritable,
+        ambient: raised,
+    })
 }
 
 impl Hooks {
