@@ -127,6 +127,10 @@ fn enter(around: &Surroundings<'_>) -> Result<(Waiting, OwnedFd), Failure> {
 
     // 3. Nothing of the host's is reachable from here on.
     if around.no_pivot {
+        // Another's mount namespace is not ours to change.
+        if plan.namespaces.makes(namespace::MOUNT) {
+            hide_bare_kernel_files()?;
+        }
         move_root(root.as_fd())?
     } else {
         pivot(root.as_fd())?
@@ -287,6 +291,33 @@ fn sysctl(name: &str, value: &str) -> Result<(), Failure> {
         Ok(())
     };
     write().map_err(|error| Failure::new(Stage::Sysctl, format!("{name} = {value}"), error))
+}
+
+/// Without `pivot_root(2)` the old root stays in this mount namespace. As long as a whole procfs or sysfs is there, the kernel lets a user namespace of the container's mount another one, with
+/// nothing covered.
+fn hide_bare_kernel_files() -> Result<(), Failure> {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+    let fail = |path: &str, e: rustix::io::Errno| Failure::new(Stage::Pivot, format!("hide {path}"), e);
+    let table = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| Failure::new(Stage::Pivot, "read the mounts", error))?;
+    for line in table.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let kernel = matches!(right.split(' ').next(), Some("proc" | "sysfs"));
+        // Names lead to the old root's: those of the new one are over its very top.
+        let Some(path) = left.split(' ').nth(4).filter(|_| kernel) else { continue };
+        match unmount(path, UnmountFlags::DETACH) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            // Of another user namespace, so that it cannot be taken away; or it has been with what was above it.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM) => {
+                match mount("tmpfs", path, "tmpfs", MountFlags::RDONLY, None) {
+                    Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                    Err(errno) => return Err(fail(path, errno)),
+                }
+            }
+            Err(errno) => return Err(fail(path, errno)),
+        }
+    }
+    Ok(())
 }
 
 /// For roots that `pivot_root(2)` refuses: the new root goes over the old one.
