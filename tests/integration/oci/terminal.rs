@@ -6,12 +6,13 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::bundle::Bundle;
-use crate::harness::until;
+use crate::harness::DEADLINE;
 
 /// What comes over a console socket.
 fn accept(listener: &UnixListener) -> File {
@@ -38,12 +39,16 @@ fn read_until(terminal: &mut File, text: &str) -> String {
     // So that the wait has an end.
     rustix::io::ioctl_fionbio(&*terminal, true).unwrap();
     let mut seen = String::new();
-    until(&format!("the terminal shows `{text}`"), || {
+    let end = Instant::now() + DEADLINE;
+    while !seen.contains(text) {
+        assert!(Instant::now() < end, "no {text:?} in {seen:?}");
         let mut piece = [0u8; 1024];
-        let length = terminal.read(&mut piece).unwrap_or(0);
-        seen.push_str(&String::from_utf8_lossy(&piece[..length]));
-        seen.contains(text).then_some(())
-    });
+        match terminal.read(&mut piece) {
+            Ok(length) if length > 0 => seen.push_str(&String::from_utf8_lossy(&piece[..length])),
+            // Nothing there, or nobody has it open.
+            _ => std::thread::sleep(Duration::from_millis(3)),
+        }
+    }
     seen
 }
 
