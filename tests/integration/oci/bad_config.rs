@@ -77,6 +77,7 @@ fn every_field_may_be_wrong() {
         ("process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 9}), "process.ioPriority"),
         ("process/apparmorProfile", json!("no-such-profile"), "process.apparmorProfile"),
         ("process/selinuxLabel", json!("no:such:label"), "process.selinuxLabel"),
+        ("linux/mountLabel", json!("no:such:label"), "linux.mountLabel"),
         ("process/terminal", json!("yes"), "config.json"),
         ("process/execCPUAffinity", json!({"initial": "0-"}), "execCPUAffinity"),
         ("root", Value::Null, "root"),

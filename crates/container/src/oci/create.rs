@@ -128,11 +128,15 @@ fn check_console(plan: &Plan, console: &Console) -> Result<(), Error> {
 /// What depends on this host, before anything is made.
 fn check_host(plan: &Plan) -> Result<(), Error> {
     use init::process::Label;
+    let selinux = || Path::new("/sys/fs/selinux/enforce").exists();
+    if let Some(label) = plan.mount_label.as_ref().filter(|_| !selinux()) {
+        return Err(Error::unsupported("linux.mountLabel", format!("`{label}`: this host has no SELinux")));
+    }
     match plan.program.as_ref().and_then(|program| program.process.label.as_ref()) {
         Some(Label::AppArmor(profile)) if !enabled("/sys/module/apparmor/parameters/enabled", "Y") => Err(
             Error::unsupported("process.apparmorProfile", format!("`{profile}`: this host has no AppArmor")),
         ),
-        Some(Label::SeLinux(context)) if !Path::new("/sys/fs/selinux/enforce").exists() => {
+        Some(Label::SeLinux(context)) if !selinux() => {
             Err(Error::unsupported("process.selinuxLabel", format!("`{context}`: this host has no SELinux")))
         }
         _ => Ok(()),

@@ -240,6 +240,16 @@ impl Mount {
         Ok(mount)
     }
 
+    /// With an SELinux context for its files, where the file system has none of its own for them (mount(8), "context").
+    pub(super) fn labelled(mut self, label: Option<&str>) -> Self {
+        if let (Some(label), Source::New { kind, options, .. }) = (label, &mut self.source)
+            && !matches!(kind.as_str(), "proc" | "sysfs")
+        {
+            options.push(format!("context={label}"));
+        }
+        self
+    }
+
     /// Takes an option that is an attribute or a propagation type.
     fn attribute(&mut self, option: &str) -> bool {
         let find = |name: &str| ATTRIBUTES.iter().find(|(known, _, _)| *known == name);

@@ -39,6 +39,8 @@ pub struct Plan {
     pub(super) domainname: Option<String>,
     pub(super) mounts: Vec<Mount>,
     pub(super) devices: Vec<Device>,
+    /// SELinux context of new file systems.
+    pub(super) mount_label: Option<String>,
     pub(super) masked_paths: Vec<String>,
     pub(super) readonly_paths: Vec<String>,
     /// Dotted names and values.
@@ -117,6 +119,7 @@ pub fn resolve(spec: &Spec, bundle: &Path) -> Result<Plan, Error> {
             Error::invalid("linux.rootfsPropagation", format!("`{word}` is no propagation type"))
         })
     });
+    let mount_label = linux.and_then(|linux| named(linux.mount_label()));
     Ok(Plan {
         oci_version: spec.version().clone(),
         annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -128,8 +131,10 @@ pub fn resolve(spec: &Spec, bundle: &Path) -> Result<Plan, Error> {
         domainname: named(spec.domainname()),
         mounts: mounts
             .map(|(index, mount)| Mount::resolve(index, mount, bundle))
+            .map(|mount| mount.map(|mount| mount.labelled(mount_label.as_deref())))
             .collect::<Result<_, _>>()?,
         devices: devices::resolve(linux.and_then(|l| l.devices().as_deref()).unwrap_or_default())?,
+        mount_label,
         masked_paths: words(linux.map(|linux| linux.masked_paths())),
         readonly_paths: words(linux.map(|linux| linux.readonly_paths())),
         sysctls,
