@@ -9,7 +9,7 @@ use init::process::{Filter, Process};
 use init::report::{Failure, Outcome, Stage};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use sys::channel::Channel;
 use sys::process::{Child, namespace};
 
 use crate::Error;
@@ -71,8 +71,7 @@ pub(crate) fn join_as<E: From<Error>>(
     let encoded = entry::encode(joining, target.filters).map_err(fail("encode the process"))?;
     let description =
         sys::fd::sealed(c"process", &encoded, false).map_err(fail("store the process in memory"))?;
-    let (read, write) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|e| fail("create a socket pair")(e.into()))?;
+    let (read, write) = Channel::pair().map_err(fail("create a socket pair"))?;
     let spawn = sys::process::SpawnArgs { cgroup: target.cgroup, ..Default::default() };
     let joiner = sys::process::spawn_with(spawn, || {
         let inherited = [target.pidfd, description.as_fd(), write.as_fd()];
@@ -91,11 +90,7 @@ pub(crate) fn join_as<E: From<Error>>(
     };
     // The joiner ends by itself after its message.
     waitpid(Pid::from_raw(joiner.pid), None).map_err(|e| fail("wait for the joiner")(e.into()))?;
-    // Its child is ours: nobody else reaps it, so the number is still its own.
-    let pid = rustix::process::Pid::from_raw(started).ok_or(Error::Silent)?;
-    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-        .map_err(|e| fail("open the new process")(e.into()))?;
-    let child = Child { pid: started, pidfd };
+    let child = userns::adopt(started)?;
     let mut executed = || -> Result<(), E> {
         meanwhile(started, None)?;
         loop {

@@ -121,7 +121,7 @@ fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -
         mounts::mask(&mounted, path)?;
     }
     for (name, value) in &sandbox.sysctls {
-        sysctl(root.as_fd(), name, value)?;
+        sysctl(name, value)?;
     }
     for path in &sandbox.readonly_paths {
         mounts::make_readonly(&mounted, path)?;
@@ -167,13 +167,13 @@ pub(crate) fn stdio([stdin, stdout, stderr]: [BorrowedFd<'_>; 3]) -> Result<(), 
         .map_err(|e| Failure::new(Stage::Setup, "standard input and output", e))
 }
 
-fn sysctl(root: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), Failure> {
-    use rustix::fs::{Mode, OFlags, ResolveFlags};
-    let fail = |e: rustix::io::Errno| Failure::new(Stage::Sysctl, format!("{name} = {value}"), e);
-    let path = format!("/proc/sys/{}", name.replace('.', "/"));
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat2(root, &path, flags, Mode::empty(), ResolveFlags::IN_ROOT).map_err(fail)?;
-    rustix::io::write(&file, value.as_bytes()).map(drop).map_err(fail)
+/// Through the `/proc` of before the change of roots, where nothing of the container's can stand in the way. The file
+/// belongs to the namespaces of who opens it.
+pub(crate) fn sysctl(name: &str, value: &str) -> Result<(), Failure> {
+    // A name with slashes may have dots in its parts (sysctl(8)).
+    let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    init::procfs::write(&format!("sys/{path}"), value)
+        .map_err(|e| Failure::new(Stage::Sysctl, format!("{name} = {value}"), e))
 }
 
 /// Docker makes a missing working directory.

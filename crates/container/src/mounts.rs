@@ -218,9 +218,6 @@ pub(crate) fn existing(root: BorrowedFd<'_>, path: &str) -> io::Result<Option<Ow
     }
 }
 
-/// `PROC_SUPER_MAGIC` of `linux/magic.h`.
-const PROC_SUPER_MAGIC: u64 = 0x9fa0;
-
 /// How many links that lead nowhere are followed on the way to a mount point, each of no more than 255 bytes.
 const DANGLING: u8 = 8;
 
@@ -250,7 +247,7 @@ fn ensure_through(root: BorrowedFd<'_>, path: &str, directory: bool, links: u8) 
         return Ok(there);
     }
     // The text of procfs's own links is a description, and no path in here.
-    if rustix::fs::fstatfs(&there)?.f_type as u64 == PROC_SUPER_MAGIC {
+    if rustix::fs::fstatfs(&there)?.f_type as u64 == init::procfs::MAGIC {
         return Err(Errno::LOOP.into());
     }
     let to = rustix::fs::readlinkat(&there, "", Vec::new())?;

@@ -93,6 +93,17 @@ pub fn tie_to_parent(channel: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// A child that another process made on our behalf (`CLONE_PARENT`): nobody else reaps it, so `pid` is still its own.
+///
+/// # Errors
+/// What `pidfd_open(2)` reports.
+pub(crate) fn adopt(pid: i32) -> Result<Child, Error> {
+    let number = rustix::process::Pid::from_raw(pid).ok_or(Error::Silent)?;
+    let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())
+        .map_err(|e| Error::system("open the new process")(e.into()))?;
+    Ok(Child { pid, pidfd })
+}
+
 /// Ends a child process and reaps it, so that nothing of it is left when this returns.
 ///
 /// # Errors

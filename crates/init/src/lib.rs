@@ -12,6 +12,7 @@ pub mod hook;
 pub mod landlock;
 pub mod pid1;
 pub mod process;
+pub mod procfs;
 pub mod program;
 pub mod report;
 mod terminal;

@@ -4,12 +4,13 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
 use crate::account;
 use crate::landlock::Landlock;
+use crate::procfs;
 use crate::report::{Failure, Stage};
 use crate::terminal;
 
@@ -121,8 +122,6 @@ const LAST_CAPABILITY: u32 = 40;
 
 /// Magic number of the file system that pipes without a name are on (statfs(2)).
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
-/// Magic number of procfs (statfs(2)).
-const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 
 impl Process {
     /// Takes on the process's identity. Afterwards only [`Process::exec`] makes sense. `keep_open` is left
@@ -335,19 +334,7 @@ impl Label {
             Self::SeLinux(context) => (context.clone(), &["exec"]),
         };
         let fail = |e: rustix::io::Errno| Failure::new(Stage::Label, text.as_str(), e);
-        let write = |name: &str| -> rustix::io::Result<()> {
-            // Nothing that the container put in the way: procfs itself, and no mount or link on the way.
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let proc = rustix::fs::open("/proc", flags | OFlags::NOFOLLOW, Mode::empty())?;
-            if rustix::fs::fstatfs(&proc)?.f_type as u64 != PROC_SUPER_MAGIC {
-                return Err(rustix::io::Errno::INVAL);
-            }
-            let path = format!("{}/attr/{name}", std::process::id());
-            let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            let file = rustix::fs::openat2(&proc, path, flags, Mode::empty(), resolve)?;
-            rustix::io::write(&file, text.as_bytes()).map(drop)
-        };
+        let write = |name: &str| procfs::write(&format!("{}/attr/{name}", std::process::id()), &text);
         let mut result = Err(rustix::io::Errno::NOENT);
         for name in files {
             result = write(name);
@@ -357,6 +344,18 @@ impl Label {
         }
         result.map_err(fail)
     }
+}
+
+/// Becomes root of a user namespace that was just entered; other ids mean nothing there. The process is dumpable or not as
+/// `/proc/sys/fs/suid_dumpable` says afterwards (prctl(2)).
+///
+/// # Errors
+/// When 0 has no meaning there.
+pub fn become_root() -> Result<(), Failure> {
+    let fail =
+        |e: nix::errno::Errno| Failure::new(Stage::Credentials, "become root of the user namespace", e);
+    nix::unistd::setresgid(0.into(), 0.into(), 0.into()).map_err(fail)?;
+    nix::unistd::setresuid(0.into(), 0.into(), 0.into()).map_err(fail)
 }
 
 /// Gives the pipes that are standard input, output and error to the process's user, who may want to open

@@ -22,7 +22,7 @@ use rustix::thread::ThreadNameSpaceType as Namespaces;
 
 use crate::entry::{self, Joining, Waiting};
 use crate::hook;
-use crate::process::Assumed;
+use crate::process::{Assumed, become_root};
 use crate::report::{Failure, Stage, send_started, send_waiting};
 
 /// Name by which a program is told that it is to act as `inception-init`.
@@ -102,6 +102,8 @@ fn enter(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
     drop(target);
     if joining.root {
         become_root()?;
+        // A change of ids sets it anew (prctl(2)).
+        undumpable()?;
     }
     let spawn = sys::process::SpawnArgs { sibling: true, ..Default::default() };
     let child = sys::process::spawn_with(spawn, || {
@@ -135,15 +137,6 @@ fn run_on(cpus: Option<&[usize]>) -> Result<(), Failure> {
         set.set(*cpu);
     }
     rustix::thread::sched_setaffinity(None, &set).map_err(|e| setup("set the CPU affinity")(e.into()))
-}
-
-/// Root of the user namespace that was just entered; other ids mean nothing there.
-fn become_root() -> Result<(), Failure> {
-    let fail =
-        |errno: nix::errno::Errno| Failure::new(Stage::Credentials, "become root of the container", errno);
-    nix::unistd::setresgid(0.into(), 0.into(), 0.into()).map_err(fail)?;
-    nix::unistd::setresuid(0.into(), 0.into(), 0.into()).map_err(fail)?;
-    undumpable()
 }
 
 fn wait_for_start(args: &[String], report: &OwnedFd) -> Result<(), Failure> {

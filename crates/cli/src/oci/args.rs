@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::args::Format;
+
 /// Runs containers by the OCI runtime specification.
 #[derive(Debug, Parser)]
 #[command(name = "inception-oci", disable_help_subcommand = true, disable_version_flag = true)]
@@ -105,15 +107,6 @@ pub(crate) enum Rootless {
     False,
     /// It is for root only.
     Auto,
-}
-
-/// `--format` of listings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
 }
 
 /// What to do.

@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use container::oci::{Error, Record, Runtime, Status};
 use serde::Serialize;
 
-use super::args::{Format, Log};
+use super::args::Log;
 use super::report;
+use crate::args::Format;
 use crate::output::{Failure, json, print, table};
 
 /// A container's state as the specification has it ("State" in `runtime.md`), and what runc adds.

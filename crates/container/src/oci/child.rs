@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use init::entry::{self, Waiting};
-use init::process::Process;
+use init::process::{Process, become_root};
 use init::report::{Failure, Stage};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Signal};
@@ -16,14 +16,12 @@ use sys::process::namespace;
 use super::plan::Plan;
 use super::{console, devices, mounts, netdev};
 use crate::join::execute_init;
-use crate::launch::{make_directory, pivot};
+use crate::launch::{make_directory, pivot, sysctl};
 use crate::mounts::{Mounted, make_readonly, mask};
 use crate::program;
 
 /// How long the parent may take until it lets the child go on: it runs hooks meanwhile.
 const GO_DEADLINE: Duration = Duration::from_secs(600);
-/// `PROC_SUPER_MAGIC` of `linux/magic.h`.
-const PROC: u64 = 0x9fa0;
 
 /// What the child is given.
 #[derive(Debug)]
@@ -189,14 +187,6 @@ fn wait_to_go(channel: BorrowedFd<'_>) -> Result<String, Failure> {
     receive().map_err(setup("wait for the runtime"))
 }
 
-/// Root of the new user namespace.
-pub(super) fn become_root() -> Result<(), Failure> {
-    let fail =
-        |e: nix::errno::Errno| Failure::new(Stage::Credentials, "become root of the user namespace", e);
-    nix::unistd::setresgid(0.into(), 0.into(), 0.into()).map_err(fail)?;
-    nix::unistd::setresuid(0.into(), 0.into(), 0.into()).map_err(fail)
-}
-
 fn names(plan: &Plan) -> Result<(), Failure> {
     if let Some(name) = &plan.hostname {
         rustix::system::sethostname(name.as_bytes())
@@ -272,29 +262,8 @@ fn carry_out_mounts<'a>(around: &Surroundings<'a>, root: BorrowedFd<'a>) -> Resu
     Ok(Mounted { root, below })
 }
 
-/// Through the host's own `/proc`, where nothing of the container's can stand in the way (CVE-2025-52881). The file
-/// belongs to the namespaces of who opens it.
-fn sysctl(name: &str, value: &str) -> Result<(), Failure> {
-    use rustix::fs::ResolveFlags;
-    let write = || -> io::Result<()> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
-        if rustix::fs::fstatfs(&proc)?.f_type as u64 != PROC {
-            return Err(rustix::io::Errno::NODEV.into());
-        }
-        // A name with slashes may have dots in its parts (sysctl(8)).
-        let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat2(&proc, format!("sys/{path}"), flags, Mode::empty(), resolve)?;
-        rustix::io::write(&file, value.as_bytes())?;
-        Ok(())
-    };
-    write().map_err(|error| Failure::new(Stage::Sysctl, format!("{name} = {value}"), error))
-}
-
-/// Without `pivot_root(2)` the old root stays in this mount namespace. As long as a whole procfs or sysfs is there, the kernel lets a user namespace of the container's mount another one, with
-/// nothing covered.
+/// Without `pivot_root(2)` the old root stays in this mount namespace. As long as a whole procfs or sysfs is there, the
+/// kernel lets a user namespace of the container's mount another one, with nothing covered.
 fn hide_bare_kernel_files() -> Result<(), Failure> {
     use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
     let fail = |path: &str, e: rustix::io::Errno| Failure::new(Stage::Pivot, format!("hide {path}"), e);

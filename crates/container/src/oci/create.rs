@@ -6,10 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use init::process::become_root;
 use init::report::{Failure, Outcome, Stage, send_started};
 use oci_spec::runtime::Spec;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use sys::channel::Channel;
 use sys::process::{Child, SpawnArgs, namespace};
 
 use super::child::{self, Surroundings};
@@ -175,9 +177,7 @@ fn launch_container(
             None => Err(Error::invalid("mounts", "idmap needs a new user namespace or mappings of its own")),
         },
     })?;
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|e| Error::system("create a socket pair")(e.into()))?;
+    let (ours, theirs) = Channel::pair().map_err(Error::system("create a socket pair"))?;
     let oom = Adjusted::set(plan.program.as_ref().and_then(|program| program.scheduling.oom_score_adj))?;
     let around = Surroundings {
         plan,
@@ -210,11 +210,7 @@ fn launch_container(
         rustix::io::write(&ours, b"kept").map_err(|e| Error::system("let the new process wait")(e.into()))?;
         Ok(())
     };
-    made().inspect_err(|_| {
-        if let Err(error) = userns::end(&child) {
-            tracing::warn!("end process {}: {error}", child.pid);
-        }
-    })
+    made().inspect_err(|_| end(&child))
 }
 
 /// The socket on which the container waits for `start`.
@@ -232,9 +228,7 @@ fn listen(directory: &Directory) -> Result<OwnedFd, Error> {
 /// A user namespace with this map, for mapping owners; it has no process.
 fn user_namespace(map: &IdMap) -> Result<OwnedFd, Error> {
     let fail = |what: &'static str| Error::system(what);
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|e| fail("create a socket pair")(e.into()))?;
+    let (ours, theirs) = Channel::pair().map_err(fail("create a socket pair"))?;
     let mut ours = Some(ours);
     let holder = sys::process::spawn(namespace::USER, || {
         drop(ours.take());
@@ -287,7 +281,7 @@ const FOR_CHILDREN: u64 = namespace::PID | namespace::TIME;
 fn spawn(
     around: &Surroundings<'_>,
     cgroup: Option<&Cgroup>,
-    ours: &mut Option<OwnedFd>,
+    ours: &mut Option<Channel>,
 ) -> Result<Child, Error> {
     let names = &around.plan.namespaces;
     // See enter() of the child for the cgroup namespace.
@@ -349,11 +343,7 @@ fn spawn(
     let pid = started().inspect_err(|_| end(&stage))?;
     nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(stage.pid), None)
         .map_err(|e| Error::system("wait for the intermediate process")(e.into()))?;
-    // Our child: nobody else reaps it, so the number is still its own.
-    let number = rustix::process::Pid::from_raw(pid).ok_or(crate::Error::Silent)?;
-    let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())
-        .map_err(|e| Error::system("open the new process")(e.into()))?;
-    Ok(Child { pid, pidfd })
+    Ok(userns::adopt(pid)?)
 }
 
 fn end(child: &Child) {
@@ -385,7 +375,7 @@ fn for_children(around: &Surroundings<'_>, joins_user: bool) -> Result<(), Failu
     };
     join(namespace::USER, LinkNameSpaceType::User, "the user namespace of linux.namespaces")?;
     if joins_user || names.makes(namespace::USER) {
-        child::become_root()?;
+        become_root()?;
     }
     join(namespace::PID, LinkNameSpaceType::ProcessID, "the PID namespace of linux.namespaces")?;
     join(namespace::TIME, LinkNameSpaceType::Time, "the time namespace of linux.namespaces")?;
