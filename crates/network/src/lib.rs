@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod balance;
+pub mod egress;
 mod error;
 pub mod link;
 pub mod names;

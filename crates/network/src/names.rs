@@ -356,6 +356,8 @@ mod tests {
             prefix: 24,
             gateway: Ipv4Addr::new(10, 89, third, 1),
             internal,
+            v6: None,
+            mtu: None,
         }
     }
 
@@ -365,6 +367,7 @@ mod tests {
             name: "eth0".into(),
             peer: format!("v{}{}", address[2], address[3]),
             address: address.into(),
+            address6: None,
             fixed: false,
             mac: [2, 66, address[0], address[1], address[2], address[3]],
             aliases: aliases.iter().map(ToString::to_string).collect(),
@@ -373,8 +376,12 @@ mod tests {
 
     /// `web` on front; `app` on front and back; `db` on back only, which is internal.
     fn plan() -> NetworkPlan {
-        let endpoint =
-            |service: &str, interfaces: Vec<Interface>| Endpoint { service: service.into(), interfaces };
+        let endpoint = |service: &str, interfaces: Vec<Interface>| Endpoint {
+            service: service.into(),
+            group: service.into(),
+            interfaces,
+            ..Endpoint::default()
+        };
         NetworkPlan {
             networks: vec![network("front", 0, false), network("back", 1, true)],
             endpoints: vec![
@@ -388,6 +395,7 @@ mod tests {
                 ),
                 endpoint("db", vec![link("back", [10, 89, 1, 2], &["db", "db.local"])]),
             ],
+            groups: Vec::new(),
         }
     }
 
@@ -467,7 +475,12 @@ mod tests {
         let mut plan = plan();
         for n in 0..60 {
             let interfaces = vec![link("front", [10, 89, 0, 100 + n], &["many"])];
-            plan.endpoints.push(Endpoint { service: format!("r{n}"), interfaces });
+            plan.endpoints.push(Endpoint {
+                service: format!("r{n}"),
+                group: format!("r{n}"),
+                interfaces,
+                ..Endpoint::default()
+            });
         }
         let ask = |limit| answer(&query("many", TYPE_A), &plan.endpoints[0], &plan, limit);
         let Answer::Reply(short) = ask(UDP_LIMIT) else { panic!() };

@@ -9,7 +9,9 @@ mod proxy;
 mod resolver;
 mod slab;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use sys::channel::{Channel, MAX_FDS};
 
 use crate::Error;
+use crate::balance::State;
 use crate::error::Doing;
 use crate::names::NameSockets;
 use crate::plan::{NetworkPlan, PublishedPort};
@@ -33,15 +36,15 @@ pub struct Configuration {
     pub published: Vec<Published>,
     /// The host's resolvers for names that are not the stack's; empty to follow the host's `/etc/resolv.conf`.
     pub resolvers: Vec<SocketAddr>,
+    /// Which containers take connections, by name; those that are not named are ready.
+    pub states: BTreeMap<String, State>,
 }
 
 /// A published port and the service that it leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
-    /// Name of the service.
+    /// Name of the service: its replicas are the endpoints of that group.
     pub service: String,
-    /// Its address on one of its networks.
-    pub address: Ipv4Addr,
     /// The port, as bound: `host_port` is the real one, not 0.
     pub port: PublishedPort,
 }
@@ -73,23 +76,74 @@ enum Request {
     },
     /// More descriptors of the last `Configure`.
     More,
+    /// What has become of containers since; there is no reply.
+    States(BTreeMap<String, State>),
 }
 
-/// What netd answers to a complete `Configure`.
+/// What netd tells the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 enum Reply {
+    /// A complete `Configure` is in force.
     Configured,
+    /// It is not, and the one before still is.
     Refused(String),
+    /// Something happened.
+    Event(Event),
+}
+
+/// Something that happened in netd and that somebody may want to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The egress policy of a container does not allow what it tried.
+    Refused {
+        /// Name of the container.
+        container: String,
+        /// Where it wanted to go.
+        destination: SocketAddr,
+        /// The name that it had looked that address up by, as far as is known.
+        name: Option<String>,
+        /// `tcp`, `udp` or `icmp`.
+        protocol: String,
+    },
+    /// A container that is draining has no open connection any more.
+    Drained {
+        /// Name of the container.
+        container: String,
+    },
+    /// A replica could not be connected to and gets no new connections for a while.
+    Ejected {
+        /// Name of the container.
+        container: String,
+    },
+    /// It gets connections again.
+    Restored {
+        /// Name of the container.
+        container: String,
+    },
+    /// A client of an FTP port did what is not allowed: a bounce attack, or nonsense.
+    Ftp {
+        /// Name of the service.
+        service: String,
+        /// Whose.
+        client: SocketAddr,
+        /// What it was.
+        what: String,
+    },
 }
 
 /// The supervisor's handle on netd.
 #[derive(Debug)]
-pub struct Client(Channel);
+pub struct Client {
+    channel: Channel,
+    /// Events that came while a reply was waited for.
+    events: VecDeque<Event>,
+}
 
 impl AsFd for Client {
-    /// Readable when there is a reply to read, or netd is gone.
+    /// Readable when there is an event to read, or netd is gone.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.channel.as_fd()
     }
 }
 
@@ -97,7 +151,7 @@ impl Client {
     /// Takes the other end of the channel that [`run`] got.
     #[must_use]
     pub fn new(channel: Channel) -> Self {
-        Self(channel)
+        Self { channel, events: VecDeque::new() }
     }
 
     /// Sends a configuration that replaces the one before. [`Client::confirmed`] tells how it went.
@@ -115,7 +169,7 @@ impl Client {
         let listeners = with.listeners.iter().map(|(_, listener)| *listener);
         let all: Vec<BorrowedFd<'_>> = with.hub.into_iter().chain(names).chain(listeners).collect();
         let (first, rest) = all.split_at(all.len().min(MAX_FDS));
-        let send = |request: &Request, fds: &[BorrowedFd<'_>]| self.0.send(&encode(request)?, fds);
+        let send = |request: &Request, fds: &[BorrowedFd<'_>]| self.channel.send(&encode(request)?, fds);
         let doing = || "send netd its configuration";
         send(&request, first).doing(doing)?;
         rest.chunks(MAX_FDS).try_for_each(|fds| send(&Request::More, fds)).doing(doing)
@@ -125,15 +179,49 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Refused`] with netd's reason, [`Error::Gone`], or a time-out at `deadline`.
-    pub fn confirmed(&self, deadline: Instant) -> Result<(), Error> {
-        let message = self.0.recv_until(deadline).doing(|| "wait for netd to confirm its configuration")?;
-        let message = message.ok_or(Error::Gone)?;
-        let reply = serde_json::from_slice(&message.bytes).map_err(std::io::Error::from);
-        match reply.doing(|| "read netd's reply")? {
-            Reply::Configured => Ok(()),
-            Reply::Refused(reason) => Err(Error::Refused(reason)),
+    pub fn confirmed(&mut self, deadline: Instant) -> Result<(), Error> {
+        loop {
+            let message = self.channel.recv_until(deadline);
+            let message =
+                message.doing(|| "wait for netd to confirm its configuration")?.ok_or(Error::Gone)?;
+            match decode(&message)? {
+                Reply::Configured => return Ok(()),
+                Reply::Refused(reason) => return Err(Error::Refused(reason)),
+                Reply::Event(event) => self.events.push_back(event),
+            }
         }
     }
+
+    /// Tells netd what has become of containers. Those that are not named stay as they are.
+    ///
+    /// # Errors
+    /// When netd cannot be reached.
+    pub fn states(&self, states: &BTreeMap<String, State>) -> Result<(), Error> {
+        let request = encode(&Request::States(states.clone()));
+        request.and_then(|request| self.channel.send(&request, &[])).doing(|| "tell netd of containers")
+    }
+
+    /// The next event, if there is one by now.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when netd is, or what it sent makes no sense.
+    pub fn event(&mut self) -> Result<Option<Event>, Error> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(Some(event));
+        }
+        match self.channel.recv_until(Instant::now()) {
+            Ok(message) => match decode(&message.ok_or(Error::Gone)?)? {
+                Reply::Event(event) => Ok(Some(event)),
+                Reply::Configured | Reply::Refused(_) => Ok(None),
+            },
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
+            Err(error) => Err(Error::system("receive from netd", error)),
+        }
+    }
+}
+
+fn decode(message: &sys::channel::Message) -> Result<Reply, Error> {
+    serde_json::from_slice(&message.bytes).map_err(std::io::Error::from).doing(|| "read netd's reply")
 }
 
 /// What netd sends to the hub.
@@ -163,7 +251,7 @@ pub fn serve_sockets(netd: &Channel) -> Result<bool, Error> {
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
     match netd.send(b"{}", &fds) {
         Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Error::system("pass sockets to netd", error)),
     }
 }

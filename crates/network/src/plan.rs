@@ -1,17 +1,28 @@
 //! The address plan: which networks, links, addresses and published ports a stack has. Pure data.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+mod allocate;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
+
+pub use allocate::{AllocateError, Attachment, EndpointRequest, NetworkRequest, allocate};
+use allocate::{Taken, free_address};
+
+use crate::balance::Balance;
+use crate::egress::Policy;
 
 /// The networks of a stack and everything attached to them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct NetworkPlan {
     /// One bridge each.
     pub networks: Vec<Network>,
-    /// One network namespace each.
+    /// One network namespace each: a service has one for each of its replicas.
     pub endpoints: Vec<Endpoint>,
+    /// Services with a virtual address of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
 }
 
 /// A network: a bridge in the stack's own network namespace.
@@ -29,15 +40,77 @@ pub struct Network {
     pub gateway: Ipv4Addr,
     /// `internal: true`: no egress, ever.
     pub internal: bool,
+    /// Its IPv6 side (`enable_ipv6`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Subnet6>,
+    /// Maximum transmission unit of bridge and links in bytes; the kernel's 1500 otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
 }
 
-/// A service's network namespace; it outlives the service's restarts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The IPv6 addresses of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet6 {
+    /// First address; unique local ones (RFC 4193) unless the file says otherwise.
+    pub subnet: Ipv6Addr,
+    /// Prefix length, 96 at the most: the last 32 bits of an address are the IPv4 one.
+    pub prefix: u8,
+    /// The bridge's own address.
+    pub gateway: Ipv6Addr,
+}
+
+impl Network {
+    /// The IPv6 counterpart of an address of this network: prefix, zeros, and the IPv4 address.
+    #[must_use]
+    pub fn counterpart(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.v6.map(|v6| Ipv6Addr::from(u128::from(v6.subnet) | u128::from(u32::from(address))))
+    }
+}
+
+/// A container's network namespace; it outlives the container's restarts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Service name.
+    /// The container's name: the service's, or [`replica_name`]'s.
     pub service: String,
+    /// The service that it is a replica of: its own name for the first, and for one-off containers.
+    pub group: String,
     /// One link for each network it is on; empty for `network_mode: none`.
     pub interfaces: Vec<Interface>,
+    /// Where it may connect to outside of the stack.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub egress: Policy,
+    /// `dns`: asked instead of the host's resolvers for names that are not the stack's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resolvers: Vec<IpAddr>,
+}
+
+/// A service whose name stands for an address of no container: connections to it are balanced over the replicas.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// Service name.
+    pub service: String,
+    /// How connections are spread, to published ports and to the virtual addresses.
+    pub balance: Balance,
+    /// One for each network that the service is on; none with `endpoint_mode: dnsrr`.
+    pub addresses: Vec<VirtualAddress>,
+}
+
+/// An address of the stack's own namespace that stands for a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VirtualAddress {
+    /// Name of the network.
+    pub network: String,
+    /// Address on it.
+    pub address: Ipv4Addr,
+    /// Its IPv6 counterpart, where the network has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
+}
+
+/// Name of the container that is replica `number` (from 1) of `service`: the first has the service's own name.
+#[must_use]
+pub fn replica_name(service: &str, number: u16) -> String {
+    if number <= 1 { service.to_owned() } else { format!("{service}-{number}") }
 }
 
 /// A veth pair between an endpoint and a bridge.
@@ -51,17 +124,20 @@ pub struct Interface {
     pub peer: String,
     /// Address inside the endpoint.
     pub address: Ipv4Addr,
+    /// IPv6 address inside the endpoint, where the network has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// The stack file asks for this very address.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fixed: bool,
-    /// MAC address, derived from the address.
+    /// MAC address, derived from the address unless the file gives one.
     pub mac: [u8; 6],
     /// Names that this network's members resolve to `address`: the service's name and its aliases.
     pub aliases: Vec<String>,
 }
 
-/// A TCP port of the host that leads to a port of a service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// A port of the host that leads to a port of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PublishedPort {
     /// Host address to listen on.
     pub host_ip: IpAddr,
@@ -69,122 +145,59 @@ pub struct PublishedPort {
     pub host_port: u16,
     /// Port inside the service.
     pub container_port: u16,
+    /// What is carried.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub protocol: Protocol,
+    /// Who accepts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: Mode,
 }
 
-/// A network that is wanted.
-#[derive(Debug, Clone, Default)]
-pub struct NetworkRequest {
-    /// Name in the stack file.
-    pub name: String,
-    /// First address and prefix length, if the file says so.
-    pub subnet: Option<(Ipv4Addr, u8)>,
-    /// The bridge's address, if the file says so; the subnet's first host address otherwise.
-    pub gateway: Option<Ipv4Addr>,
-    /// `internal: true`.
-    pub internal: bool,
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
-/// A service that is to be attached.
-#[derive(Debug, Clone, Default)]
-pub struct EndpointRequest {
-    /// Service name.
-    pub service: String,
-    /// One link each, in this order.
-    pub attachments: Vec<Attachment>,
+/// What a published port carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// TCP connections.
+    #[default]
+    Tcp,
+    /// UDP datagrams.
+    Udp,
+    /// FTP control connections over TCP (RFC 959), whose data connections go the same way.
+    Ftp {
+        /// First and last host port of the pool for passive mode.
+        passive: (u16, u16),
+        /// The address that passive mode announces; otherwise the one that the client connected to.
+        announce: Option<Ipv4Addr>,
+    },
 }
 
-/// The wish of a service to be on a network.
-#[derive(Debug, Clone, Default)]
-pub struct Attachment {
-    /// Name of the network.
-    pub network: String,
-    /// `ipv4_address`.
-    pub address: Option<Ipv4Addr>,
-    /// Names besides the service's own.
-    pub aliases: Vec<String>,
+/// Who accepts the connections of a published port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// netd does, and carries them into the stack.
+    #[default]
+    Proxy,
+    /// The service itself, on a socket of the host's namespace.
+    Direct,
 }
 
-/// Why the requests cannot be met.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AllocateError {
-    /// An attachment names no network of the requests.
-    #[error("service `{service}` is on network `{network}`, which does not exist")]
-    UnknownNetwork {
-        /// Service name.
-        service: String,
-        /// Network name.
-        network: String,
-    },
-    /// A service has two links to the same network.
-    #[error("service `{service}` names network `{network}` twice")]
-    AttachedTwice {
-        /// Service name.
-        service: String,
-        /// Network name.
-        network: String,
-    },
-    /// Two networks of the stack share addresses.
-    #[error("the subnets of the networks `{first}` and `{second}` overlap")]
-    SubnetsOverlap {
-        /// Network that comes first in the file.
-        first: String,
-        /// Network that comes second.
-        second: String,
-    },
-    /// Every subnet that could be chosen is used by the host.
-    #[error("no subnet is free for network `{network}`")]
-    NoFreeSubnet {
-        /// Network name.
-        network: String,
-    },
-    /// More services than addresses.
-    #[error("network `{network}` has no free address for service `{service}`")]
-    NoFreeAddress {
-        /// Service name.
-        service: String,
-        /// Network name.
-        network: String,
-    },
-    /// A gateway outside of its network.
-    #[error("the gateway {address} of network `{network}` is not a host address of {subnet}/{prefix}")]
-    GatewayOutside {
-        /// Network name.
-        network: String,
-        /// Its gateway.
-        address: Ipv4Addr,
-        /// First address of the subnet.
-        subnet: Ipv4Addr,
-        /// Prefix length.
-        prefix: u8,
-    },
-    /// A static address that is no host address of its network.
-    #[error(
-        "address {address} of service `{service}` is not a host address of network `{network}`, {subnet}/{prefix}"
-    )]
-    AddressOutside {
-        /// Service name.
-        service: String,
-        /// Network name.
-        network: String,
-        /// The address asked for.
-        address: Ipv4Addr,
-        /// First address of the subnet.
-        subnet: Ipv4Addr,
-        /// Prefix length.
-        prefix: u8,
-    },
-    /// A static address that is used already.
-    #[error("address {address} of service `{service}` on network `{network}` is {holder}'s")]
-    AddressTaken {
-        /// Service name.
-        service: String,
-        /// Network name.
-        network: String,
-        /// The address asked for.
-        address: Ipv4Addr,
-        /// "the gateway" or "service `name`".
-        holder: String,
-    },
+impl PublishedPort {
+    /// A TCP port that netd carries.
+    #[must_use]
+    pub const fn tcp(host_ip: IpAddr, host_port: u16, container_port: u16) -> Self {
+        Self { host_ip, host_port, container_port, protocol: Protocol::Tcp, mode: Mode::Proxy }
+    }
+
+    /// Whether it is bound as a UDP port.
+    #[must_use]
+    pub const fn is_udp(&self) -> bool {
+        matches!(self.protocol, Protocol::Udp)
+    }
 }
 
 impl NetworkPlan {
@@ -194,25 +207,51 @@ impl NetworkPlan {
     /// # Errors
     /// When a subnet has no address left.
     pub fn add_endpoint_like(&mut self, service: &str, name: &str) -> Result<(), AllocateError> {
-        let mut taken: Taken = Taken::new();
-        for network in &self.networks {
-            taken.insert((network.name.clone(), network.gateway), "the gateway".to_owned());
-        }
+        let mut taken = self.reserved();
         for endpoint in &self.endpoints {
             for interface in &endpoint.interfaces {
                 taken.insert((interface.network.clone(), interface.address), endpoint.service.clone());
             }
         }
-        let model = self.endpoints.iter().find(|endpoint| endpoint.service == service);
-        let mut interfaces = model.map(|endpoint| endpoint.interfaces.clone()).unwrap_or_default();
-        for interface in &mut interfaces {
+        let model = self.endpoints.iter().find(|endpoint| endpoint.group == service);
+        let mut endpoint = model.cloned().unwrap_or_default();
+        (endpoint.service, endpoint.group) = (name.to_owned(), name.to_owned());
+        for interface in &mut endpoint.interfaces {
             let Some(network) = self.networks.iter().find(|n| n.name == interface.network) else { continue };
-            interface.move_to(free_address(network, &mut taken, name)?);
+            interface.move_to(network, free_address(network, &mut taken, name)?);
             interface.fixed = false;
             interface.aliases = vec![name.to_owned()];
         }
-        self.endpoints.push(Endpoint { service: name.to_owned(), interfaces });
+        self.endpoints.push(endpoint);
         Ok(())
+    }
+
+    /// Adds a replica `name` of `service`, like its first one but for addresses and name.
+    ///
+    /// # Errors
+    /// When a subnet has no address left.
+    pub fn add_replica(&mut self, service: &str, name: &str) -> Result<(), AllocateError> {
+        let model = self.endpoints.iter().find(|endpoint| endpoint.group == service).cloned();
+        self.add_endpoint_like(service, name)?;
+        let (Some(model), Some(added)) = (model, self.endpoints.last_mut()) else { return Ok(()) };
+        added.group = service.to_owned();
+        for (interface, like) in added.interfaces.iter_mut().zip(&model.interfaces) {
+            let aliases = like.aliases.iter().filter(|alias| **alias != model.service);
+            interface.aliases.extend(aliases.cloned());
+        }
+        Ok(())
+    }
+
+    /// Gateways and virtual addresses: no container gets them.
+    fn reserved(&self) -> Taken {
+        let gateways = self
+            .networks
+            .iter()
+            .map(|network| ((network.name.clone(), network.gateway), "the gateway".to_owned()));
+        let virtual_addresses = self.groups.iter().flat_map(|group| {
+            group.addresses.iter().map(|at| ((at.network.clone(), at.address), group.service.clone()))
+        });
+        gateways.chain(virtual_addresses).collect()
     }
 
     /// Changes automatic addresses of this plan so that what is on the same network in `running` keeps its link:
@@ -233,10 +272,7 @@ impl NetworkPlan {
             let mut there = endpoint.interfaces.iter();
             there.find(|i| i.network == interface.network && i.name == interface.name && !i.fixed)
         };
-        let mut taken = Taken::new();
-        for network in &self.networks {
-            taken.insert((network.name.clone(), network.gateway), "the gateway".to_owned());
-        }
+        let mut taken = self.reserved();
         let mut peers = BTreeSet::new();
         let mut moved = Vec::new();
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
@@ -265,7 +301,7 @@ impl NetworkPlan {
                 continue;
             }
             if let Some(network) = self.networks.iter().find(|n| n.name == interface.network) {
-                interface.move_to(free_address(network, &mut taken, &endpoint.service)?);
+                interface.move_to(network, free_address(network, &mut taken, &endpoint.service)?);
             }
         }
         Ok(())
@@ -274,361 +310,17 @@ impl NetworkPlan {
 
 impl Interface {
     /// Gives the link another address, and the names that follow from it.
-    fn move_to(&mut self, address: Ipv4Addr) {
+    fn move_to(&mut self, network: &Network, address: Ipv4Addr) {
         let [a, b, c, d] = address.octets();
         self.address = address;
-        self.mac = [0x02, 0x42, a, b, c, d];
+        self.address6 = network.counterpart(address);
+        self.mac = derived_mac(address);
         self.peer = format!("r{a:02x}{b:02x}{c:02x}{d:02x}");
     }
 }
 
-/// Longest interface name in bytes: `IFNAMSIZ` less the terminating zero.
-const MAX_INTERFACE_NAME: usize = 15;
-
-/// Give every network a subnet and every endpoint its addresses.
-///
-/// The same requests and the same `used` always give the same plan. Subnets that are not asked for are
-/// /24 slices of 10.89.0.0/16 and what follows up to 10.99.0.0/16, in file order, skipping those that
-/// overlap `used`: the bridge lives in the stack's own network namespace, so other stacks are in
-/// nobody's way, but a service must be able to tell its network from the host's. The gateway is the
-/// first host address, services follow in the order of the requests.
-pub fn allocate(
-    networks: &[NetworkRequest],
-    endpoints: &[EndpointRequest],
-    used: &[(Ipv4Addr, u8)],
-) -> Result<NetworkPlan, AllocateError> {
-    let networks = subnets(networks, used)?;
-    let mut taken = static_addresses(&networks, endpoints)?;
-    let mut plan = NetworkPlan::default();
-    let mut links = 0;
-    for request in endpoints {
-        let mut endpoint = Endpoint { service: request.service.clone(), interfaces: Vec::new() };
-        for attachment in &request.attachments {
-            let network = find(&networks, request, attachment)?;
-            let address = match attachment.address {
-                Some(address) => address,
-                None => free_address(network, &mut taken, &request.service)?,
-            };
-            let [a, b, c, d] = address.octets();
-            let peer = format!("v{links}-{}", interface_part(&request.service));
-            let mut aliases = vec![request.service.clone()];
-            for alias in &attachment.aliases {
-                if !aliases.contains(alias) {
-                    aliases.push(alias.clone());
-                }
-            }
-            endpoint.interfaces.push(Interface {
-                network: network.name.clone(),
-                name: format!("eth{}", endpoint.interfaces.len()),
-                peer: cut(&peer, MAX_INTERFACE_NAME).to_owned(),
-                address,
-                fixed: attachment.address.is_some(),
-                mac: [0x02, 0x42, a, b, c, d],
-                aliases,
-            });
-            links += 1;
-        }
-        plan.endpoints.push(endpoint);
-    }
-    plan.networks = networks;
-    Ok(plan)
-}
-
-fn find<'a>(
-    networks: &'a [Network],
-    endpoint: &EndpointRequest,
-    attachment: &Attachment,
-) -> Result<&'a Network, AllocateError> {
-    let found = networks.iter().find(|network| network.name == attachment.network);
-    found.ok_or_else(|| AllocateError::UnknownNetwork {
-        service: endpoint.service.clone(),
-        network: attachment.network.clone(),
-    })
-}
-
-fn subnets(requests: &[NetworkRequest], used: &[(Ipv4Addr, u8)]) -> Result<Vec<Network>, AllocateError> {
-    let fixed: Vec<(&str, (Ipv4Addr, u8))> =
-        requests.iter().filter_map(|request| Some((request.name.as_str(), request.subnet?))).collect();
-    for (at, (first, one)) in fixed.iter().enumerate() {
-        for (second, other) in &fixed[at + 1..] {
-            if overlap(*one, *other) {
-                return Err(AllocateError::SubnetsOverlap {
-                    first: (*first).to_owned(),
-                    second: (*second).to_owned(),
-                });
-            }
-        }
-    }
-    let is_free = |candidate: &(Ipv4Addr, u8)| {
-        let taken = used.iter().chain(fixed.iter().map(|(_, subnet)| subnet));
-        // A default route covers everything and says nothing.
-        let mut real = taken.filter(|(_, prefix)| *prefix > 0);
-        !real.any(|other| overlap(*candidate, *other))
-    };
-    let mut candidates = (89..100u8)
-        .flat_map(|second| (0..=255u8).map(move |third| (Ipv4Addr::new(10, second, third, 0), 24)))
-        .filter(is_free);
-    let mut bridges = BTreeSet::new();
-    let mut networks = Vec::new();
-    for request in requests {
-        let (subnet, prefix) = match request.subnet {
-            Some(subnet) => subnet,
-            None => candidates
-                .next()
-                .ok_or_else(|| AllocateError::NoFreeSubnet { network: request.name.clone() })?,
-        };
-        let gateway = request.gateway.unwrap_or(nth(subnet, 1));
-        if !is_host(gateway, subnet, prefix) {
-            return Err(AllocateError::GatewayOutside {
-                network: request.name.clone(),
-                address: gateway,
-                subnet,
-                prefix,
-            });
-        }
-        networks.push(Network {
-            name: request.name.clone(),
-            bridge: bridge_name(&request.name, &mut bridges),
-            subnet,
-            prefix,
-            gateway,
-            internal: request.internal,
-        });
-    }
-    Ok(networks)
-}
-
-/// Addresses in use, with their holders.
-type Taken = BTreeMap<(String, Ipv4Addr), String>;
-
-/// Gateways and static addresses come first, so that no automatic address takes a static one.
-fn static_addresses(networks: &[Network], endpoints: &[EndpointRequest]) -> Result<Taken, AllocateError> {
-    let mut taken: Taken = networks
-        .iter()
-        .map(|network| {
-            let holder = "the gateway".to_owned();
-            ((network.name.clone(), network.gateway), holder)
-        })
-        .collect();
-    for endpoint in endpoints {
-        let mut seen = BTreeSet::new();
-        for attachment in &endpoint.attachments {
-            let network = find(networks, endpoint, attachment)?;
-            if !seen.insert(&attachment.network) {
-                return Err(AllocateError::AttachedTwice {
-                    service: endpoint.service.clone(),
-                    network: network.name.clone(),
-                });
-            }
-            let Some(address) = attachment.address else {
-                continue;
-            };
-            if !is_host(address, network.subnet, network.prefix) {
-                return Err(AllocateError::AddressOutside {
-                    service: endpoint.service.clone(),
-                    network: network.name.clone(),
-                    address,
-                    subnet: network.subnet,
-                    prefix: network.prefix,
-                });
-            }
-            let holder = format!("service `{}`", endpoint.service);
-            let key = (network.name.clone(), address);
-            if let Some(holder) = taken.get(&key) {
-                return Err(AllocateError::AddressTaken {
-                    service: endpoint.service.clone(),
-                    network: network.name.clone(),
-                    address,
-                    holder: holder.clone(),
-                });
-            }
-            taken.insert(key, holder);
-        }
-    }
-    Ok(taken)
-}
-
-fn free_address(network: &Network, taken: &mut Taken, service: &str) -> Result<Ipv4Addr, AllocateError> {
-    // The last address is the broadcast address.
-    let mut hosts = (2..!mask(network.prefix)).map(|host| nth(network.subnet, host));
-    let free = hosts.find(|address| !taken.contains_key(&(network.name.clone(), *address)));
-    if let Some(address) = free {
-        taken.insert((network.name.clone(), address), format!("service `{service}`"));
-        return Ok(address);
-    }
-    Err(AllocateError::NoFreeAddress { service: service.to_owned(), network: network.name.clone() })
-}
-
-fn nth(subnet: Ipv4Addr, host: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(subnet).wrapping_add(host))
-}
-
-fn mask(prefix: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)
-}
-
-/// Whether the address is within the subnet, and neither its first nor its last address.
-fn is_host(address: Ipv4Addr, subnet: Ipv4Addr, prefix: u8) -> bool {
-    let host = u32::from(address) & !mask(prefix);
-    let same = u32::from(address) & mask(prefix) == u32::from(subnet) & mask(prefix);
-    same && host != 0 && host != !mask(prefix)
-}
-
-fn overlap(one: (Ipv4Addr, u8), other: (Ipv4Addr, u8)) -> bool {
-    let wide = mask(one.1.min(other.1));
-    u32::from(one.0) & wide == u32::from(other.0) & wide
-}
-
-/// `br-NAME`, cut to what the kernel takes and made unique by a number.
-fn bridge_name(network: &str, used: &mut BTreeSet<String>) -> String {
-    let full = format!("br-{}", interface_part(network));
-    let mut name = cut(&full, MAX_INTERFACE_NAME).to_owned();
-    let mut number = 2;
-    while !used.insert(name.clone()) {
-        let suffix = format!("~{number}");
-        name = format!("{}{suffix}", cut(&full, MAX_INTERFACE_NAME - suffix.len()));
-        number += 1;
-    }
-    name
-}
-
-/// What of a name the kernel takes in an interface name (`dev_valid_name`): no `/`, `:` or blanks.
-fn interface_part(name: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    name.chars().filter(|c| plain(*c)).collect()
-}
-
-fn cut(text: &str, length: usize) -> &str {
-    // Interface names are ASCII by construction.
-    &text[..text.len().min(length)]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn network(name: &str) -> NetworkRequest {
-        NetworkRequest { name: name.to_owned(), ..NetworkRequest::default() }
-    }
-
-    fn endpoint(service: &str, networks: &[&str]) -> EndpointRequest {
-        EndpointRequest {
-            service: service.to_owned(),
-            attachments: networks
-                .iter()
-                .map(|network| Attachment { network: (*network).to_owned(), ..Attachment::default() })
-                .collect(),
-        }
-    }
-
-    #[test]
-    fn a_service_in_the_middle_moves_nobody() {
-        let of = |services: &[&str]| {
-            let endpoints: Vec<_> = services.iter().map(|s| endpoint(s, &["n"])).collect();
-            allocate(&[network("n")], &endpoints, &[]).unwrap()
-        };
-        let running = of(&["first", "second"]);
-        let mut plan = of(&["first", "new", "second"]);
-        plan.keep_addresses(&running).unwrap();
-        let at = |plan: &NetworkPlan, service: &str| {
-            plan.endpoints.iter().find(|e| e.service == service).unwrap().interfaces[0].clone()
-        };
-        assert_eq!(at(&plan, "first"), at(&running, "first"));
-        assert_eq!(at(&plan, "second"), at(&running, "second"));
-        assert_eq!(at(&plan, "new").address, Ipv4Addr::new(10, 89, 0, 4));
-        assert_ne!(at(&plan, "new").peer, at(&plan, "second").peer);
-    }
-
-    #[test]
-    fn file_order_decides() {
-        let plan = allocate(
-            &[network("frontend"), network("backend")],
-            &[
-                endpoint("nginx", &["frontend"]),
-                endpoint("wordpress", &["frontend", "backend"]),
-                endpoint("loner", &[]),
-            ],
-            &[(Ipv4Addr::new(10, 89, 0, 0), 24), (Ipv4Addr::UNSPECIFIED, 0)],
-        )
-        .unwrap();
-        let [frontend, backend] = plan.networks.as_slice() else { panic!("two networks") };
-        assert_eq!(frontend.subnet, Ipv4Addr::new(10, 89, 1, 0), "10.89.0.0/24 is the host's");
-        assert_eq!(backend.gateway, Ipv4Addr::new(10, 89, 2, 1));
-        assert_eq!(frontend.bridge, "br-frontend");
-        let wordpress = &plan.endpoints[1].interfaces;
-        assert_eq!(wordpress[0].address, Ipv4Addr::new(10, 89, 1, 3));
-        assert_eq!(wordpress[0].mac, [2, 0x42, 10, 89, 1, 3]);
-        assert_eq!(wordpress[0].peer, "v1-wordpress");
-        assert_eq!(wordpress[1].name, "eth1");
-        assert_eq!(wordpress[1].address, Ipv4Addr::new(10, 89, 2, 2));
-        assert!(plan.endpoints[2].interfaces.is_empty());
-    }
-
-    #[test]
-    fn static_addresses_are_kept_free() {
-        let mut second = endpoint("second", &["n"]);
-        second.attachments[0].address = Some(Ipv4Addr::new(10, 1, 0, 2));
-        let mut net = network("n");
-        net.subnet = Some((Ipv4Addr::new(10, 1, 0, 0), 29));
-        let first = endpoint("first", &["n"]);
-        let plan = allocate(std::slice::from_ref(&net), &[first, second.clone()], &[]).unwrap();
-        assert_eq!(plan.endpoints[0].interfaces[0].address, Ipv4Addr::new(10, 1, 0, 3));
-
-        let mut third = second.clone();
-        third.service = "third".to_owned();
-        let error = allocate(std::slice::from_ref(&net), &[second.clone(), third], &[]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "address 10.1.0.2 of service `third` on network `n` is service `second`'s"
-        );
-        for (wrong, text) in [
-            ([10, 1, 0, 1], "is the gateway's"),
-            ([10, 1, 0, 7], "is not a host address of network `n`, 10.1.0.0/29"),
-            ([10, 2, 0, 2], "is not a host address of network `n`, 10.1.0.0/29"),
-        ] {
-            second.attachments[0].address = Some(Ipv4Addr::from(wrong));
-            let error = allocate(std::slice::from_ref(&net), std::slice::from_ref(&second), &[]);
-            let error = error.unwrap_err().to_string();
-            assert!(error.contains(text), "{error}");
-        }
-
-        let many: Vec<_> = (0..6).map(|n| endpoint(&format!("s{n}"), &["n"])).collect();
-        let error = allocate(&[net], &many, &[]).unwrap_err();
-        assert_eq!(error.to_string(), "network `n` has no free address for service `s5`");
-    }
-
-    #[test]
-    fn subnets_of_a_stack_do_not_overlap() {
-        let mut one = network("one");
-        one.subnet = Some((Ipv4Addr::new(10, 89, 0, 0), 16));
-        let mut two = network("two");
-        two.subnet = Some((Ipv4Addr::new(10, 89, 4, 0), 24));
-        let error = allocate(&[one.clone(), two], &[], &[]).unwrap_err();
-        assert!(matches!(error, AllocateError::SubnetsOverlap { .. }));
-        let plan = allocate(&[one, network("auto")], &[], &[]).unwrap();
-        assert_eq!(plan.networks[1].subnet, Ipv4Addr::new(10, 90, 0, 0));
-    }
-
-    proptest! {
-        #[test]
-        fn everything_is_unique(names in proptest::collection::btree_set("[a-zA-Z0-9._-]{1,30}", 1..12)) {
-            let networks: Vec<_> = names.iter().map(|name| network(name)).collect();
-            let all: Vec<&str> = names.iter().map(String::as_str).collect();
-            let endpoints: Vec<_> = names.iter().map(|name| endpoint(name, &all)).collect();
-            let plan = allocate(&networks, &endpoints, &[]).unwrap();
-            let mut interfaces = BTreeSet::new();
-            let mut addresses = BTreeSet::new();
-            for network in &plan.networks {
-                prop_assert!(network.bridge.len() <= MAX_INTERFACE_NAME);
-                prop_assert!(interfaces.insert(network.bridge.clone()));
-                prop_assert!(addresses.insert(network.gateway));
-            }
-            for interface in plan.endpoints.iter().flat_map(|endpoint| &endpoint.interfaces) {
-                prop_assert!(interface.peer.len() <= MAX_INTERFACE_NAME);
-                prop_assert!(interfaces.insert(interface.peer.clone()));
-                prop_assert!(addresses.insert(interface.address));
-            }
-        }
-    }
+/// Locally administered, and unique in the stack because the address is.
+pub(crate) fn derived_mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, 0x42, a, b, c, d]
 }

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     fn port(host_ip: IpAddr, host_port: u16) -> PublishedPort {
-        PublishedPort { host_ip, host_port, container_port: 80 }
+        PublishedPort::tcp(host_ip, host_port, 80)
     }
 
     #[test]

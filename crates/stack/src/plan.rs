@@ -81,8 +81,26 @@ pub struct Service {
     pub sysctls: BTreeMap<String, String>,
     /// Size of `/dev/shm` in bytes.
     pub shm_size: u64,
-    /// Published TCP ports, ranges expanded.
+    /// Published ports, ranges expanded.
     pub ports: Vec<network::plan::PublishedPort>,
+    /// How many containers run it (`replicas`, `deploy.replicas`, `scale`); 0 is none.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub replicas: u16,
+    /// Whose network namespace it has (`network_mode`).
+    #[serde(default, skip_serializing_if = "NetworkMode::is_own")]
+    pub network_mode: NetworkMode,
+    /// Lines of `/etc/hosts` (`extra_hosts`): name and address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_hosts: Vec<(String, std::net::IpAddr)>,
+    /// `domainname`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domainname: Option<String>,
+    /// `search` of `/etc/resolv.conf` (`dns_search`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_search: Vec<String>,
+    /// `options` of `/etc/resolv.conf` (`dns_opt`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_opt: Vec<String>,
     /// Whether a terminal is allocated.
     pub tty: bool,
     /// Whether standard input stays open.
@@ -91,6 +109,36 @@ pub struct Service {
     pub labels: BTreeMap<String, String>,
     /// SHA-256 over everything above that requires recreation when it changes (hex).
     pub config_hash: String,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // What serde calls.
+const fn is_one(replicas: &u16) -> bool {
+    *replicas == 1
+}
+
+/// Whose network namespace a service has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// One of its own, on the networks that the file names, or on none.
+    #[default]
+    Own,
+    /// The host's.
+    Host,
+    /// That of another service's first replica, which is started before it.
+    Service(String),
+}
+
+impl NetworkMode {
+    /// Whether it is the service's own.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        *self == Self::Own
+    }
 }
 
 /// Where a root file system comes from.

@@ -246,8 +246,8 @@ impl Netd {
                     continue;
                 }
             };
-            let target =
-                SocketAddrV4::new(listener.published.address, listener.published.port.container_port);
+            let Some(address) = self.resolver.address_of(&listener.published.service) else { continue };
+            let target = SocketAddrV4::new(address, listener.published.port.container_port);
             let socket = self.pool.pop();
             self.proxy.accepted(&self.poll, client, target, socket);
             if self.pool.len() < POOL / 2 {
@@ -320,6 +320,8 @@ impl Netd {
             Request::Configure { configuration, hub, names, listeners } => {
                 self.incoming = Some(Incoming { configuration, hub, names, listeners, fds: message.fds });
             }
+            // Nothing depends on them yet.
+            Request::States(_) => {}
             Request::More => {
                 if let Some(incoming) = &mut self.incoming {
                     incoming.fds.extend(message.fds);

@@ -30,6 +30,8 @@ pub fn network(name: &str, third: u8, internal: bool) -> Network {
         prefix: 24,
         gateway: Ipv4Addr::new(10, 211, third, 1),
         internal,
+        v6: None,
+        mtu: None,
     }
 }
 
@@ -40,11 +42,17 @@ pub fn endpoint(service: &str, links: &[(&str, u8, u8)], aliases: &[&str]) -> En
         name: format!("eth{index}"),
         peer: format!("v{third}-{fourth}"),
         address: Ipv4Addr::new(10, 211, *third, *fourth),
+        address6: None,
         fixed: false,
         mac: [2, 66, 10, 211, *third, *fourth],
         aliases: aliases.iter().chain(&[service]).map(ToString::to_string).collect(),
     };
-    Endpoint { service: service.into(), interfaces: links.iter().enumerate().map(link).collect() }
+    Endpoint {
+        service: service.into(),
+        group: service.into(),
+        interfaces: links.iter().enumerate().map(link).collect(),
+        ..Endpoint::default()
+    }
 }
 
 fn plan() -> NetworkPlan {
@@ -55,6 +63,7 @@ fn plan() -> NetworkPlan {
             endpoint("app", &[("front", 0, 3), ("back", 1, 3)], &["appserver"]),
             endpoint("db", &[("back", 1, 2)], &[]),
         ],
+        groups: Vec::new(),
     }
 }
 
@@ -124,21 +133,17 @@ impl Stack {
         let mut listeners = Vec::new();
         let ports = [("app", ECHO), ("app", SINK), ("app", RESETS), ("web", 81), ("web", 80), ("db", ECHO)];
         for (service, container_port) in ports {
-            let asked = PublishedPort { host_ip: Ipv4Addr::LOCALHOST.into(), host_port: 0, container_port };
+            let asked = PublishedPort::tcp(Ipv4Addr::LOCALHOST.into(), 0, container_port);
             let (listener, bound) = network::publish::bind(&asked).unwrap();
             let port = PublishedPort { host_port: bound.port(), ..asked };
-            let endpoint = plan.endpoints.iter().find(|endpoint| endpoint.service == service).unwrap();
-            published.push(Published {
-                service: service.into(),
-                address: endpoint.interfaces[0].address,
-                port,
-            });
+            published.push(Published { service: service.into(), port });
             listeners.push(listener);
         }
         // The first resolver is dead: nothing listens there.
         let resolvers = vec![resolver.dead, resolver.address];
-        let configuration = Configuration { plan: plan.clone(), published, resolvers };
-        let client = Client::new(supervisor);
+        let configuration =
+            Configuration { plan: plan.clone(), published, resolvers, ..Configuration::default() };
+        let mut client = Client::new(supervisor);
         let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).enumerate().collect();
         let with = Descriptors { hub: Some(netd_hub.as_fd()), names: &names, listeners: &listeners };
         client.configure(&configuration, &with).unwrap();

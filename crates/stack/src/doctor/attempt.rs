@@ -135,7 +135,11 @@ pub(super) fn scope() -> Result<Found, RemoteError> {
 fn links() -> Result<(), RemoteError> {
     let name = "doctor".to_owned();
     let attachment = Attachment { network: name.clone(), ..Attachment::default() };
-    let endpoint = EndpointRequest { service: name.clone(), attachments: vec![attachment] };
+    let endpoint = EndpointRequest {
+        service: name.clone(),
+        attachments: vec![attachment],
+        ..EndpointRequest::default()
+    };
     let network = NetworkRequest { name, ..NetworkRequest::default() };
     let plan = network::plan::allocate(&[network], &[endpoint], &[])?;
     network::link::wire(&plan)?;

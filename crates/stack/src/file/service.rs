@@ -12,7 +12,7 @@ use super::process::{
 };
 use super::{Format, Located, health, ipv4, located};
 use crate::diagnostic::{Checked, Fault, Span};
-use crate::plan::{Condition, Limits, RestartPolicy, Service, Source};
+use crate::plan::{Condition, Limits, NetworkMode, RestartPolicy, Service, Source};
 use crate::words;
 
 /// A service as the file has it.
@@ -262,6 +262,12 @@ fn defaults(name: &str, format: Format) -> Service {
         ulimits: BTreeMap::new(),
         sysctls: BTreeMap::new(),
         shm_size: 64 << 20,
+        replicas: 1,
+        network_mode: NetworkMode::Own,
+        extra_hosts: Vec::new(),
+        domainname: None,
+        dns_search: Vec::new(),
+        dns_opt: Vec::new(),
         ports: Vec::new(),
         tty: false,
         stdin_open: false,

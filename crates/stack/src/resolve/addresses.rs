@@ -23,10 +23,9 @@ fn default_host_ip(format: Format) -> IpAddr {
 pub(super) fn ports(service: &ServiceFile, context: &Context<'_>) -> Vec<PublishedPort> {
     let ports = service.ports.iter();
     ports
-        .map(|port| PublishedPort {
-            host_ip: port.host_ip.unwrap_or(default_host_ip(context.format)),
-            host_port: port.host_port,
-            container_port: port.container_port,
+        .map(|port| {
+            let host_ip = port.host_ip.unwrap_or(default_host_ip(context.format));
+            PublishedPort::tcp(host_ip, port.host_port, port.container_port)
         })
         .collect()
 }
@@ -96,13 +95,14 @@ pub(super) fn networks(file: &StackFile, context: &Context<'_>) -> Checked<Netwo
         if service.has_hostname {
             names.push(service.settled.hostname.clone());
         }
-        let mut endpoint = EndpointRequest { service: service.key.name.clone(), attachments: Vec::new() };
+        let mut endpoint =
+            EndpointRequest { service: service.key.name.clone(), ..EndpointRequest::default() };
         let Some(uses) = &service.networks else {
             used.insert(DEFAULT_NETWORK);
             endpoint.attachments.push(Attachment {
                 network: DEFAULT_NETWORK.to_owned(),
-                address: None,
                 aliases: names,
+                ..Attachment::default()
             });
             endpoints.push(endpoint);
             continue;
@@ -124,6 +124,7 @@ pub(super) fn networks(file: &StackFile, context: &Context<'_>) -> Checked<Netwo
                 network: name.to_owned(),
                 address: network.address.as_ref().map(|address| address.value),
                 aliases: names.iter().chain(&network.aliases).cloned().collect(),
+                ..Attachment::default()
             });
         }
         endpoints.push(endpoint);
@@ -138,6 +139,7 @@ pub(super) fn networks(file: &StackFile, context: &Context<'_>) -> Checked<Netwo
             subnet: network.subnet.as_ref().map(|subnet| subnet.value),
             gateway: network.gateway.as_ref().map(|gateway| gateway.value),
             internal: network.internal,
+            ..NetworkRequest::default()
         })
         .collect();
     let has_default = requests.iter().any(|request| request.name == DEFAULT_NETWORK);

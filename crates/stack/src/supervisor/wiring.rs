@@ -51,13 +51,13 @@ impl Wiring {
             if !self.listeners.contains_key(port) {
                 let socket = network::publish::bind(port)
                     .context(|| format!("publish a port of service `{service}`"))?;
-                bound.insert((*port).clone(), socket);
+                bound.insert(**port, socket);
             }
         }
         let names = hub.wire(&plan.network)?;
         self.listeners.retain(|port, _| wanted.iter().any(|(_, w)| *w == port));
         self.listeners.extend(bound);
-        let Some(netd) = &self.netd else { return Ok(()) };
+        let Some(netd) = &mut self.netd else { return Ok(()) };
         let mut ours = None;
         if !self.connected {
             let (hub_end, netd_end) = Channel::pair()?;
@@ -65,21 +65,16 @@ impl Wiring {
             ours = Some(netd_end);
             self.connected = true;
         }
-        let address = |service: &str| {
-            let endpoint = plan.network.endpoints.iter().find(|e| e.service == service)?;
-            endpoint.interfaces.first().map(|interface| interface.address)
-        };
         let mut published = Vec::new();
         let mut listeners = Vec::new();
         for (service, port) in wanted {
-            let (Some((listener, at)), Some(address)) = (self.listeners.get(port), address(service)) else {
-                continue;
-            };
+            let Some((listener, at)) = self.listeners.get(port) else { continue };
             listeners.push((published.len(), listener.as_fd()));
             let port = PublishedPort { host_port: at.port(), ..*port };
-            published.push(Published { service: service.to_owned(), address, port });
+            published.push(Published { service: service.to_owned(), port });
         }
-        let configuration = Configuration { plan: plan.network.clone(), published, resolvers: Vec::new() };
+        let configuration =
+            Configuration { plan: plan.network.clone(), published, ..Configuration::default() };
         let with = Descriptors { hub: ours.as_ref().map(AsFd::as_fd), names: &names, listeners: &listeners };
         netd.configure(&configuration, &with)?;
         Ok(netd.confirmed(Instant::now() + DEADLINE)?)
@@ -135,10 +130,8 @@ mod tests {
 
     #[test]
     fn ranges_are_folded() {
-        let port = |host_port, container_port| PublishedPort {
-            host_ip: std::net::Ipv4Addr::LOCALHOST.into(),
-            host_port,
-            container_port,
+        let port = |host_port, container_port| {
+            PublishedPort::tcp(std::net::Ipv4Addr::LOCALHOST.into(), host_port, container_port)
         };
         let ports = [port(2121, 21), port(21100, 21100), port(21101, 21101), port(21102, 21102)];
         assert_eq!(
