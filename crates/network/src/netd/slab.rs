@@ -61,4 +61,11 @@ impl<T> Slab<T> {
             value.as_ref().map(|value| (key, value))
         })
     }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        self.entries.iter_mut().enumerate().filter_map(|(index, (generation, value))| {
+            let key = Key { index: index as u32, generation: *generation };
+            value.as_mut().map(|value| (key, value))
+        })
+    }
 }
