@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use nix::sys::socket::sockopt::IpTransparent;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use sys::channel::{Channel, MAX_FDS};
@@ -27,7 +28,7 @@ use sys::channel::{Channel, MAX_FDS};
 use crate::Error;
 use crate::balance::State;
 use crate::error::Doing;
-use crate::link::Intercepted;
+use crate::intercept::Intercepted;
 use crate::names::NameSockets;
 use crate::plan::{NetworkPlan, PublishedPort};
 
@@ -296,10 +297,9 @@ impl Kind {
         if kind == SocketType::STREAM {
             crate::publish::tune(&socket)?;
         }
-        // Refused where this is not root of the namespace: then clients appear as the gateway.
-        match sys::socket::set_transparent(socket.as_fd(), family == AddressFamily::INET6) {
-            Ok(()) => {}
-            Err(error) => tracing::debug!(%error, "IP_TRANSPARENT"),
+        // The option of IPv4 is one of all sockets (ip(7)); it needs root of the namespace, which the hub is.
+        if let Err(error) = nix::sys::socket::setsockopt(&socket, IpTransparent, &true) {
+            tracing::debug!(%error, "IP_TRANSPARENT");
         }
         Ok(socket)
     }

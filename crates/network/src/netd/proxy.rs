@@ -8,7 +8,8 @@
 //! Until the other end is connected nothing is read from the client, so another replica can be tried, or the one
 //! that is being restarted can be waited for, and no byte is lost.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -27,6 +28,12 @@ use crate::balance::{MemberId, Pick};
 
 /// How long a client may wait for its connection to be established, a restart of the service included.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one to outside of the stack may take to be.
+const FAR_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a single replica may take to answer, before another one is tried.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// How long one waits that nobody takes: a container that has just died is not known to be starting again yet.
+const GRACE: Duration = Duration::from_millis(200);
 /// How often one that waits for a service is tried again.
 const PAUSE: Duration = Duration::from_millis(25);
 /// Connections that may wait for a service; further ones are ended.
@@ -66,8 +73,8 @@ pub(super) enum Dial {
 pub(super) struct Proxy {
     connections: Slab<Connection>,
     pipes: Vec<Pipe>,
-    /// When a connection must be established, oldest first.
-    deadlines: VecDeque<(Instant, Key)>,
+    /// When a connection must be established, or its present attempt be, by the number of attempts before it.
+    deadlines: BinaryHeap<Reverse<(Instant, Key, u32)>>,
     /// Those that wait for their service, and when to try again.
     held: VecDeque<(Instant, Key)>,
     /// Connections that could get no pipe, and when to try again.
@@ -109,15 +116,18 @@ struct Attempt {
     tried: Vec<MemberId>,
     /// Where a socket that is waited for is to be connected to.
     target: Option<Target>,
+    /// How many attempts there were before.
+    number: u32,
+    begun: Instant,
     until: Instant,
 }
 
 impl Proxy {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             connections: Slab::new(),
             pipes: Vec::new(),
-            deadlines: VecDeque::new(),
+            deadlines: BinaryHeap::new(),
             held: VecDeque::new(),
             starved: Vec::new(),
             retry: None,
@@ -133,17 +143,25 @@ impl Proxy {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let queues = [self.deadlines.front(), self.held.front()];
-        let first = queues.into_iter().flatten().map(|(at, _)| *at);
-        first.chain(self.retry).chain(self.look).chain(self.sweep).min()
+        let deadline = self.deadlines.peek().map(|Reverse((at, ..))| *at);
+        let held = self.held.front().map(|(at, _)| *at);
+        [deadline, held, self.retry, self.look, self.sweep].into_iter().flatten().min()
     }
 
     /// Takes a new connection.
     pub(super) fn accepted(&mut self, world: &mut World, client: OwnedFd, address: SocketAddr, dial: Dial) {
         let now = Instant::now();
-        let until = now + PATIENCE;
-        let attempt =
-            Attempt { dial, client: address, replica: None, tried: Vec::new(), target: None, until };
+        let until = now + if matches!(dial, Dial::Host(..)) { FAR_PATIENCE } else { PATIENCE };
+        let attempt = Attempt {
+            dial,
+            client: address,
+            replica: None,
+            tried: Vec::new(),
+            target: None,
+            number: 0,
+            begun: now,
+            until,
+        };
         let key = self.connections.insert(Connection {
             client: Side::new(client),
             upstream: None,
@@ -157,7 +175,7 @@ impl Proxy {
         self.sweep.get_or_insert(now + SWEEP);
         self.dial(world, key, now);
         if self.connections.get(key).is_some_and(|connection| !connection.established) {
-            self.deadlines.push_back((until, key));
+            self.deadlines.push(Reverse((until, key, u32::MAX)));
         }
     }
 
@@ -184,6 +202,10 @@ impl Proxy {
                         world.topology.target(replica, port, attempt.client, entrance)
                     }
                     Pick::Wait => return self.hold(world, key, now),
+                    Pick::Nobody if now < attempt.begun + GRACE => {
+                        attempt.tried.clear();
+                        return self.hold(world, key, now);
+                    }
                     Pick::Nobody => None,
                 }
             }
@@ -247,9 +269,15 @@ impl Proxy {
         while let Some((_, key)) = self.held.pop_front_if(|(at, _)| *at <= now) {
             self.dial(world, key, now);
         }
-        while let Some((_, key)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
-            if self.connections.get(key).is_some_and(|connection| !connection.established) {
-                self.abort(world, key);
+        while self.deadlines.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
+            let Some(Reverse((_, key, number))) = self.deadlines.pop() else { break };
+            match self.connections.get(key) {
+                Some(connection) if connection.established => {}
+                Some(_) if number == u32::MAX => self.abort(world, key),
+                Some(connection) if connection.attempt.number == number && connection.upstream.is_some() => {
+                    self.refused(world, key, Errno::TIMEDOUT);
+                }
+                _ => {}
             }
         }
         if self.sweep.is_some_and(|at| at <= now) {
@@ -290,8 +318,13 @@ impl Proxy {
             Err(error) => Err(error),
         };
         connection.upstream = Some(upstream);
-        if let Err(error) = result {
-            self.refused(world, key, error);
+        match result {
+            Ok(()) if matches!(connection.attempt.dial, Dial::Service(..)) => {
+                let by = Instant::now() + ATTEMPT;
+                self.deadlines.push(Reverse((by, key, connection.attempt.number)));
+            }
+            Ok(()) => {}
+            Err(error) => self.refused(world, key, error),
         }
     }
 
@@ -301,6 +334,7 @@ impl Proxy {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.upstream = None;
         let attempt = &mut connection.attempt;
+        attempt.number += 1;
         tracing::debug!(%error, dial = ?attempt.dial, target = ?attempt.target, "connect");
         let (Dial::Service(service, ..), Some(replica)) = (attempt.dial, attempt.replica.take()) else {
             return self.abort(world, key);
@@ -314,6 +348,9 @@ impl Proxy {
         attempt.tried.push(replica.member);
         if attempt.tried.len() <= world.topology.retries(service) && now < attempt.until {
             self.dial(world, key, now);
+        } else if now < attempt.begun + GRACE {
+            attempt.tried.clear();
+            self.hold(world, key, now);
         } else {
             self.abort(world, key);
         }
@@ -330,7 +367,9 @@ impl Proxy {
         }
         // Deadlines that have been met leave from the front.
         let open = |key: Key| self.connections.get(key).is_some_and(|connection| !connection.established);
-        while self.deadlines.pop_front_if(|(_, key)| !open(*key)).is_some() {}
+        while self.deadlines.peek().is_some_and(|Reverse((_, key, _))| !open(*key)) {
+            self.deadlines.pop();
+        }
     }
 
     /// One end of a connection is ready for what it is watched for, or broken.

@@ -1,7 +1,7 @@
 //! Objects named by small keys that fit into an epoll event and are never mistaken for a later tenant's.
 
 /// Names an entry for as long as it lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) index: u32,
     /// 24 bits: how often the place has had a tenant.

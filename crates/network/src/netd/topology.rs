@@ -124,11 +124,11 @@ impl Topology {
                 self.virtuals.extend(addresses.map(|address| (address, (id, network))));
             }
         }
+        for old in self.plan.endpoints.iter().filter(|old| !has_container(&plan, &old.service)) {
+            self.learned.forget(&old.service);
+        }
+        self.states.retain(|name, _| has_container(&plan, name));
         self.plan = plan;
-        self.learned.retain(|container| members_contain(&self.plan, container));
-        let gone: Vec<String> =
-            self.states.keys().filter(|name| !members_contain(&self.plan, name)).cloned().collect();
-        gone.iter().for_each(|name| drop(self.states.remove(name)));
         self.set_states(states, Instant::now(), events);
     }
 
@@ -294,7 +294,7 @@ impl Topology {
     }
 
     /// What it means that `source`, an address on a bridge, wants to reach `destination`.
-    pub(super) fn way(&mut self, source: IpAddr, destination: SocketAddr, now: Instant) -> Way {
+    pub(super) fn way(&self, source: IpAddr, destination: SocketAddr, now: Instant) -> Way {
         let Some(place) = self.places.get(&source).copied() else { return Way::Nowhere };
         if let Some((service, network)) = self.virtuals.get(&destination.ip()).copied() {
             // Another network's is none of its business.
@@ -312,13 +312,12 @@ impl Topology {
             return Way::Nowhere;
         }
         let container = endpoint.service.clone();
-        let names: Vec<String> =
-            self.learned.names(&container, destination.ip(), now).map(str::to_owned).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        match endpoint.egress.allows(destination, &names) {
-            true => Way::World(container),
-            false => Way::Forbidden(container, names.first().map(|name| (*name).to_owned())),
+        let names = || self.learned.names(&container, destination.ip(), now);
+        if endpoint.egress.allows(destination, names()) {
+            return Way::World(container);
         }
+        let name = names().next().map(str::to_owned);
+        Way::Forbidden(container, name)
     }
 
     /// Number of a replica among those of its service, from 1, by its name.
@@ -330,7 +329,7 @@ impl Topology {
     }
 }
 
-fn members_contain(plan: &NetworkPlan, name: &str) -> bool {
+fn has_container(plan: &NetworkPlan, name: &str) -> bool {
     plan.endpoints.iter().any(|endpoint| endpoint.service == name)
 }
 
