@@ -399,7 +399,7 @@ fn receive(
         Some(&mut control),
         MsgFlags::MSG_DONTWAIT,
     )
-    .map_err(|error| Errno::from_raw_os_error(error as i32))?;
+    .map_err(errno)?;
     let from = received.address.as_ref().and_then(address).ok_or(Errno::INVAL)?;
     let mut original = None;
     for message in received.cmsgs().map_err(|_cut| Errno::INVAL)? {
@@ -418,7 +418,11 @@ fn receive(
     Ok((received.bytes, from, original))
 }
 
-fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
+pub(super) fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     v4.or_else(|| storage.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+}
+
+pub(super) fn errno(error: nix::Error) -> Errno {
+    Errno::from_raw_os_error(error as i32)
 }

@@ -288,6 +288,16 @@ impl Topology {
         })
     }
 
+    /// Whether `address` is one of the stack's namespace itself that `source` may talk to: a gateway or a virtual
+    /// address of its network.
+    pub(super) fn is_own(&self, source: IpAddr, address: IpAddr) -> bool {
+        let Some(place) = self.places.get(&source) else { return false };
+        let gateway = self.plan.networks.get(place.network).is_some_and(|network| {
+            address == IpAddr::V4(network.gateway) || network.v6.is_some_and(|v6| address == IpAddr::V6(v6.gateway))
+        });
+        gateway || self.virtuals.get(&address).is_some_and(|(_, network)| *network == place.network)
+    }
+
     /// The container with this address.
     pub(super) fn container_at(&self, address: IpAddr) -> Option<&Endpoint> {
         self.places.get(&address).and_then(|place| self.plan.endpoints.get(place.endpoint))
