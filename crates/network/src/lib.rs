@@ -11,6 +11,7 @@
 pub mod balance;
 pub mod egress;
 mod error;
+pub mod ftp;
 pub mod intercept;
 pub mod link;
 pub mod names;
