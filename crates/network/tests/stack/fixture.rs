@@ -136,7 +136,7 @@ impl Stack {
             let asked = PublishedPort::tcp(Ipv4Addr::LOCALHOST.into(), 0, container_port);
             let (listener, bound) = network::publish::bind(&asked).unwrap();
             let port = PublishedPort { host_port: bound.port(), ..asked };
-            published.push(Published { service: service.into(), port });
+            published.push(Published { service: service.into(), port, ftp_data: false });
             listeners.push(listener);
         }
         // The first resolver is dead: nothing listens there.

@@ -71,7 +71,7 @@ impl Wiring {
             let Some((listener, at)) = self.listeners.get(port) else { continue };
             listeners.push((published.len(), listener.as_fd()));
             let port = PublishedPort { host_port: at.port(), ..*port };
-            published.push(Published { service: service.to_owned(), port });
+            published.push(Published { service: service.to_owned(), port, ftp_data: false });
         }
         let configuration =
             Configuration { plan: plan.network.clone(), published, ..Configuration::default() };
