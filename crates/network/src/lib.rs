@@ -11,10 +11,12 @@
 pub mod balance;
 pub mod egress;
 mod error;
+pub mod intercept;
 pub mod link;
 pub mod names;
 pub mod netd;
 mod netlink;
+mod nft;
 pub mod plan;
 pub mod publish;
 
