@@ -75,7 +75,12 @@ impl Wiring {
         }
         let configuration =
             Configuration { plan: plan.network.clone(), published, ..Configuration::default() };
-        let with = Descriptors { hub: ours.as_ref().map(AsFd::as_fd), names: &names, listeners: &listeners };
+        let with = Descriptors {
+            hub: ours.as_ref().map(AsFd::as_fd),
+            names: &names,
+            listeners: &listeners,
+            ..Descriptors::default()
+        };
         netd.configure(&configuration, &with)?;
         Ok(netd.confirmed(Instant::now() + DEADLINE)?)
     }
