@@ -201,6 +201,12 @@ impl Client {
         request.and_then(|request| self.channel.send(&request, &[])).doing(|| "tell netd of containers")
     }
 
+    /// The next event of those that came while a reply was waited for: the channel is not readable on their
+    /// account any more.
+    pub fn known_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
     /// The next event, if there is one by now.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod control;
 pub mod diagnostic;
 pub mod doctor;
 mod env_file;
+pub mod event;
 mod file;
 pub mod host;
 mod hub;

@@ -50,11 +50,16 @@ pub(crate) struct Started {
 }
 
 impl Hub {
-    /// Makes the hub of a stack. Must be called before this process has threads.
-    pub(crate) fn spawn(map: &IdMap, data: &OwnedFd) -> Result<Self, RemoteError> {
+    /// Makes the hub of a stack, which calls `release` first, for what it is to have no copy of. Must be called before
+    /// this process has threads.
+    pub(crate) fn spawn(map: &IdMap, data: &OwnedFd, release: impl FnOnce()) -> Result<Self, RemoteError> {
         let namespaces =
             namespace::MOUNT | namespace::NETWORK | namespace::PID | namespace::UTS | namespace::IPC;
-        let (process, channel) = container::userns::spawn(map, namespaces, data.as_fd(), super::serve)?;
+        let serve = |channel| {
+            release();
+            super::serve(channel)
+        };
+        let (process, channel) = container::userns::spawn(map, namespaces, data.as_fd(), serve)?;
         Ok(Self { channel, process, exits: VecDeque::new(), unanswered: false })
     }
 

@@ -59,7 +59,11 @@ impl Supervisor {
         if self.ending.is_some()
             && !matches!(
                 command,
-                Command::Down { .. } | Command::Status | Command::Subjects(_) | Command::Signal(_)
+                Command::Down { .. }
+                    | Command::Status
+                    | Command::Subjects(_)
+                    | Command::Events { .. }
+                    | Command::Signal(_)
             )
         {
             return Err(RemoteError::message("the stack is being taken down"));
@@ -105,6 +109,7 @@ impl Supervisor {
                     connection.follow = Some(services);
                 }
             }
+            Command::Events { services, since, follow } => self.events(id, &services, since, follow)?,
             Command::Exec(exec) => self.exec(id, &exec, fds)?,
             Command::Run(exec) => self.run_once(id, &exec, fds)?,
             Command::Signal(signal) => self.signal(id, signal)?,
@@ -152,7 +157,7 @@ impl Supervisor {
         Ok(names.to_vec())
     }
 
-    fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
+    pub(super) fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
         self.units.iter().find(|unit| unit.name() == name).ok_or_else(|| {
             let known: Vec<&str> = self.units.iter().map(Unit::name).collect();
             let mut error = RemoteError::message(format!("no such service: `{name}`"))
