@@ -5,10 +5,12 @@
 
 mod args;
 mod diagnosis;
+mod events;
 mod exec;
 mod images;
 mod listing;
 mod logs;
+mod net;
 pub mod oci;
 mod output;
 mod session;
@@ -91,6 +93,8 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
         Command::Logs(arguments) => logs::logs(&session, &arguments),
+        Command::Events(arguments) => events::events(&session, &arguments),
+        Command::Net { net } => net::net(&session, net),
         Command::Exec(arguments) => exec::exec(&session, &arguments),
         Command::Run(arguments) => exec::run(&session, &arguments),
         Command::Build(arguments) => images::build(&session, &arguments),

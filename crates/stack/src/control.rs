@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
+use crate::fault::{Change, Faulty};
 use crate::plan::Plan;
 use crate::remote::RemoteError;
 
@@ -43,6 +44,16 @@ pub enum Command {
         /// Go on until the connection closes; else [`Notice::Done`] follows at once.
         follow: bool,
     },
+    /// Change what is wrong with the network of these services (for the end of all faults: all when empty). Answered by
+    /// one [`Notice::Faults`] with what is in force there then.
+    Net {
+        /// Services.
+        services: Vec<String>,
+        /// What changes.
+        change: Change,
+    },
+    /// Answered by one [`Notice::Faults`] with what is in force.
+    Faults,
     /// Run a process in a running service. Descriptors: standard input, output, error.
     Exec(Exec),
     /// Run a one-off container with a service's configuration. Descriptors: standard input, output, error.
@@ -105,6 +116,8 @@ pub enum Notice {
     Log(Line),
     /// Something happened.
     Event(Event),
+    /// Containers with what is wrong with their networks.
+    Faults(Vec<Faulty>),
     /// Something that the user should know.
     Warning(String),
     /// The state of all services.

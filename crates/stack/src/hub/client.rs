@@ -13,6 +13,7 @@ use sys::channel::Channel;
 use sys::process::{Child, namespace};
 
 use super::{Event, Request};
+use crate::fault::Fault;
 use crate::remote::{self, Context, RemoteError};
 
 /// How long an answer may take: the first use of a volume copies data.
@@ -114,6 +115,12 @@ impl Hub {
     pub(crate) fn socket(&mut self, service: &str) -> Result<OwnedFd, RemoteError> {
         let (_, mut fds) = self.call(&Request::Socket { service: service.to_owned() }, &[])?;
         fds.pop().ok_or_else(unexpected)
+    }
+
+    /// Makes this wrong with a container's network, and nothing else; it stays so when its links are made anew.
+    pub(crate) fn fault(&mut self, container: &str, fault: &Fault) -> Result<(), RemoteError> {
+        let request = Request::Fault { container: container.to_owned(), fault: fault.clone() };
+        self.call(&request, &[]).map(drop)
     }
 
     /// Deletes directories of the data directory.

@@ -4,6 +4,7 @@
 //! [`client::Hub`] is the supervisor's side; [`serve`] is what the hub process runs.
 
 pub(crate) mod client;
+mod fault;
 
 use std::collections::HashMap;
 use std::io;
@@ -22,6 +23,7 @@ use rustix::mount::MountPropagationFlags;
 use serde::{Deserialize, Serialize};
 use sys::channel::{Channel, Message};
 
+use crate::fault::Fault;
 use crate::remote::{self, Context, RemoteError};
 
 /// What the supervisor asks of the hub.
@@ -38,6 +40,8 @@ pub(crate) enum Request {
     Exec { target: i32, process: Box<Process>, cgroup: bool },
     /// A TCP socket in a service's network namespace.
     Socket { service: String },
+    /// Make this wrong with the container's network, instead of what was.
+    Fault { container: String, fault: Fault },
     /// Delete these directories, relative to the data directory.
     Remove { paths: Vec<String> },
 }
@@ -72,6 +76,8 @@ struct Hub {
     children: SignalFd,
     init: OwnedFd,
     network: Namespaces,
+    /// What is wrong with networks because somebody asked for it, by container.
+    faults: HashMap<String, Fault>,
     /// Compiled seccomp programs by capability set.
     filters: HashMap<u64, Vec<Filter>>,
     /// PID 1 of each sandbox, by its number here.
@@ -90,8 +96,8 @@ impl Hub {
         prepare_mounts().context(|| "prepare the stack's mount namespace".into())?;
         let init = container::program::init().context(|| "seal the init program in memory".into())?;
         let network = Namespaces::open()?;
-        let (filters, sandboxes) = (HashMap::new(), HashMap::new());
-        Ok(Self { supervisor, netd: None, children, init, network, filters, sandboxes })
+        let (faults, filters, sandboxes) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Self { supervisor, netd: None, children, init, network, faults, filters, sandboxes })
     }
 
     fn run(&mut self) -> Result<(), RemoteError> {
@@ -169,6 +175,12 @@ impl Hub {
         match request {
             Request::Wire(plan) => {
                 let changes = self.network.apply(&plan)?;
+                self.faults.retain(|name, _| plan.endpoints.iter().any(|endpoint| endpoint.service == *name));
+                for name in &changes.endpoints {
+                    if let Some(fault) = self.faults.get(name) {
+                        fault::put(&mut self.network, name, fault)?;
+                    }
+                }
                 let new = |network: &&network::plan::Network| changes.networks.contains(&network.name);
                 let networks: Vec<_> = plan.networks.iter().filter(new).collect();
                 let sockets = network::names::bind_in_current_namespace(networks)?;
@@ -192,6 +204,11 @@ impl Hub {
                     RemoteError::message(format!("service `{service}` has no network namespace"))
                 })?;
                 Ok((done(), vec![network::link::socket_in(namespace)?]))
+            }
+            Request::Fault { container, fault } => {
+                fault::put(&mut self.network, &container, &fault)?;
+                self.faults.insert(container, fault);
+                Ok((done(), Vec::new()))
             }
             Request::Remove { paths } => {
                 for path in &paths {

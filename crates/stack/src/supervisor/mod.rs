@@ -4,6 +4,7 @@
 
 mod connection;
 mod events;
+mod faults;
 mod health;
 mod logs;
 pub(crate) mod memory;
@@ -32,6 +33,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::control::{Health, Line, Notice, State};
 use crate::event::What;
+use crate::fault::Fault;
 use crate::hub::client::{Exit, Hub};
 use crate::plan::{Plan, Probe, Service};
 use crate::remote::{Context, RemoteError};
@@ -60,6 +62,8 @@ struct Supervisor {
     hub: Hub,
     wiring: Wiring,
     history: History,
+    /// What is wrong with networks because somebody asked for it, by container.
+    faults: BTreeMap<String, Fault>,
     signals: SignalFd,
     listener: UnixListener,
     /// Held for life, and by everything that dies with us: free means that nothing of the stack is left.

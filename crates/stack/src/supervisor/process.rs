@@ -104,6 +104,7 @@ fn begin(
         hub,
         wiring: Wiring::new(starter, netd),
         history: Default::default(),
+        faults: Default::default(),
         signals,
         _lock: lock,
         delegation,

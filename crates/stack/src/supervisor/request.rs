@@ -110,6 +110,8 @@ impl Supervisor {
                 }
             }
             Command::Events { services, since, follow } => self.events(id, &services, since, follow)?,
+            Command::Net { services, change } => self.change_faults(id, &services, &change)?,
+            Command::Faults => self.show_faults(id),
             Command::Exec(exec) => self.exec(id, &exec, fds)?,
             Command::Run(exec) => self.run_once(id, &exec, fds)?,
             Command::Signal(signal) => self.signal(id, signal)?,
@@ -310,6 +312,7 @@ impl Supervisor {
         }
         let services = closure(&up.plan, &up.services);
         self.secrets = up.secrets;
+        self.faults.retain(|name, _| endpoint(Some(&up.plan), name).is_some());
         self.plan = Some(up.plan);
         self.want(&services);
         Ok(())
