@@ -11,6 +11,8 @@
 pub mod balance;
 pub mod egress;
 mod error;
+pub mod ftp;
+pub mod intercept;
 pub mod link;
 pub mod names;
 pub mod netd;
