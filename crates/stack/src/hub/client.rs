@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use container::Process;
 use container::idmap::IdMap;
 use container::sandbox::Sandbox;
+use network::intercept::Intercepted;
 use network::names::NameSockets;
 use network::plan::NetworkPlan;
 use sys::channel::Channel;
@@ -79,6 +80,17 @@ impl Hub {
     /// Gives the hub its end of netd's channel.
     pub(crate) fn netd(&mut self, channel: BorrowedFd<'_>) -> Result<(), RemoteError> {
         self.call(&Request::Netd, &[channel]).map(drop)
+    }
+
+    /// The sockets that everything which containers send out of their networks ends at from now on.
+    pub(crate) fn intercept(&mut self) -> Result<Intercepted, RemoteError> {
+        let (Event::Intercepted { optional }, sockets) = self.call(&Request::Intercept, &[])? else {
+            return Err(unexpected());
+        };
+        let mut sockets = sockets.into_iter();
+        let (tcp4, udp4) = sockets.next().zip(sockets.next()).ok_or_else(unexpected)?;
+        let [icmp4, tcp6, udp6, icmp6] = optional.map(|there| if there { sockets.next() } else { None });
+        Ok(Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6 })
     }
 
     /// Starts a sandbox.

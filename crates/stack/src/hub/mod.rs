@@ -13,6 +13,7 @@ use std::path::Path;
 
 use container::sandbox::Sandbox;
 use container::{Filter, Process};
+use network::intercept::Intercepted;
 use network::link::Namespaces;
 use network::plan::NetworkPlan;
 use nix::sys::signal::{SigSet, Signal};
@@ -33,6 +34,8 @@ pub(crate) enum Request {
     Wire(NetworkPlan),
     /// Take the other end of netd's channel (one descriptor).
     Netd,
+    /// Have what containers send out of their networks end at sockets. Answered by `Intercepted`.
+    Intercept,
     /// Start a sandbox. Descriptors: standard input, output, error, then the detached mounts, then the cgroup
     /// directory if there is one.
     Start { sandbox: Box<Sandbox>, network: Option<String>, cgroup: bool },
@@ -51,6 +54,9 @@ pub(crate) enum Request {
 pub(crate) enum Event {
     /// It is done; descriptors as the request says.
     Done { networks: Vec<String> },
+    /// The sockets that get what containers send, in the order of [`Intercepted`]'s fields; whether the optional ones
+    /// are among them.
+    Intercepted { optional: [bool; 4] },
     /// A process runs: its number in the hub's PID namespace, and its pidfd.
     Started { pid: i32 },
     /// It could not be done, and nothing is left of the attempt.
@@ -190,6 +196,12 @@ impl Hub {
             Request::Netd => {
                 self.netd = fds.pop().map(Channel::from);
                 Ok((done(), Vec::new()))
+            }
+            Request::Intercept => {
+                let Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6 } = self.network.intercept()?;
+                let optional = [icmp4, tcp6, udp6, icmp6];
+                let event = Event::Intercepted { optional: optional.each_ref().map(Option::is_some) };
+                Ok((event, [tcp4, udp4].into_iter().chain(optional.into_iter().flatten()).collect()))
             }
             Request::Start { sandbox, network, cgroup } => {
                 let cgroup = if cgroup { fds.pop() } else { None };

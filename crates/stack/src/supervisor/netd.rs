@@ -77,7 +77,7 @@ impl Starter {
             .spawn()
             .context(|| "start netd".into())?;
         ours.send(b"lock", &[self.lock.as_fd()]).context(|| "give netd the stack's lock".into())?;
-        Ok(Netd { process, client: Client::new(ours), configured: false })
+        Ok(Netd { process, client: Client::new(ours), configured: false, intercepts: false })
     }
 }
 
@@ -88,6 +88,8 @@ pub(crate) struct Netd {
     pub(super) client: Client,
     /// It has been handed something to serve.
     pub(super) configured: bool,
+    /// It has been handed the sockets that intercept what containers send.
+    pub(super) intercepts: bool,
 }
 
 impl Netd {

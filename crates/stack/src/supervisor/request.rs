@@ -140,7 +140,7 @@ impl Supervisor {
     }
 
     /// The connections that wait for something of this kind.
-    fn waiting(&self, kind: impl Fn(&Pending) -> bool) -> Vec<u64> {
+    pub(super) fn waiting(&self, kind: impl Fn(&Pending) -> bool) -> Vec<u64> {
         self.connections
             .iter()
             .filter(|(_, c)| c.pending.as_ref().is_some_and(&kind))
@@ -292,6 +292,7 @@ impl Supervisor {
                 fresh.insert(service.name.clone(), self.new_unit(service, &up)?);
             }
         }
+        self.open_way_out(&up.plan.network, up.strict)?;
         self.wiring.apply(&up.plan, &mut self.hub)?;
         let gone: Vec<String> = self
             .units

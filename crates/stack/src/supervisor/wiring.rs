@@ -7,12 +7,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use network::balance::State;
+use network::intercept::Intercepted;
 use network::names::NameSockets;
 use network::netd::{Configuration, Descriptors, Event, Published};
 use network::plan::{NetworkPlan, PublishedPort};
 use sys::channel::Channel;
 
+use super::Supervisor;
+use super::connection::Pending;
 use super::netd::{Deaths, Netd, Presence, Revival, Starter};
+use crate::control::Notice;
 use crate::hub::client::Hub;
 use crate::plan::Plan;
 use crate::remote::{Context, RemoteError};
@@ -30,6 +34,8 @@ pub(crate) struct Wiring {
     listeners: BTreeMap<PublishedPort, (OwnedFd, SocketAddr)>,
     /// The name server's sockets.
     names: Vec<NameSockets>,
+    /// What takes everything that containers send out of their networks.
+    intercepted: Option<Intercepted>,
     /// What netd serves, or will when it is there.
     plan: NetworkPlan,
     /// The ports that are published, with their services.
@@ -47,6 +53,7 @@ impl Wiring {
             deaths: Deaths::default(),
             listeners: BTreeMap::new(),
             names: Vec::new(),
+            intercepted: None,
             plan: NetworkPlan::default(),
             published: Vec::new(),
             states: BTreeMap::new(),
@@ -90,6 +97,15 @@ impl Wiring {
         self.configure(fresh, hub).map(drop)
     }
 
+    /// Has what containers send out of the networks of `plan` end at sockets that netd gets, once it is asked for.
+    pub(super) fn open_way_out(&mut self, plan: &NetworkPlan, hub: &mut Hub) -> Result<(), RemoteError> {
+        let needed = !plan.groups.is_empty() || plan.networks.iter().any(|network| !network.internal);
+        if needed && self.intercepted.is_none() {
+            self.intercepted = Some(hub.intercept()?);
+        }
+        Ok(())
+    }
+
     /// Hands netd what it works with, of the name server's sockets only those from `fresh` on if it has the others,
     /// and waits until it does. False when it is not there, or has died of it.
     fn configure(&mut self, fresh: usize, hub: &mut Hub) -> Result<bool, RemoteError> {
@@ -120,7 +136,9 @@ impl Wiring {
             hub: channel.as_ref().map(AsFd::as_fd),
             names: self.names.get(known..).unwrap_or_default(),
             listeners: &listeners,
+            intercepted: self.intercepted.as_ref().filter(|_| !netd.intercepts),
         };
+        netd.intercepts = self.intercepted.is_some();
         let sent = netd.client.configure(&configuration, &with);
         match sent.and_then(|()| netd.client.confirmed(Instant::now() + DEADLINE)) {
             Ok(()) => Ok(true),
@@ -210,6 +228,23 @@ impl Wiring {
             self.listeners.get(port).map_or(port.host_port, |(_, address)| address.port())
         };
         fold(ports.iter().map(|port| PublishedPort { host_port: real(port), ..*port }))
+    }
+}
+
+impl Supervisor {
+    /// Opens the way out of the stack, or says why there is none.
+    pub(super) fn open_way_out(&mut self, plan: &NetworkPlan, strict: bool) -> Result<(), RemoteError> {
+        let Err(error) = self.wiring.open_way_out(plan, &mut self.hub) else { return Ok(()) };
+        let what = "services have no way out of the stack, and clients of published ports appear as its gateway";
+        if strict {
+            return Err(error.context(what));
+        }
+        let hint = error.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        let text = format!("{what}: {error}{hint}");
+        for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {
+            self.notify(id, Notice::Warning(text.clone()));
+        }
+        Ok(())
     }
 }
 
