@@ -17,6 +17,7 @@ pub mod link;
 pub mod names;
 pub mod netd;
 mod netlink;
+mod nft;
 pub mod plan;
 pub mod publish;
 

@@ -88,9 +88,9 @@ impl<'a> Descriptors<'a> {
                 (Intercept::Icmp4, sockets.icmp4.as_ref()),
                 (Intercept::Icmp6, sockets.icmp6.as_ref()),
             ];
-            optional.into_iter().filter_map(|(what, socket)| {
-                Some((Descriptor::Intercepted(what), socket?.as_fd()))
-            })
+            optional
+                .into_iter()
+                .filter_map(|(what, socket)| Some((Descriptor::Intercepted(what), socket?.as_fd())))
         });
         let hub = self.hub.map(|hub| (Descriptor::Hub, hub));
         hub.into_iter().chain(names).chain(listeners).chain(intercepted)

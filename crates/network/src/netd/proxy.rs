@@ -531,4 +531,3 @@ impl Connection {
         upstream.watch(poll, Token::Proxy(key, End::Upstream), interest(&self.down, &self.up))
     }
 }
-

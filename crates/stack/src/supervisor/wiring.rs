@@ -235,7 +235,8 @@ impl Supervisor {
     /// Opens the way out of the stack, or says why there is none.
     pub(super) fn open_way_out(&mut self, plan: &NetworkPlan, strict: bool) -> Result<(), RemoteError> {
         let Err(error) = self.wiring.open_way_out(plan, &mut self.hub) else { return Ok(()) };
-        let what = "services have no way out of the stack, and clients of published ports appear as its gateway";
+        let what =
+            "services have no way out of the stack, and clients of published ports appear as its gateway";
         if strict {
             return Err(error.context(what));
         }
