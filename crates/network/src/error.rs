@@ -69,6 +69,16 @@ impl Error {
         Self::System { operation: operation.into(), source: source.into() }
     }
 
+    /// Whether netd could not be told something, or did not answer, because it is gone.
+    #[must_use]
+    pub fn is_netd_gone(&self) -> bool {
+        match self {
+            Self::Gone => true,
+            Self::System { source, .. } => source.kind() == io::ErrorKind::BrokenPipe,
+            _ => false,
+        }
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

@@ -72,11 +72,9 @@ impl Published {
             ..port
         });
         let service = service.to_owned();
-        std::iter::once((port, false)).chain(pool.map(|port| (port, true))).map(move |(port, ftp_data)| Self {
-            service: service.clone(),
-            port,
-            ftp_data,
-        })
+        std::iter::once((port, false))
+            .chain(pool.map(|port| (port, true)))
+            .map(move |(port, ftp_data)| Self { service: service.clone(), port, ftp_data })
     }
 }
 
@@ -112,9 +110,9 @@ impl<'a> Descriptors<'a> {
                 (Intercept::Icmp4, sockets.icmp4.as_ref()),
                 (Intercept::Icmp6, sockets.icmp6.as_ref()),
             ];
-            optional.into_iter().filter_map(|(what, socket)| {
-                Some((Descriptor::Intercepted(what), socket?.as_fd()))
-            })
+            optional
+                .into_iter()
+                .filter_map(|(what, socket)| Some((Descriptor::Intercepted(what), socket?.as_fd())))
         });
         let hub = self.hub.map(|hub| (Descriptor::Hub, hub));
         hub.into_iter().chain(names).chain(listeners).chain(intercepted)
@@ -271,6 +269,12 @@ impl Client {
     pub fn states(&self, states: &BTreeMap<String, State>) -> Result<(), Error> {
         let request = encode(&Request::States(states.clone()));
         request.and_then(|request| self.channel.send(&request, &[])).doing(|| "tell netd of containers")
+    }
+
+    /// The next event of those that came while a reply was waited for: the channel is not readable on their
+    /// account any more.
+    pub fn known_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
     }
 
     /// The next event, if there is one by now.

@@ -265,9 +265,9 @@ fn prohibited(packet: &[u8]) -> Vec<u8> {
 
 /// Fills in the checksum (RFC 1071). For IPv6 the kernel does that again, with the addresses.
 fn with_checksum(mut message: Vec<u8>) -> Vec<u8> {
-    let words = message.chunks(2).map(|pair| {
-        u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))
-    });
+    let words = message
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])));
     let mut sum: u32 = words.fold(0, |sum, word| {
         let sum: u32 = sum + word;
         (sum & 0xffff) + (sum >> 16)
@@ -351,7 +351,8 @@ mod tests {
         assert_eq!((request.to, request.identifier()), (IpAddr::from([192, 0, 2, 1]), [0x12, 0x34]));
         let reply = request.message(false);
         assert_eq!(reply[0], 0);
-        let sum: u32 = reply.chunks(2).map(|p| u32::from(p[0]) << 8 | u32::from(*p.get(1).unwrap_or(&0))).sum();
+        let sum: u32 =
+            reply.chunks(2).map(|p| u32::from(p[0]) << 8 | u32::from(*p.get(1).unwrap_or(&0))).sum();
         assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "a right checksum makes all ones");
 
         let answered = [&[0, 0, 9, 9, 0xaa, 0xbb, 0, 1], &b"abcdefg"[..]].concat();

@@ -318,7 +318,9 @@ impl Netd {
     fn rest(&mut self, key: Key) {
         let Some(listener) = self.listeners.get_mut(key) else { return };
         listener.rests = true;
-        if let Err(error) = self.world.poll.modify(&listener.socket, Token::Listener(key), EventFlags::empty()) {
+        if let Err(error) =
+            self.world.poll.modify(&listener.socket, Token::Listener(key), EventFlags::empty())
+        {
             tracing::warn!(%error, "leave a listener alone");
         }
         self.resting.get_or_insert_with(|| Instant::now() + REST);
@@ -327,7 +329,8 @@ impl Netd {
     fn wake_listeners(&mut self) {
         for (key, listener) in self.listeners.iter_mut().filter(|(_, listener)| listener.rests) {
             listener.rests = false;
-            if let Err(error) = self.world.poll.modify(&listener.socket, Token::Listener(key), EventFlags::IN) {
+            if let Err(error) = self.world.poll.modify(&listener.socket, Token::Listener(key), EventFlags::IN)
+            {
                 tracing::warn!(%error, "watch a listener");
             }
         }
@@ -511,16 +514,15 @@ impl Netd {
             match descriptor {
                 Descriptor::Hub => hub = Some(fd),
                 Descriptor::NameUdp(network) => udp = Some((network, fd)),
-                Descriptor::NameTcp => names.extend(
-                    udp.take().map(|(network, udp)| NameSockets { network, udp, tcp: fd }),
-                ),
+                Descriptor::NameTcp => {
+                    names.extend(udp.take().map(|(network, udp)| NameSockets { network, udp, tcp: fd }))
+                }
                 Descriptor::Listener(index) => fresh.push((index, fd)),
                 Descriptor::Intercepted(what) => intercepted.push((what, fd)),
             }
         }
-        let missing = (configuration.published.iter().enumerate()).find(|(index, published)| {
-            !fresh.iter().any(|(at, _)| at == index) && !self.listens(published)
-        });
+        let missing = (configuration.published.iter().enumerate())
+            .find(|(index, published)| !fresh.iter().any(|(at, _)| at == index) && !self.listens(published));
         if let Some((_, published)) = missing {
             let (port, service) = (published.port.host_port, &published.service);
             return Err(format!("no listening socket for port {port} of service `{service}`"));
@@ -547,7 +549,8 @@ impl Netd {
             ListenerKind::Published(other) => Some(other),
             ListenerKind::Intercepted => None,
         });
-        tcp.any(|other| same_port(other, published)) || self.udp.iter().any(|(_, one)| same_port(one, published))
+        tcp.any(|other| same_port(other, published))
+            || self.udp.iter().any(|(_, one)| same_port(one, published))
     }
 
     fn change_listeners(
@@ -633,8 +636,7 @@ impl Netd {
 }
 
 fn same_port(one: &Published, other: &Published) -> bool {
-    let key = |published: &Published| {
-        (published.port.host_ip, published.port.host_port, published.port.is_udp())
-    };
+    let key =
+        |published: &Published| (published.port.host_ip, published.port.host_port, published.port.is_udp());
     key(one) == key(other)
 }

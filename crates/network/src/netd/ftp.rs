@@ -133,9 +133,8 @@ impl Ports for Doors<'_> {
         if self.expected.passive.keys().filter(own).count() >= AWAITED_EACH {
             return None;
         }
-        let taken = |port: u16| {
-            self.expected.passive.contains_key(&(self.gate.service, port, self.client.ip()))
-        };
+        let taken =
+            |port: u16| self.expected.passive.contains_key(&(self.gate.service, port, self.client.ip()));
         let size = u32::from(last.checked_sub(first)?) + 1;
         let start = u32::from(self.expected.next);
         // The replica's own port first: a replica with a part of the pool of its own never collides with others.
@@ -229,7 +228,9 @@ impl Control {
                 }
             };
         self.last |= !taken;
-        if write(&client.socket, &mut self.to_client).is_err() || write(&server.socket, &mut self.to_server).is_err() {
+        if write(&client.socket, &mut self.to_client).is_err()
+            || write(&server.socket, &mut self.to_server).is_err()
+        {
             return Course::Over;
         }
         if self.last || self.server_ended {

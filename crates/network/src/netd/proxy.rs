@@ -20,8 +20,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::Kind;
 use super::event::{Poll, Token, World};
-use super::ftp::{Control, Course, Gate};
 use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
+use super::ftp::{Control, Course, Gate};
 use super::slab::{Key, Slab};
 use super::sockets::Waiter;
 use super::topology::{Entrance, Replica, ServiceId, Target};
@@ -580,4 +580,3 @@ impl Connection {
         upstream.watch(poll, Token::Proxy(key, End::Upstream), interest(&self.down, &self.up))
     }
 }
-

@@ -274,7 +274,8 @@ impl Topology {
 
     /// The link that a container's default route leads over, or its first.
     fn outward<'a>(&'a self, endpoint: &'a Endpoint) -> Option<(&'a Interface, &'a Network)> {
-        let mut links = endpoint.interfaces.iter().filter_map(|link| Some((link, self.network(&link.network)?)));
+        let mut links =
+            endpoint.interfaces.iter().filter_map(|link| Some((link, self.network(&link.network)?)));
         let first = links.clone().next();
         links.find(|(_, network)| !network.internal).or(first)
     }
@@ -299,7 +300,8 @@ impl Topology {
     pub(super) fn is_own(&self, source: IpAddr, address: IpAddr) -> bool {
         let Some(place) = self.places.get(&source) else { return false };
         let gateway = self.plan.networks.get(place.network).is_some_and(|network| {
-            address == IpAddr::V4(network.gateway) || network.v6.is_some_and(|v6| address == IpAddr::V6(v6.gateway))
+            address == IpAddr::V4(network.gateway)
+                || network.v6.is_some_and(|v6| address == IpAddr::V6(v6.gateway))
         });
         gateway || self.virtuals.get(&address).is_some_and(|(_, network)| *network == place.network)
     }
