@@ -389,9 +389,6 @@ impl Netd {
         // The address that it connected to is the accepted socket's own (`TPROXY`).
         let destination = rustix::net::getsockname(&client).ok().and_then(|at| SocketAddr::try_from(at).ok());
         let Some(destination) = destination else { return };
-        if let Err(error) = crate::publish::tune(&client) {
-            tracing::debug!(%error, "tune connection");
-        }
         if let Some((client_address, from)) = self.world.ftp.active(source.ip(), destination) {
             let dial = Dial::Host(client_address, Some(from));
             return self.proxy.accepted(&mut self.world, client, source, dial, None);
@@ -620,6 +617,8 @@ impl Netd {
         for (what, socket) in sockets {
             match what {
                 Intercept::Tcp => {
+                    // What is accepted inherits it.
+                    crate::publish::tune(&socket)?;
                     self.watch(Listener { socket, kind: ListenerKind::Intercepted, rests: false })?;
                 }
                 Intercept::Udp4 | Intercept::Udp6 => {
