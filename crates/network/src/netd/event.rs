@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit};
 use sys::channel::{Channel, Message};
 
 use super::proxy::{End, Proxy};
-use super::resolver::Resolver;
+use super::resolver::{Learned, Resolver};
 use super::slab::{Key, Slab};
 use super::{Configuration, Published, Reply, Request, SocketRequest, encode};
 use crate::Error;
@@ -182,6 +182,9 @@ impl Netd {
             if self.next_deadline().is_some() {
                 self.expire(Instant::now());
             }
+            for Learned { container, name, addresses, lifetime } in self.resolver.take_learned() {
+                tracing::debug!(container, name, ?addresses, ?lifetime, "a name was looked up");
+            }
         }
     }
 
@@ -320,8 +323,7 @@ impl Netd {
             Request::Configure { configuration, hub, names, listeners } => {
                 self.incoming = Some(Incoming { configuration, hub, names, listeners, fds: message.fds });
             }
-            // Nothing depends on them yet.
-            Request::States(_) => {}
+            Request::States(states) => self.resolver.change_states(states),
             Request::More => {
                 if let Some(incoming) = &mut self.incoming {
                     incoming.fds.extend(message.fds);
@@ -367,6 +369,7 @@ impl Netd {
             self.join_hub(hub.into())?;
         }
         self.change_listeners(&configuration, kept, fresh)?;
+        self.resolver.set_states(configuration.states);
         self.resolver.configure(&self.poll, configuration.plan, configuration.resolvers, names)
     }
 
