@@ -15,7 +15,7 @@ use super::datagram::{Datagrams, Purpose};
 use super::echo::Echo;
 use super::ftp::{Expected, Gate};
 use super::proxy::{Dial, End, Proxy};
-use super::resolver::Resolver;
+use super::resolver::{Learned, Resolver};
 use super::slab::{Key, Slab};
 use super::sockets::{Sockets, Waiter};
 use super::topology::{Entrance, ServiceId, Topology, Way};
@@ -264,7 +264,15 @@ impl Netd {
             if self.next_deadline().is_some() {
                 self.expire(Instant::now());
             }
+            self.learn();
             self.tell();
+        }
+    }
+
+    /// Remembers which names led containers to which addresses, for their egress policies.
+    fn learn(&mut self) {
+        for Learned { container, name, addresses, lifetime } in self.resolver.take_learned() {
+            self.world.topology.learned.record(&container, &name, addresses, lifetime, Instant::now());
         }
     }
 
@@ -484,7 +492,8 @@ impl Netd {
                 }
             }
             Request::States(states) => {
-                self.world.topology.set_states(states.clone(), Instant::now(), &mut self.world.events);
+                self.resolver.change_states(states.clone());
+                self.world.topology.set_states(states, Instant::now(), &mut self.world.events);
                 self.proxy.retry_held(&mut self.world);
                 return Ok(());
             }
@@ -528,6 +537,7 @@ impl Netd {
             self.world.sockets.join(&self.world.poll, hub.into())?;
         }
         let Configuration { plan, published, resolvers, states } = *configuration;
+        self.resolver.set_states(states.clone());
         self.world.topology.configure(plan.clone(), states, &mut self.world.events);
         self.change_listeners(&published, fresh)?;
         if !intercepted.is_empty() {

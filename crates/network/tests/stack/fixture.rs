@@ -394,7 +394,7 @@ fn failure(error: &std::io::Error) -> Outcome {
 }
 
 fn ask(server: Ipv4Addr, query: &[u8], tcp: bool) -> Outcome {
-    let patience = Some(Duration::from_secs(6));
+    let patience = Some(Duration::from_secs(12));
     let exchange = || -> std::io::Result<Vec<u8>> {
         if tcp {
             let mut stream = TcpStream::connect((server, 53))?;
