@@ -12,7 +12,7 @@ use crate::diagnostic::{Checked, Fault, Span};
 pub(crate) struct ReplicasFile {
     /// Their number, if the file has one.
     pub(crate) stated: Option<Located<u16>>,
-    pub(crate) balance: Option<Balance>,
+    pub(crate) balance: Option<Located<Balance>>,
     /// `endpoint_mode: dnsrr`.
     pub(crate) without_virtual_address: bool,
 }
@@ -32,7 +32,7 @@ impl ReplicasFile {
     /// Reads one of [`KEYS`].
     pub(super) fn read(&mut self, name: &str, node: &Node, place: &str) -> Checked<()> {
         match name {
-            "balance" => self.balance = Some(balance(node, place)?),
+            "balance" => self.balance = Some(located(node, balance(node, place)?)),
             _ => self.state(number(node, name)?)?,
         }
         Ok(())
