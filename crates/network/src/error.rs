@@ -49,6 +49,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel does not let us intercept what containers send: without, there is no egress.
+    #[error("intercept what leaves the stack's networks")]
+    NoInterception {
+        /// What failed, and what the kernel said.
+        #[source]
+        source: Box<Error>,
+    },
     /// netd did not do as told.
     #[error("netd refused its configuration: {0}")]
     Refused(String),
@@ -82,6 +89,11 @@ impl Error {
                 "no interface of this host has the address {}; `ip address` lists those there are",
                 address.ip()
             )),
+            Self::NoInterception { .. } => Some(
+                "the kernel must have nftables with transparent proxying; load the modules once as root: `modprobe -a \
+                 nf_tables nft_tproxy nft_socket nft_fib_inet`"
+                    .into(),
+            ),
             Self::System { source, .. } if source.raw_os_error() == Some(95) => Some(
                 "the kernel lacks the `bridge` or `veth` driver; load it once as root: `modprobe bridge veth`".into(),
             ),

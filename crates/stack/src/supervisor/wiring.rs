@@ -71,11 +71,16 @@ impl Wiring {
             let Some((listener, at)) = self.listeners.get(port) else { continue };
             listeners.push((published.len(), listener.as_fd()));
             let port = PublishedPort { host_port: at.port(), ..*port };
-            published.push(Published { service: service.to_owned(), port });
+            published.push(Published { service: service.to_owned(), port, ftp_data: false });
         }
         let configuration =
             Configuration { plan: plan.network.clone(), published, ..Configuration::default() };
-        let with = Descriptors { hub: ours.as_ref().map(AsFd::as_fd), names: &names, listeners: &listeners };
+        let with = Descriptors {
+            hub: ours.as_ref().map(AsFd::as_fd),
+            names: &names,
+            listeners: &listeners,
+            ..Descriptors::default()
+        };
         netd.configure(&configuration, &with)?;
         Ok(netd.confirmed(Instant::now() + DEADLINE)?)
     }
