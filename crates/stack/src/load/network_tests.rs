@@ -230,6 +230,7 @@ fn every_network_error_of_a_stack_file() {
         ("the network of nobody", stack("network_mode = \"service:b\"", &format!("{B}\nreplicas = 0"))),
         ("networks and the host's", stack("network_mode = \"host\"\nnetworks = [\"n\"]", N)),
         ("egress and the host's network", stack("network_mode = \"host\"\negress = \"none\"", "")),
+        ("balance of a shared network", stack("network_mode = \"service:b\"\nbalance = \"source\"", B)),
         ("mac without a network", stack("network_mode = \"none\"\nmac_address = \"02:00:00:00:00:01\"", "")),
         // Addresses.
         ("bad mac", stack("mac_address = \"03:00:00:00:00:01\"", "")),
