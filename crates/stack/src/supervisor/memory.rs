@@ -79,11 +79,11 @@ impl Supervisor {
             Ok(kills) => {
                 let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
                 let text = line(kills, unit.service.limits.memory);
-                let service = unit.service.name.clone();
+                let service = unit.name().to_owned();
                 self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time, text }]);
             }
             Err(error) => {
-                tracing::warn!("read the memory events of service `{}`: {error}", unit.service.name);
+                tracing::warn!("read the memory events of service `{}`: {error}", unit.container);
                 // It would go on being ready.
                 run.memory = None;
             }

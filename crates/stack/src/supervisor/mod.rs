@@ -2,12 +2,16 @@
 //! single-threaded loop over descriptors; every decision is taken in [`Supervisor::advance`] from the
 //! state that the events left.
 
+mod adoption;
 mod connection;
+mod fleet;
 mod health;
 mod logs;
 pub(crate) mod memory;
 mod process;
 mod request;
+mod rolling;
+mod stop;
 mod unit;
 mod wiring;
 
@@ -32,10 +36,12 @@ use crate::hub::client::{Exit, Hub};
 use crate::plan::{Plan, Probe, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
+use adoption::{Change, Next};
 use connection::{Connection, Pending};
 use health::{Active, Kind, Monitor, Verdict};
 use logs::{Output, Streams};
-use unit::{Readiness, Run, Unit};
+use rolling::Rolling;
+use unit::{Run, Unit};
 use wiring::Wiring;
 
 /// A process that was started on behalf of a connection or a probe.
@@ -66,12 +72,17 @@ struct Supervisor {
     /// Root inside, as a user and group of the host, where that is not us.
     owner: Option<(u32, u32)>,
     plan: Option<Plan>,
+    /// Image id of each service of the plan.
+    images: BTreeMap<String, String>,
     secrets: BTreeMap<String, String>,
+    /// One for each container of each service, in the order of the plan.
     units: Vec<Unit>,
     /// A plan that takes effect when what it replaces is down.
-    next: Option<Box<crate::control::Up>>,
-    /// Those that came while another one was waiting for that, with their connections.
-    queued: VecDeque<(u64, Box<crate::control::Up>)>,
+    next: Option<Next>,
+    /// The replacement of containers one by one that is under way.
+    rolling: Option<Rolling>,
+    /// Changes that came while another one was being made, with their connections.
+    queued: VecDeque<(u64, Change)>,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     processes: HashMap<i32, Purpose>,
@@ -116,7 +127,7 @@ impl Supervisor {
             tokens.push(token);
             polled.push(PollFd::from_borrowed_fd(fd, flags));
         }
-        let timeout = self.units.iter().filter_map(Unit::next).min().map(|at| {
+        let timeout = self.units.iter().filter_map(Unit::next).chain(self.roll_next()).min().map(|at| {
             // Rounded up, so that what is due at a moment is due when the wait for it ends.
             at.saturating_duration_since(Instant::now()) + Duration::from_micros(999)
         });
@@ -163,7 +174,7 @@ impl Supervisor {
                 }
             }
             Token::HubProcess => return Err(RemoteError::message("the stack's hub ended")),
-            Token::Netd => return Err(RemoteError::message("the stack's netd ended")),
+            Token::Netd => self.hear_netd()?,
             Token::Signals => {
                 while let Ok(Some(_)) = self.signals.read_signal() {
                     self.end(false);
@@ -191,16 +202,31 @@ impl Supervisor {
 
     /// Takes every step that the present state allows: stops, starts, answers.
     fn advance(&mut self) -> Result<(), RemoteError> {
+        // Also what it said while something else was waited for.
+        self.hear_netd()?;
         loop {
             let ended = self.take_known_exits();
             let stopped = self.stop_what_is_not_wanted();
             let started = self.start_what_is_ready();
             let switched = self.switch_plan();
-            if !ended && !stopped && !started && !switched {
+            let rolled = self.roll();
+            let swept = self.sweep();
+            let changed = ended || stopped || started || switched || rolled || swept || self.next_change();
+            self.tell_netd();
+            if !changed {
                 break;
             }
         }
         self.answer_connections();
+        Ok(())
+    }
+
+    fn hear_netd(&mut self) -> Result<(), RemoteError> {
+        while let Some(event) = self.wiring.event()? {
+            if let network::netd::Event::Drained { container } = event {
+                self.drained(&container);
+            }
+        }
         Ok(())
     }
 
@@ -212,38 +238,6 @@ impl Supervisor {
             changed = true;
         }
         changed
-    }
-
-    /// Sends stop signals, dependants first.
-    fn stop_what_is_not_wanted(&mut self) -> bool {
-        let now = Instant::now();
-        let mut changed = false;
-        for index in 0..self.units.len() {
-            let unit = &self.units[index];
-            let Some(run) = &unit.run else { continue };
-            if unit.wanted || run.kill_at.is_some() || self.has_running_dependant(unit.name()) {
-                continue;
-            }
-            let grace = Duration::try_from_secs_f64(unit.service.stop_grace_period).unwrap_or(Duration::ZERO);
-            if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), unit.stop_signal) {
-                tracing::warn!("stop service `{}`: {error}", unit.name());
-            }
-            let unit = &mut self.units[index];
-            if let Some(run) = &mut unit.run {
-                run.kill_at = Some(now + grace);
-            }
-            unit.state = State::Stopping;
-            self.tell_state(index, None);
-            changed = true;
-        }
-        changed
-    }
-
-    /// Whether a service that is also being stopped still depends on `name`.
-    fn has_running_dependant(&self, name: &str) -> bool {
-        self.units.iter().any(|unit| {
-            unit.run.is_some() && !unit.wanted && unit.service.depends_on.iter().any(|d| d.service == name)
-        })
     }
 
     fn start_what_is_ready(&mut self) -> bool {
@@ -280,12 +274,8 @@ impl Supervisor {
     fn dependencies(&self, index: usize) -> Result<bool, RemoteError> {
         let mut ready = true;
         for dependency in &self.units[index].service.depends_on {
-            let Some(unit) = self.units.iter().find(|u| u.name() == dependency.service) else { continue };
-            match unit.readiness(dependency.condition) {
-                Readiness::Ready => {}
-                Readiness::NotYet => ready = false,
-                Readiness::Never => return Err(self.why_not(unit)),
-            }
+            let replicas = self.replicas(&dependency.service);
+            ready &= fleet::readiness(&replicas, dependency.condition).map_err(|unit| self.why_not(unit))?;
         }
         Ok(ready)
     }
@@ -365,7 +355,7 @@ impl Supervisor {
             container,
             image: &unit.image,
             layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
-            secrets: &self.secrets,
+            secrets: &unit.secrets,
             network,
             idmap: self.idmap.as_ref(),
         }
@@ -463,7 +453,7 @@ impl Supervisor {
             let Some(run) = &mut unit.run else { continue };
             if run.kill_at.is_some_and(|at| at <= now) {
                 if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), 9) {
-                    tracing::warn!("kill service `{}`: {error}", unit.service.name);
+                    tracing::warn!("kill service `{}`: {error}", unit.container);
                 }
                 run.kill_at = Some(now + Duration::from_secs(10));
             }
@@ -532,8 +522,8 @@ impl Supervisor {
     fn read_output(&mut self, index: usize, stream: usize) {
         let unit = &mut self.units[index];
         let Some(output) = unit.outputs.get_mut(stream) else { return };
-        let (lines, open) = output.read(&unit.service.name).unwrap_or_else(|error| {
-            tracing::warn!("read the output of service `{}`: {error}", unit.service.name);
+        let (lines, open) = output.read(&unit.container).unwrap_or_else(|error| {
+            tracing::warn!("read the output of service `{}`: {error}", unit.container);
             (Vec::new(), false)
         });
         if !open {
@@ -549,11 +539,10 @@ impl Supervisor {
             return;
         }
         if let Err(error) = unit.log.write(&lines) {
-            tracing::warn!("write the log of service `{}`: {error}", unit.service.name);
+            tracing::warn!("write the log of service `{}`: {error}", unit.name());
         }
         for line in lines {
-            let service = line.service.clone();
-            self.tell_followers(&service, &Notice::Log(line));
+            self.tell_followers(index, &Notice::Log(line));
         }
     }
 
@@ -580,7 +569,7 @@ impl Supervisor {
             .connections
             .iter()
             .filter(|(_, c)| {
-                c.follows(&service) || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_)))
+                c.follows(unit) || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_)))
             })
             .map(|(id, _)| *id)
             .collect();
@@ -589,9 +578,10 @@ impl Supervisor {
         }
     }
 
-    fn tell_followers(&mut self, service: &str, notice: &Notice) {
+    fn tell_followers(&mut self, index: usize, notice: &Notice) {
+        let unit = &self.units[index];
         let ids: Vec<u64> =
-            self.connections.iter().filter(|(_, c)| c.follows(service)).map(|(id, _)| *id).collect();
+            self.connections.iter().filter(|(_, c)| c.follows(unit)).map(|(id, _)| *id).collect();
         for id in ids {
             self.notify(id, notice.clone());
         }

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use network::netd::{Client, Configuration, Descriptors, Published};
+use network::balance::State;
+use network::netd::{Client, Configuration, Descriptors, Event, Published};
 use network::plan::PublishedPort;
 use sys::channel::Channel;
 use sys::process::Child;
@@ -27,6 +28,8 @@ pub(crate) struct Wiring {
     connected: bool,
     /// Listening sockets, kept so that a port stays bound whatever becomes of netd.
     listeners: BTreeMap<PublishedPort, (OwnedFd, SocketAddr)>,
+    /// What netd was told of containers last.
+    states: BTreeMap<String, State>,
 }
 
 impl Wiring {
@@ -39,6 +42,29 @@ impl Wiring {
     /// Readable when netd is gone.
     pub(crate) fn netd(&self) -> Option<BorrowedFd<'_>> {
         self.netd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Tells netd what has changed in the states of all containers.
+    pub(crate) fn states(&mut self, states: BTreeMap<String, State>) -> Result<(), RemoteError> {
+        let changed: BTreeMap<String, State> = states
+            .iter()
+            .filter(|(name, state)| self.states.get(*name) != Some(state))
+            .map(|(name, state)| (name.clone(), *state))
+            .collect();
+        // A netd that cannot be told now gets all of them with its next configuration.
+        self.states = states;
+        match &self.netd {
+            Some(netd) if !changed.is_empty() => Ok(netd.states(&changed)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next thing that happened in netd, if there is one by now.
+    pub(crate) fn event(&mut self) -> Result<Option<Event>, RemoteError> {
+        match &mut self.netd {
+            Some(netd) => Ok(netd.event()?),
+            None => Ok(None),
+        }
     }
 
     /// Binds the ports of `plan`, wires its networks, and has netd serve both. Ports come first: a port that is
@@ -73,8 +99,12 @@ impl Wiring {
             let port = PublishedPort { host_port: at.port(), ..*port };
             published.push(Published { service: service.to_owned(), port });
         }
-        let configuration =
-            Configuration { plan: plan.network.clone(), published, ..Configuration::default() };
+        let configuration = Configuration {
+            plan: plan.network.clone(),
+            published,
+            states: self.states.clone(),
+            ..Configuration::default()
+        };
         let with = Descriptors { hub: ours.as_ref().map(AsFd::as_fd), names: &names, listeners: &listeners };
         netd.configure(&configuration, &with)?;
         Ok(netd.confirmed(Instant::now() + DEADLINE)?)
