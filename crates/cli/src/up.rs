@@ -1,4 +1,4 @@
-//! `up`, `down`, `stop`, `start`, `restart`.
+//! `up`, `down`, `stop`, `start`, `restart`, `scale`.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use stack::client::{self, Client};
 use stack::control::{self, Command, Notice, State, Subject};
 use stack::images::Options;
-use stack::plan::SecretSource;
+use stack::plan::{Plan, SecretSource};
 use stack::stats;
 
 use crate::args;
@@ -21,8 +21,9 @@ use crate::signals::Signals;
 
 /// `up`.
 pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure> {
-    let loaded = session.load(arguments.base.as_deref())?;
+    let mut loaded = session.load(arguments.base.as_deref())?;
     check_services(&loaded.plan, &arguments.services)?;
+    scale_plan(&mut loaded.plan, &arguments.scale)?;
     let images = images::for_up(session, &loaded.plan, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
     let up = control::Up {
@@ -31,6 +32,7 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         services: arguments.services.clone(),
         wait: arguments.wait,
         strict: session.strict(),
+        rolling: arguments.rolling,
         plan: loaded.plan,
     };
     let detach = arguments.detach || arguments.wait;
@@ -51,6 +53,17 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         end(session, command.client);
     }
     result
+}
+
+/// `--scale`.
+fn scale_plan(plan: &mut Plan, counts: &[(String, u16)]) -> Result<(), Failure> {
+    for (name, count) in counts {
+        check_services(plan, std::slice::from_ref(name))?;
+        for service in plan.services.iter_mut().filter(|service| service.name == *name) {
+            service.replicas = *count;
+        }
+    }
+    Ok(())
 }
 
 /// Values of the secrets that come from variables. They go to the supervisor over its private socket and
@@ -266,6 +279,11 @@ pub(crate) fn change(session: &Session, command: &Command) -> Result<u8, Failure
     Ok(0)
 }
 
+/// `scale`.
+pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Failure> {
+    change(session, &Command::Scale(arguments.counts.iter().cloned().collect()))
+}
+
 /// Starts a supervisor that has the plan and runs no more of it than `service` depends on, for a one-off
 /// container of a stack that does not run. Ends with this process.
 pub(crate) fn start_for_run(session: &Session, loaded: Loaded, service: &str) -> Result<Client, Failure> {
@@ -280,7 +298,8 @@ pub(crate) fn start_for_run(session: &Session, loaded: Loaded, service: &str) ->
         services.push(String::new());
     }
     let mut client = client::start(&plan)?;
-    let up = control::Up { plan, images, secrets, services, wait: true, strict: session.strict() };
+    let strict = session.strict();
+    let up = control::Up { plan, images, secrets, services, wait: true, strict, rolling: false };
     match session.carry_out(&mut client, &Command::Up(Box::new(up))) {
         Ok(()) => Ok(client),
         Err(failure) => {

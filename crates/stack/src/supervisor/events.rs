@@ -153,7 +153,7 @@ impl Supervisor {
         follow: bool,
     ) -> Result<(), RemoteError> {
         for name in services {
-            self.unit(name)?;
+            self.known(name)?;
         }
         let audience = Audience(services.to_vec());
         let past: Vec<Event> = match since {

@@ -15,27 +15,29 @@ impl Supervisor {
         services: &[String],
         change: &Change,
     ) -> Result<(), RemoteError> {
-        if let Change::Partition(from) = change {
-            for name in from {
-                self.unit(name)?;
+        let mut change = change.clone();
+        if let Change::Partition(from) = &mut change {
+            for name in from.iter() {
+                self.known(name)?;
                 if services.contains(name) {
                     return Err(RemoteError::message(format!(
                         "service `{name}` cannot be cut off from itself"
                     )));
                 }
             }
+            *from = self.containers_of(from);
         }
         for name in services {
-            self.unit(name)?;
+            self.known(name)?;
         }
         let containers: Vec<String> = match services {
             [] => self.faults.keys().cloned().collect(),
-            named => named.to_vec(),
+            named => self.containers_of(named),
         };
         let mut changed = Vec::new();
         for container in containers {
             let before = self.faults.get(&container).cloned().unwrap_or_default();
-            let fault = before.after(change);
+            let fault = before.after(&change);
             self.hub
                 .fault(&container, &fault)
                 .context(|| format!("change the network of service `{container}`"))?;
@@ -46,6 +48,12 @@ impl Supervisor {
         self.notify(id, Notice::Faults(changed));
         self.notify(id, Notice::Done);
         Ok(())
+    }
+
+    /// The containers that are meant by names of services and containers.
+    fn containers_of(&self, names: &[String]) -> Vec<String> {
+        let meant = self.units.iter().filter(|unit| unit.is_among(names));
+        meant.map(|unit| unit.name().to_owned()).collect()
     }
 
     fn keep_fault(&mut self, container: &str, fault: &Fault) {

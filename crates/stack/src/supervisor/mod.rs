@@ -2,15 +2,19 @@
 //! single-threaded loop over descriptors; every decision is taken in [`Supervisor::advance`] from the
 //! state that the events left.
 
+mod adoption;
 mod connection;
 mod events;
 mod faults;
+mod fleet;
 mod health;
 mod logs;
 pub(crate) mod memory;
 mod netd;
 mod process;
 mod request;
+mod rolling;
+mod stop;
 mod unit;
 mod wiring;
 
@@ -38,11 +42,13 @@ use crate::hub::client::{Exit, Hub};
 use crate::plan::{Plan, Probe, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
+use adoption::{Change, Next};
 use connection::{Connection, Pending};
 use events::History;
 use health::{Active, Kind, Monitor, Verdict};
 use logs::{Output, Streams};
-use unit::{Readiness, Run, Unit};
+use rolling::Rolling;
+use unit::{Run, Unit};
 use wiring::Wiring;
 
 /// A process that was started on behalf of a connection or a probe.
@@ -76,12 +82,17 @@ struct Supervisor {
     /// Root inside, as a user and group of the host, where that is not us.
     owner: Option<(u32, u32)>,
     plan: Option<Plan>,
+    /// Image id of each service of the plan.
+    images: BTreeMap<String, String>,
     secrets: BTreeMap<String, String>,
+    /// One for each container of each service, in the order of the plan.
     units: Vec<Unit>,
     /// A plan that takes effect when what it replaces is down.
-    next: Option<Box<crate::control::Up>>,
-    /// Those that came while another one was waiting for that, with their connections.
-    queued: VecDeque<(u64, Box<crate::control::Up>)>,
+    next: Option<Next>,
+    /// The replacement of containers one by one that is under way.
+    rolling: Option<Rolling>,
+    /// Changes that came while another one was being made, with their connections.
+    queued: VecDeque<(u64, Change)>,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     processes: HashMap<i32, Purpose>,
@@ -126,7 +137,7 @@ impl Supervisor {
             tokens.push(token);
             polled.push(PollFd::from_borrowed_fd(fd, flags));
         }
-        let others = [self.wiring.next(), self.history.next()].into_iter().flatten();
+        let others = [self.wiring.next(), self.history.next(), self.roll_next()].into_iter().flatten();
         let timeout = self.units.iter().filter_map(Unit::next).chain(others).min().map(|at| {
             // Rounded up, so that what is due at a moment is due when the wait for it ends.
             at.saturating_duration_since(Instant::now()) + Duration::from_micros(999)
@@ -208,7 +219,11 @@ impl Supervisor {
             let stopped = self.stop_what_is_not_wanted();
             let started = self.start_what_is_ready();
             let switched = self.switch_plan();
-            if !ended && !stopped && !started && !switched {
+            let rolled = self.roll();
+            let swept = self.sweep();
+            let changed = ended || stopped || started || switched || rolled || swept || self.next_change();
+            self.tell_netd();
+            if !changed {
                 break;
             }
         }
@@ -224,39 +239,6 @@ impl Supervisor {
             changed = true;
         }
         changed
-    }
-
-    /// Sends stop signals, dependants first.
-    fn stop_what_is_not_wanted(&mut self) -> bool {
-        let now = Instant::now();
-        let mut changed = false;
-        for index in 0..self.units.len() {
-            let unit = &self.units[index];
-            let Some(run) = &unit.run else { continue };
-            if unit.wanted || run.kill_at.is_some() || self.has_running_dependant(unit.name()) {
-                continue;
-            }
-            let grace = Duration::try_from_secs_f64(unit.service.stop_grace_period).unwrap_or(Duration::ZERO);
-            if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), unit.stop_signal) {
-                tracing::warn!("stop service `{}`: {error}", unit.name());
-            }
-            let unit = &mut self.units[index];
-            if let Some(run) = &mut unit.run {
-                run.kill_at = Some(now + grace);
-            }
-            unit.state = State::Stopping;
-            self.tell_state(index, None);
-            self.tell_event_of(index, What::Stopping);
-            changed = true;
-        }
-        changed
-    }
-
-    /// Whether a service that is also being stopped still depends on `name`.
-    fn has_running_dependant(&self, name: &str) -> bool {
-        self.units.iter().any(|unit| {
-            unit.run.is_some() && !unit.wanted && unit.service.depends_on.iter().any(|d| d.service == name)
-        })
     }
 
     fn start_what_is_ready(&mut self) -> bool {
@@ -294,12 +276,8 @@ impl Supervisor {
     fn dependencies(&self, index: usize) -> Result<bool, RemoteError> {
         let mut ready = true;
         for dependency in &self.units[index].service.depends_on {
-            let Some(unit) = self.units.iter().find(|u| u.name() == dependency.service) else { continue };
-            match unit.readiness(dependency.condition) {
-                Readiness::Ready => {}
-                Readiness::NotYet => ready = false,
-                Readiness::Never => return Err(self.why_not(unit)),
-            }
+            let replicas = self.replicas(&dependency.service);
+            ready &= fleet::readiness(&replicas, dependency.condition).map_err(|unit| self.why_not(unit))?;
         }
         Ok(ready)
     }
@@ -380,10 +358,10 @@ impl Supervisor {
         spec::Ingredients {
             stack: &self.stack,
             container,
-            replica: 1,
+            replica: unit.slot,
             image: &unit.image,
             layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
-            secrets: &self.secrets,
+            secrets: &unit.secrets,
             network,
             idmap: self.idmap.as_ref(),
         }
@@ -496,7 +474,7 @@ impl Supervisor {
             let Some(run) = &mut unit.run else { continue };
             if run.kill_at.is_some_and(|at| at <= now) {
                 if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), 9) {
-                    tracing::warn!("kill service `{}`: {error}", unit.service.name);
+                    tracing::warn!("kill service `{}`: {error}", unit.container);
                 }
                 run.kill_at = Some(now + Duration::from_secs(10));
             }
@@ -565,8 +543,8 @@ impl Supervisor {
     fn read_output(&mut self, index: usize, stream: usize) {
         let unit = &mut self.units[index];
         let Some(output) = unit.outputs.get_mut(stream) else { return };
-        let (lines, open) = output.read(&unit.service.name).unwrap_or_else(|error| {
-            tracing::warn!("read the output of service `{}`: {error}", unit.service.name);
+        let (lines, open) = output.read(&unit.container).unwrap_or_else(|error| {
+            tracing::warn!("read the output of service `{}`: {error}", unit.container);
             (Vec::new(), false)
         });
         if !open {
@@ -582,11 +560,10 @@ impl Supervisor {
             return;
         }
         if let Err(error) = unit.log.write(&lines) {
-            tracing::warn!("write the log of service `{}`: {error}", unit.service.name);
+            tracing::warn!("write the log of service `{}`: {error}", unit.name());
         }
         for line in lines {
-            let service = line.service.clone();
-            self.tell_followers(&service, &Notice::Log(line));
+            self.tell_followers(index, &Notice::Log(line));
         }
     }
 
@@ -613,7 +590,7 @@ impl Supervisor {
             .connections
             .iter()
             .filter(|(_, c)| {
-                c.follows(&service) || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_)))
+                c.follows(unit) || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_)))
             })
             .map(|(id, _)| *id)
             .collect();
@@ -622,9 +599,10 @@ impl Supervisor {
         }
     }
 
-    fn tell_followers(&mut self, service: &str, notice: &Notice) {
+    fn tell_followers(&mut self, index: usize, notice: &Notice) {
+        let unit = &self.units[index];
         let ids: Vec<u64> =
-            self.connections.iter().filter(|(_, c)| c.follows(service)).map(|(id, _)| *id).collect();
+            self.connections.iter().filter(|(_, c)| c.follows(unit)).map(|(id, _)| *id).collect();
         for id in ids {
             self.notify(id, notice.clone());
         }

@@ -184,6 +184,10 @@ impl Supervisor {
         let (container, what) = event::from_netd(told);
         match what {
             What::EgressRefused { .. } => self.tell_refusal(&container, what, Instant::now()),
+            What::Drained => {
+                self.drained(&container);
+                self.tell_event(Some(&container), What::Drained);
+            }
             what => self.tell_event(Some(&container), what),
         }
     }
