@@ -1,8 +1,12 @@
 //! Services with several containers: their numbers, their names, and how they are replaced one by one.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::Value;
 
-use crate::harness::{Stack, finish, until};
+use crate::harness::{DEADLINE, Stack, finish, free_ports, until};
 
 /// Names of all containers, in the order of `ps`.
 fn names(stack: &Stack) -> Vec<String> {
@@ -256,4 +260,89 @@ ipam.config = [{{ subnet = "10.77.0.0/24" }}]
     let rows: Vec<Value> = stack.ps();
     assert!(rows.len() == 1 && rows[0]["container"] == "web", "{rows:?}");
     assert_eq!(stack.sh("web", "echo $VERSION; ip -4 -o addr show eth0 | grep -c 10.77.0.9"), "2\n1");
+}
+
+/// A published service that says who it is and then repeats what it hears.
+fn published(port: u16, keys: &str) -> String {
+    format!(
+        r#"
+[services.web]
+command = ["nc", "-ll", "-p", "80", "-e", "sh", "-c", "hostname; cat"]
+ports = ["{port}:80"]
+healthcheck = {{ test = ["TCP", "80"], interval = "20ms" }}
+{keys}
+"#
+    )
+}
+
+/// A connection, with the name of the container that answered.
+fn connect(port: u16) -> std::io::Result<(BufReader<TcpStream>, String)> {
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    let mut reader = BufReader::new(stream);
+    let mut name = String::new();
+    reader.read_line(&mut name)?;
+    match name.trim() {
+        "" => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        name => Ok((reader, name.to_owned())),
+    }
+}
+
+/// Whether what is sent comes back.
+fn echoes(connection: &mut BufReader<TcpStream>) -> bool {
+    let mut line = String::new();
+    connection.get_mut().write_all(b"hello\n").is_ok()
+        && connection.read_line(&mut line).is_ok()
+        && line == "hello\n"
+}
+
+#[test]
+fn open_connections_outlive_the_decision_to_stop() {
+    let port = free_ports(1);
+    let stack = Stack::new(&published(port, "replicas = 2"));
+    stack.run(&["up", "--wait"]).ok();
+    let mut second = until("a connection to the second", || {
+        let (connection, name) = connect(port).ok()?;
+        (name == "web-2").then_some(connection)
+    });
+    let scale = stack.spawn(&["scale", "web=1"]);
+    stack.wait("web-2", "state", "draining");
+    for _ in 0..10 {
+        assert_eq!(connect(port).unwrap().1, "web", "new ones go elsewhere");
+    }
+    assert!(echoes(&mut second));
+    assert_eq!(stack.row("web-2")["state"], "draining", "it is not stopped while it is connected");
+    drop(second);
+    finish(scale).ok();
+    assert_eq!(names(&stack), ["web"]);
+}
+
+#[test]
+fn no_client_notices_a_replacement() {
+    let port = free_ports(1);
+    let version = |version: &str| published(port, &format!("environment = {{ VERSION = \"{version}\" }}"));
+    let stack = Stack::new(&version("1"));
+    stack.run(&["up", "--wait"]).ok();
+    let done = AtomicBool::new(false);
+    let (served, failed) = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let (mut served, mut failed) = (0, Vec::new());
+            while !done.load(Ordering::Relaxed) {
+                match connect(port) {
+                    Ok((mut connection, _)) if echoes(&mut connection) => served += 1,
+                    Ok(_) => failed.push("no echo".to_owned()),
+                    Err(error) => failed.push(error.to_string()),
+                }
+            }
+            (served, failed)
+        });
+        for next in ["2", "3"] {
+            stack.rewrite(&version(next));
+            stack.run(&["up", "-d", "--rolling"]).ok();
+        }
+        done.store(true, Ordering::Relaxed);
+        client.join().unwrap()
+    });
+    assert!(served > 0 && failed.is_empty(), "{served} served, {failed:?}");
+    assert_eq!(stack.sh("web", "echo $VERSION"), "3");
 }

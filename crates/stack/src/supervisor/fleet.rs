@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use network::balance;
-use network::plan::{AllocateError, Endpoint, NetworkPlan};
+use network::plan::{AllocateError, Endpoint, NetworkPlan, Protocol};
 
 use super::Supervisor;
 use super::unit::{Readiness, Standing, Unit};
@@ -134,7 +134,21 @@ pub(crate) fn obstacle(old: &Service, new: &Service, endpoints: [&Endpoint; 2]) 
     if [old, new].iter().any(|service| service.network_mode != NetworkMode::Own) {
         return Some("its network is another's");
     }
+    if [old, new].iter().any(|service| divides_ports(service)) {
+        return Some("its passive ports are divided among its replicas");
+    }
     [old, new].iter().any(|service| direct(service)).then_some("it accepts connections to a port by itself")
+}
+
+/// Whether each replica of a service is told which ports are its own.
+fn divides_ports(service: &Service) -> bool {
+    service.ports.iter().any(|port| matches!(port.protocol, Protocol::Ftp { .. }))
+}
+
+/// Whether the ports that a container was told to be its own are those that it has by the plan for `service`.
+pub(crate) fn has_its_slice(unit: &Unit, service: &Service) -> bool {
+    let same_number = unit.service.replicas.max(1) == service.replicas.max(1);
+    !divides_ports(service) || (same_number && unit.slot <= service.replicas)
 }
 
 /// What netd is to make of each container.
@@ -159,7 +173,7 @@ impl Supervisor {
     /// Tells netd what has become of containers, if anything has.
     pub(super) fn tell_netd(&mut self) {
         let states = states(self.units.iter(), self.plan.as_ref());
-        if let Err(error) = self.wiring.states(states) {
+        if let Err(error) = self.wiring.tell_states(states) {
             tracing::warn!("{error}");
         }
     }

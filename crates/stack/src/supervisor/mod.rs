@@ -4,10 +4,14 @@
 
 mod adoption;
 mod connection;
+mod events;
+mod faults;
 mod fleet;
 mod health;
 mod logs;
 pub(crate) mod memory;
+mod netd;
+mod probe;
 mod process;
 mod request;
 mod rolling;
@@ -15,6 +19,7 @@ mod stop;
 mod unit;
 mod wiring;
 
+pub use netd::{NETD_ARGUMENT, netd};
 pub use process::{ARGUMENT, main};
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -32,13 +37,16 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::control::{Health, Line, Notice, State};
+use crate::event::What;
+use crate::fault::Fault;
 use crate::hub::client::{Exit, Hub};
-use crate::plan::{Plan, Probe, Service};
+use crate::plan::{Plan, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
 use adoption::{Change, Next};
 use connection::{Connection, Pending};
-use health::{Active, Kind, Monitor, Verdict};
+use events::History;
+use health::{Active, Kind, Monitor};
 use logs::{Output, Streams};
 use rolling::Rolling;
 use unit::{Run, Unit};
@@ -60,6 +68,9 @@ struct Supervisor {
     store: Store,
     hub: Hub,
     wiring: Wiring,
+    history: History,
+    /// What is wrong with networks because somebody asked for it, by container.
+    faults: BTreeMap<String, Fault>,
     signals: SignalFd,
     listener: UnixListener,
     /// Held for life, and by everything that dies with us: free means that nothing of the stack is left.
@@ -127,7 +138,8 @@ impl Supervisor {
             tokens.push(token);
             polled.push(PollFd::from_borrowed_fd(fd, flags));
         }
-        let timeout = self.units.iter().filter_map(Unit::next).chain(self.roll_next()).min().map(|at| {
+        let others = [self.wiring.next(), self.history.next(), self.roll_next()].into_iter().flatten();
+        let timeout = self.units.iter().filter_map(Unit::next).chain(others).min().map(|at| {
             // Rounded up, so that what is due at a moment is due when the wait for it ends.
             at.saturating_duration_since(Instant::now()) + Duration::from_micros(999)
         });
@@ -202,9 +214,8 @@ impl Supervisor {
 
     /// Takes every step that the present state allows: stops, starts, answers.
     fn advance(&mut self) -> Result<(), RemoteError> {
-        // Also what it said while something else was waited for.
-        self.hear_netd()?;
         loop {
+            self.take_known_events();
             let ended = self.take_known_exits();
             let stopped = self.stop_what_is_not_wanted();
             let started = self.start_what_is_ready();
@@ -218,15 +229,6 @@ impl Supervisor {
             }
         }
         self.answer_connections();
-        Ok(())
-    }
-
-    fn hear_netd(&mut self) -> Result<(), RemoteError> {
-        while let Some(event) = self.wiring.event()? {
-            if let network::netd::Event::Drained { container } = event {
-                self.drained(&container);
-            }
-        }
         Ok(())
     }
 
@@ -260,6 +262,7 @@ impl Supervisor {
                 Err(error) => {
                     if self.units[index].postpone(Instant::now()) {
                         self.tell_state(index, Some(error.to_string()));
+                        self.tell_event_of(index, What::Failed { error: error.to_string() });
                     } else {
                         self.fail(index, error);
                     }
@@ -312,7 +315,8 @@ impl Supervisor {
         let error = error.context(format!("cannot start service `{}`", unit.name()));
         let detail = error.to_string();
         unit.failure = Some(error);
-        self.tell_state(index, Some(detail));
+        self.tell_state(index, Some(detail.clone()));
+        self.tell_event_of(index, What::Failed { error: detail });
     }
 
     fn start(&mut self, index: usize) -> Result<(), RemoteError> {
@@ -330,17 +334,22 @@ impl Supervisor {
         let cgroup = self.service_cgroup(&unit.service, unit.name())?;
         let memory = cgroup.as_ref().and_then(|cgroup| memory::watch(cgroup, unit.name()));
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
+        // What `exec` and health checks are like: each replica has variables of its own.
+        let process = resolved.sandbox.process.clone();
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
         // It may have ended and been reaped already; the news of that is on its way.
         let host_pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
         let now = Instant::now();
         let unit = &mut self.units[index];
         unit.recreate = false;
+        unit.process = process;
         unit.outputs.extend(streams.outputs().context(|| "take its terminal".into())?);
         let monitor = unit.check.clone().map(|check| Monitor::new(check, now));
         let (pid, pidfd) = (started.pid, started.pidfd);
         unit.started(Run { pid, pidfd, host_pid, started: now, monitor, cgroup, memory, kill_at: None });
+        let restarts = unit.restarts;
         self.tell_state(index, None);
+        self.tell_event_of(index, What::Started { restarts });
         Ok(())
     }
 
@@ -353,6 +362,7 @@ impl Supervisor {
         spec::Ingredients {
             stack: &self.stack,
             container,
+            replica: unit.slot,
             image: &unit.image,
             layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
             secrets: &unit.secrets,
@@ -387,7 +397,14 @@ impl Supervisor {
                 Some(signal) => format!("ended by signal {signal}"),
                 None => format!("exited with status {}", exit.status),
             };
+            let what = What::Exited {
+                status: exit.status,
+                how: how.clone(),
+                oom_killed: unit.oom_killed,
+                restarts: unit.state == State::Restarting,
+            };
             self.tell_state(index, Some(how));
+            self.tell_event_of(index, what);
             return;
         }
         let probed = |run: &Run| {
@@ -407,42 +424,11 @@ impl Supervisor {
         self.units.iter().position(|unit| unit.run.as_ref().is_some_and(&mut found))
     }
 
-    fn probe_output(&self, index: usize, status: i32) -> String {
-        let monitor = self.units[index].run.as_ref().and_then(|run| run.monitor.as_ref());
-        match monitor.and_then(|m| m.active.as_ref()).map(|a| &a.kind) {
-            Some(Kind::Exec { text, .. }) if !text.is_empty() => {
-                String::from_utf8_lossy(text).trim().to_owned()
-            }
-            _ => format!("exit status {status}"),
-        }
-    }
-
-    fn conclude(&mut self, index: usize, result: Result<(), String>) {
-        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
-        let Some(monitor) = monitor else { return };
-        if monitor.conclude(result, Instant::now()) {
-            let detail = match monitor.health {
-                Health::Unhealthy => Some(format!("unhealthy: {}", monitor.output)),
-                Health::Healthy => Some("healthy".to_owned()),
-                Health::Starting => None,
-            };
-            self.tell_state(index, detail);
-        }
-    }
-
-    fn read_probe(&mut self, index: usize) {
-        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
-        let Some(active) = monitor.and_then(|monitor| monitor.active.as_mut()) else { return };
-        match active.advance() {
-            Verdict::Pending => {}
-            Verdict::Passed => self.conclude(index, Ok(())),
-            Verdict::Failed(why) => self.conclude(index, Err(why)),
-        }
-    }
-
     /// Everything that is due by the clock.
     fn timers(&mut self) -> Result<(), RemoteError> {
         let now = Instant::now();
+        self.revive_netd(now)?;
+        self.tell_left_out(now);
         for index in 0..self.units.len() {
             let unit = &mut self.units[index];
             if unit.restart_at.is_some_and(|at| at <= now) {
@@ -481,42 +467,6 @@ impl Supervisor {
             }
         }
         Ok(())
-    }
-
-    fn probe(&mut self, index: usize) -> Result<Kind, RemoteError> {
-        let unit = &self.units[index];
-        let run = unit.run.as_ref().ok_or_else(|| RemoteError::message("it does not run"))?;
-        let probe = run.monitor.as_ref().and_then(Monitor::probe).cloned();
-        match probe {
-            Some(Probe::Exec(argv)) => {
-                let mut process = unit.process.clone();
-                process.argv = argv;
-                process.terminal = false;
-                let pid = run.pid;
-                let cgroup = run.cgroup.as_ref().map(AsFd::as_fd);
-                let null = File::open("/dev/null")?;
-                let (read, write) =
-                    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-                rustix::io::ioctl_fionbio(&read, true).map_err(io::Error::from)?;
-                let stdio = [null.as_fd(), write.as_fd(), write.as_fd()];
-                let started = self.hub.exec(pid, process, cgroup, stdio)?;
-                Ok(Kind::Exec {
-                    pid: started.pid,
-                    pidfd: started.pidfd,
-                    output: Some(read),
-                    text: Vec::new(),
-                })
-            }
-            Some(Probe::Tcp(port)) => {
-                let name = unit.name().to_owned();
-                Ok(health::connect(self.hub.socket(&name)?, port, None)?)
-            }
-            Some(Probe::Http { port, path }) => {
-                let name = unit.name().to_owned();
-                Ok(health::connect(self.hub.socket(&name)?, port, Some(&path))?)
-            }
-            None => Err(RemoteError::message("there is nothing to try")),
-        }
     }
 
     fn read_output(&mut self, index: usize, stream: usize) {

@@ -56,14 +56,18 @@ impl Supervisor {
         if self.ending.is_some()
             && !matches!(
                 command,
-                Command::Down { .. } | Command::Status | Command::Subjects(_) | Command::Signal(_)
+                Command::Down { .. }
+                    | Command::Status
+                    | Command::Subjects(_)
+                    | Command::Events { .. }
+                    | Command::Signal(_)
             )
         {
             return Err(RemoteError::message("the stack is being taken down"));
         }
         match command {
             Command::Up(up) => self.change(id, Change::Up(up))?,
-            Command::Scale(counts) => self.change(id, Change::Scale(counts))?,
+            Command::Scale(scale) => self.change(id, Change::Scale(scale))?,
             Command::Down { volumes } => {
                 self.end(volumes);
                 self.wait_for(id, Pending::Down);
@@ -103,6 +107,9 @@ impl Supervisor {
                     connection.follow = Some(services);
                 }
             }
+            Command::Events { services, since, follow } => self.events(id, &services, since, follow)?,
+            Command::Net { services, change } => self.change_faults(id, &services, &change)?,
+            Command::Faults => self.show_faults(id),
             Command::Exec(exec) => self.exec(id, &exec, fds)?,
             Command::Run(exec) => self.run_once(id, &exec, fds)?,
             Command::Signal(signal) => self.signal(id, signal)?,
@@ -174,7 +181,7 @@ impl Supervisor {
     }
 
     /// The first container that `name` means.
-    fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
+    pub(super) fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
         self.known(name)?;
         let unit = self.units.iter().find(|unit| unit.answers_to(name));
         unit.ok_or_else(|| RemoteError::message(format!("service `{name}` has no container")))

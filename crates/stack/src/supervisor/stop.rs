@@ -8,6 +8,7 @@ use network::balance;
 use super::Supervisor;
 use super::unit::{Standing, Unit};
 use crate::control::State;
+use crate::event::What;
 
 /// How long a container keeps the connections that it has before its stop signal comes.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -54,6 +55,7 @@ impl Supervisor {
                 tracing::warn!("stop service `{}`: {error}", unit.name());
             }
             self.tell_state(index, None);
+            self.tell_event_of(index, What::Stopping);
         }
         true
     }
