@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use stack::client::{self, Client};
 use stack::control::{self, Command, Notice, State, Subject};
 use stack::images::Options;
-use stack::plan::{Plan, SecretSource};
+use stack::plan::SecretSource;
 use stack::stats;
 
 use crate::args;
@@ -21,9 +21,8 @@ use crate::signals::Signals;
 
 /// `up`.
 pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure> {
-    let mut loaded = session.load(arguments.base.as_deref())?;
+    let loaded = session.load_scaled(arguments.base.as_deref(), &arguments.scale)?;
     check_services(&loaded.plan, &arguments.services)?;
-    scale_plan(&mut loaded.plan, &arguments.scale)?;
     let images = images::for_up(session, &loaded.plan, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
     let up = control::Up {
@@ -53,17 +52,6 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         end(session, command.client);
     }
     result
-}
-
-/// `--scale`.
-fn scale_plan(plan: &mut Plan, counts: &[(String, u16)]) -> Result<(), Failure> {
-    for (name, count) in counts {
-        check_services(plan, std::slice::from_ref(name))?;
-        for service in plan.services.iter_mut().filter(|service| service.name == *name) {
-            service.replicas = *count;
-        }
-    }
-    Ok(())
 }
 
 /// Values of the secrets that come from variables. They go to the supervisor over its private socket and
@@ -281,7 +269,12 @@ pub(crate) fn change(session: &Session, command: &Command) -> Result<u8, Failure
 
 /// `scale`.
 pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Failure> {
-    change(session, &Command::Scale(arguments.counts.iter().cloned().collect()))
+    // What the file says about these services decides whether they can have that many.
+    let plan = session.load_scaled(None, &arguments.counts)?.plan;
+    let counts: BTreeMap<String, u16> = arguments.counts.iter().cloned().collect();
+    let mut groups = plan.network.groups;
+    groups.retain(|group| counts.contains_key(&group.service));
+    change(session, &Command::Scale(control::Scale { counts, groups }))
 }
 
 /// Starts a supervisor that has the plan and runs no more of it than `service` depends on, for a one-off

@@ -19,7 +19,7 @@ pub enum Command {
     /// Bring the stack to this plan.
     Up(Box<Up>),
     /// Change how many containers run services, until the next `Up`.
-    Scale(BTreeMap<String, u16>),
+    Scale(Scale),
     /// Stop everything, and end the supervisor.
     Down {
         /// Remove the named volumes too.
@@ -86,6 +86,15 @@ pub struct Up {
     /// Replace containers one by one, each when its successor is ready.
     #[serde(default)]
     pub rolling: bool,
+}
+
+/// `scale`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Scale {
+    /// How many containers there are to be of each service that is named.
+    pub counts: BTreeMap<String, u16>,
+    /// What stands for these services, where nothing does yet.
+    pub groups: Vec<network::plan::Group>,
 }
 
 /// A process to run inside.

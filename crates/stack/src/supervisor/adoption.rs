@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use image::{Digest, Image};
-use network::plan::{Endpoint, NetworkPlan, replica_name};
+use network::plan::{Endpoint, Interface, NetworkPlan, replica_name};
 
 use super::connection::Pending;
 use super::fleet::{self, Present};
@@ -12,7 +12,7 @@ use super::logs::Log;
 use super::rolling::Rolling;
 use super::unit::{Standing, Unit};
 use super::{Purpose, Supervisor};
-use crate::control::{Notice, Up};
+use crate::control::{Notice, Scale, Up};
 use crate::plan::{Plan, SecretSource, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
@@ -23,7 +23,7 @@ pub(super) enum Change {
     /// Another plan.
     Up(Box<Up>),
     /// Other numbers of replicas.
-    Scale(BTreeMap<String, u16>),
+    Scale(Scale),
 }
 
 /// A plan that takes effect when what it replaces is down.
@@ -55,7 +55,7 @@ impl Supervisor {
         if self.next.is_some() || self.rolling.is_some() {
             let (services, wait) = match &change {
                 Change::Up(up) => (closure(&up.plan, &up.services), up.wait),
-                Change::Scale(counts) => (counts.keys().cloned().collect(), false),
+                Change::Scale(scale) => (scale.counts.keys().cloned().collect(), false),
             };
             self.wait_for(id, Pending::Up { services, wait });
             self.queued.push_back((id, change));
@@ -63,17 +63,17 @@ impl Supervisor {
         }
         match change {
             Change::Up(up) => self.up(id, up),
-            Change::Scale(counts) => {
-                let up = self.scaled(&counts)?;
+            Change::Scale(scale) => {
+                let up = self.scaled(scale)?;
                 self.up(id, Box::new(up))
             }
         }
     }
 
     /// The plan in force with other numbers of replicas.
-    fn scaled(&self, counts: &BTreeMap<String, u16>) -> Result<Up, RemoteError> {
+    fn scaled(&self, Scale { counts, groups }: Scale) -> Result<Up, RemoteError> {
         let mut plan = self.plan.clone().ok_or_else(|| RemoteError::message("there is no plan"))?;
-        for (name, count) in counts {
+        for (name, count) in &counts {
             self.known(name)?;
             let service = plan.services.iter_mut().find(|service| service.name == *name);
             let Some(service) = service else {
@@ -81,6 +81,15 @@ impl Supervisor {
                     .or_hint("the number of containers is a service's"));
             };
             service.replicas = *count;
+        }
+        for mut group in groups {
+            let model = plan.network.endpoints.iter().find(|endpoint| endpoint.group == group.service);
+            let links = model.map_or(&[][..], |model| &model.interfaces);
+            // The file may have changed since.
+            group.addresses.retain(|at| links.iter().any(|link| link.network == at.network));
+            if plan.network.groups.iter().all(|known| known.service != group.service) {
+                plan.network.groups.push(group);
+            }
         }
         Ok(Up {
             plan,
@@ -187,7 +196,8 @@ impl Supervisor {
         let is_same = |unit: &Unit| {
             service.config_hash == unit.service.config_hash
                 && up.images.get(name) == Some(&unit.image_id)
-                && endpoint(running, unit.name()) == endpoint(network, unit.name())
+                && links(running, unit.name()) == links(network, unit.name())
+                && fleet::has_its_slice(unit, service)
                 && secrets_of(service, &up.secrets) == unit.secrets
         };
         let is_going = |unit: &Unit| {
@@ -334,7 +344,7 @@ impl Supervisor {
     /// Wires the networks of `plan`. netd hears of the containers that are about to be there first.
     pub(super) fn wire(&mut self, plan: &Plan, made: &[Unit]) -> Result<(), RemoteError> {
         let states = fleet::states(self.units.iter().chain(made), Some(plan));
-        if let Err(error) = self.wiring.states(states) {
+        if let Err(error) = self.wiring.tell_states(states) {
             tracing::warn!("{error}");
         }
         self.wiring.apply(plan, &mut self.hub)
@@ -387,6 +397,11 @@ fn alone(unit: &Unit, service: &Service, running: &NetworkPlan, plan: &NetworkPl
 
 fn endpoint<'a>(plan: &'a NetworkPlan, container: &str) -> Option<&'a Endpoint> {
     plan.endpoints.iter().find(|endpoint| endpoint.service == container)
+}
+
+/// What of an endpoint cannot change while its container runs.
+fn links<'a>(plan: &'a NetworkPlan, container: &str) -> Option<&'a [Interface]> {
+    endpoint(plan, container).map(|endpoint| endpoint.interfaces.as_slice())
 }
 
 /// Values of the secrets of a service that come from variables. They are in no plan, and so in no hash of one.

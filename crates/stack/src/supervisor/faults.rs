@@ -15,25 +15,17 @@ impl Supervisor {
         services: &[String],
         change: &Change,
     ) -> Result<(), RemoteError> {
-        let mut change = change.clone();
-        if let Change::Partition(from) = &mut change {
-            for name in from.iter() {
-                self.known(name)?;
-                if services.contains(name) {
-                    return Err(RemoteError::message(format!(
-                        "service `{name}` cannot be cut off from itself"
-                    )));
-                }
-            }
-            *from = self.containers_of(from);
-        }
-        for name in services {
-            self.known(name)?;
-        }
         let containers: Vec<String> = match services {
             [] => self.faults.keys().cloned().collect(),
-            named => self.containers_of(named),
+            named => self.containers(named)?,
         };
+        let mut change = change.clone();
+        if let Change::Partition(from) = &mut change {
+            *from = self.containers(from)?;
+            if let Some(name) = from.iter().find(|name| containers.contains(name)) {
+                return Err(RemoteError::message(format!("service `{name}` cannot be cut off from itself")));
+            }
+        }
         let mut changed = Vec::new();
         for container in containers {
             let before = self.faults.get(&container).cloned().unwrap_or_default();
@@ -50,10 +42,11 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The containers that are meant by names of services and containers.
-    fn containers_of(&self, names: &[String]) -> Vec<String> {
+    /// Names of the containers that these names mean.
+    fn containers(&self, names: &[String]) -> Result<Vec<String>, RemoteError> {
+        names.iter().try_for_each(|name| self.unit(name).map(drop))?;
         let meant = self.units.iter().filter(|unit| unit.is_among(names));
-        meant.map(|unit| unit.name().to_owned()).collect()
+        Ok(meant.map(|unit| unit.name().to_owned()).collect())
     }
 
     fn keep_fault(&mut self, container: &str, fault: &Fault) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use network::balance;
-use network::plan::{AllocateError, Endpoint, NetworkPlan};
+use network::plan::{AllocateError, Endpoint, NetworkPlan, Protocol};
 
 use super::Supervisor;
 use super::unit::{Readiness, Standing, Unit};
@@ -134,7 +134,21 @@ pub(crate) fn obstacle(old: &Service, new: &Service, endpoints: [&Endpoint; 2]) 
     if [old, new].iter().any(|service| service.network_mode != NetworkMode::Own) {
         return Some("its network is another's");
     }
+    if [old, new].iter().any(|service| divides_ports(service)) {
+        return Some("its passive ports are divided among its replicas");
+    }
     [old, new].iter().any(|service| direct(service)).then_some("it accepts connections to a port by itself")
+}
+
+/// Whether each replica of a service is told which ports are its own.
+fn divides_ports(service: &Service) -> bool {
+    service.ports.iter().any(|port| matches!(port.protocol, Protocol::Ftp { .. }))
+}
+
+/// Whether the ports that a container was told to be its own are those that it has by the plan for `service`.
+pub(crate) fn has_its_slice(unit: &Unit, service: &Service) -> bool {
+    let same_number = unit.service.replicas.max(1) == service.replicas.max(1);
+    !divides_ports(service) || (same_number && unit.slot <= service.replicas)
 }
 
 /// What netd is to make of each container.
@@ -159,7 +173,7 @@ impl Supervisor {
     /// Tells netd what has become of containers, if anything has.
     pub(super) fn tell_netd(&mut self) {
         let states = states(self.units.iter(), self.plan.as_ref());
-        if let Err(error) = self.wiring.states(states) {
+        if let Err(error) = self.wiring.tell_states(states) {
             tracing::warn!("{error}");
         }
     }
@@ -199,5 +213,129 @@ impl Supervisor {
             tracing::warn!("remove the containers {}: {error}", gone.join(", "));
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Instant;
+
+    use network::plan::{Attachment, EndpointRequest, NetworkRequest, allocate};
+
+    use super::*;
+    use crate::supervisor::unit::tests::{run, unit};
+
+    /// Containers with these slots, all as wanted.
+    fn there(states: &[(u16, balance::State)]) -> Vec<Present> {
+        states.iter().map(|(slot, state)| Present { slot: *slot, same: true, state: *state }).collect()
+    }
+
+    #[test]
+    fn the_lowest_slots_are_taken_and_the_highest_given_up() {
+        use balance::State::Ready;
+        let three = there(&[(1, Ready), (2, Ready), (4, Ready)]);
+        let fewer = slots(2, &three, &[], false);
+        assert_eq!((fewer.kept, fewer.surplus, fewer.fresh), (vec![1, 2], vec![4], vec![]));
+        let more = slots(5, &three, &[3], false);
+        assert_eq!((more.kept, more.surplus, more.fresh), (vec![1, 2, 4], vec![], vec![5, 6]));
+        assert_eq!(slots(2, &[], &[], false).fresh, [1, 2]);
+        assert_eq!(slots(0, &three, &[], false).surplus, [1, 2, 4]);
+    }
+
+    #[test]
+    fn those_that_do_not_work_go_first() {
+        use balance::State::{Down, Ready, Starting, Unhealthy};
+        let present = there(&[(1, Unhealthy), (2, Starting), (3, Ready), (4, Down)]);
+        for (wanted, kept) in [(1, vec![3]), (2, vec![2, 3]), (3, vec![1, 2, 3]), (4, vec![1, 2, 3, 4])] {
+            assert_eq!(slots(wanted, &present, &[], false).kept, kept);
+        }
+    }
+
+    #[test]
+    fn outdated_ones_make_room_or_wait_for_their_successors() {
+        let mut present = there(&[(1, balance::State::Ready), (2, balance::State::Ready)]);
+        present[0].same = false;
+        let decided = slots(2, &present, &[], false);
+        assert_eq!((decided.outdated, decided.fresh), (vec![1], vec![1]), "its slot is free when it is down");
+        let decided = slots(3, &present, &[], true);
+        assert_eq!((decided.outdated, decided.kept, decided.fresh), (vec![1], vec![2], vec![]));
+    }
+
+    fn planned(services: &[&str]) -> NetworkPlan {
+        let endpoint = |name: &&str| EndpointRequest {
+            service: (*name).to_owned(),
+            attachments: vec![Attachment {
+                network: "n".into(),
+                aliases: vec!["alias".into()],
+                ..Attachment::default()
+            }],
+            ..EndpointRequest::default()
+        };
+        let endpoints: Vec<EndpointRequest> = services.iter().map(endpoint).collect();
+        let network = NetworkRequest { name: "n".into(), ..NetworkRequest::default() };
+        allocate(&[network], &endpoints, &[]).unwrap()
+    }
+
+    fn names(plan: &NetworkPlan) -> Vec<&str> {
+        plan.endpoints.iter().map(|endpoint| endpoint.service.as_str()).collect()
+    }
+
+    #[test]
+    fn endpoints_follow_the_slots() {
+        let mut plan = planned(&["web", "db"]);
+        let web = plan.endpoints[0].clone();
+        place(&mut plan, "web", &["web".into(), "web-3".into()]).unwrap();
+        assert_eq!(names(&plan), ["web", "db", "web-3"]);
+        assert_eq!(plan.endpoints[0], web, "who stays is not moved");
+        place(&mut plan, "web", &["web-3".into()]).unwrap();
+        assert_eq!(names(&plan), ["db", "web-3"]);
+        assert_eq!(plan.endpoints[1].interfaces[0].aliases, ["web-3", "alias"]);
+        place(&mut plan, "web", &[]).unwrap();
+        assert_eq!(names(&plan), ["db", "web-3"], "what later ones are made like");
+        // By a model that none of those that are there is like.
+        let mut model = web.clone();
+        model.interfaces[0].aliases = vec!["web".into(), "new".into()];
+        add_like(&mut plan, &model, "web-4").unwrap();
+        let added = plan.endpoints.last().unwrap();
+        assert!(added.group == "web" && added.interfaces[0].aliases == ["web-4", "new"], "{added:?}");
+        let addresses: std::collections::BTreeSet<Ipv4Addr> =
+            plan.endpoints.iter().map(|endpoint| endpoint.interfaces[0].address).collect();
+        assert_eq!(addresses.len(), 3, "each has its own");
+    }
+
+    #[test]
+    fn an_endpoint_stays_as_long_as_its_networks_do() {
+        let running = planned(&["web"]);
+        let mut plan = planned(&["web", "db"]);
+        assert!(can_stay(&running.endpoints[0], &running, &plan));
+        plan.networks[0].mtu = Some(1400);
+        assert!(!can_stay(&running.endpoints[0], &running, &plan));
+        plan.networks.clear();
+        assert!(!can_stay(&running.endpoints[0], &running, &plan));
+    }
+
+    #[test]
+    fn a_service_is_ready_when_all_of_it_is() {
+        let top = tempfile::tempdir().unwrap();
+        let mut first = unit(top.path(), "");
+        let mut second = unit(top.path(), "");
+        let now = Instant::now();
+        let ready = |first: &Unit, second: &Unit| {
+            readiness(&[first, second], Condition::Started).map_err(|unit| unit.failure.is_some())
+        };
+        assert_eq!(readiness(&[], Condition::Started).ok(), Some(true), "nobody is waited for");
+        assert_eq!(ready(&first, &second), Err(false), "nobody wants them");
+        first.want();
+        second.want();
+        first.started(run(now));
+        assert_eq!(ready(&first, &second), Ok(false));
+        second.standing = Standing::Trial;
+        assert_eq!(ready(&first, &second), Ok(true), "one that has yet to show what it is does not count");
+        second.standing = Standing::Current;
+        second.failure = Some(crate::RemoteError::message("no"));
+        assert_eq!(ready(&first, &second), Err(true));
+        second.give_up();
+        assert_eq!(ready(&first, &second), Ok(true), "one that was stopped does not count");
     }
 }

@@ -11,6 +11,7 @@ mod health;
 mod logs;
 pub(crate) mod memory;
 mod netd;
+mod probe;
 mod process;
 mod request;
 mod rolling;
@@ -39,13 +40,13 @@ use crate::control::{Health, Line, Notice, State};
 use crate::event::What;
 use crate::fault::Fault;
 use crate::hub::client::{Exit, Hub};
-use crate::plan::{Plan, Probe, Service};
+use crate::plan::{Plan, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
 use adoption::{Change, Next};
 use connection::{Connection, Pending};
 use events::History;
-use health::{Active, Kind, Monitor, Verdict};
+use health::{Active, Kind, Monitor};
 use logs::{Output, Streams};
 use rolling::Rolling;
 use unit::{Run, Unit};
@@ -333,12 +334,15 @@ impl Supervisor {
         let cgroup = self.service_cgroup(&unit.service, unit.name())?;
         let memory = cgroup.as_ref().and_then(|cgroup| memory::watch(cgroup, unit.name()));
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
+        // What `exec` and health checks are like: each replica has variables of its own.
+        let process = resolved.sandbox.process.clone();
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
         // It may have ended and been reaped already; the news of that is on its way.
         let host_pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
         let now = Instant::now();
         let unit = &mut self.units[index];
         unit.recreate = false;
+        unit.process = process;
         unit.outputs.extend(streams.outputs().context(|| "take its terminal".into())?);
         let monitor = unit.check.clone().map(|check| Monitor::new(check, now));
         let (pid, pidfd) = (started.pid, started.pidfd);
@@ -420,45 +424,6 @@ impl Supervisor {
         self.units.iter().position(|unit| unit.run.as_ref().is_some_and(&mut found))
     }
 
-    fn probe_output(&self, index: usize, status: i32) -> String {
-        let monitor = self.units[index].run.as_ref().and_then(|run| run.monitor.as_ref());
-        match monitor.and_then(|m| m.active.as_ref()).map(|a| &a.kind) {
-            Some(Kind::Exec { text, .. }) if !text.is_empty() => {
-                String::from_utf8_lossy(text).trim().to_owned()
-            }
-            _ => format!("exit status {status}"),
-        }
-    }
-
-    fn conclude(&mut self, index: usize, result: Result<(), String>) {
-        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
-        let Some(monitor) = monitor else { return };
-        if monitor.conclude(result, Instant::now()) {
-            let (detail, what) = match monitor.health {
-                Health::Unhealthy => (
-                    Some(format!("unhealthy: {}", monitor.output)),
-                    Some(What::Unhealthy { output: monitor.output.clone() }),
-                ),
-                Health::Healthy => (Some("healthy".to_owned()), Some(What::Healthy)),
-                Health::Starting => (None, None),
-            };
-            self.tell_state(index, detail);
-            if let Some(what) = what {
-                self.tell_event_of(index, what);
-            }
-        }
-    }
-
-    fn read_probe(&mut self, index: usize) {
-        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
-        let Some(active) = monitor.and_then(|monitor| monitor.active.as_mut()) else { return };
-        match active.advance() {
-            Verdict::Pending => {}
-            Verdict::Passed => self.conclude(index, Ok(())),
-            Verdict::Failed(why) => self.conclude(index, Err(why)),
-        }
-    }
-
     /// Everything that is due by the clock.
     fn timers(&mut self) -> Result<(), RemoteError> {
         let now = Instant::now();
@@ -502,42 +467,6 @@ impl Supervisor {
             }
         }
         Ok(())
-    }
-
-    fn probe(&mut self, index: usize) -> Result<Kind, RemoteError> {
-        let unit = &self.units[index];
-        let run = unit.run.as_ref().ok_or_else(|| RemoteError::message("it does not run"))?;
-        let probe = run.monitor.as_ref().and_then(Monitor::probe).cloned();
-        match probe {
-            Some(Probe::Exec(argv)) => {
-                let mut process = unit.process.clone();
-                process.argv = argv;
-                process.terminal = false;
-                let pid = run.pid;
-                let cgroup = run.cgroup.as_ref().map(AsFd::as_fd);
-                let null = File::open("/dev/null")?;
-                let (read, write) =
-                    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-                rustix::io::ioctl_fionbio(&read, true).map_err(io::Error::from)?;
-                let stdio = [null.as_fd(), write.as_fd(), write.as_fd()];
-                let started = self.hub.exec(pid, process, cgroup, stdio)?;
-                Ok(Kind::Exec {
-                    pid: started.pid,
-                    pidfd: started.pidfd,
-                    output: Some(read),
-                    text: Vec::new(),
-                })
-            }
-            Some(Probe::Tcp(port)) => {
-                let name = unit.name().to_owned();
-                Ok(health::connect(self.hub.socket(&name)?, port, None)?)
-            }
-            Some(Probe::Http { port, path }) => {
-                let name = unit.name().to_owned();
-                Ok(health::connect(self.hub.socket(&name)?, port, Some(&path))?)
-            }
-            None => Err(RemoteError::message("there is nothing to try")),
-        }
     }
 
     fn read_output(&mut self, index: usize, stream: usize) {

@@ -67,7 +67,7 @@ impl Supervisor {
         }
         match command {
             Command::Up(up) => self.change(id, Change::Up(up))?,
-            Command::Scale(counts) => self.change(id, Change::Scale(counts))?,
+            Command::Scale(scale) => self.change(id, Change::Scale(scale))?,
             Command::Down { volumes } => {
                 self.end(volumes);
                 self.wait_for(id, Pending::Down);
@@ -181,7 +181,7 @@ impl Supervisor {
     }
 
     /// The first container that `name` means.
-    fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
+    pub(super) fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
         self.known(name)?;
         let unit = self.units.iter().find(|unit| unit.answers_to(name));
         unit.ok_or_else(|| RemoteError::message(format!("service `{name}` has no container")))

@@ -65,23 +65,6 @@ impl Wiring {
         self.netd.running().map(|netd| netd.client.as_fd())
     }
 
-    /// Tells netd what has changed in the states of all containers.
-    pub(crate) fn states(&mut self, states: BTreeMap<String, State>) -> Result<(), RemoteError> {
-        let changed: BTreeMap<String, State> = states
-            .iter()
-            .filter(|(name, state)| self.states.get(*name) != Some(state))
-            .map(|(name, state)| (name.clone(), *state))
-            .collect();
-        // A netd that cannot be told now gets all of them with its next configuration.
-        self.states = states;
-        let Some(netd) = self.netd.running().filter(|_| !changed.is_empty()) else { return Ok(()) };
-        match netd.client.states(&changed) {
-            // The next one hears of them with its configuration.
-            Err(error) if error.is_netd_gone() => Ok(()),
-            result => Ok(result?),
-        }
-    }
-
     /// Binds the ports of `plan`, wires its networks, and has netd serve both. Ports come first: a port that is
     /// taken is the likeliest failure, and nothing has changed then.
     pub(crate) fn apply(&mut self, plan: &Plan, hub: &mut Hub) -> Result<(), RemoteError> {
@@ -161,6 +144,19 @@ impl Wiring {
             Ok(()) => Ok(true),
             Err(error) if error.is_netd_gone() => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells netd what has changed in the states of all containers; the next netd hears of all of them.
+    pub(crate) fn tell_states(&mut self, states: BTreeMap<String, State>) -> Result<(), RemoteError> {
+        let is_news = |(name, state): &(&String, &State)| self.states.get(*name) != Some(*state);
+        let news = states.iter().filter(is_news).map(|(name, state)| (name.clone(), *state));
+        let news: BTreeMap<String, State> = news.collect();
+        self.states = states;
+        let Some(netd) = self.netd.running().filter(|_| !news.is_empty()) else { return Ok(()) };
+        match netd.client.states(&news) {
+            Err(error) if !error.is_netd_gone() => Err(error.into()),
+            _ => Ok(()),
         }
     }
 
