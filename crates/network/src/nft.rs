@@ -266,3 +266,55 @@ pub(crate) fn remove(family: Family, name: &str) -> Result<(), Error> {
     transaction.delete(family, name);
     transaction.commit()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `nft` encodes `tproxy to :1111` (`strace -xx -e trace=sendmsg nft ...`).
+    #[test]
+    fn expressions_are_a_name_and_data() {
+        let encoded = Expression::TransparentProxy.encode();
+        let data = Attributes::new().be32(1, 0).be32(3, 1);
+        assert_eq!(encoded, Attributes::new().string(1, "tproxy").nested(2, &data));
+        let bytes = Expression::Equal(vec![6]).encode();
+        let value = Attributes::new().bytes(1, &[6]);
+        let data = Attributes::new().be32(1, 1).be32(2, 0).nested(3, &value);
+        assert_eq!(bytes, Attributes::new().string(1, "cmp").nested(2, &data));
+        let verdict = Attributes::new().nested(2, &Attributes::new().be32(1, 1));
+        let data = Attributes::new().be32(1, 0).nested(2, &verdict);
+        assert_eq!(Expression::Accept.encode(), Attributes::new().string(1, "immediate").nested(2, &data));
+    }
+
+    #[test]
+    fn a_transaction_numbers_its_requests_and_names_their_objects() {
+        let rules = vec![vec![Expression::Drop], vec![Expression::Accept]];
+        let chain = Chain { name: "input", hook: Hook::Input, priority: -150, rules };
+        let mut transaction = Transaction::begin();
+        transaction.create(&Table { family: Family::Bridge, name: "t", chains: vec![chain] });
+        let expected = [
+            "begin a transaction of nftables",
+            "create nftables table `t`",
+            "create chain `input` of nftables table `t`",
+            "add rule 1 to chain `input` of nftables table `t`",
+            "add rule 2 to chain `input` of nftables table `t`",
+        ];
+        assert_eq!(transaction.requests, expected);
+        let mut rest = &transaction.bytes[..];
+        for (number, kind) in [BATCH_BEGIN, NEW_TABLE, NEW_CHAIN, NEW_RULE, NEW_RULE].into_iter().enumerate()
+        {
+            let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
+            assert_eq!(rest[4..6], kind.to_ne_bytes());
+            assert_eq!(rest[8..12], (number as u32).to_ne_bytes());
+            assert_eq!(rest[16], if kind == BATCH_BEGIN { 0 } else { 7 }, "the family");
+            assert_eq!(rest[18..20], if kind == BATCH_BEGIN { [0, 10] } else { [0, 0] });
+            rest = &rest[length..];
+        }
+        assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn names_of_interfaces_are_padded() {
+        assert_eq!(interface_name("eth0"), b"eth0\0\0\0\0\0\0\0\0\0\0\0\0");
+    }
+}

@@ -162,7 +162,7 @@ fn receive(socket: &OwnedFd) -> (Vec<u8>, SocketAddr, SocketAddr) {
             .unwrap();
     let destination = message.cmsgs().unwrap().find_map(|one| match one {
         ControlMessageOwned::Ipv4OrigDstAddr(to) => {
-            let to = nix::sys::socket::SockaddrIn::from(to);
+            let to = SockaddrIn::from(to);
             Some(SocketAddr::from((to.ip(), to.port())))
         }
         ControlMessageOwned::Ipv6OrigDstAddr(to) => {
