@@ -8,6 +8,7 @@ mod datagram;
 mod echo;
 mod event;
 mod flow;
+mod ftp;
 mod proxy;
 mod resolver;
 mod slab;
@@ -30,7 +31,7 @@ use crate::balance::State;
 use crate::error::Doing;
 use crate::intercept::Intercepted;
 use crate::names::NameSockets;
-use crate::plan::{NetworkPlan, PublishedPort};
+use crate::plan::{NetworkPlan, Protocol, PublishedPort};
 
 pub use event::run;
 
@@ -54,6 +55,27 @@ pub struct Published {
     pub service: String,
     /// The port, as bound: `host_port` is the real one, not 0.
     pub port: PublishedPort,
+    /// It is one of the pool for FTP's passive mode that belongs to a port.
+    pub ftp_data: bool,
+}
+
+impl Published {
+    /// What a port of `service` takes on the host: itself, and the pool for passive mode with FTP.
+    pub fn expand(service: &str, port: PublishedPort) -> impl Iterator<Item = Self> {
+        let pool = match port.protocol {
+            Protocol::Ftp { passive: (first, last), .. } => Some(first..=last),
+            Protocol::Tcp | Protocol::Udp => None,
+        };
+        let pool = pool.into_iter().flatten().map(move |number| PublishedPort {
+            host_port: number,
+            container_port: number,
+            ..port
+        });
+        let service = service.to_owned();
+        std::iter::once((port, false))
+            .chain(pool.map(|port| (port, true)))
+            .map(move |(port, ftp_data)| Self { service: service.clone(), port, ftp_data })
+    }
 }
 
 /// Descriptors that go with a [`Configuration`]: only what netd has not got yet.

@@ -113,6 +113,19 @@ pub fn replica_name(service: &str, number: u16) -> String {
     if number <= 1 { service.to_owned() } else { format!("{service}-{number}") }
 }
 
+/// The part of a pool of passive ports that is replica `number`'s (from 1) of `of`: parts follow each other, and
+/// differ by one port at the most. `None` where there is not a port for each.
+#[must_use]
+pub fn passive_slice(pool: (u16, u16), number: u16, of: u16) -> Option<(u16, u16)> {
+    let (number, of) = (u32::from(number.max(1)), u32::from(of.max(1)));
+    let size = u32::from(pool.1).checked_sub(u32::from(pool.0))? + 1;
+    if size < of || number > of {
+        return None;
+    }
+    let at = |part: u32| u16::try_from(u32::from(pool.0) + size * part / of - u32::from(part == number)).ok();
+    Some((at(number - 1)?, at(number)?))
+}
+
 /// A veth pair between an endpoint and a bridge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Interface {
@@ -323,4 +336,39 @@ impl Interface {
 pub(crate) fn derived_mac(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x02, 0x42, a, b, c, d]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn passive_slices() {
+        assert_eq!(passive_slice((21100, 21109), 1, 1), Some((21100, 21109)));
+        assert_eq!(passive_slice((21100, 21109), 1, 3), Some((21100, 21102)));
+        assert_eq!(passive_slice((21100, 21109), 3, 3), Some((21106, 21109)));
+        assert_eq!(passive_slice((1, u16::MAX), 2, 2), Some((32768, 65535)));
+        assert_eq!(passive_slice((5, 6), 1, 3), None);
+        assert_eq!(passive_slice((5, 6), 3, 2), None);
+        assert_eq!(passive_slice((6, 5), 1, 1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn slices_make_up_the_pool(first in 1u16.., size in 1u16.., of in 1u16..50) {
+            let pool = (first, first.saturating_add(size - 1));
+            let count = u32::from(pool.1 - pool.0) + 1;
+            prop_assume!(count >= u32::from(of));
+            let mut next = u32::from(first);
+            for number in 1..=of {
+                let (from, to) = passive_slice(pool, number, of).unwrap();
+                prop_assert_eq!(u32::from(from), next);
+                let length = u32::from(to - from) + 1;
+                prop_assert!((count / u32::from(of)..=count.div_ceil(u32::from(of))).contains(&length));
+                next = u32::from(to) + 1;
+            }
+            prop_assert_eq!(next, u32::from(pool.1) + 1);
+        }
+    }
 }

@@ -25,6 +25,8 @@ pub struct LoadOptions {
     pub base: Option<String>,
     /// Warnings are errors.
     pub strict: bool,
+    /// Numbers of replicas that outweigh the file's, by service.
+    pub scale: BTreeMap<String, u16>,
 }
 
 /// The names looked for in a directory, in this order.
@@ -149,5 +151,7 @@ fn directory(file: &Path) -> Result<PathBuf, FileError> {
     parent.canonicalize().map_err(|source| FileError::Read { path: parent.to_owned(), source })
 }
 
+#[cfg(test)]
+mod network_tests;
 #[cfg(test)]
 mod tests;

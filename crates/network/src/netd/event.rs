@@ -1,7 +1,7 @@
 //! The event loop: one thread, level-triggered epoll, nothing that blocks.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,17 @@ use sys::channel::{Channel, Message};
 
 use super::datagram::{Datagrams, Purpose};
 use super::echo::Echo;
+use super::ftp::{Expected, Gate};
 use super::proxy::{Dial, End, Proxy};
-use super::resolver::Resolver;
+use super::resolver::{Learned, Resolver};
 use super::slab::{Key, Slab};
 use super::sockets::{Sockets, Waiter};
-use super::topology::{Entrance, Topology, Way};
+use super::topology::{Entrance, ServiceId, Topology, Way};
 use super::{Configuration, Descriptor, Event, Intercept, Published, Reply, Request, encode};
 use crate::Error;
 use crate::error::Doing;
 use crate::names::NameSockets;
+use crate::plan::Protocol;
 
 /// How long accepting rests when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(100);
@@ -123,6 +125,8 @@ pub(super) struct World {
     pub(super) poll: Poll,
     pub(super) sockets: Sockets,
     pub(super) topology: Topology,
+    /// FTP data connections that are expected.
+    pub(super) ftp: Expected,
     /// What the supervisor is to be told.
     pub(super) events: Vec<Event>,
     /// The second in which refusals are counted, and how many there were.
@@ -214,6 +218,7 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         poll,
         sockets: Sockets::new(),
         topology: Topology::default(),
+        ftp: Expected::default(),
         events: Vec::new(),
         refusals: (Instant::now(), 0),
     };
@@ -259,7 +264,15 @@ impl Netd {
             if self.next_deadline().is_some() {
                 self.expire(Instant::now());
             }
+            self.learn();
             self.tell();
+        }
+    }
+
+    /// Remembers which names led containers to which addresses, for their egress policies.
+    fn learn(&mut self) {
+        for Learned { container, name, addresses, lifetime } in self.resolver.take_learned() {
+            self.world.topology.learned.record(&container, &name, addresses, lifetime, Instant::now());
         }
     }
 
@@ -359,8 +372,19 @@ impl Netd {
             let Ok(address) = address else { continue };
             match (service, &listener.kind) {
                 (Some(service), ListenerKind::Published(published)) => {
-                    let dial = Dial::Service(service, published.port.container_port, Entrance::Host);
-                    self.proxy.accepted(&mut self.world, client, address, dial);
+                    let (pool, port) = (published.ftp_data, published.port);
+                    if pool {
+                        self.passive_data(client, address, service, port.host_port);
+                        continue;
+                    }
+                    let gate = match port.protocol {
+                        Protocol::Ftp { passive, announce } => {
+                            Some(Gate { service, passive, announce: announce.map(IpAddr::V4) })
+                        }
+                        Protocol::Tcp | Protocol::Udp => None,
+                    };
+                    let dial = Dial::Service(service, port.container_port, Entrance::Host);
+                    self.proxy.accepted(&mut self.world, client, address, dial, gate);
                 }
                 _ => self.intercepted(client, address),
             }
@@ -373,8 +397,9 @@ impl Netd {
         // The address that it connected to is the accepted socket's own (`TPROXY`).
         let destination = rustix::net::getsockname(&client).ok().and_then(|at| SocketAddr::try_from(at).ok());
         let Some(destination) = destination else { return };
-        if let Err(error) = crate::publish::tune(&client) {
-            tracing::debug!(%error, "tune connection");
+        if let Some((client_address, from)) = self.world.ftp.active(source.ip(), destination) {
+            let dial = Dial::Host(client_address, Some(from));
+            return self.proxy.accepted(&mut self.world, client, source, dial, None);
         }
         let dial = match self.world.topology.way(source.ip(), destination, now) {
             Way::Service(service, entrance) => Dial::Service(service, destination.port(), entrance),
@@ -385,7 +410,19 @@ impl Netd {
                 return super::flow::reset_on_close(&client);
             }
         };
-        self.proxy.accepted(&mut self.world, client, source, dial);
+        self.proxy.accepted(&mut self.world, client, source, dial, None);
+    }
+
+    /// A client has connected to a port of an FTP service's pool.
+    fn passive_data(&mut self, client: OwnedFd, address: SocketAddr, service: ServiceId, port: u16) {
+        let mut targets = self.world.ftp.passive(service, port, address);
+        match targets.pop() {
+            Some(first) => {
+                let dial = Dial::Stack(first, targets);
+                self.proxy.accepted(&mut self.world, client, address, dial, None);
+            }
+            None => super::flow::reset_on_close(&client),
+        }
     }
 
     // The hub.
@@ -455,7 +492,8 @@ impl Netd {
                 }
             }
             Request::States(states) => {
-                self.world.topology.set_states(states.clone(), Instant::now(), &mut self.world.events);
+                self.resolver.change_states(states.clone());
+                self.world.topology.set_states(states, Instant::now(), &mut self.world.events);
                 self.proxy.retry_held(&mut self.world);
                 return Ok(());
             }
@@ -499,6 +537,7 @@ impl Netd {
             self.world.sockets.join(&self.world.poll, hub.into())?;
         }
         let Configuration { plan, published, resolvers, states } = *configuration;
+        self.resolver.set_states(states.clone());
         self.world.topology.configure(plan.clone(), states, &mut self.world.events);
         self.change_listeners(&published, fresh)?;
         if !intercepted.is_empty() {
@@ -588,6 +627,8 @@ impl Netd {
         for (what, socket) in sockets {
             match what {
                 Intercept::Tcp => {
+                    // What is accepted inherits it.
+                    crate::publish::tune(&socket)?;
                     self.watch(Listener { socket, kind: ListenerKind::Intercepted, rests: false })?;
                 }
                 Intercept::Udp4 | Intercept::Udp6 => {

@@ -21,6 +21,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use super::Kind;
 use super::event::{Poll, Token, World};
 use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
+use super::ftp::{Control, Course, Gate};
 use super::slab::{Key, Slab};
 use super::sockets::Waiter;
 use super::topology::{Entrance, Replica, ServiceId, Target};
@@ -59,12 +60,12 @@ pub(super) enum End {
 }
 
 /// Whom a connection is for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum Dial {
     /// A port of a service: one of its replicas.
     Service(ServiceId, u16, Entrance),
-    /// A place in the stack.
-    Stack(Target),
+    /// A place in the stack, and other places in case that it refuses.
+    Stack(Target, Vec<Target>),
     /// A place in the host's network, and the address to come from if that matters.
     Host(SocketAddr, Option<SocketAddr>),
 }
@@ -98,6 +99,9 @@ struct Connection {
     up: Flow,
     /// Service to client.
     down: Flow,
+    /// An FTP control connection as long as it is read, and the port that it came in by.
+    control: Option<Box<Control>>,
+    gate: Option<Gate>,
     /// One end was reset: so will be the other, after what was in flight.
     reset: bool,
     /// Sweeps since it last carried something.
@@ -149,7 +153,14 @@ impl Proxy {
     }
 
     /// Takes a new connection.
-    pub(super) fn accepted(&mut self, world: &mut World, client: OwnedFd, address: SocketAddr, dial: Dial) {
+    pub(super) fn accepted(
+        &mut self,
+        world: &mut World,
+        client: OwnedFd,
+        address: SocketAddr,
+        dial: Dial,
+        gate: Option<Gate>,
+    ) {
         let now = Instant::now();
         let until = now + if matches!(dial, Dial::Host(..)) { FAR_PATIENCE } else { PATIENCE };
         let attempt = Attempt {
@@ -169,6 +180,8 @@ impl Proxy {
             established: false,
             up: Flow::default(),
             down: Flow::default(),
+            control: None,
+            gate,
             reset: false,
             quiet: 0,
         });
@@ -185,15 +198,16 @@ impl Proxy {
         let attempt = &mut connection.attempt;
         let target = match attempt.dial {
             Dial::Host(address, source) => {
+                let target = Target { address, source: None, gateway: address.ip() };
                 return match outside(address, source) {
-                    Ok(socket) => self.connect(world, key, socket, Target { address, source: None }),
+                    Ok(socket) => self.connect(world, key, socket, target),
                     Err(error) => {
                         tracing::warn!(%error, %address, "make a socket");
                         self.abort(world, key);
                     }
                 };
             }
-            Dial::Stack(target) => Some(target),
+            Dial::Stack(target, _) => Some(target),
             Dial::Service(service, port, entrance) => {
                 match world.topology.pick(service, attempt.client.ip(), &attempt.tried, now) {
                     Pick::Member(member) => {
@@ -336,9 +350,16 @@ impl Proxy {
         let attempt = &mut connection.attempt;
         attempt.number += 1;
         tracing::debug!(%error, dial = ?attempt.dial, target = ?attempt.target, "connect");
-        let (Dial::Service(service, ..), Some(replica)) = (attempt.dial, attempt.replica.take()) else {
+        if let Dial::Stack(target, others) = &mut attempt.dial
+            && let Some(next) = others.pop()
+        {
+            *target = next;
+            return self.dial(world, key, now);
+        }
+        let (Dial::Service(service, ..), Some(replica)) = (&attempt.dial, attempt.replica.take()) else {
             return self.abort(world, key);
         };
+        let service = *service;
         if world.topology.is_settling(replica, now) {
             world.events.extend(world.topology.closed(replica));
             return self.hold(world, key, now);
@@ -362,6 +383,12 @@ impl Proxy {
         connection.attempt.tried = Vec::new();
         let restored = connection.attempt.replica.and_then(|replica| world.topology.succeeded(replica));
         world.events.extend(restored);
+        if let (Some(gate), Some(target)) = (connection.gate, connection.attempt.target) {
+            let client = &connection.client.socket;
+            let entry = rustix::net::getsockname(client).ok().and_then(|at| SocketAddr::try_from(at).ok());
+            let Some(entry) = entry else { return self.abort(world, key) };
+            connection.control = Some(Box::new(Control::new(gate, connection.attempt.client, entry, target)));
+        }
         if connection.watch(&world.poll, key).is_err() {
             self.abort(world, key);
         }
@@ -387,6 +414,22 @@ impl Proxy {
             };
         }
         connection.quiet = 0;
+        if let (Some(control), Some(upstream), Some(gate)) =
+            (&mut connection.control, &mut connection.upstream, connection.gate)
+        {
+            let World { topology, ftp, events, .. } = world;
+            let service = topology.name(gate.service);
+            let ends = (&connection.client, &*upstream);
+            match control.ready(ends, end, flags, key, service, ftp, events) {
+                Course::Goes => {}
+                Course::Opaque => connection.control = None,
+                Course::Over => return self.close(world, key),
+            }
+            if connection.watch(&world.poll, key).is_err() {
+                self.abort(world, key);
+            }
+            return;
+        }
         connection.transfer(&world.poll, &mut self.pipes, end, flags);
         if connection.up.done && connection.down.done {
             if connection.reset {
@@ -445,6 +488,9 @@ impl Proxy {
 
     fn remove(&mut self, world: &mut World, key: Key) -> Option<Connection> {
         let connection = self.connections.remove(key)?;
+        if connection.gate.is_some() {
+            world.ftp.forget(key);
+        }
         let drained = connection.attempt.replica.and_then(|replica| world.topology.closed(replica));
         world.events.extend(drained);
         Some(connection)
@@ -520,6 +566,9 @@ impl Connection {
 
     /// Watches both ends for what their flows wait for.
     fn watch(&mut self, poll: &Poll, key: Key) -> rustix::io::Result<()> {
+        if let (Some(control), Some(upstream)) = (&self.control, &mut self.upstream) {
+            return control.watch(poll, key, &mut self.client, upstream);
+        }
         let interest = |from: &Flow, to: &Flow| {
             let mut flags = EventFlags::empty();
             flags.set(EventFlags::IN, from.buffered == 0 && !from.eof && !from.done && !from.starved);

@@ -64,6 +64,8 @@ pub(super) struct Target {
     pub(super) address: SocketAddr,
     /// The client's own address; the gateway's otherwise.
     pub(super) source: Option<SocketAddr>,
+    /// The gateway of that network: who the client appears as without an address of its own.
+    pub(super) gateway: IpAddr,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -263,7 +265,11 @@ impl Topology {
             && !client.ip().is_loopback()
             && !is_link_local(client.ip())
             && !self.is_ours(client.ip());
-        Some(Target { address: SocketAddr::new(address, port), source: keeps.then_some(client) })
+        let gateway = match (address, network.v6) {
+            (IpAddr::V6(_), Some(v6)) => IpAddr::V6(v6.gateway),
+            _ => IpAddr::V4(network.gateway),
+        };
+        Some(Target { address: SocketAddr::new(address, port), source: keeps.then_some(client), gateway })
     }
 
     /// The link that a container's default route leads over, or its first.

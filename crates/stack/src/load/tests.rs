@@ -3,13 +3,14 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::host::Route;
 use crate::plan::{Condition, MountKind, SecretSource, Source};
 
 /// A directory with files; a path that ends in `/` is a directory.
-struct Fixture(tempfile::TempDir);
+pub(super) struct Fixture(tempfile::TempDir);
 
 impl Fixture {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub(super) fn new(files: &[(&str, &str)]) -> Self {
         let fixture = Self(tempfile::tempdir().unwrap());
         for (path, text) in files {
             fixture.write(path, text);
@@ -17,7 +18,7 @@ impl Fixture {
         fixture
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(super) fn write(&self, path: &str, text: &str) {
         let full = self.0.path().join("Inception_1").join(path);
         if path.ends_with('/') {
             return std::fs::create_dir_all(full).unwrap();
@@ -26,11 +27,11 @@ impl Fixture {
         std::fs::write(full, text).unwrap();
     }
 
-    fn directory(&self) -> PathBuf {
+    pub(super) fn directory(&self) -> PathBuf {
         self.0.path().join("Inception_1")
     }
 
-    fn options(&self, file: &str) -> LoadOptions {
+    pub(super) fn options(&self, file: &str) -> LoadOptions {
         LoadOptions { file: self.directory().join(file), ..LoadOptions::default() }
     }
 
@@ -41,7 +42,7 @@ impl Fixture {
         text.replace(&format!("{directory}/"), "").replace(directory, "DIRECTORY")
     }
 
-    fn error(&self, options: &LoadOptions) -> String {
+    pub(super) fn error(&self, options: &LoadOptions) -> String {
         match load(options, &host()) {
             Ok(_) => panic!("`{}` loads", std::fs::read_to_string(&options.file).unwrap()),
             Err(error) => self.strip(&error.render(false)),
@@ -49,7 +50,7 @@ impl Fixture {
     }
 
     /// As JSON, for snapshots; the hashes depend on the directory.
-    fn json(&self, mut plan: Plan) -> String {
+    pub(super) fn json(&self, mut plan: Plan) -> String {
         for service in &mut plan.services {
             assert_eq!(service.config_hash.len(), 64);
             service.config_hash = "HASH".to_owned();
@@ -58,14 +59,16 @@ impl Fixture {
     }
 }
 
-fn host() -> HostFacts {
+pub(super) fn host() -> HostFacts {
     HostFacts {
         environment: [("USER", "tester"), ("EMPTY", "")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
         unprivileged_port_start: 1024,
         is_root: false,
-        used_subnets: vec![(Ipv4Addr::new(10, 89, 0, 0), 24)],
+        routes: vec![Route { destination: (Ipv4Addr::new(10, 89, 0, 0), 24), interface: "eth0".to_owned() }],
+        name_servers: Vec::new(),
+        mtu: None,
         home: Some(PathBuf::from("/home/tester")),
     }
 }
@@ -189,7 +192,7 @@ services:
       - site:/var/www/html
       - ~/conf:/etc/conf:ro
     tty: true
-    extra_hosts: ["a:1.2.3.4"]
+    privileged: false
   db:
     <<: *common
     restart: no
@@ -291,7 +294,6 @@ fn every_error_of_a_stack_file() {
         ("overlapping ranges", "[services.a]\nimage = \"i\"\nports = [\"8000-8010:80-90\", \"8005:5\"]\n"),
         ("range lengths", "[services.a]\nimage = \"i\"\nports = [\"21100-21110:21100-21109\"]\n"),
         ("low port", "[services.a]\nimage = \"i\"\nports = [\"443:443\"]\n"),
-        ("udp", "[services.a]\nimage = \"i\"\nports = [\"5353:53/udp\"]\n"),
         ("not a port", "[services.a]\nimage = \"i\"\nports = [\"http:80\"]\n"),
         ("missing build directory", "[services.a]\nbuild = \"bundles/a\"\n"),
         ("missing Dockerfile", "[services.a]\nbuild = \"empty\"\n"),
@@ -342,7 +344,6 @@ fn every_error_of_a_stack_file() {
         ("landlock without programs", "[services.a]\nimage = \"i\"\nlandlock = { write = [\"/data\"] }\n"),
         ("bad signal", "[services.a]\nimage = \"i\"\nstop_signal = \"SIGQUT\"\n"),
         ("bad limit", "[services.a]\nimage = \"i\"\nulimits = { nofiles = 5 }\n"),
-        ("host network", "[services.a]\nimage = \"i\"\nnetwork_mode = \"host\"\n"),
         ("profiles", "[services.a]\nimage = \"i\"\nprofiles = [\"debug\"]\n"),
         ("bad service name", "[services.\"a b\"]\nimage = \"i\"\n"),
         ("bad stack name", "name = \"My Stack\"\n[services.a]\nimage = \"i\"\n"),

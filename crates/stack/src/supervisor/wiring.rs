@@ -10,7 +10,7 @@ use network::balance::State;
 use network::intercept::Intercepted;
 use network::names::NameSockets;
 use network::netd::{Configuration, Descriptors, Event, Published};
-use network::plan::{NetworkPlan, PublishedPort};
+use network::plan::{NetworkPlan, Protocol, PublishedPort};
 use sys::channel::Channel;
 
 use super::Supervisor;
@@ -38,8 +38,8 @@ pub(crate) struct Wiring {
     intercepted: Option<Intercepted>,
     /// What netd serves, or will when it is there.
     plan: NetworkPlan,
-    /// The ports that are published, with their services.
-    published: Vec<(String, PublishedPort)>,
+    /// The ports that are published.
+    published: Vec<Published>,
     /// What became of containers.
     states: BTreeMap<String, State>,
 }
@@ -68,10 +68,10 @@ impl Wiring {
     /// Binds the ports of `plan`, wires its networks, and has netd serve both. Ports come first: a port that is
     /// taken is the likeliest failure, and nothing has changed then.
     pub(crate) fn apply(&mut self, plan: &Plan, hub: &mut Hub) -> Result<(), RemoteError> {
-        let wanted: Vec<(String, PublishedPort)> =
-            plan.services.iter().flat_map(|s| s.ports.iter().map(|p| (s.name.clone(), *p))).collect();
+        let ports = plan.services.iter().flat_map(|s| s.ports.iter().map(|port| (&s.name, *port)));
+        let wanted: Vec<Published> = ports.flat_map(|(name, port)| Published::expand(name, port)).collect();
         let mut bound = BTreeMap::new();
-        for (service, port) in &wanted {
+        for Published { service, port, .. } in &wanted {
             if !self.listeners.contains_key(port) {
                 let socket = network::publish::bind(port)
                     .context(|| format!("publish a port of service `{service}`"))?;
@@ -79,7 +79,7 @@ impl Wiring {
             }
         }
         let names = hub.wire(&plan.network)?;
-        self.listeners.retain(|port, _| wanted.iter().any(|(_, w)| w == port));
+        self.listeners.retain(|port, _| wanted.iter().any(|one| one.port == *port));
         self.listeners.extend(bound);
         self.published = wanted;
         self.names.retain(|old| {
@@ -112,11 +112,11 @@ impl Wiring {
         let Some(netd) = self.netd.running_mut() else { return Ok(false) };
         let mut published = Vec::new();
         let mut listeners = Vec::new();
-        for (service, port) in &self.published {
-            let Some((listener, at)) = self.listeners.get(port) else { continue };
+        for one in &self.published {
+            let Some((listener, at)) = self.listeners.get(&one.port) else { continue };
             listeners.push((published.len(), listener.as_fd()));
-            let port = PublishedPort { host_port: at.port(), ..*port };
-            published.push(Published { service: service.clone(), port });
+            let port = PublishedPort { host_port: at.port(), ..one.port };
+            published.push(Published { port, ..one.clone() });
         }
         let configuration = Configuration {
             plan: self.plan.clone(),
@@ -253,7 +253,7 @@ fn fold(ports: impl Iterator<Item = PublishedPort>) -> Vec<String> {
     let mut runs: Vec<(PublishedPort, u16)> = Vec::new();
     for port in ports {
         if let Some((first, length)) = runs.last_mut()
-            && first.host_ip == port.host_ip
+            && (first.host_ip, first.protocol, first.mode) == (port.host_ip, port.protocol, port.mode)
             && first.host_port.checked_add(*length) == Some(port.host_port)
             && first.container_port.checked_add(*length) == Some(port.container_port)
         {
@@ -269,7 +269,13 @@ fn fold(ports: impl Iterator<Item = PublishedPort>) -> Vec<String> {
     let text = |(first, length): &(PublishedPort, u16)| {
         let host = SocketAddr::new(first.host_ip, 0).to_string();
         let host = host.trim_end_matches('0');
-        format!("{host}{}->{}/tcp", range(first.host_port, *length), range(first.container_port, *length))
+        let protocol = match first.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Ftp { .. } => "ftp",
+        };
+        let (outside, inside) = (range(first.host_port, *length), range(first.container_port, *length));
+        format!("{host}{outside}->{inside}/{protocol}")
     };
     runs.iter().map(text).collect()
 }
