@@ -111,12 +111,6 @@ impl Resolver {
         }
     }
 
-    /// The address of a service's first replica on its first network.
-    pub(super) fn address_of(&self, service: &str) -> Option<Ipv4Addr> {
-        let endpoint = self.plan.endpoints.iter().find(|endpoint| endpoint.group == service)?;
-        endpoint.interfaces.first().map(|interface| interface.address)
-    }
-
     /// Replaces plan and resolvers; sockets of networks that are gone are closed, `names` are added or replace.
     pub(super) fn configure(
         &mut self,
