@@ -68,7 +68,7 @@ fn those_with_the_highest_numbers_go_first() {
     stack.up();
     assert_eq!(names(&stack), ["web", "db"]);
     assert_eq!(stack.pid("db"), before[2]);
-    stack.run(&["scale", "nobody=2"]).fails(2, &["no such service: `nobody`"]);
+    stack.run(&["scale", "nobody=2"]).fails(2, &["no service `nobody`"]);
 }
 
 #[test]
@@ -328,9 +328,9 @@ fn no_client_notices_a_replacement() {
         let client = scope.spawn(|| {
             let (mut served, mut failed) = (0, Vec::new());
             while !done.load(Ordering::Relaxed) {
-                match connect(port) {
-                    Ok((mut connection, _)) if echoes(&mut connection) => served += 1,
-                    Ok(_) => failed.push("no echo".to_owned()),
+                match connect(port).map(|(mut connection, _)| echoes(&mut connection)) {
+                    Ok(true) => served += 1,
+                    Ok(false) => failed.push("no echo".to_owned()),
                     Err(error) => failed.push(error.to_string()),
                 }
             }
