@@ -20,5 +20,6 @@ mod netlink;
 mod nft;
 pub mod plan;
 pub mod publish;
+pub mod shape;
 
 pub use error::Error;

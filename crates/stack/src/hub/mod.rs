@@ -4,7 +4,6 @@
 //! [`client::Hub`] is the supervisor's side; [`serve`] is what the hub process runs.
 
 pub(crate) mod client;
-mod fault;
 
 use std::collections::HashMap;
 use std::io;
@@ -16,6 +15,7 @@ use container::{Filter, Process};
 use network::intercept::Intercepted;
 use network::link::Namespaces;
 use network::plan::NetworkPlan;
+use network::shape::Shape;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -24,7 +24,6 @@ use rustix::mount::MountPropagationFlags;
 use serde::{Deserialize, Serialize};
 use sys::channel::{Channel, Message};
 
-use crate::fault::Fault;
 use crate::remote::{self, Context, RemoteError};
 
 /// What the supervisor asks of the hub.
@@ -43,8 +42,12 @@ pub(crate) enum Request {
     Exec { target: i32, process: Box<Process>, cgroup: bool },
     /// A TCP socket in a service's network namespace.
     Socket { service: String },
-    /// Make this wrong with the container's network, instead of what was.
-    Fault { container: String, fault: Fault },
+    /// Shape a container's links like this and no more.
+    Shape { container: String, shape: Shape },
+    /// Cut a container off from these too, or from everybody when there is none.
+    Partition { container: String, from: Vec<String> },
+    /// Take everything away that is wrong with a container's network.
+    Heal { container: String },
     /// Delete these directories, relative to the data directory.
     Remove { paths: Vec<String> },
 }
@@ -82,8 +85,6 @@ struct Hub {
     children: SignalFd,
     init: OwnedFd,
     network: Namespaces,
-    /// What is wrong with networks because somebody asked for it, by container.
-    faults: HashMap<String, Fault>,
     /// Compiled seccomp programs by capability set.
     filters: HashMap<u64, Vec<Filter>>,
     /// PID 1 of each sandbox, by its number here.
@@ -102,8 +103,8 @@ impl Hub {
         prepare_mounts().context(|| "prepare the stack's mount namespace".into())?;
         let init = container::program::init().context(|| "seal the init program in memory".into())?;
         let network = Namespaces::open()?;
-        let (faults, filters, sandboxes) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Ok(Self { supervisor, netd: None, children, init, network, faults, filters, sandboxes })
+        let (filters, sandboxes) = (HashMap::new(), HashMap::new());
+        Ok(Self { supervisor, netd: None, children, init, network, filters, sandboxes })
     }
 
     fn run(&mut self) -> Result<(), RemoteError> {
@@ -181,12 +182,6 @@ impl Hub {
         match request {
             Request::Wire(plan) => {
                 let changes = self.network.apply(&plan)?;
-                self.faults.retain(|name, _| plan.endpoints.iter().any(|endpoint| endpoint.service == *name));
-                for name in &changes.endpoints {
-                    if let Some(fault) = self.faults.get(name) {
-                        fault::put(&mut self.network, name, fault)?;
-                    }
-                }
                 let new = |network: &&network::plan::Network| changes.networks.contains(&network.name);
                 let networks: Vec<_> = plan.networks.iter().filter(new).collect();
                 let sockets = network::names::bind_in_current_namespace(networks)?;
@@ -217,9 +212,16 @@ impl Hub {
                 })?;
                 Ok((done(), vec![network::link::socket_in(namespace)?]))
             }
-            Request::Fault { container, fault } => {
-                fault::put(&mut self.network, &container, &fault)?;
-                self.faults.insert(container, fault);
+            Request::Shape { container, shape } => {
+                self.network.shape(&container, &shape)?;
+                Ok((done(), Vec::new()))
+            }
+            Request::Partition { container, from } => {
+                self.network.partition(&container, &from)?;
+                Ok((done(), Vec::new()))
+            }
+            Request::Heal { container } => {
+                self.network.heal(Some(&container))?;
                 Ok((done(), Vec::new()))
             }
             Request::Remove { paths } => {

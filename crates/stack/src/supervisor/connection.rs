@@ -45,7 +45,11 @@ impl Audience {
     /// Whether this event is wanted. What concerns the whole stack always is.
     pub(crate) fn wants(&self, event: &Event) -> bool {
         let Some(container) = &event.container else { return true };
-        self.0.is_empty() || self.0.contains(container)
+        let replica_of = |name: &str| {
+            let number = container.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+            number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        self.0.is_empty() || self.0.iter().any(|name| name == container || replica_of(name))
     }
 }
 

@@ -31,9 +31,9 @@ impl Supervisor {
             let before = self.faults.get(&container).cloned().unwrap_or_default();
             let fault = before.after(&change);
             self.hub
-                .fault(&container, &fault)
+                .fault(&container, &change, &fault)
                 .context(|| format!("change the network of service `{container}`"))?;
-            self.keep_fault(&container, &fault);
+            self.keep_fault(&container, &change, &fault);
             self.tell_event(Some(&container), What::Network { change: fault.to_string() });
             changed.push(Faulty { container, fault });
         }
@@ -49,12 +49,14 @@ impl Supervisor {
         Ok(meant.map(|unit| unit.name().to_owned()).collect())
     }
 
-    fn keep_fault(&mut self, container: &str, fault: &Fault) {
-        if fault.is_none() {
-            self.faults.remove(container);
-        } else {
-            self.faults.insert(container.to_owned(), fault.clone());
+    fn keep_fault(&mut self, container: &str, change: &Change, fault: &Fault) {
+        self.faults.insert(container.to_owned(), fault.clone());
+        if *change == Change::Heal {
+            for other in self.faults.values_mut() {
+                *other = std::mem::take(other).without(container);
+            }
         }
+        self.faults.retain(|_, fault| !fault.is_none());
     }
 
     /// Answers with what is in force.

@@ -187,6 +187,10 @@ impl Supervisor {
         }
         match what {
             What::EgressRefused { .. } => self.tell_refusal(&container, what, Instant::now()),
+            What::Drained => {
+                self.drained(&container);
+                self.tell_event(Some(&container), What::Drained);
+            }
             what => self.tell_event(Some(&container), what),
         }
     }
