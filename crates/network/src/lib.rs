@@ -20,6 +20,7 @@ mod netlink;
 mod nft;
 pub mod plan;
 pub mod publish;
+mod queue;
 pub mod shape;
 
 pub use error::Error;

@@ -9,6 +9,7 @@ mod echo;
 mod event;
 mod flow;
 mod ftp;
+mod knock;
 mod proxy;
 mod resolver;
 mod slab;
@@ -109,6 +110,7 @@ impl<'a> Descriptors<'a> {
                 (Intercept::Udp6, sockets.udp6.as_ref()),
                 (Intercept::Icmp4, sockets.icmp4.as_ref()),
                 (Intercept::Icmp6, sockets.icmp6.as_ref()),
+                (Intercept::Connections, sockets.connections.as_ref()),
             ];
             optional
                 .into_iter()
@@ -154,6 +156,7 @@ enum Intercept {
     Udp6,
     Icmp4,
     Icmp6,
+    Connections,
 }
 
 /// What netd tells the supervisor.

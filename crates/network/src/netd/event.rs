@@ -14,6 +14,7 @@ use sys::channel::{Channel, Message};
 use super::datagram::{Datagrams, Purpose};
 use super::echo::Echo;
 use super::ftp::{Expected, Gate};
+use super::knock::Knocks;
 use super::proxy::{Dial, End, Proxy};
 use super::resolver::{Learned, Resolver};
 use super::slab::{Key, Slab};
@@ -53,6 +54,10 @@ pub(super) enum Token {
     /// A raw socket that echo requests come to: of IPv6 or not.
     EchoRequest(bool),
     EchoReply(Key),
+    /// The queue of connections that containers begin.
+    Knock,
+    /// One that is made for them.
+    Called(Key),
 }
 
 impl Token {
@@ -74,6 +79,8 @@ impl Token {
             Self::Datagram(key, End::Upstream) => pack(11, key),
             Self::EchoRequest(v6) => (12 << 56) | u64::from(v6),
             Self::EchoReply(key) => pack(13, key),
+            Self::Knock => 14 << 56,
+            Self::Called(key) => pack(15, key),
         })
     }
 
@@ -93,7 +100,9 @@ impl Token {
             10 => Self::Datagram(key, End::Client),
             11 => Self::Datagram(key, End::Upstream),
             12 => Self::EchoRequest(data & 1 == 1),
-            _ => Self::EchoReply(key),
+            13 => Self::EchoReply(key),
+            14 => Self::Knock,
+            _ => Self::Called(key),
         }
     }
 }
@@ -180,6 +189,7 @@ struct Netd {
     proxy: Proxy,
     datagrams: Datagrams,
     echo: Echo,
+    knocks: Knocks,
     resolver: Resolver,
     /// A configuration whose descriptors have not all come.
     incoming: Option<Incoming>,
@@ -234,6 +244,7 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         proxy: Proxy::new(),
         datagrams: Datagrams::new(),
         echo: Echo::new(),
+        knocks: Knocks::default(),
         resolver: Resolver::new(),
         incoming: None,
         outgoing: VecDeque::new(),
@@ -288,6 +299,8 @@ impl Netd {
             Token::Datagram(key, end) => self.datagrams.ready(key, end),
             Token::EchoRequest(v6) => self.echo.request(world, v6),
             Token::EchoReply(key) => self.echo.reply(key),
+            Token::Knock => self.knocks.arrive(world),
+            Token::Called(key) => self.knocks.called(world, key),
             Token::NameUdp(key) => self.resolver.datagrams(&world.poll, key),
             Token::NameTcp(key) => self.resolver.accept(&world.poll, key),
             Token::NameClient(key) => self.resolver.client_ready(&world.poll, key, flags),
@@ -301,6 +314,7 @@ impl Netd {
             self.proxy.next_deadline(),
             self.datagrams.next_deadline(),
             self.echo.next_deadline(),
+            self.knocks.next_deadline(),
             self.resolver.next_deadline(),
             self.world.sockets.next_deadline(),
             self.resting,
@@ -312,6 +326,7 @@ impl Netd {
         self.proxy.expire(&mut self.world, now);
         self.datagrams.expire(&mut self.world, now);
         self.echo.expire(now);
+        self.knocks.expire(now);
         self.resolver.expire(&self.world.poll, now);
         self.world.sockets.expire(now);
         if self.resting.is_some_and(|until| until <= now) {
@@ -397,6 +412,9 @@ impl Netd {
         // The address that it connected to is the accepted socket's own (`TPROXY`).
         let destination = rustix::net::getsockname(&client).ok().and_then(|at| SocketAddr::try_from(at).ok());
         let Some(destination) = destination else { return };
+        if let Some(socket) = self.knocks.claim(source, destination) {
+            return self.proxy.joined(&mut self.world, client, source, (socket, destination));
+        }
         if let Some((client_address, from)) = self.world.ftp.active(source.ip(), destination) {
             let dial = Dial::Host(client_address, Some(from));
             return self.proxy.accepted(&mut self.world, client, source, dial, None);
@@ -635,6 +653,7 @@ impl Netd {
                     let key = self.datagrams.listen(&self.world, socket, Purpose::Intercepted)?;
                     self.intercepted_udp.push(key);
                 }
+                Intercept::Connections => self.knocks.listen(&self.world, socket)?,
                 Intercept::Icmp4 => self.echo.listen(&self.world, socket, false)?,
                 Intercept::Icmp6 => self.echo.listen(&self.world, socket, true)?,
             }

@@ -70,6 +70,11 @@ impl Expected {
         self.active.remove(&(replica, told)).map(|(_, client, source)| (client, source))
     }
 
+    /// Whether such a connection is expected.
+    pub(super) fn is_expected(&self, replica: IpAddr, told: SocketAddr) -> bool {
+        self.active.contains_key(&(replica, told))
+    }
+
     /// The control connection has ended, or its data connections will not come any more.
     fn void(&mut self, control: Key) {
         self.passive.retain(|_, (key, _)| *key != control);

@@ -30,7 +30,7 @@ use crate::balance::{MemberId, Pick};
 /// How long a client may wait for its connection to be established, a restart of the service included.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one to outside of the stack may take to be.
-const FAR_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const FAR_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a single replica may take to answer, before another one is tried.
 const ATTEMPT: Duration = Duration::from_secs(3);
 /// How long one waits that nobody takes: a container that has just died is not known to be starting again yet.
@@ -162,6 +162,38 @@ impl Proxy {
         gate: Option<Gate>,
     ) {
         let now = Instant::now();
+        let key = self.insert(client, address, dial, gate, now);
+        self.dial(world, key, now);
+        if let Some(connection) = self.connections.get(key).filter(|connection| !connection.established) {
+            self.deadlines.push(Reverse((connection.attempt.until, key, u32::MAX)));
+        }
+    }
+
+    /// Takes a new connection whose other end is connected already.
+    pub(super) fn joined(
+        &mut self,
+        world: &mut World,
+        client: OwnedFd,
+        address: SocketAddr,
+        upstream: (OwnedFd, SocketAddr),
+    ) {
+        let now = Instant::now();
+        let (socket, destination) = upstream;
+        let key = self.insert(client, address, Dial::Host(destination, None), None, now);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.upstream = Some(Side::new(socket));
+            self.establish(world, key);
+        }
+    }
+
+    fn insert(
+        &mut self,
+        client: OwnedFd,
+        address: SocketAddr,
+        dial: Dial,
+        gate: Option<Gate>,
+        now: Instant,
+    ) -> Key {
         let until = now + if matches!(dial, Dial::Host(..)) { FAR_PATIENCE } else { PATIENCE };
         let attempt = Attempt {
             dial,
@@ -173,7 +205,8 @@ impl Proxy {
             begun: now,
             until,
         };
-        let key = self.connections.insert(Connection {
+        self.sweep.get_or_insert(now + SWEEP);
+        self.connections.insert(Connection {
             client: Side::new(client),
             upstream: None,
             attempt,
@@ -184,12 +217,7 @@ impl Proxy {
             gate,
             reset: false,
             quiet: 0,
-        });
-        self.sweep.get_or_insert(now + SWEEP);
-        self.dial(world, key, now);
-        if self.connections.get(key).is_some_and(|connection| !connection.established) {
-            self.deadlines.push(Reverse((until, key, u32::MAX)));
-        }
+        })
     }
 
     /// Tries to connect the upstream end.
@@ -497,7 +525,7 @@ impl Proxy {
 }
 
 /// A socket of the host's namespace for a connection to `address`.
-fn outside(address: SocketAddr, source: Option<SocketAddr>) -> rustix::io::Result<OwnedFd> {
+pub(super) fn outside(address: SocketAddr, source: Option<SocketAddr>) -> rustix::io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;

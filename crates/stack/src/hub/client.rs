@@ -89,8 +89,9 @@ impl Hub {
         };
         let mut sockets = sockets.into_iter();
         let (tcp4, udp4) = sockets.next().zip(sockets.next()).ok_or_else(unexpected)?;
-        let [icmp4, tcp6, udp6, icmp6] = optional.map(|there| if there { sockets.next() } else { None });
-        Ok(Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6 })
+        let [icmp4, tcp6, udp6, icmp6, connections] =
+            optional.map(|there| if there { sockets.next() } else { None });
+        Ok(Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6, connections })
     }
 
     /// Starts a sandbox.

@@ -59,7 +59,7 @@ pub(crate) enum Event {
     Done { networks: Vec<String> },
     /// The sockets that get what containers send, in the order of [`Intercepted`]'s fields; whether the optional ones
     /// are among them.
-    Intercepted { optional: [bool; 4] },
+    Intercepted { optional: [bool; 5] },
     /// A process runs: its number in the hub's PID namespace, and its pidfd.
     Started { pid: i32 },
     /// It could not be done, and nothing is left of the attempt.
@@ -193,8 +193,9 @@ impl Hub {
                 Ok((done(), Vec::new()))
             }
             Request::Intercept => {
-                let Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6 } = self.network.intercept()?;
-                let optional = [icmp4, tcp6, udp6, icmp6];
+                let Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6, connections } =
+                    self.network.intercept()?;
+                let optional = [icmp4, tcp6, udp6, icmp6, connections];
                 let event = Event::Intercepted { optional: optional.each_ref().map(Option::is_some) };
                 Ok((event, [tcp4, udp4].into_iter().chain(optional.into_iter().flatten()).collect()))
             }
