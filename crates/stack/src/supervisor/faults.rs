@@ -19,9 +19,8 @@ impl Supervisor {
             for name in from {
                 self.unit(name)?;
                 if services.contains(name) {
-                    return Err(RemoteError::message(format!(
-                        "service `{name}` cannot be cut off from itself"
-                    )));
+                    let text = format!("service `{name}` cannot be cut off from itself");
+                    return Err(RemoteError { exit_code: 2, ..RemoteError::message(text) });
                 }
             }
         }
