@@ -17,6 +17,7 @@ mod lifecycle;
 mod network;
 mod oci;
 mod pid1;
+mod replicas;
 mod sandbox;
 mod stacks;
 mod stats;

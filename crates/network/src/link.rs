@@ -368,16 +368,20 @@ fn configure(
     netlink.flush()
 }
 
-/// Sends what is for elsewhere to the gateway of the first network that is not internal. Where there is no such
-/// network, an attempt to reach the outside fails at once instead of timing out.
+/// The link, by its number, that an endpoint's default routes lead over: to the first network that is not internal.
+/// A client from elsewhere can be shown to the container with its own address on this link only: the answers leave
+/// by it.
+pub(crate) fn way_out<'a>(endpoint: &Endpoint, plan: &'a NetworkPlan) -> Option<(usize, &'a Network)> {
+    endpoint.interfaces.iter().enumerate().find_map(|(link, interface)| {
+        network_of(interface, plan).filter(|network| !network.internal).map(|network| (link, network))
+    })
+}
+
+/// Where there is no way out, an attempt to reach the outside fails at once instead of timing out.
 fn add_default_routes(endpoint: &Endpoint, plan: &NetworkPlan, netlink: &mut Netlink) -> Result<(), Error> {
-    let links = endpoint.interfaces.iter().enumerate();
-    let mut outward = links.filter_map(|(link, interface)| {
-        let network = network_of(interface, plan).filter(|network| !network.internal)?;
-        Some((link, network, interface.address6.and(network.v6)))
-    });
-    let Some((link, network, v6)) = outward.next() else { return Ok(()) };
-    let v6 = v6.map(|v6| IpAddr::from(v6.gateway));
+    let Some((link, network)) = way_out(endpoint, plan) else { return Ok(()) };
+    let has_ipv6 = endpoint.interfaces.get(link).is_some_and(|interface| interface.address6.is_some());
+    let v6 = network.v6.filter(|_| has_ipv6).map(|v6| IpAddr::from(v6.gateway));
     for gateway in [IpAddr::from(network.gateway)].into_iter().chain(v6) {
         let what = format!("give service `{}` a default route by {gateway}", endpoint.service);
         netlink.default_route(what, inner_index(link), gateway)?;

@@ -197,7 +197,8 @@ impl Transaction {
         self.requests.push(what);
     }
 
-    /// Makes sure that there is no table of this name.
+    /// Makes sure that there is no table of this name. Of every transaction this is the request whose success is
+    /// answered: answers to hundreds of rules would not fit the socket's receive buffer.
     fn delete(&mut self, family: Family, name: &str) {
         let attributes = Attributes::new().string(1, name);
         // To delete what is not there is an error, to create what is there is not.
@@ -214,13 +215,13 @@ impl Transaction {
     fn create(&mut self, table: &Table) {
         let (family, name) = (table.family as u8, table.name);
         let attributes = Attributes::new().string(1, name);
-        self.push(format!("create nftables table `{name}`"), NEW_TABLE, ACK | CREATE, family, &attributes);
+        self.push(format!("create nftables table `{name}`"), NEW_TABLE, CREATE, family, &attributes);
         for chain in &table.chains {
             let hook = Attributes::new().be32(1, chain.hook as u32).be32(2, chain.priority as u32);
             let attributes = Attributes::new().string(1, name).string(3, chain.name).nested(4, &hook);
             let attributes = attributes.be32(5, NF_ACCEPT).string(7, "filter");
             let what = format!("create chain `{}` of nftables table `{name}`", chain.name);
-            self.push(what, NEW_CHAIN, ACK | CREATE, family, &attributes);
+            self.push(what, NEW_CHAIN, CREATE, family, &attributes);
             for (number, rule) in chain.rules.iter().enumerate() {
                 let element =
                     |list: Attributes, expression: &Expression| list.nested(1, &expression.encode());
@@ -229,7 +230,7 @@ impl Transaction {
                 let attributes = attributes.nested(4, &expressions);
                 let what =
                     format!("add rule {} to chain `{}` of nftables table `{name}`", number + 1, chain.name);
-                self.push(what, NEW_RULE, ACK | CREATE | APPEND, family, &attributes);
+                self.push(what, NEW_RULE, CREATE | APPEND, family, &attributes);
             }
         }
     }
@@ -241,8 +242,8 @@ impl Transaction {
         let protocol = Some(netlink::NETFILTER);
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
             .doing(|| "open a netlink socket for nftables")?;
-        // Begin and end are answered only when they fail.
-        exchange(&socket, &self.bytes, 0, &self.requests, self.requests.len() - 2)
+        // What fails is answered, and of what succeeds only the deletion.
+        exchange(&socket, &self.bytes, 0, &self.requests, 1)
     }
 }
 
