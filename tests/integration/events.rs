@@ -119,7 +119,8 @@ fn a_start_that_fails_is_an_event() {
 fn what_egress_refuses_is_told_and_a_flood_of_it_counted() {
     let stack = Stack::new("[services.a]\ncommand = [\"sleep\", \"1000\"]\negress = \"none\"\n");
     stack.up();
-    let watched = Watched::new(&stack, &["a"]);
+    // Also what is refused before it listens.
+    let watched = Watched::new(&stack, &["--recent", "a"]);
     // An address for documentation (RFC 5737): nobody is there, and nobody is asked.
     assert_ne!(stack.exec("a", "echo x | nc -w 2 192.0.2.1 443").out, "x\n");
     let refused = watched.next("a", "egress-refused");
