@@ -24,10 +24,7 @@ impl Supervisor {
             *from = self.containers(from)?;
             if let Some(name) = from.iter().find(|name| containers.contains(name)) {
                 let text = format!("service `{name}` cannot be cut off from itself");
-                let mut error = RemoteError::message(text).or_hint("name another one, or none for everybody");
-                // Bad usage.
-                error.exit_code = 2;
-                return Err(error);
+                return Err(RemoteError { exit_code: 2, ..RemoteError::message(text) });
             }
         }
         let mut changed = Vec::new();
