@@ -67,7 +67,7 @@ fn inside(count: u32, argv: &[String]) -> Result<i32, Box<dyn Error>> {
     };
     let mut code = 0;
     for _ in 0..count {
-        code = status(launch(&sandbox, &around)?.pid)?;
+        code = status(launch(&sandbox, &around)?.child.pid)?;
     }
     Ok(code)
 }
@@ -93,6 +93,7 @@ fn describe(argv: &[String], capabilities: u64) -> Sandbox {
             ..Process::default()
         },
         init: Some(0),
+        asks_to_bind: false,
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use init::process::{Assumed, Filter};
 use init::report::{self, Failure, Outcome, Stage};
 use rustix::mount::UnmountFlags;
-use rustix::pipe::PipeFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use sys::channel::Channel;
 use sys::process::{Child, SpawnArgs, namespace};
 
 use crate::Error;
@@ -37,6 +37,15 @@ pub struct Surroundings<'a> {
     pub filters: &'a [Filter],
 }
 
+/// A sandbox that runs.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its PID 1.
+    pub child: Child,
+    /// Where calls that one of the filters asks about are answered, if one does (`seccomp_unotify(2)`).
+    pub listener: Option<OwnedFd>,
+}
+
 /// Starts a sandbox. The caller must be root of the user namespace that is to own it, with one thread, and its
 /// working directory must be the data directory, to which the paths of layers and volumes are relative: the
 /// kernel carries it over into the new mount namespace, which it does not do for a descriptor. When this
@@ -44,10 +53,8 @@ pub struct Surroundings<'a> {
 ///
 /// # Errors
 /// The step that failed; nothing of the sandbox is left then but what it wrote to its upper directory.
-pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Child, Error> {
-    // A packet pipe keeps two messages apart.
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT)
-        .map_err(|e| Error::system("create a pipe")(e.into()))?;
+pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Launched, Error> {
+    let (read, write) = Channel::pair().map_err(Error::system("create a socket pair"))?;
     let namespaces = namespace::PID | namespace::MOUNT | namespace::UTS | namespace::IPC;
     let spawn = SpawnArgs { namespaces, cgroup: around.cgroup, sibling: false };
     let child = sys::process::spawn_with(spawn, || {
@@ -60,13 +67,16 @@ pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Child, Err
     })
     .map_err(Error::system("create the namespaces of the service"))?;
     drop(write);
-    match receive(read.as_fd()) {
-        Ok(Outcome::Executed) => Ok(child),
-        outcome => {
-            userns::end(&child).map_err(Error::system("reap the new process"))?;
-            Err(refused(outcome, "service"))
+    let mut listener = None;
+    let outcome = loop {
+        match receive_with(read.as_fd()) {
+            Ok((Outcome::Executed, _)) => return Ok(Launched { child, listener }),
+            Ok((Outcome::Listener, end)) => listener = end,
+            other => break other.map(|(outcome, _)| outcome),
         }
-    }
+    };
+    userns::end(&child).map_err(Error::system("reap the new process"))?;
+    Err(refused(outcome, "service"))
 }
 
 /// Why a new process, a `what`, did not execute its program.
@@ -139,7 +149,7 @@ fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -
 
     // 4. The program's identity.
     let keep: &[BorrowedFd<'_>] = if sandbox.init.is_some() { &[report] } else { &[] };
-    sandbox.process.assume(around.filters, keep, None)
+    sandbox.process.assume(around.filters, keep, Some(report))
 }
 
 fn become_program(

@@ -47,6 +47,8 @@ pub(crate) struct Started {
     pub(crate) pid: i32,
     /// Its pidfd.
     pub(crate) pidfd: OwnedFd,
+    /// Where calls that it asks about are answered.
+    pub(crate) asks: Option<OwnedFd>,
 }
 
 impl Hub {
@@ -179,9 +181,10 @@ impl AsFd for Hub {
     }
 }
 
-fn started((event, mut fds): (Event, Vec<OwnedFd>)) -> Result<Started, RemoteError> {
-    match (event, fds.pop()) {
-        (Event::Started { pid }, Some(pidfd)) => Ok(Started { pid, pidfd }),
+fn started((event, fds): (Event, Vec<OwnedFd>)) -> Result<Started, RemoteError> {
+    let mut fds = fds.into_iter();
+    match (event, fds.next()) {
+        (Event::Started { pid }, Some(pidfd)) => Ok(Started { pid, pidfd, asks: fds.next() }),
         _ => Err(unexpected()),
     }
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use container::launch::Launched;
 use container::sandbox::Sandbox;
 use container::{Filter, Process};
 use network::link::Namespaces;
@@ -47,7 +48,8 @@ pub(crate) enum Request {
 pub(crate) enum Event {
     /// It is done; descriptors as the request says.
     Done { networks: Vec<String> },
-    /// A process runs: its number in the hub's PID namespace, and its pidfd.
+    /// A process runs: its number in the hub's PID namespace, and its pidfd; then, if it asks about its calls, where
+    /// they are answered.
     Started { pid: i32 },
     /// It could not be done, and nothing is left of the attempt.
     Failed(RemoteError),
@@ -220,6 +222,13 @@ impl Hub {
         };
         let (stdio, detached) = split_stdio(fds)?;
         let filters = filters(&mut self.filters, sandbox.process.capabilities.bounding())?;
+        let with_asking;
+        let filters = if sandbox.asks_to_bind {
+            with_asking = [&[container::seccomp::asking_to_bind()?], filters].concat();
+            &with_asking
+        } else {
+            filters
+        };
         let around = container::launch::Surroundings {
             init: self.init.as_fd(),
             network,
@@ -228,10 +237,11 @@ impl Hub {
             detached,
             filters,
         };
-        let child = container::launch::launch(sandbox, &around)?;
-        let pidfd = child.pidfd.try_clone()?;
+        let Launched { child, listener } = container::launch::launch(sandbox, &around)?;
+        let mut passed = vec![child.pidfd.try_clone()?];
+        passed.extend(listener);
         self.sandboxes.insert(child.pid, child.pidfd);
-        Ok((Event::Started { pid: child.pid }, vec![pidfd]))
+        Ok((Event::Started { pid: child.pid }, passed))
     }
 
     fn exec(

@@ -3,6 +3,7 @@
 //! state that the events left.
 
 mod connection;
+mod direct;
 mod health;
 mod logs;
 pub(crate) mod memory;
@@ -33,6 +34,7 @@ use crate::plan::{Plan, Probe, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
 use connection::{Connection, Pending};
+use direct::Binds;
 use health::{Active, Kind, Monitor, Verdict};
 use logs::{Output, Streams};
 use unit::{Readiness, Run, Unit};
@@ -92,6 +94,7 @@ enum Token {
     Output(usize, usize),
     Probe(usize),
     Memory(usize),
+    Binds(usize),
 }
 
 impl Supervisor {
@@ -146,6 +149,8 @@ impl Supervisor {
             }
             let memory = unit.run.as_ref().and_then(|run| run.memory.as_ref());
             sources.extend(memory.map(|watch| (Token::Memory(index), watch.as_fd(), PollFlags::PRI)));
+            let binds = unit.run.as_ref().and_then(|run| run.binds.as_ref());
+            sources.extend(binds.map(|binds| (Token::Binds(index), binds.as_fd(), PollFlags::IN)));
             let monitor = unit.run.as_ref().and_then(|run| run.monitor.as_ref());
             let active = monitor.and_then(|monitor| monitor.active.as_ref());
             if let Some((fd, flags)) = active.and_then(Active::interest) {
@@ -178,6 +183,7 @@ impl Supervisor {
             Token::Output(unit, stream) => self.read_output(unit, stream),
             Token::Probe(unit) => self.read_probe(unit),
             Token::Memory(unit) => self.tell_kills(unit, Instant::now()),
+            Token::Binds(unit) => self.answer_bind(unit, flags),
         }
         Ok(())
     }
@@ -329,7 +335,8 @@ impl Supervisor {
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = &self.units[index];
         let from = self.ingredients(unit, unit.name(), &plan.network);
-        let resolved = spec::resolve(&unit.service, &from)?;
+        let mut resolved = spec::resolve(&unit.service, &from)?;
+        resolved.sandbox.asks_to_bind = direct::is_needed(&unit.service.ports);
         if unit.recreate {
             self.hub.remove(vec![spec::container_directory(&self.stack, unit.name())])?;
         }
@@ -341,6 +348,13 @@ impl Supervisor {
         let memory = cgroup.as_ref().and_then(|cgroup| memory::watch(cgroup, unit.name()));
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
+        let binds = match started.asks.map(Binds::new).transpose() {
+            Ok(binds) => binds,
+            Err(error) => {
+                sys::process::pidfd_kill(started.pidfd.as_fd(), 9)?;
+                return Err(error);
+            }
+        };
         // It may have ended and been reaped already; the news of that is on its way.
         let host_pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
         let now = Instant::now();
@@ -349,7 +363,17 @@ impl Supervisor {
         unit.outputs.extend(streams.outputs().context(|| "take its terminal".into())?);
         let monitor = unit.check.clone().map(|check| Monitor::new(check, now));
         let (pid, pidfd) = (started.pid, started.pidfd);
-        unit.started(Run { pid, pidfd, host_pid, started: now, monitor, cgroup, memory, kill_at: None });
+        unit.started(Run {
+            pid,
+            pidfd,
+            host_pid,
+            started: now,
+            monitor,
+            cgroup,
+            memory,
+            binds,
+            kill_at: None,
+        });
         self.tell_state(index, None);
         Ok(())
     }
@@ -526,6 +550,21 @@ impl Supervisor {
                 Ok(health::connect(self.hub.socket(&name)?, port, Some(&path))?)
             }
             None => Err(RemoteError::message("there is nothing to try")),
+        }
+    }
+
+    fn answer_bind(&mut self, index: usize, flags: PollFlags) {
+        let Some(unit) = self.units.get_mut(index) else { return };
+        let Some(run) = &mut unit.run else { return };
+        if !flags.contains(PollFlags::IN) {
+            // Nobody is left who could ask.
+            run.binds = None;
+            return;
+        }
+        let Some(binds) = &run.binds else { return };
+        let socket_of = |port: &_| self.wiring.socket_of(port);
+        if let Err(error) = binds.answer(&unit.service.ports, socket_of) {
+            tracing::warn!("answer `bind` of service `{}`: {error}", unit.service.name);
         }
     }
 

@@ -7,6 +7,7 @@ use container::Process;
 use container::cgroup::Cgroup;
 use image::Image;
 
+use super::direct::Binds;
 use super::health::Monitor;
 use super::logs::{Log, Output};
 use super::memory::Watch;
@@ -69,6 +70,8 @@ pub(crate) struct Run {
     pub(crate) cgroup: Option<Cgroup>,
     /// Tells of processes that are killed for memory.
     pub(crate) memory: Option<Watch>,
+    /// Where its `bind` calls are answered, if it has a port that it accepts on by itself.
+    pub(crate) binds: Option<Binds>,
     /// When SIGKILL follows the stop signal.
     pub(crate) kill_at: Option<Instant>,
 }
@@ -284,7 +287,17 @@ mod tests {
         let pidfd =
             rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
                 .unwrap();
-        Run { pid: 1, pidfd, host_pid: 1, started, monitor: None, cgroup: None, memory: None, kill_at: None }
+        Run {
+            pid: 1,
+            pidfd,
+            host_pid: 1,
+            started,
+            monitor: None,
+            cgroup: None,
+            memory: None,
+            binds: None,
+            kill_at: None,
+        }
     }
 
     #[test]

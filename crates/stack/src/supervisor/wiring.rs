@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use network::netd::{Client, Configuration, Descriptors, Published};
-use network::plan::PublishedPort;
+use network::plan::{Mode, PublishedPort};
 use sys::channel::Channel;
 use sys::process::Child;
 
@@ -49,8 +49,11 @@ impl Wiring {
         let mut bound = BTreeMap::new();
         for (service, port) in &wanted {
             if !self.listeners.contains_key(port) {
-                let socket = network::publish::bind(port)
-                    .context(|| format!("publish a port of service `{service}`"))?;
+                let bind = match port.mode {
+                    Mode::Proxy => network::publish::bind,
+                    Mode::Direct => network::direct::bind,
+                };
+                let socket = bind(port).context(|| format!("publish a port of service `{service}`"))?;
                 bound.insert(**port, socket);
             }
         }
@@ -69,6 +72,9 @@ impl Wiring {
         let mut listeners = Vec::new();
         for (service, port) in wanted {
             let Some((listener, at)) = self.listeners.get(port) else { continue };
+            if port.mode == Mode::Direct {
+                continue;
+            }
             listeners.push((published.len(), listener.as_fd()));
             let port = PublishedPort { host_port: at.port(), ..*port };
             published.push(Published { service: service.to_owned(), port });
@@ -78,6 +84,11 @@ impl Wiring {
         let with = Descriptors { hub: ours.as_ref().map(AsFd::as_fd), names: &names, listeners: &listeners };
         netd.configure(&configuration, &with)?;
         Ok(netd.confirmed(Instant::now() + DEADLINE)?)
+    }
+
+    /// The socket of a published port.
+    pub(crate) fn socket_of(&self, port: &PublishedPort) -> Option<BorrowedFd<'_>> {
+        self.listeners.get(port).map(|(socket, _)| socket.as_fd())
     }
 
     /// Closes the published ports and ends netd; nobody is let in any more.
