@@ -5,11 +5,14 @@
 //! it has a filter that cannot be taken off and that drops what a connection from it to somewhere else begins with: it
 //! accepts and does not connect. (A UDP socket can send to everywhere; there is nothing to be filtered.)
 
+use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::libc;
+use nix::sched::{CloneFlags, setns};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::Error;
@@ -49,6 +52,47 @@ pub fn bind(port: &PublishedPort) -> Result<(OwnedFd, SocketAddr), Error> {
     let bound = rustix::net::getsockname(&socket).doing(|| format!("read the address of port {address}"))?;
     let bound = SocketAddr::try_from(bound).unwrap_or(address);
     Ok((socket, bound))
+}
+
+/// A socket of the network namespace `netns` that listens on all its addresses, non-blocking and close-on-exec: where
+/// others reach the port by the container's address. More than one can listen on a port, for a moment in which one takes
+/// over from another.
+///
+/// # Errors
+/// When the namespace cannot be entered or left again, or the port is taken there.
+pub fn listen_in(netns: BorrowedFd<'_>, port: u16) -> Result<OwnedFd, Error> {
+    let home = File::open("/proc/thread-self/ns/net").doing(|| "open the current network namespace")?;
+    setns(netns, CloneFlags::CLONE_NEWNET).doing(|| "enter the container's network namespace")?;
+    let open = |address: SocketAddr| -> rustix::io::Result<OwnedFd> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        if address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&socket, false)?;
+        }
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(socket)
+    };
+    let socket = match open((Ipv6Addr::UNSPECIFIED, port).into()) {
+        // A kernel without IPv6.
+        Err(Errno::AFNOSUPPORT) => open((Ipv4Addr::UNSPECIFIED, port).into()),
+        socket => socket,
+    };
+    setns(home, CloneFlags::CLONE_NEWNET).doing(|| "leave the container's network namespace")?;
+    socket.doing(|| format!("listen on port {port} of the container"))
+}
+
+/// Where a socket that is bound to `address` is connected to from its own host.
+#[must_use]
+pub fn reached_at(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 /// Drops segments with both SYN and ACK, with which a connection is answered that was begun from here (RFC 9293,

@@ -34,6 +34,8 @@ pub struct Configuration {
     pub plan: NetworkPlan,
     /// Which ports lead where.
     pub published: Vec<Published>,
+    /// Ports of containers that lead to the host.
+    pub inward: Vec<Inward>,
     /// The host's resolvers for names that are not the stack's; empty to follow the host's `/etc/resolv.conf`.
     pub resolvers: Vec<SocketAddr>,
     /// Which containers take connections, by name; those that are not named are ready.
@@ -49,6 +51,18 @@ pub struct Published {
     pub port: PublishedPort,
 }
 
+/// A port of a container that leads to a socket of the host's namespace: the container accepts on that itself
+/// ([`crate::direct`]), and who is in the stack reaches it by the container's address all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inward {
+    /// Name of the container.
+    pub container: String,
+    /// Port inside.
+    pub port: u16,
+    /// Where to connect to on the host.
+    pub target: SocketAddr,
+}
+
 /// Descriptors that go with a [`Configuration`]: only what netd has not got yet.
 #[derive(Debug, Default)]
 pub struct Descriptors<'a> {
@@ -60,6 +74,9 @@ pub struct Descriptors<'a> {
     /// Listening sockets from [`crate::publish::bind`], with their index in [`Configuration::published`]; a
     /// port that netd listens on already (same host address and port) may be left out.
     pub listeners: &'a [(usize, BorrowedFd<'a>)],
+    /// Listening sockets of containers' namespaces, from [`crate::direct::listen_in`]: all of them, each time, in the
+    /// order of [`Configuration::inward`].
+    pub inward: &'a [BorrowedFd<'a>],
 }
 
 /// What the supervisor sends.
@@ -167,7 +184,8 @@ impl Client {
         };
         let names = with.names.iter().flat_map(|sockets| [sockets.udp.as_fd(), sockets.tcp.as_fd()]);
         let listeners = with.listeners.iter().map(|(_, listener)| *listener);
-        let all: Vec<BorrowedFd<'_>> = with.hub.into_iter().chain(names).chain(listeners).collect();
+        let all: Vec<BorrowedFd<'_>> =
+            with.hub.into_iter().chain(names).chain(listeners).chain(with.inward.iter().copied()).collect();
         let (first, rest) = all.split_at(all.len().min(MAX_FDS));
         let send = |request: &Request, fds: &[BorrowedFd<'_>]| self.channel.send(&encode(request)?, fds);
         let doing = || "send netd its configuration";

@@ -1,13 +1,13 @@
 //! The event loop: one thread, level-triggered epoll, nothing that blocks.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit};
 use sys::channel::{Channel, Message};
 
@@ -37,6 +37,7 @@ pub(super) enum Token {
     NameTcp(Key),
     NameClient(Key),
     NameQuery(Key),
+    Inward(Key),
 }
 
 impl Token {
@@ -53,6 +54,7 @@ impl Token {
             Self::NameTcp(key) => pack(6, key),
             Self::NameClient(key) => pack(7, key),
             Self::NameQuery(key) => pack(8, key),
+            Self::Inward(key) => pack(9, key),
         })
     }
 
@@ -67,7 +69,8 @@ impl Token {
             5 => Self::NameUdp(key),
             6 => Self::NameTcp(key),
             7 => Self::NameClient(key),
-            _ => Self::NameQuery(key),
+            8 => Self::NameQuery(key),
+            _ => Self::Inward(key),
         }
     }
 }
@@ -109,6 +112,8 @@ struct Netd {
     /// When to ask the hub again after it had none to give.
     ask_again: Option<Instant>,
     listeners: Slab<Listener>,
+    /// Listening sockets of containers whose ports lead to the host.
+    inward: Slab<(OwnedFd, SocketAddr)>,
     /// Listeners are not watched until then.
     resting: Option<Instant>,
     proxy: Proxy,
@@ -152,6 +157,7 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         requested: false,
         ask_again: None,
         listeners: Slab::new(),
+        inward: Slab::new(),
         resting: None,
         proxy: Proxy::new(),
         resolver: Resolver::new(),
@@ -196,6 +202,7 @@ impl Netd {
             Token::NameTcp(key) => self.resolver.accept(&self.poll, key),
             Token::NameClient(key) => self.resolver.client_ready(&self.poll, key, flags),
             Token::NameQuery(key) => self.resolver.reply_ready(&self.poll, key, flags),
+            Token::Inward(key) => self.accept_inward(key),
         }
         Ok(true)
     }
@@ -253,6 +260,19 @@ impl Netd {
             if self.pool.len() < POOL / 2 {
                 self.ask_for_sockets();
             }
+        }
+    }
+
+    /// From inside to the host. Done with one connection at a time: it is the way of names, and not that of clients.
+    fn accept_inward(&mut self, key: Key) {
+        let Some((listener, target)) = self.inward.get(key) else { return };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(client) = rustix::net::accept_with(listener, flags) else { return };
+        // Those of IPv6 come with IPv6.
+        let SocketAddr::V4(target) = *target else { return };
+        match rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None) {
+            Ok(socket) => self.proxy.accepted(&self.poll, client, target, Some(socket)),
+            Err(error) => tracing::warn!(%error, "a socket of the host"),
         }
     }
 
@@ -330,6 +350,7 @@ impl Netd {
         }
         let complete = |incoming: &mut Incoming| {
             let expected = usize::from(incoming.hub) + 2 * incoming.names.len() + incoming.listeners.len();
+            let expected = expected + incoming.configuration.inward.len();
             incoming.fds.len() >= expected
         };
         let Some(incoming) = self.incoming.take_if(complete) else { return Ok(()) };
@@ -350,7 +371,7 @@ impl Netd {
             .into_iter()
             .filter_map(|network| Some(NameSockets { network, udp: fds.next()?, tcp: fds.next()? }))
             .collect();
-        let fresh: Vec<(usize, OwnedFd)> = listeners.into_iter().zip(fds).collect();
+        let fresh: Vec<(usize, OwnedFd)> = listeners.into_iter().zip(fds.by_ref()).collect();
         let kept: Vec<Option<Key>> =
             configuration.published.iter().map(|published| self.listener_of(published)).collect();
         for (index, published) in configuration.published.iter().enumerate() {
@@ -367,7 +388,26 @@ impl Netd {
             self.join_hub(hub.into())?;
         }
         self.change_listeners(&configuration, kept, fresh)?;
+        self.change_inward(configuration.inward.iter().map(|inward| inward.target).zip(fds))?;
         self.resolver.configure(&self.poll, configuration.plan, configuration.resolvers, names)
+    }
+
+    fn change_inward(
+        &mut self,
+        listeners: impl Iterator<Item = (SocketAddr, OwnedFd)>,
+    ) -> Result<(), String> {
+        let old: Vec<Key> = self.inward.iter().map(|(key, _)| key).collect();
+        for (listener, _) in old.into_iter().filter_map(|key| self.inward.remove(key)).collect::<Vec<_>>() {
+            self.poll.delete(&listener);
+        }
+        for (target, listener) in listeners {
+            let key = self.inward.insert((listener, target));
+            if let Some((listener, _)) = self.inward.get(key) {
+                let watched = self.poll.add(listener, Token::Inward(key), EventFlags::IN);
+                watched.map_err(|error| format!("watch a container's port to {target}: {error}"))?;
+            }
+        }
+        Ok(())
     }
 
     fn listener_of(&self, published: &Published) -> Option<Key> {

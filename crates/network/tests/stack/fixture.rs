@@ -145,7 +145,12 @@ impl Stack {
             Configuration { plan: plan.clone(), published, resolvers, ..Configuration::default() };
         let mut client = Client::new(supervisor);
         let listeners: Vec<_> = listeners.iter().map(AsFd::as_fd).enumerate().collect();
-        let with = Descriptors { hub: Some(netd_hub.as_fd()), names: &names, listeners: &listeners };
+        let with = Descriptors {
+            hub: Some(netd_hub.as_fd()),
+            names: &names,
+            listeners: &listeners,
+            ..Descriptors::default()
+        };
         client.configure(&configuration, &with).unwrap();
         client.confirmed(Instant::now() + Duration::from_secs(5)).unwrap();
         Self { plan, configuration, hub, services, netd, client, _hub: child, _resolver: resolver }

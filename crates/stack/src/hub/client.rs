@@ -113,6 +113,12 @@ impl Hub {
         fds.pop().ok_or_else(unexpected)
     }
 
+    /// A TCP socket that listens on a port in a container's network namespace.
+    pub(crate) fn listen(&mut self, container: &str, port: u16) -> Result<OwnedFd, RemoteError> {
+        let (_, mut fds) = self.call(&Request::Listen { container: container.to_owned(), port }, &[])?;
+        fds.pop().ok_or_else(unexpected)
+    }
+
     /// Deletes directories of the data directory.
     pub(crate) fn remove(&mut self, paths: Vec<String>) -> Result<(), RemoteError> {
         self.call(&Request::Remove { paths }, &[]).map(drop)

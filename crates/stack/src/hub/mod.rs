@@ -39,6 +39,8 @@ pub(crate) enum Request {
     Exec { target: i32, process: Box<Process>, cgroup: bool },
     /// A TCP socket in a service's network namespace.
     Socket { service: String },
+    /// A TCP socket that listens on a port in a container's network namespace.
+    Listen { container: String, port: u16 },
     /// Delete these directories, relative to the data directory.
     Remove { paths: Vec<String> },
 }
@@ -194,6 +196,12 @@ impl Hub {
                     RemoteError::message(format!("service `{service}` has no network namespace"))
                 })?;
                 Ok((done(), vec![network::link::socket_in(namespace)?]))
+            }
+            Request::Listen { container, port } => {
+                let namespace = self.network.get(&container).ok_or_else(|| {
+                    RemoteError::message(format!("container `{container}` has no network namespace"))
+                })?;
+                Ok((done(), vec![network::direct::listen_in(namespace, port)?]))
             }
             Request::Remove { paths } => {
                 for path in &paths {

@@ -1,13 +1,14 @@
 //! The stack's links to the outside: netd, the name server's sockets, and the published ports.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use network::netd::{Client, Configuration, Descriptors, Published};
-use network::plan::{Mode, PublishedPort};
+use network::netd::{Client, Configuration, Descriptors, Inward, Published};
+use network::plan::{Mode, NetworkPlan, PublishedPort};
 use sys::channel::Channel;
 use sys::process::Child;
 
@@ -27,6 +28,8 @@ pub(crate) struct Wiring {
     connected: bool,
     /// Listening sockets, kept so that a port stays bound whatever becomes of netd.
     listeners: BTreeMap<PublishedPort, (OwnedFd, SocketAddr)>,
+    /// What listens inside for direct ports, and the plan of the network that it was made for.
+    inward: (NetworkPlan, BTreeMap<(String, u16), OwnedFd>),
 }
 
 impl Wiring {
@@ -60,6 +63,10 @@ impl Wiring {
         let names = hub.wire(&plan.network)?;
         self.listeners.retain(|port, _| wanted.iter().any(|(_, w)| *w == port));
         self.listeners.extend(bound);
+        if self.netd.is_none() {
+            return Ok(());
+        }
+        let inward = self.listen_inside(plan, hub)?;
         let Some(netd) = &mut self.netd else { return Ok(()) };
         let mut ours = None;
         if !self.connected {
@@ -80,10 +87,50 @@ impl Wiring {
             published.push(Published { service: service.to_owned(), port });
         }
         let configuration =
-            Configuration { plan: plan.network.clone(), published, ..Configuration::default() };
-        let with = Descriptors { hub: ours.as_ref().map(AsFd::as_fd), names: &names, listeners: &listeners };
+            Configuration { plan: plan.network.clone(), published, inward, ..Configuration::default() };
+        let inside: Vec<BorrowedFd<'_>> = configuration
+            .inward
+            .iter()
+            .filter_map(|inward| self.inward.1.get(&(inward.container.clone(), inward.port)))
+            .map(AsFd::as_fd)
+            .collect();
+        let with = Descriptors {
+            hub: ours.as_ref().map(AsFd::as_fd),
+            names: &names,
+            listeners: &listeners,
+            inward: &inside,
+        };
         netd.configure(&configuration, &with)?;
         Ok(netd.confirmed(Instant::now() + DEADLINE)?)
+    }
+
+    /// Has something listen on direct ports inside, where their containers do not: others of the stack connect to the
+    /// container's address.
+    fn listen_inside(&mut self, plan: &Plan, hub: &mut Hub) -> Result<Vec<Inward>, RemoteError> {
+        let mut wanted: BTreeMap<(String, u16), SocketAddr> = BTreeMap::new();
+        for service in &plan.services {
+            let containers = || plan.network.endpoints.iter().filter(|e| e.group == service.name);
+            for port in service.ports.iter().filter(|p| p.mode == Mode::Direct && !p.is_udp()) {
+                let Some((_, at)) = self.listeners.get(port) else { continue };
+                let at = network::direct::reached_at(*at);
+                wanted.extend(containers().map(|e| ((e.service.clone(), port.container_port), at)));
+            }
+        }
+        let (made_for, listening) = &mut self.inward;
+        // Namespaces may be others now.
+        if *made_for != plan.network {
+            listening.clear();
+        }
+        listening.retain(|key, _| wanted.contains_key(key));
+        for (container, port) in wanted.keys() {
+            let key = (container.clone(), *port);
+            if let Entry::Vacant(entry) = listening.entry(key) {
+                entry.insert(hub.listen(container, *port)?);
+            }
+        }
+        made_for.clone_from(&plan.network);
+        let inward = |((container, port), target)| Inward { container, port, target };
+        Ok(wanted.into_iter().map(inward).collect())
     }
 
     /// The socket of a published port.
