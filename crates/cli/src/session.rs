@@ -60,6 +60,7 @@ impl Session {
             env_file: self.global.env_file.clone(),
             base: base.map(str::to_owned),
             strict: self.global.strict,
+            scale: std::collections::BTreeMap::new(),
         };
         let host = HostFacts::gather()?;
         let plan = load::load(&options, &host)?;

@@ -37,3 +37,29 @@ pub enum Target {
     /// Addresses: the first of a subnet, and its prefix length.
     Subnet(IpAddr, u8),
 }
+
+/// A text that is no [`Rule`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{rule}` is not an egress rule")]
+pub struct RuleError {
+    /// The whole text.
+    pub rule: String,
+}
+
+impl RuleError {
+    /// What to write.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        "write `example.org:443`".to_owned()
+    }
+}
+
+impl std::str::FromStr for Rule {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let (name, port) = text.split_once(':').ok_or_else(|| RuleError { rule: text.to_owned() })?;
+        let port = port.parse().map_err(|_| RuleError { rule: text.to_owned() })?;
+        Ok(Self { target: Target::Name(name.to_owned()), ports: Some((port, port)) })
+    }
+}

@@ -113,6 +113,19 @@ pub fn replica_name(service: &str, number: u16) -> String {
     if number <= 1 { service.to_owned() } else { format!("{service}-{number}") }
 }
 
+/// The part of a pool of passive ports that is replica `number`'s (from 1) of `of`: parts follow each other, and
+/// differ by one port at the most. `None` where there is not a port for each.
+#[must_use]
+pub fn passive_slice(pool: (u16, u16), number: u16, of: u16) -> Option<(u16, u16)> {
+    let (number, of) = (u32::from(number.max(1)), u32::from(of.max(1)));
+    let size = u32::from(pool.1).checked_sub(u32::from(pool.0))? + 1;
+    if size < of || number > of {
+        return None;
+    }
+    let at = |part: u32| u16::try_from(u32::from(pool.0) + size * part / of - u32::from(part == number)).ok();
+    Some((at(number - 1)?, at(number)?))
+}
+
 /// A veth pair between an endpoint and a bridge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Interface {

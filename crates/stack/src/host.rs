@@ -15,10 +15,23 @@ pub struct HostFacts {
     pub unprivileged_port_start: u16,
     /// Whether we may listen on every port.
     pub is_root: bool,
-    /// Subnets that the host has routes to, and its name servers: address and prefix length.
-    pub used_subnets: Vec<(Ipv4Addr, u8)>,
+    /// Where the host has routes to.
+    pub routes: Vec<Route>,
+    /// The host's name servers.
+    pub name_servers: Vec<Ipv4Addr>,
+    /// Maximum transmission unit of the interface of the default route, where it is not the usual 1500.
+    pub mtu: Option<u32>,
     /// The user's home directory, for `~` in paths.
     pub home: Option<PathBuf>,
+}
+
+/// A route of the host's that is not a default route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// First address and prefix length.
+    pub destination: (Ipv4Addr, u8),
+    /// Name of the interface; `*` for a route that leads nowhere.
+    pub interface: String,
 }
 
 const PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
@@ -36,15 +49,27 @@ impl HostFacts {
         let home = environment.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
         let port_start =
             read(PORT_START)?.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT_PORT_START);
-        let mut used_subnets = routes(&read(ROUTES)?.unwrap_or_default());
-        used_subnets.extend(resolvers(&read(RESOLVERS)?.unwrap_or_default()));
+        let table = read(ROUTES)?.unwrap_or_default();
+        let mtu = match default_interface(&table) {
+            Some(interface) => read(&format!("/sys/class/net/{interface}/mtu"))?,
+            None => None,
+        };
         Ok(Self {
             environment,
             unprivileged_port_start: port_start,
             is_root: rustix::process::geteuid().is_root(),
-            used_subnets,
+            routes: routes(&table),
+            name_servers: resolvers(&read(RESOLVERS)?.unwrap_or_default()),
+            mtu: mtu.and_then(|text| text.trim().parse().ok()).filter(|mtu| is_unusual(*mtu)),
             home,
         })
+    }
+
+    /// Subnets that a network of a stack keeps clear of: address and prefix length.
+    #[must_use]
+    pub fn used_subnets(&self) -> Vec<(Ipv4Addr, u8)> {
+        let routes = self.routes.iter().map(|route| route.destination);
+        routes.chain(self.name_servers.iter().map(|address| (*address, 32))).collect()
     }
 }
 
@@ -57,34 +82,44 @@ fn read(path: &str) -> Result<Option<String>, FileError> {
     }
 }
 
-/// Destinations of `/proc/net/route`: addresses as the memory of a `__be32` printed in hexadecimal.
-fn routes(text: &str) -> Vec<(Ipv4Addr, u8)> {
-    let address = |field: &str| {
-        let raw = u32::from_str_radix(field, 16).ok()?;
-        Some(Ipv4Addr::from(raw.to_ne_bytes()))
-    };
-    text.lines()
-        .skip(1)
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace();
-            let destination = address(fields.nth(1)?)?;
-            let mask = address(fields.nth(5)?)?;
-            let prefix = u32::from(mask).leading_ones();
-            Some((destination, u8::try_from(prefix).ok()?))
-        })
-        // The default route covers everything.
-        .filter(|(_, prefix)| *prefix > 0)
+/// Whether an MTU says something, and a bridge can have it.
+fn is_unusual(mtu: u32) -> bool {
+    mtu != 1500 && (576..=u16::MAX.into()).contains(&mtu)
+}
+
+/// One line of `/proc/net/route`: interface, destination and metric.
+fn route(line: &str) -> Option<(&str, (Ipv4Addr, u8), u32)> {
+    // Addresses are the memory of a `__be32`, printed in hexadecimal.
+    let address = |field: &str| Some(Ipv4Addr::from(u32::from_str_radix(field, 16).ok()?.to_ne_bytes()));
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [interface, destination, _, _, _, _, metric, mask, ..] = fields.as_slice() else { return None };
+    let prefix = u8::try_from(u32::from(address(mask)?).leading_ones()).ok()?;
+    Some((interface, (address(destination)?, prefix), metric.parse().ok()?))
+}
+
+fn routes(table: &str) -> Vec<Route> {
+    let routes = table.lines().skip(1).filter_map(route);
+    routes
+        // The default route covers everything; so do its two halves, with which a VPN outweighs it.
+        .filter(|(_, (_, prefix), _)| *prefix > 1)
+        .map(|(interface, destination, _)| Route { destination, interface: interface.to_owned() })
         .collect()
 }
 
+/// The interface of the default route that counts: the one with the lowest metric.
+fn default_interface(table: &str) -> Option<&str> {
+    let routes = table.lines().skip(1).filter_map(route);
+    let defaults = routes.filter(|(_, (_, prefix), _)| *prefix == 0);
+    defaults.min_by_key(|(_, _, metric)| *metric).map(|(interface, ..)| interface)
+}
+
 /// Name servers of resolv.conf(5).
-fn resolvers(text: &str) -> Vec<(Ipv4Addr, u8)> {
+fn resolvers(text: &str) -> Vec<Ipv4Addr> {
     text.lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace();
             (words.next()? == "nameserver").then(|| words.next()?.parse().ok())?
         })
-        .map(|address| (address, 32))
         .collect()
 }
 
@@ -93,23 +128,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn used_subnets() {
-        let route = |address: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(address));
-        let line = |destination, mask| {
-            format!(
-                "eth0\t{}\t{}\t0001\t0\t0\t0\t{}\t0\t0\t0\n",
-                route(destination),
-                route([0; 4]),
-                route(mask)
-            )
+    fn routes_and_name_servers() {
+        let field = |address: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(address));
+        let line = |interface, destination, metric, mask| {
+            let (destination, gateway, mask) = (field(destination), field([0; 4]), field(mask));
+            format!("{interface}\t{destination}\t{gateway}\t0001\t0\t0\t{metric}\t{mask}\t0\t0\t0\n")
         };
-        let text = format!(
-            "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n{}{}broken\n",
-            line([0; 4], [0; 4]),
-            line([10, 89, 4, 0], [255, 255, 254, 0])
-        );
-        assert_eq!(routes(&text), [(Ipv4Addr::new(10, 89, 4, 0), 23)]);
+        let table = [
+            "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n".to_owned(),
+            line("wlan0", [0; 4], 600, [0; 4]),
+            line("eth0", [0; 4], 100, [0; 4]),
+            line("tun0", [128, 0, 0, 0], 0, [128, 0, 0, 0]),
+            line("eth0", [10, 89, 4, 0], 0, [255, 255, 254, 0]),
+            "broken\n".to_owned(),
+        ]
+        .concat();
+        let destination = (Ipv4Addr::new(10, 89, 4, 0), 23);
+        assert_eq!(routes(&table), [Route { destination, interface: "eth0".into() }]);
+        assert_eq!(default_interface(&table), Some("eth0"));
+        assert_eq!(default_interface("Iface\n"), None);
         let text = "# a comment\nnameserver 10.89.0.53\nnameserver fe80::1\nsearch example\n";
-        assert_eq!(resolvers(text), [(Ipv4Addr::new(10, 89, 0, 53), 32)]);
+        assert_eq!(resolvers(text), [Ipv4Addr::new(10, 89, 0, 53)]);
+        assert!(is_unusual(1420) && is_unusual(9000) && !is_unusual(1500) && !is_unusual(65536));
     }
 }

@@ -25,6 +25,8 @@ pub struct LoadOptions {
     pub base: Option<String>,
     /// Warnings are errors.
     pub strict: bool,
+    /// Numbers of replicas that outweigh the file's, by service.
+    pub scale: BTreeMap<String, u16>,
 }
 
 /// The names looked for in a directory, in this order.

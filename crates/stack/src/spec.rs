@@ -1,7 +1,9 @@
 //! From a planned service and its image to a sandbox: where the two are merged, by Docker's rules.
 
+mod names;
+mod replica;
+
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -9,15 +11,18 @@ use std::path::Path;
 use container::sandbox::{Mount, MountSource, Root, Sandbox};
 use container::{Capabilities, Process, User, capability, defaults, landlock, rlimit};
 use image::Image;
-use network::plan::{Endpoint, NetworkPlan};
+use network::plan::NetworkPlan;
 use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder};
 use sys::mount::attribute::{NODEV, NOEXEC, NOSUID, RDONLY};
 
 use crate::control::Exec;
 use crate::plan::{
-    BlockIo, DeviceRate, DeviceWeight, Healthcheck, MountKind, Probe, SecretSource, Service, Source,
+    BlockIo, DeviceRate, DeviceWeight, Healthcheck, MountKind, NetworkMode, Probe, SecretSource, Service,
+    Source,
 };
 use crate::remote::{Context, RemoteError};
+
+pub(crate) use replica::replica;
 
 /// What a service's sandbox is made from, beside the service.
 #[derive(Debug)]
@@ -26,6 +31,8 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) stack: &'a str,
     /// Name of the container: the service's, or that of a one-off.
     pub(crate) container: &'a str,
+    /// Which replica of the service it is; the first is 1.
+    pub(crate) replica: u16,
     /// The service's image.
     pub(crate) image: &'a Image,
     /// Layers of the image, lowest first, relative to the data directory.
@@ -62,13 +69,18 @@ pub(crate) fn volume_directory(stack: &str, volume: &str) -> String {
 pub(crate) fn resolve(service: &Service, from: &Ingredients<'_>) -> Result<Resolved, RemoteError> {
     let mut detached = Vec::new();
     let own = container_directory(from.stack, from.container);
-    let endpoint = from.network.endpoints.iter().find(|e| e.service == from.container);
-    let mut mounts = defaults::mounts(defaults::Network::Own, service.shm_size);
+    let is_replicated = from.network.groups.iter().any(|group| group.service == service.name);
+    let service = &replica(service, from.replica, is_replicated.then_some(service.replicas));
+    let network = match service.network_mode {
+        NetworkMode::Host => defaults::Network::Host,
+        NetworkMode::Own | NetworkMode::Service(_) => defaults::Network::Own,
+    };
+    let mut mounts = defaults::mounts(network, service.shm_size);
     for mount in &service.mounts {
         mounts.push(mount_of(mount, from, &mut detached)?);
     }
     mounts.extend(anonymous_volumes(service, from.image, &own));
-    mounts.extend(name_files(service, endpoint, from.network));
+    mounts.extend(names::files(service, from.container, from.network)?);
     for secret in &service.secrets {
         let content = secret_value(&secret.source, from.secrets)
             .context(|| format!("read secret for {}", secret.target))?;
@@ -239,33 +251,6 @@ fn anonymous_volumes(service: &Service, image: &Image, own: &str) -> Vec<Mount> 
             Mount::new(path, MountSource::Volume { path: format!("{own}/v{index}") }, NOSUID | NODEV)
         })
         .collect()
-}
-
-/// `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`.
-fn name_files(service: &Service, endpoint: Option<&Endpoint>, network: &NetworkPlan) -> Vec<Mount> {
-    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-    let interfaces = endpoint.map_or(&[][..], |e| &e.interfaces);
-    for interface in interfaces {
-        hosts.push_str(&format!("{}\t{}\n", interface.address, service.hostname));
-    }
-    let resolv = match interfaces.first().and_then(|i| gateway(network, &i.network)) {
-        Some(gateway) => format!("nameserver {gateway}\noptions ndots:0\n"),
-        None => "# this service is on no network\n".to_owned(),
-    };
-    [
-        ("/etc/hostname", format!("{}\n", service.hostname)),
-        ("/etc/hosts", hosts),
-        ("/etc/resolv.conf", resolv),
-    ]
-    .map(|(target, content)| {
-        let source = MountSource::File { content: content.into_bytes(), mode: 0o644, uid: 0, gid: 0 };
-        Mount::new(target, source, NOSUID | NODEV | NOEXEC)
-    })
-    .to_vec()
-}
-
-fn gateway(network: &NetworkPlan, name: &str) -> Option<Ipv4Addr> {
-    network.networks.iter().find(|n| n.name == name).map(|n| n.gateway)
 }
 
 fn secret_value(source: &SecretSource, values: &BTreeMap<String, String>) -> Result<Vec<u8>, RemoteError> {

@@ -3,6 +3,7 @@
 use super::mounts::{bytes, ignored};
 use super::node::{Key, Node, unknown_key};
 use super::process::pids;
+use super::service::ServiceFile;
 use crate::diagnostic::{Checked, Fault, Span};
 use crate::plan::{BlockIo, DeviceRate, DeviceWeight, Limits};
 
@@ -142,11 +143,11 @@ fn device<'a>(entry: &'a Node, what: &str, key: &'static str) -> Checked<(String
     Ok((path.ok_or_else(|| missing("path"))?, value.ok_or_else(|| missing(key))?))
 }
 
-/// Reads `deploy`, of which the resources count.
+/// Reads `deploy`, of which the resources and the replicas count.
 pub(super) fn deploy(
     node: &Node,
     place: &str,
-    limits: &mut Limits,
+    service: &mut ServiceFile,
     warnings: &mut Vec<(Span, String)>,
 ) -> Checked<()> {
     const KNOWN: &[&str] = &[
@@ -162,36 +163,46 @@ pub(super) fn deploy(
     ];
     let place = format!("`deploy` of {place}");
     for (key, node) in node.map("deploy")? {
-        if key.name != "resources" {
-            if !KNOWN.contains(&key.name.as_str()) {
-                return Err(unknown_key(key, &place, KNOWN.iter().copied()));
+        match key.name.as_str() {
+            "resources" => resources(node, &place, &mut service.settled.limits, warnings)?,
+            "endpoint_mode" | "mode" | "replicas" | "update_config" => {
+                service.replicas.read_deploy(key, node, &place, warnings)?;
             }
-            warnings.push(ignored(key, &place));
-            continue;
+            name if KNOWN.contains(&name) => warnings.push(ignored(key, &place)),
+            _ => return Err(unknown_key(key, &place, KNOWN.iter().copied())),
         }
-        for (key, node) in node.map("resources")? {
-            match key.name.as_str() {
-                "limits" => {
-                    for (key, node) in node.map("limits")? {
-                        match key.name.as_str() {
-                            "cpus" => read(limits, "cpus", node)?,
-                            "memory" => read(limits, "mem_limit", node)?,
-                            "pids" => read(limits, "pids_limit", node)?,
-                            _ => return Err(unknown_key(key, "`limits`", ["cpus", "memory", "pids"])),
-                        }
+    }
+    Ok(())
+}
+
+fn resources(
+    node: &Node,
+    place: &str,
+    limits: &mut Limits,
+    warnings: &mut Vec<(Span, String)>,
+) -> Checked<()> {
+    for (key, node) in node.map("resources")? {
+        match key.name.as_str() {
+            "limits" => {
+                for (key, node) in node.map("limits")? {
+                    match key.name.as_str() {
+                        "cpus" => read(limits, "cpus", node)?,
+                        "memory" => read(limits, "mem_limit", node)?,
+                        "pids" => read(limits, "pids_limit", node)?,
+                        _ => return Err(unknown_key(key, "`limits`", ["cpus", "memory", "pids"])),
                     }
                 }
-                "reservations" => {
-                    let place = format!("`reservations` of {place}");
-                    for (key, node) in node.map("reservations")? {
-                        match key.name.as_str() {
-                            "memory" => read(limits, "mem_reservation", node)?,
-                            _ => warnings.push(ignored(key, &place)),
-                        }
-                    }
-                }
-                _ => return Err(unknown_key(key, "`resources`", ["limits", "reservations"])),
             }
+            "reservations" => {
+                let place = format!("`reservations` of {place}");
+                for (key, node) in node.map("reservations")? {
+                    match key.name.as_str() {
+                        "memory" => read(limits, "mem_reservation", node)?,
+                        _ => warnings.push(ignored(key, &place)),
+                    }
+                }
+            }
+            _ => return Err(unknown_key(key, "`resources`", ["limits", "reservations"])),
         }
     }
     Ok(())

@@ -3,19 +3,22 @@
 //! What is here knows the file alone. Looking up paths, variables' files, networks and addresses is
 //! `resolve`'s business.
 
+pub(crate) mod bridge;
 pub(crate) mod health;
 mod limits;
 pub(crate) mod mounts;
+pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod ports;
 mod process;
+pub(crate) mod replicas;
 pub(crate) mod service;
 pub(crate) mod units;
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 use crate::diagnostic::{Checked, Fault, FileError, SourceText, Span};
+use bridge::NetworkFile;
 use mounts::ignored;
 use node::{Key, Node, Value, unknown_key};
 use service::ServiceFile;
@@ -56,15 +59,6 @@ pub(crate) struct StackFile {
     pub(crate) volumes: Vec<VolumeFile>,
     pub(crate) secrets: Vec<SecretSourceFile>,
     pub(crate) configs: Vec<SecretSourceFile>,
-}
-
-/// A network of the top level.
-#[derive(Debug)]
-pub(crate) struct NetworkFile {
-    pub(crate) key: Key,
-    pub(crate) internal: bool,
-    pub(crate) subnet: Option<Located<(Ipv4Addr, u8)>>,
-    pub(crate) gateway: Option<Located<Ipv4Addr>>,
 }
 
 /// A volume of the top level.
@@ -135,7 +129,7 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
             "networks" => {
                 for (key, node) in node.map("networks")? {
                     check_name(key, "network")?;
-                    file.networks.push(network(key, node, warnings)?);
+                    file.networks.push(bridge::parse(key, node, format, warnings)?);
                 }
             }
             "volumes" => {
@@ -209,114 +203,6 @@ fn bases(node: &Node) -> Checked<Vec<Located<String>>> {
         bases.push(located(item, base));
     }
     Ok(bases)
-}
-
-fn network(key: &Key, node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<NetworkFile> {
-    const KNOWN: &[&str] = &[
-        "internal",
-        "ipam",
-        "driver",
-        "driver_opts",
-        "attachable",
-        "enable_ipv4",
-        "enable_ipv6",
-        "external",
-        "labels",
-        "name",
-    ];
-    let place = format!("network `{}`", key.name);
-    let mut network = NetworkFile { key: key.clone(), internal: false, subnet: None, gateway: None };
-    for (key, node) in node.map(&key.name)? {
-        match key.name.as_str() {
-            "internal" => network.internal = node.boolean("internal")?,
-            "ipam" => ipam(node, &place, &mut network, warnings)?,
-            "driver" => {
-                let driver = node.text("driver")?;
-                if driver != "bridge" && driver != "default" {
-                    return Err(Fault::new(
-                        &node.span,
-                        format!("network driver `{driver}` is not supported"),
-                    )
-                    .hint("leave `driver` out: every network is a bridge of the stack's own"));
-                }
-            }
-            "external" if matches!(node.value, Value::Bool(false)) => {}
-            "external" => {
-                return Err(Fault::new(&key.span, "external networks are not supported yet")
-                    .hint("leave `external` out: the stack then has a network of its own"));
-            }
-            "attachable" | "labels" | "name" | "enable_ipv4" => {}
-            "enable_ipv6" | "driver_opts" => warnings.push(ignored(key, &place)),
-            name if name.starts_with("x-") => {}
-            _ => return Err(unknown_key(key, &place, KNOWN.iter().copied())),
-        }
-    }
-    Ok(network)
-}
-
-fn ipam(
-    node: &Node,
-    place: &str,
-    network: &mut NetworkFile,
-    warnings: &mut Vec<(Span, String)>,
-) -> Checked<()> {
-    for (key, node) in node.map("ipam")? {
-        match key.name.as_str() {
-            "config" => {
-                let items = node.list("config")?;
-                if items.len() > 1 {
-                    return Err(Fault::new(&items[1].span, "a network has one subnet only"));
-                }
-                for (key, node) in
-                    items.iter().map(|item| item.map("config")).collect::<Checked<Vec<_>>>()?.concat()
-                {
-                    match key.name.as_str() {
-                        "subnet" => {
-                            let text = node.text("subnet")?;
-                            network.subnet = Some(located(&node, subnet(&node.span, &text)?));
-                        }
-                        "gateway" => {
-                            network.gateway = Some(located(&node, ipv4(&node, "gateway")?));
-                        }
-                        "ip_range" | "aux_addresses" => warnings.push(ignored(&key, place)),
-                        _ => {
-                            let known = ["subnet", "gateway", "ip_range", "aux_addresses"];
-                            return Err(unknown_key(&key, "`ipam.config`", known));
-                        }
-                    }
-                }
-            }
-            "driver" | "options" => warnings.push(ignored(key, "`ipam`")),
-            _ => return Err(unknown_key(key, "`ipam`", ["config", "driver", "options"])),
-        }
-    }
-    Ok(())
-}
-
-pub(crate) fn ipv4(node: &Node, what: &str) -> Checked<Ipv4Addr> {
-    let text = node.text(what)?;
-    text.parse().map_err(|_why| {
-        Fault::new(&node.span, format!("`{text}` is not an IPv4 address"))
-            .hint("write four numbers, such as `172.28.0.10`")
-    })
-}
-
-fn subnet(span: &Span, text: &str) -> Checked<(Ipv4Addr, u8)> {
-    let parsed = text.split_once('/').and_then(|(address, prefix)| {
-        let address: Ipv4Addr = address.parse().ok()?;
-        let prefix: u8 = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix))?;
-        Some((address, prefix))
-    });
-    let Some((address, prefix)) = parsed else {
-        return Err(Fault::new(span, format!("`{text}` is not an IPv4 subnet"))
-            .hint("write an address and a prefix length of 8 to 30, such as `172.28.0.0/24`"));
-    };
-    let first = Ipv4Addr::from(u32::from(address) & (u32::MAX << (32 - prefix)));
-    if first != address {
-        return Err(Fault::new(span, format!("`{text}` is an address within a subnet"))
-            .hint(format!("the subnet itself is `{first}/{prefix}`")));
-    }
-    Ok((address, prefix))
 }
 
 fn volume(key: &Key, node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<VolumeFile> {

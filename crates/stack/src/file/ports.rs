@@ -3,6 +3,9 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use network::plan::{Mode, Protocol};
+
+use super::bridge::ipv4;
 use super::node::{Key, Node, Value, unknown_key};
 use crate::diagnostic::{Checked, Fault, Span};
 
@@ -15,9 +18,12 @@ pub(crate) struct PortFile {
     /// 0: the kernel chooses.
     pub(crate) host_port: u16,
     pub(crate) container_port: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) mode: Mode,
 }
 
-const LONG: &[&str] = &["target", "published", "host_ip", "protocol", "mode", "name", "app_protocol"];
+const LONG: [&str; 9] =
+    ["target", "published", "host_ip", "protocol", "mode", "name", "app_protocol", "passive", "announce"];
 
 /// Read a whole `ports` list.
 pub(crate) fn parse(node: &Node) -> Checked<Vec<PortFile>> {
@@ -38,7 +44,14 @@ fn short(node: &Node, ports: &mut Vec<PortFile>) -> Checked<()> {
         Some((addresses, protocol)) => (addresses, protocol),
         None => (text.as_str(), "tcp"),
     };
-    check_protocol(&node.span, protocol)?;
+    let protocol = match word(&node.span, protocol)? {
+        Word::Tcp => Protocol::Tcp,
+        Word::Udp => Protocol::Udp,
+        Word::Ftp => {
+            return Err(Fault::new(&node.span, format!("`{text}` does not name the ports of passive mode"))
+                .hint("write `{ target = 21, published = 2121, protocol = \"ftp\", passive = \"21100-21110\" }`"));
+        }
+    };
     let bad = || {
         Fault::new(&node.span, format!("`{text}` is not a port"))
             .hint("write `HOST:CONTAINER`, such as `8443:443`, or `IP:HOST:CONTAINER`")
@@ -60,39 +73,96 @@ fn short(node: &Node, ports: &mut Vec<PortFile>) -> Checked<()> {
     let host_ip = host_ip.map(|ip| address(&node.span, ip)).transpose()?;
     let container = range(container).ok_or_else(bad)?;
     let published = published.map(|text| range(text).ok_or_else(bad)).transpose()?;
-    publish(&node.span, host_ip, published, container, ports)
+    let like = PortFile {
+        span: node.span.clone(),
+        host_ip,
+        host_port: 0,
+        container_port: 0,
+        protocol,
+        mode: Mode::Proxy,
+    };
+    publish(&like, published, container, ports)
 }
 
 fn long(node: &Node, entries: &[(Key, Node)], ports: &mut Vec<PortFile>) -> Checked<()> {
     let mut target = None;
     let mut published = None;
+    let mut protocol = Word::Tcp;
+    // Their keys are kept for what is wrong without the right protocol.
+    let (mut passive, mut announce, mut direct) = (None, None, None);
     let mut host_ip = None;
     for (key, value) in entries {
         match key.name.as_str() {
             "target" => target = Some(value.port("target")?),
-            "published" => {
-                let text = value.text("published")?;
-                let bad = || Fault::new(&value.span, format!("`{text}` is not a port"));
-                published = Some(range(&text).ok_or_else(bad)?);
-            }
+            "published" => published = Some(range_of(value, "published")?),
             "host_ip" => host_ip = Some(address(&value.span, &value.text("host_ip")?)?),
-            "protocol" => check_protocol(&value.span, &value.text("protocol")?)?,
+            "protocol" => protocol = word(&value.span, &value.text("protocol")?)?,
+            "passive" => passive = Some((key, pool(value)?)),
+            "announce" => announce = Some((key, ipv4(value, "announce")?)),
+            "mode" if mode(value)? == Mode::Direct => direct = Some(value),
             "mode" | "name" | "app_protocol" => {}
-            _ => return Err(unknown_key(key, "a port", LONG.iter().copied())),
+            _ => return Err(unknown_key(key, "a port", LONG)),
         }
     }
     let Some(target) = target else {
         return Err(Fault::new(&node.span, "a port needs `target`, the port inside"));
     };
-    publish(&node.span, host_ip, published, target..=target, ports)
+    let stray = passive.as_ref().map(|(key, _)| key).or(announce.as_ref().map(|(key, _)| key));
+    let protocol = match (protocol, stray, passive.as_ref(), direct) {
+        (Word::Ftp, _, _, Some(direct)) => {
+            return Err(Fault::new(&direct.span, "a port cannot be both `direct` and `ftp`").hint(
+                "leave `mode` out: the service's own connections are rewritten, so they go through us",
+            ));
+        }
+        (Word::Ftp, _, Some((_, passive)), _) => {
+            Protocol::Ftp { passive: *passive, announce: announce.map(|(_, address)| address) }
+        }
+        (Word::Ftp, _, None, _) => {
+            return Err(Fault::new(&node.span, "an `ftp` port needs `passive`")
+                .hint("name the host ports of its passive mode, such as `passive = \"21100-21110\"`"));
+        }
+        (_, Some(key), ..) => {
+            return Err(Fault::new(&key.span, format!("`{}` is for `ftp` ports only", key.name))
+                .hint("add `protocol = \"ftp\"`"));
+        }
+        (Word::Tcp, ..) => Protocol::Tcp,
+        (Word::Udp, ..) => Protocol::Udp,
+    };
+    let mode = if direct.is_some() { Mode::Direct } else { Mode::Proxy };
+    let span = direct.map_or(&node.span, |mode| &mode.span).clone();
+    let like = PortFile { span, host_ip, host_port: 0, container_port: 0, protocol, mode };
+    publish(&like, published, target..=target, ports)
 }
 
-fn check_protocol(span: &Span, protocol: &str) -> Checked<()> {
+/// A protocol's name.
+#[derive(Clone, Copy)]
+enum Word {
+    Tcp,
+    Udp,
+    Ftp,
+}
+
+fn word(span: &Span, protocol: &str) -> Checked<Word> {
     match protocol {
-        "tcp" => Ok(()),
-        "udp" | "sctp" => Err(Fault::new(span, format!("{protocol} ports cannot be published yet"))
-            .hint("publish TCP ports only; services reach each other's UDP ports as they are")),
-        other => Err(Fault::new(span, format!("`{other}` is not a protocol")).hint("use `tcp`")),
+        "tcp" => Ok(Word::Tcp),
+        "udp" => Ok(Word::Udp),
+        "ftp" => Ok(Word::Ftp),
+        "sctp" => Err(Fault::new(span, "sctp ports cannot be published").hint("use `tcp` or `udp`")),
+        other => Err(Fault::new(span, format!("`{other}` is not a protocol"))
+            .hint("use `tcp`, `udp` or `ftp`")
+            .nearest(other, ["tcp", "udp", "ftp"])),
+    }
+}
+
+/// `host` and `ingress` tell apart what one machine has no two of.
+fn mode(node: &Node) -> Checked<Mode> {
+    let text = node.text("mode")?;
+    match text.as_str() {
+        "host" | "ingress" => Ok(Mode::Proxy),
+        "direct" => Ok(Mode::Direct),
+        _ => Err(Fault::new(&node.span, format!("`{text}` is not a mode of a port"))
+            .hint("leave it out, or use `direct`: the service listens on the host's port itself")
+            .nearest(&text, ["direct", "host", "ingress"])),
     }
 }
 
@@ -113,15 +183,30 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
     (first <= last).then_some(first..=last)
 }
 
+fn range_of(node: &Node, what: &str) -> Checked<RangeInclusive<u16>> {
+    let text = node.text(what)?;
+    range(&text).ok_or_else(|| Fault::new(&node.span, format!("`{text}` is not a port")))
+}
+
+/// First and last port of `passive`.
+fn pool(node: &Node) -> Checked<(u16, u16)> {
+    let text = node.text("passive")?;
+    let pool = range(&text).filter(|range| *range.start() > 0);
+    pool.map(RangeInclusive::into_inner).ok_or_else(|| {
+        Fault::new(&node.span, format!("`{text}` is not a range of ports"))
+            .hint("write the first and the last, such as `21100-21110`")
+    })
+}
+
+/// One port like `like` for each port of the ranges.
 fn publish(
-    span: &Span,
-    host_ip: Option<IpAddr>,
+    like: &PortFile,
     published: Option<RangeInclusive<u16>>,
     container: RangeInclusive<u16>,
     ports: &mut Vec<PortFile>,
 ) -> Checked<()> {
     if *container.start() == 0 {
-        return Err(Fault::new(span, "port 0 of a service cannot be published"));
+        return Err(Fault::new(&like.span, "port 0 of a service cannot be published"));
     }
     let host: Box<dyn Iterator<Item = u16>> = match published {
         None => Box::new(std::iter::repeat(0)),
@@ -129,7 +214,7 @@ fn publish(
         Some(range) => {
             if range.len() != container.len() {
                 return Err(Fault::new(
-                    span,
+                    &like.span,
                     format!(
                         "port ranges of different lengths: {} on the host, {} in the service",
                         range.len(),
@@ -142,10 +227,9 @@ fn publish(
         }
     };
     ports.extend(host.zip(container).map(|(host_port, container_port)| PortFile {
-        span: span.clone(),
-        host_ip,
         host_port,
         container_port,
+        ..like.clone()
     }));
     Ok(())
 }

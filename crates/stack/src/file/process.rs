@@ -151,13 +151,18 @@ pub(super) fn landlock(node: &Node, place: &str) -> Checked<Landlock> {
 
 pub(super) fn host_name(node: &Node, what: &str) -> Checked<String> {
     let text = node.text(what)?;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     // The kernel's limit for host names is 64 bytes, that of a DNS label 63.
-    if text.is_empty() || text.len() > 63 || text.starts_with(['-', '.']) || !text.bytes().all(plain) {
+    if text.len() > 63 || !is_domain(&text) {
         return Err(Fault::new(&node.span, format!("`{text}` cannot be a host name"))
             .hint("use letters, digits, `-`, `_` and `.`, 63 at most"));
     }
     Ok(text)
+}
+
+/// Whether a text can be a name of the DNS.
+pub(super) fn is_domain(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !text.is_empty() && text.len() <= 253 && !text.starts_with(['-', '.']) && text.bytes().all(plain)
 }
 
 pub(super) fn text_map(node: &Node, what: &str) -> Checked<BTreeMap<String, String>> {

@@ -1,16 +1,17 @@
 //! One service of the file.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use super::limits::{self, deploy};
 use super::mounts::{self, MountFile, bytes, ignored};
+use super::network::{self, NetworkKeys};
 use super::node::{Key, Node, Value, unknown_key};
-use super::ports::{self, PortFile};
+use super::ports::PortFile;
 use super::process::{
-    capabilities, host_name, landlock, restart, seconds, signal, text_map, ulimits, user, working_directory,
+    capabilities, landlock, restart, seconds, signal, text_map, ulimits, user, working_directory,
 };
-use super::{Format, Located, health, ipv4, located};
+use super::replicas::{self, ReplicasFile};
+use super::{Format, Located, health, located};
 use crate::diagnostic::{Checked, Fault, Span};
 use crate::plan::{Condition, Limits, NetworkMode, RestartPolicy, Service, Source};
 use crate::words;
@@ -32,10 +33,8 @@ pub(crate) struct ServiceFile {
     pub(crate) secrets: Vec<SecretUse>,
     pub(crate) configs: Vec<SecretUse>,
     pub(crate) depends_on: Vec<DependencyFile>,
-    /// `None`: the default network. Empty: none at all.
-    pub(crate) networks: Option<Vec<NetworkUse>>,
-    pub(crate) container_name: Option<String>,
-    pub(crate) has_hostname: bool,
+    pub(crate) network: NetworkKeys,
+    pub(crate) replicas: ReplicasFile,
 }
 
 /// `build`.
@@ -72,37 +71,23 @@ pub(crate) struct DependencyFile {
     pub(crate) required: bool,
 }
 
-/// One entry of `networks`.
-#[derive(Debug)]
-pub(crate) struct NetworkUse {
-    pub(crate) network: Located<String>,
-    pub(crate) aliases: Vec<String>,
-    pub(crate) address: Option<Located<Ipv4Addr>>,
-}
-
 const KNOWN: &[&str] = &[
     "build",
     "cap_add",
     "cap_drop",
     "command",
     "configs",
-    "container_name",
     "depends_on",
     "deploy",
     "entrypoint",
     "env_file",
     "environment",
-    "expose",
     "healthcheck",
-    "hostname",
     "image",
     "init",
     "init_verbosity",
     "labels",
     "landlock",
-    "network_mode",
-    "networks",
-    "ports",
     "read_only",
     "restart",
     "rootfs",
@@ -120,6 +105,9 @@ const KNOWN: &[&str] = &[
     "working_dir",
 ];
 
+/// Keys of `stack.toml` that are called `x-NAME` in a compose file.
+const EXTENSIONS: [&str; 3] = ["balance", "egress", "landlock"];
+
 /// Keys of the compose specification that change nothing here but a warning.
 const IGNORED: &[&str] = &[
     "annotations",
@@ -136,20 +124,13 @@ const IGNORED: &[&str] = &[
     "develop",
     "device_cgroup_rules",
     "devices",
-    "dns",
-    "dns_opt",
-    "dns_search",
-    "domainname",
     "external_links",
-    "extra_hosts",
     "gpus",
     "group_add",
     "ipc",
     "isolation",
     "label_file",
-    "links",
     "logging",
-    "mac_address",
     "mem_swappiness",
     "models",
     "oom_score_adj",
@@ -160,7 +141,6 @@ const IGNORED: &[&str] = &[
     "privileged",
     "pull_policy",
     "runtime",
-    "scale",
     "security_opt",
     "storage_opt",
     "use_api_socket",
@@ -197,18 +177,13 @@ pub(crate) fn parse(
         secrets: Vec::new(),
         configs: Vec::new(),
         depends_on: Vec::new(),
-        networks: None,
-        container_name: None,
-        has_hostname: false,
+        network: NetworkKeys::default(),
+        replicas: ReplicasFile::default(),
     };
     for (key, node) in node.map(&key.name)? {
-        // The compose specification does not have it, and leaves such names to extensions.
-        let name = match (format, key.name.as_str()) {
-            (Format::Compose, "x-landlock") => "landlock",
-            (Format::Compose, "landlock") => {
-                return Err(unknown_key(key, &place, ["x-landlock"]));
-            }
-            (_, name) => name,
+        let name = match format {
+            Format::Stack => key.name.as_str(),
+            Format::Compose => compose_name(key, &place)?,
         };
         if name.starts_with("x-") {
             continue;
@@ -222,17 +197,43 @@ pub(crate) fn parse(
                 Fault::new(&key.span, format!("`{name}` of {place} is not supported yet")).hint(*hint)
             );
         }
-        if !KNOWN.contains(&name) && !limits::KEYS.contains(&name) {
-            let all = KNOWN.iter().chain(IGNORED).chain(&limits::KEYS).copied();
-            return Err(unknown_key(key, &place, all));
+        let known = KNOWN.iter().chain(&limits::KEYS).chain(&network::KEYS).chain(&replicas::KEYS);
+        if !known.clone().any(|known| *known == name) {
+            return Err(unknown_key(key, &place, known.chain(IGNORED).copied()));
         }
         // An empty key of YAML is no key.
-        if !node.is_null() {
+        if node.is_null() {
+            continue;
+        }
+        if network::KEYS.contains(&name) {
+            network::read(&mut service, name, key, node, &place, warnings)?;
+        } else {
             read_key(&mut service, name, node, &place, warnings)?;
         }
     }
     limits::check(&service.settled.limits, key)?;
+    network::check(&mut service, warnings)?;
     Ok(service)
+}
+
+/// The name of a key without `x-`, which is where the compose specification puts what it does not have.
+fn compose_name<'a>(key: &'a Key, place: &str) -> Checked<&'a str> {
+    let name = key.name.as_str();
+    if let Some(name) = name.strip_prefix("x-")
+        && EXTENSIONS.contains(&name)
+    {
+        return Ok(name);
+    }
+    match name {
+        "replicas" => {
+            let fault = unknown_key(key, place, []);
+            Err(fault.hint("a compose file has `scale` and `deploy.replicas` for it"))
+        }
+        _ if EXTENSIONS.contains(&name) => {
+            Err(unknown_key(key, place, ["x-balance", "x-egress", "x-landlock"]))
+        }
+        _ => Ok(name),
+    }
 }
 
 fn defaults(name: &str, format: Format) -> Service {
@@ -295,9 +296,6 @@ fn read_key(
             check_variables(&service.environment)?;
         }
         "env_file" => service.env_files = env_files(node)?,
-        "ports" => service.ports = ports::parse(node)?,
-        // Services on a common network reach every port of each other.
-        "expose" => drop(node.list(name)?),
         "volumes" => service.mounts.extend(mounts::volumes(node, warnings)?),
         "tmpfs" => service.mounts.extend(mounts::tmpfs(node)?),
         "secrets" => service.secrets = secret_uses(node, name)?,
@@ -312,11 +310,6 @@ fn read_key(
         }
         "user" => settled.user = Some(user(node)?),
         "working_dir" => settled.working_dir = Some(working_directory(node)?),
-        "hostname" => {
-            settled.hostname = host_name(node, name)?;
-            service.has_hostname = true;
-        }
-        "container_name" => service.container_name = Some(host_name(node, name)?),
         "labels" => settled.labels = text_map(node, name)?,
         "ulimits" => settled.ulimits = ulimits(node)?,
         "sysctls" => settled.sysctls = text_map(node, name)?,
@@ -329,9 +322,8 @@ fn read_key(
         "stop_grace_period" => settled.stop_grace_period = seconds(node, name)?,
         "stdin_open" => settled.stdin_open = node.boolean(name)?,
         "tty" => settled.tty = node.boolean(name)?,
-        "deploy" => deploy(node, place, &mut settled.limits, warnings)?,
-        "networks" => service.networks = Some(networks(node, place, warnings)?),
-        "network_mode" => network_mode(service, node)?,
+        "deploy" => deploy(node, place, service, warnings)?,
+        name if replicas::KEYS.contains(&name) => service.replicas.read(name, node, place)?,
         _ => limits::read(&mut settled.limits, name, node)?,
     }
     Ok(())
@@ -534,72 +526,4 @@ fn condition(node: &Node) -> Checked<Condition> {
                 .nearest(&text, short.into_iter().chain(long)))
         }
     }
-}
-
-fn networks(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<NetworkUse>> {
-    const IGNORED: &[&str] = &[
-        "driver_opts",
-        "gw_priority",
-        "interface_name",
-        "ipv6_address",
-        "link_local_ips",
-        "mac_address",
-        "priority",
-    ];
-    const KNOWN: &[&str] = &["aliases", "ipv4_address"];
-    if let Value::List(items) = &node.value {
-        return items
-            .iter()
-            .map(|item| {
-                Ok(NetworkUse {
-                    network: located(item, item.text("networks")?),
-                    aliases: Vec::new(),
-                    address: None,
-                })
-            })
-            .collect();
-    }
-    let Value::Map(entries) = &node.value else {
-        return Err(node.wrong("networks", "a list or a table of networks"));
-    };
-    let mut uses = Vec::new();
-    for (key, node) in entries {
-        let mut network = NetworkUse {
-            network: Located { span: key.span.clone(), value: key.name.clone() },
-            aliases: Vec::new(),
-            address: None,
-        };
-        for (key, node) in node.map("networks")? {
-            match key.name.as_str() {
-                "aliases" => {
-                    for item in node.list("aliases")? {
-                        network.aliases.push(host_name(item, "aliases")?);
-                    }
-                }
-                "ipv4_address" => {
-                    network.address = Some(located(node, ipv4(node, "ipv4_address")?));
-                }
-                name if IGNORED.contains(&name) => {
-                    warnings.push(ignored(key, &format!("`networks` of {place}")));
-                }
-                _ => return Err(unknown_key(key, "`networks`", KNOWN.iter().copied())),
-            }
-        }
-        uses.push(network);
-    }
-    Ok(uses)
-}
-
-fn network_mode(service: &mut ServiceFile, node: &Node) -> Checked<()> {
-    let mode = node.text("network_mode")?;
-    match mode.as_str() {
-        "none" => service.networks = Some(Vec::new()),
-        "bridge" | "default" => {}
-        _ => {
-            return Err(Fault::new(&node.span, format!("`network_mode: {mode}` is not supported"))
-                .label("every service has a network namespace of its own")
-                .hint("use `none`, or name networks and publish ports"));
-        }
-    }
-    Ok(())
 }

@@ -3,6 +3,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::host::Route;
 use crate::plan::{Condition, MountKind, SecretSource, Source};
 
 /// A directory with files; a path that ends in `/` is a directory.
@@ -65,7 +66,9 @@ fn host() -> HostFacts {
             .into(),
         unprivileged_port_start: 1024,
         is_root: false,
-        used_subnets: vec![(Ipv4Addr::new(10, 89, 0, 0), 24)],
+        routes: vec![Route { destination: (Ipv4Addr::new(10, 89, 0, 0), 24), interface: "eth0".to_owned() }],
+        name_servers: Vec::new(),
+        mtu: None,
         home: Some(PathBuf::from("/home/tester")),
     }
 }
@@ -189,7 +192,7 @@ services:
       - site:/var/www/html
       - ~/conf:/etc/conf:ro
     tty: true
-    extra_hosts: ["a:1.2.3.4"]
+    privileged: false
   db:
     <<: *common
     restart: no
@@ -291,7 +294,6 @@ fn every_error_of_a_stack_file() {
         ("overlapping ranges", "[services.a]\nimage = \"i\"\nports = [\"8000-8010:80-90\", \"8005:5\"]\n"),
         ("range lengths", "[services.a]\nimage = \"i\"\nports = [\"21100-21110:21100-21109\"]\n"),
         ("low port", "[services.a]\nimage = \"i\"\nports = [\"443:443\"]\n"),
-        ("udp", "[services.a]\nimage = \"i\"\nports = [\"5353:53/udp\"]\n"),
         ("not a port", "[services.a]\nimage = \"i\"\nports = [\"http:80\"]\n"),
         ("missing build directory", "[services.a]\nbuild = \"bundles/a\"\n"),
         ("missing Dockerfile", "[services.a]\nbuild = \"empty\"\n"),
@@ -342,7 +344,6 @@ fn every_error_of_a_stack_file() {
         ("landlock without programs", "[services.a]\nimage = \"i\"\nlandlock = { write = [\"/data\"] }\n"),
         ("bad signal", "[services.a]\nimage = \"i\"\nstop_signal = \"SIGQUT\"\n"),
         ("bad limit", "[services.a]\nimage = \"i\"\nulimits = { nofiles = 5 }\n"),
-        ("host network", "[services.a]\nimage = \"i\"\nnetwork_mode = \"host\"\n"),
         ("profiles", "[services.a]\nimage = \"i\"\nprofiles = [\"debug\"]\n"),
         ("bad service name", "[services.\"a b\"]\nimage = \"i\"\n"),
         ("bad stack name", "name = \"My Stack\"\n[services.a]\nimage = \"i\"\n"),

@@ -1,153 +1,252 @@
-//! Published ports, networks and addresses.
+//! Networks and addresses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use network::plan::{AllocateError, Attachment, EndpointRequest, NetworkPlan, NetworkRequest, PublishedPort};
+use network::plan::{
+    AllocateError, Attachment, EndpointRequest, Interface, NetworkPlan, NetworkRequest, Subnet6,
+};
 
-use super::Context;
-use crate::diagnostic::{Checked, Fault, Span};
+use super::{Context, replicas, shared};
+use crate::diagnostic::{Checked, Fault};
+use crate::file::bridge::{MIN_MTU_IPV6, NetworkFile};
+use crate::file::network::{ModeFile, NetworkUse};
 use crate::file::service::ServiceFile;
 use crate::file::{Format, StackFile};
+use crate::host::HostFacts;
 
 /// The network of services that name none.
 const DEFAULT_NETWORK: &str = "default";
 
-fn default_host_ip(format: Format) -> IpAddr {
-    IpAddr::V4(match format {
-        Format::Stack => Ipv4Addr::LOCALHOST,
-        Format::Compose => Ipv4Addr::UNSPECIFIED,
+pub(super) fn networks(file: &StackFile, context: &Context<'_>) -> Checked<NetworkPlan> {
+    let mut endpoints = Vec::new();
+    for service in &file.services {
+        if shared::network_mode(service, file).is_own() {
+            endpoints.push(endpoint(service, file, context)?);
+        }
+    }
+    let used: BTreeSet<&str> = (endpoints.iter().flat_map(|endpoint| &endpoint.attachments))
+        .map(|attachment| attachment.network.as_str())
+        .collect();
+    // Networks that nobody is on are not made, as with compose.
+    let mut requests = Vec::new();
+    for network in file.networks.iter().filter(|network| used.contains(network.key.name.as_str())) {
+        check_routes(network, context.host)?;
+        requests.push(request(network, context.host));
+    }
+    let has_default = requests.iter().any(|request| request.name == DEFAULT_NETWORK);
+    if used.contains(DEFAULT_NETWORK) && !has_default {
+        requests.push(NetworkRequest {
+            name: DEFAULT_NETWORK.to_owned(),
+            mtu: context.host.mtu,
+            ..NetworkRequest::default()
+        });
+    }
+    let plan = network::plan::allocate(&requests, &endpoints, &context.host.used_subnets())
+        .map_err(|error| address_fault(file, &error))?;
+    check_subnets6(file, &plan)?;
+    check_addresses6(file, &plan)?;
+    check_macs(file, &plan)?;
+    Ok(plan)
+}
+
+fn request(network: &NetworkFile, host: &HostFacts) -> NetworkRequest {
+    let ipv6 = network.ipv6 || network.subnet6.is_some();
+    // A network without a way out has nothing to do with the host's interfaces.
+    let hosts = host.mtu.filter(|_| !network.internal);
+    let hosts = hosts.map(|mtu| if ipv6 { mtu.max(MIN_MTU_IPV6) } else { mtu });
+    NetworkRequest {
+        name: network.key.name.clone(),
+        subnet: network.subnet.as_ref().map(|subnet| subnet.value),
+        gateway: network.gateway.as_ref().map(|gateway| gateway.value),
+        internal: network.internal,
+        ipv6,
+        subnet6: network.subnet6.as_ref().map(|subnet| subnet.value),
+        mtu: network.mtu.as_ref().map(|mtu| mtu.value).or(hosts),
+    }
+}
+
+fn endpoint(service: &ServiceFile, file: &StackFile, context: &Context<'_>) -> Checked<EndpointRequest> {
+    let keys = &service.network;
+    let names = names(service, file);
+    let attachments = match &keys.networks {
+        None => vec![Attachment {
+            network: DEFAULT_NETWORK.to_owned(),
+            aliases: names,
+            mac: keys.mac.as_ref().map(|mac| mac.value),
+            ..Attachment::default()
+        }],
+        Some(uses) => {
+            let attach = |network| attachment(network, &names, file, context);
+            uses.iter().map(attach).collect::<Checked<_>>()?
+        }
+    };
+    Ok(EndpointRequest {
+        service: service.key.name.clone(),
+        attachments,
+        replicas: service.settled.replicas,
+        balance: replicas::balance(service, context),
+        without_virtual_address: service.replicas.without_virtual_address,
+        egress: keys.egress.clone(),
+        resolvers: keys.resolvers.clone(),
     })
 }
 
-pub(super) fn ports(service: &ServiceFile, context: &Context<'_>) -> Vec<PublishedPort> {
-    let ports = service.ports.iter();
-    ports
-        .map(|port| {
-            let host_ip = port.host_ip.unwrap_or(default_host_ip(context.format));
-            PublishedPort::tcp(host_ip, port.host_port, port.container_port)
+/// Names besides its own that a service has on all of its networks.
+fn names(service: &ServiceFile, file: &StackFile) -> Vec<String> {
+    let keys = &service.network;
+    let mut names: Vec<String> = keys.container_name.iter().map(|name| name.value.clone()).collect();
+    let hostname = &service.settled.hostname;
+    if keys.has_hostname {
+        names.push(hostname.clone());
+    }
+    names.extend(service.settled.domainname.iter().map(|domain| format!("{hostname}.{domain}")));
+    let links = file.services.iter().flat_map(|other| &other.network.links);
+    names.extend(links.filter(|link| link.service.value == service.key.name).filter_map(|l| l.alias.clone()));
+    names
+}
+
+fn attachment(
+    used: &NetworkUse,
+    names: &[String],
+    file: &StackFile,
+    context: &Context<'_>,
+) -> Checked<Attachment> {
+    let name = used.network.value.as_str();
+    let declared = file.networks.iter().map(|network| network.key.name.as_str());
+    if name != DEFAULT_NETWORK && !declared.clone().any(|other| other == name) {
+        let example = match context.format {
+            Format::Stack => format!("declare it: `[networks.{name}]`"),
+            Format::Compose => format!("declare it: `networks: {{ {name}: {{}} }}`"),
+        };
+        return Err(Fault::new(&used.network.span, format!("network `{name}` is not declared"))
+            .hint(example)
+            .nearest(name, declared));
+    }
+    Ok(Attachment {
+        network: name.to_owned(),
+        address: used.address.as_ref().map(|address| address.value),
+        aliases: names.iter().chain(&used.aliases).cloned().collect(),
+        mac: used.mac.as_ref().map(|mac| mac.value),
+    })
+}
+
+/// `extra_hosts`, with the gateway's address where it is asked for.
+pub(super) fn extra_hosts(service: &ServiceFile, plan: &NetworkPlan) -> Checked<Vec<(String, IpAddr)>> {
+    let interfaces = plan.endpoints.iter().find(|endpoint| endpoint.service == service.key.name);
+    let first = interfaces.and_then(|endpoint| endpoint.interfaces.first());
+    let network = first.and_then(|first| plan.networks.iter().find(|n| n.name == first.network));
+    let gateway = match service.network.mode.as_ref().map(|mode| &mode.value) {
+        Some(ModeFile::Host) => Some(Ipv4Addr::LOCALHOST),
+        _ => network.map(|network| network.gateway),
+    };
+    let hosts = service.network.extra_hosts.iter();
+    hosts
+        .map(|host| {
+            let address = host.address.or(gateway.map(IpAddr::V4)).ok_or_else(|| {
+                let message =
+                    format!("`host-gateway` of service `{}`, which is on no network", service.key.name);
+                Fault::new(&host.span, message).hint("write an address")
+            })?;
+            Ok((host.name.clone(), address))
         })
         .collect()
 }
 
-/// No two services on one host port, and none on a port that this user may not have.
-pub(super) fn check_ports(file: &StackFile, context: &Context<'_>) -> Checked<()> {
-    struct User<'a> {
-        service: &'a str,
-        ip: IpAddr,
-        span: &'a Span,
-    }
-    let start = context.host.unprivileged_port_start;
-    let mut users: BTreeMap<u16, Vec<User<'_>>> = BTreeMap::new();
-    for service in &file.services {
-        let name = service.key.name.as_str();
-        for port in service.ports.iter().filter(|port| port.host_port != 0) {
-            let number = port.host_port;
-            if number < start && !context.host.is_root {
-                let other = unprivileged(number, start);
-                return Err(Fault::new(
-                    &port.span,
-                    format!("an ordinary user cannot publish port {number}: the lowest is {start}"),
-                )
-                .hint(format!(
-                    "publish another port, such as `{other}:{}`, or lower the limit: `sudo sysctl net.ipv4.ip_unprivileged_port_start={number}`",
-                    port.container_port
-                )));
-            }
-            let ip = port.host_ip.unwrap_or(default_host_ip(context.format));
-            let others = users.entry(number).or_default();
-            let clash = others.iter().find(|other| {
-                other.ip == ip
-                    || (other.ip.is_ipv4() == ip.is_ipv4()
-                        && (other.ip.is_unspecified() || ip.is_unspecified()))
-            });
-            if let Some(other) = clash {
-                let message = match other.service == name {
-                    true => format!("service `{name}` publishes port {number} twice"),
-                    false => format!("services `{}` and `{name}` both publish port {number}", other.service),
-                };
-                return Err(Fault::new(&port.span, message)
-                    .label(format!("port {number} again"))
-                    .other(other.span, "first published here")
-                    .hint("give one of them another host port"));
-            }
-            others.push(User { service: name, ip, span: &port.span });
+/// A subnet of the file that the host has a route to would take that part of the world from the services.
+fn check_routes(network: &NetworkFile, host: &HostFacts) -> Checked<()> {
+    let Some(subnet) = &network.subnet else { return Ok(()) };
+    let (first, prefix) = subnet.value;
+    let Some(route) = host.routes.iter().find(|route| overlap(route.destination, (first, prefix))) else {
+        return Ok(());
+    };
+    let (destination, length) = route.destination;
+    let name = &network.key.name;
+    let message = format!(
+        "{first}/{prefix} of network `{name}` overlaps the host's route to {destination}/{length} on `{}`",
+        route.interface
+    );
+    Err(Fault::new(&subnet.span, message)
+        .hint("name another subnet, or leave `ipam` out: one that is free is chosen then"))
+}
+
+fn overlap(one: (Ipv4Addr, u8), other: (Ipv4Addr, u8)) -> bool {
+    let shorter = u32::from(one.1.min(other.1).min(32));
+    let mask = u32::MAX.checked_shl(32 - shorter).unwrap_or(0);
+    u32::from(one.0) & mask == u32::from(other.0) & mask
+}
+
+fn check_subnets6(file: &StackFile, plan: &NetworkPlan) -> Checked<()> {
+    for network in &file.networks {
+        let name = &network.key.name;
+        let Some(v6) = plan.networks.iter().find(|n| n.name == *name).and_then(|n| n.v6) else { continue };
+        if let Some(gateway) = network.gateway6.as_ref().filter(|gateway| gateway.value != v6.gateway) {
+            let message = format!("{} cannot be the IPv6 gateway of network `{name}`", gateway.value);
+            return Err(Fault::new(&gateway.span, message).hint(format!(
+                "leave it out: it is {}, the subnet's first address and the IPv4 gateway in the last 32 bits",
+                v6.gateway
+            )));
+        }
+        let Some(subnet) = &network.subnet6 else { continue };
+        let same = |other: Subnet6| {
+            let mask = u128::MAX << (128 - v6.prefix.min(other.prefix).clamp(1, 128));
+            u128::from(v6.subnet) & mask == u128::from(other.subnet) & mask
+        };
+        let other = plan.networks.iter().find(|n| n.name != *name && n.v6.is_some_and(same));
+        if let Some(other) = other {
+            let message = format!("the IPv6 subnets of the networks `{name}` and `{}` overlap", other.name);
+            return Err(Fault::new(&subnet.span, message).hint("give one of them another subnet"));
         }
     }
     Ok(())
 }
 
-/// The customary replacement of a low port.
-fn unprivileged(port: u16, start: u16) -> u16 {
-    let customary = match port {
-        80 => 8080,
-        20 | 21 => port + 2100,
-        _ => port + 8000,
-    };
-    customary.max(start)
+/// An IPv6 address follows from the IPv4 one; the file may say it, but not say another.
+fn check_addresses6(file: &StackFile, plan: &NetworkPlan) -> Checked<()> {
+    for service in &file.services {
+        let name = &service.key.name;
+        for used in service.network.networks.iter().flatten() {
+            let Some(wanted) = &used.address6 else { continue };
+            let endpoint = plan.endpoints.iter().find(|endpoint| endpoint.service == *name);
+            let mut interfaces = endpoint.iter().flat_map(|endpoint| &endpoint.interfaces);
+            let Some(interface) = interfaces.find(|i| i.network == used.network.value) else { continue };
+            if interface.address6 == Some(wanted.value) {
+                continue;
+            }
+            let network = &used.network.value;
+            let message =
+                format!("{} cannot be the address of `{name}` on network `{network}`", wanted.value);
+            return Err(Fault::new(&wanted.span, message).hint(match interface.address6 {
+                Some(address) => format!(
+                    "leave it out: it is {address}, the network's IPv6 subnet with the IPv4 address {} at its end",
+                    interface.address
+                ),
+                None => format!("give network `{network}` IPv6 addresses with `enable_ipv6`"),
+            }));
+        }
+    }
+    Ok(())
 }
 
-pub(super) fn networks(file: &StackFile, context: &Context<'_>) -> Checked<NetworkPlan> {
-    let mut endpoints = Vec::new();
-    let mut used = BTreeSet::new();
+/// A bridge cannot tell two ports with one address apart.
+fn check_macs(file: &StackFile, plan: &NetworkPlan) -> Checked<()> {
     for service in &file.services {
-        let mut names: Vec<String> = service.container_name.iter().cloned().collect();
-        if service.has_hostname {
-            names.push(service.settled.hostname.clone());
-        }
-        let mut endpoint =
-            EndpointRequest { service: service.key.name.clone(), ..EndpointRequest::default() };
-        let Some(uses) = &service.networks else {
-            used.insert(DEFAULT_NETWORK);
-            endpoint.attachments.push(Attachment {
-                network: DEFAULT_NETWORK.to_owned(),
-                aliases: names,
-                ..Attachment::default()
-            });
-            endpoints.push(endpoint);
-            continue;
-        };
-        for network in uses {
-            let name = network.network.value.as_str();
-            let declared = file.networks.iter().map(|network| network.key.name.as_str());
-            if name != DEFAULT_NETWORK && !declared.clone().any(|other| other == name) {
-                let example = match context.format {
-                    Format::Stack => format!("declare it: `[networks.{name}]`"),
-                    Format::Compose => format!("declare it: `networks: {{ {name}: {{}} }}`"),
-                };
-                return Err(Fault::new(&network.network.span, format!("network `{name}` is not declared"))
-                    .hint(example)
-                    .nearest(name, declared));
+        let keys = &service.network;
+        let uses = keys.networks.iter().flatten();
+        let of_uses = uses.filter_map(|used| Some((used.network.value.as_str(), used.mac.as_ref()?)));
+        let of_service = keys.mac.iter().map(|mac| (DEFAULT_NETWORK, mac));
+        for (network, mac) in of_service.filter(|_| keys.networks.is_none()).chain(of_uses) {
+            let has = |interface: &Interface| interface.network == network && interface.mac == mac.value;
+            let others = plan.endpoints.iter().filter(|endpoint| endpoint.service != service.key.name);
+            let other = others.clone().find(|endpoint| endpoint.interfaces.iter().any(has));
+            if let Some(other) = other {
+                let message =
+                    format!("service `{}` has the same MAC address on network `{network}`", other.service);
+                return Err(Fault::new(&mac.span, message).hint("give one of them another"));
             }
-            used.insert(name);
-            endpoint.attachments.push(Attachment {
-                network: name.to_owned(),
-                address: network.address.as_ref().map(|address| address.value),
-                aliases: names.iter().chain(&network.aliases).cloned().collect(),
-                ..Attachment::default()
-            });
         }
-        endpoints.push(endpoint);
     }
-    // Networks that nobody is on are not made, as with compose.
-    let mut requests: Vec<NetworkRequest> = file
-        .networks
-        .iter()
-        .filter(|network| used.contains(network.key.name.as_str()))
-        .map(|network| NetworkRequest {
-            name: network.key.name.clone(),
-            subnet: network.subnet.as_ref().map(|subnet| subnet.value),
-            gateway: network.gateway.as_ref().map(|gateway| gateway.value),
-            internal: network.internal,
-            ..NetworkRequest::default()
-        })
-        .collect();
-    let has_default = requests.iter().any(|request| request.name == DEFAULT_NETWORK);
-    if used.contains(DEFAULT_NETWORK) && !has_default {
-        requests.push(NetworkRequest { name: DEFAULT_NETWORK.to_owned(), ..NetworkRequest::default() });
-    }
-    network::plan::allocate(&requests, &endpoints, &context.host.used_subnets)
-        .map_err(|error| address_fault(file, &error))
+    Ok(())
 }
 
 /// Where in the file an impossible wish stands.
@@ -155,7 +254,7 @@ fn address_fault(file: &StackFile, error: &AllocateError) -> Box<Fault> {
     let network_file = |name: &str| file.networks.iter().find(|network| network.key.name == name);
     let use_of = |service: &str, network: &str| {
         let service = file.services.iter().find(|file| file.key.name == service)?;
-        let mut uses = service.networks.iter().flatten();
+        let mut uses = service.network.networks.iter().flatten();
         uses.rfind(|used| used.network.value == network)
     };
     let span = match error {

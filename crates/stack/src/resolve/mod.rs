@@ -4,10 +4,12 @@
 
 mod addresses;
 mod files;
+mod ports;
+mod replicas;
+mod shared;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use network::plan::NetworkPlan;
@@ -38,25 +40,40 @@ pub(crate) struct Context<'a> {
 }
 
 /// Resolve a whole file.
-pub(crate) fn plan(file: StackFile, context: &Context<'_>, warnings: Vec<String>) -> Result<Plan, FileError> {
+pub(crate) fn plan(
+    mut file: StackFile,
+    context: &Context<'_>,
+    warnings: Vec<String>,
+) -> Result<Plan, FileError> {
     let in_file = |fault| context.source.fault(fault);
     let name = stack_name(file.name.as_ref(), context.options, context.source, &context.directory)?;
     let bases = bases(&file, context)?;
+    shared::add_dependencies(&mut file).map_err(in_file)?;
     let order = start_order(&file).map_err(in_file)?;
-    addresses::check_ports(&file, context).map_err(in_file)?;
+    replicas::settle(&mut file, context)?;
+    shared::check_owners(&file).map_err(in_file)?;
+    ports::check(&file, context).map_err(in_file)?;
     let network = addresses::networks(&file, context).map_err(in_file)?;
 
     let mut services = Vec::new();
     let mut volumes = BTreeSet::new();
     for service in &file.services {
         let environment = environment(service, context)?;
+        let network_mode = shared::network_mode(service, &file);
+        let named = shared::named(service, &network_mode, &file);
         let mut settled = Service {
             source: source::source(service, &name, &bases, context).map_err(in_file)?,
             environment,
             mounts: files::mounts(service, &file, context, &mut volumes).map_err(in_file)?,
             secrets: files::secrets(service, &file, context).map_err(in_file)?,
             depends_on: dependencies(service, &file),
-            ports: addresses::ports(service, context),
+            ports: ports::published(service, context),
+            extra_hosts: addresses::extra_hosts(named, &network).map_err(in_file)?,
+            hostname: named.settled.hostname.clone(),
+            domainname: named.settled.domainname.clone(),
+            dns_search: named.settled.dns_search.clone(),
+            dns_opt: named.settled.dns_opt.clone(),
+            network_mode,
             ..service.settled.clone()
         };
         settled.config_hash = config_hash(&settled, service, &network);
@@ -264,10 +281,13 @@ fn environment(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<
 /// Left out are what it waits for (the order of a start that is over) and how its image is built (a
 /// changed image is noticed by its own identity). Addresses that the file does not name are left out
 /// too: a service that is added in front of others shifts theirs, and nobody may rely on them.
-/// Published ports are in, though they live outside of the container: compose recreates for them, too.
+/// Published ports are in, though they live outside of the container: compose recreates for them, too. How
+/// many replicas there are is no matter of a single one, and what netd alone heeds (balancing, egress, `dns`)
+/// is changed while containers run.
 fn config_hash(service: &Service, file: &ServiceFile, network: &NetworkPlan) -> String {
     let mut relevant = service.clone();
     relevant.config_hash = String::new();
+    relevant.replicas = 1;
     relevant.depends_on = Vec::new();
     if let Source::Build(build) = &relevant.source {
         relevant.source = Source::Image(build.image.clone());
@@ -278,12 +298,16 @@ fn config_hash(service: &Service, file: &ServiceFile, network: &NetworkPlan) -> 
         .flat_map(|endpoint| &endpoint.interfaces)
         .map(|interface| (interface.network.as_str(), interface.aliases.as_slice()))
         .collect();
-    let fixed: Vec<Ipv4Addr> = (file.networks.iter().flatten())
-        .filter_map(|network| Some(network.address.as_ref()?.value))
+    let fixed: Vec<_> = (file.network.networks.iter().flatten())
+        .map(|network| {
+            let address = network.address.as_ref().map(|address| address.value);
+            (address, network.mac.as_ref().map(|mac| mac.value))
+        })
         .collect();
+    let mac = file.network.mac.as_ref().map(|mac| mac.value);
     // Maps are ordered and fields come in the order of their declaration: the same value is always the
     // same text.
-    let text = match serde_json::to_string(&(&relevant, &links, &fixed)) {
+    let text = match serde_json::to_string(&(&relevant, &links, &fixed, &mac)) {
         Ok(text) => text,
         // Only a float that is not finite could fail, and none is let into a plan.
         Err(error) => error.to_string(),

@@ -387,6 +387,7 @@ impl Supervisor {
         spec::Ingredients {
             stack: &self.stack,
             container,
+            replica: 1,
             image: &unit.image,
             layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
             secrets: &self.secrets,

@@ -1,0 +1,107 @@
+//! Published ports.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use network::plan::{Protocol, PublishedPort};
+
+use super::Context;
+use crate::diagnostic::{Checked, Fault, Span};
+use crate::file::ports::PortFile;
+use crate::file::service::ServiceFile;
+use crate::file::{Format, StackFile};
+
+fn default_host_ip(format: Format) -> IpAddr {
+    IpAddr::V4(match format {
+        Format::Stack => Ipv4Addr::LOCALHOST,
+        Format::Compose => Ipv4Addr::UNSPECIFIED,
+    })
+}
+
+pub(super) fn published(service: &ServiceFile, context: &Context<'_>) -> Vec<PublishedPort> {
+    let ports = service.ports.iter();
+    ports
+        .map(|port| PublishedPort {
+            host_ip: port.host_ip.unwrap_or(default_host_ip(context.format)),
+            host_port: port.host_port,
+            container_port: port.container_port,
+            protocol: port.protocol,
+            mode: port.mode,
+        })
+        .collect()
+}
+
+/// Who has a port of the host, and on which address.
+struct Holder<'a> {
+    service: &'a str,
+    ip: IpAddr,
+    span: &'a Span,
+}
+
+/// No two services on one host port, and none on a port that this user may not have.
+pub(super) fn check(file: &StackFile, context: &Context<'_>) -> Checked<()> {
+    // TCP and UDP are apart.
+    let mut holders: BTreeMap<(bool, u16), Vec<Holder<'_>>> = BTreeMap::new();
+    for service in &file.services {
+        let name = service.key.name.as_str();
+        for port in &service.ports {
+            let ip = port.host_ip.unwrap_or(default_host_ip(context.format));
+            let passive = match port.protocol {
+                Protocol::Ftp { passive: (first, last), .. } => Some(first..=last),
+                Protocol::Tcp | Protocol::Udp => None,
+            };
+            let own = Some(port.host_port).filter(|number| *number != 0);
+            for number in own.into_iter().chain(passive.into_iter().flatten()) {
+                check_reserved(port, number, context)?;
+                let others = holders.entry((port.protocol == Protocol::Udp, number)).or_default();
+                let clash = others.iter().find(|other| {
+                    other.ip == ip
+                        || (other.ip.is_ipv4() == ip.is_ipv4()
+                            && (other.ip.is_unspecified() || ip.is_unspecified()))
+                });
+                if let Some(other) = clash {
+                    let message = match other.service == name {
+                        true => format!("service `{name}` publishes port {number} twice"),
+                        false => {
+                            format!("services `{}` and `{name}` both publish port {number}", other.service)
+                        }
+                    };
+                    return Err(Fault::new(&port.span, message)
+                        .label(format!("port {number} again"))
+                        .other(other.span, "first published here")
+                        .hint("give one of them another host port"));
+                }
+                others.push(Holder { service: name, ip, span: &port.span });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_reserved(port: &PortFile, number: u16, context: &Context<'_>) -> Checked<()> {
+    let start = context.host.unprivileged_port_start;
+    if number >= start || context.host.is_root {
+        return Ok(());
+    }
+    let other = unprivileged(number, start);
+    let example = match (port.protocol, number == port.host_port) {
+        (Protocol::Udp, _) => format!("`{other}:{}/udp`", port.container_port),
+        (Protocol::Tcp, _) => format!("`{other}:{}`", port.container_port),
+        (Protocol::Ftp { .. }, true) => format!("`published = {other}`"),
+        (Protocol::Ftp { .. }, false) => format!("`passive = \"{other}-{}\"`", other.saturating_add(10)),
+    };
+    let message = format!("an ordinary user cannot publish port {number}: the lowest is {start}");
+    Err(Fault::new(&port.span, message).hint(format!(
+        "publish another port, such as {example}, or lower the limit: `sudo sysctl net.ipv4.ip_unprivileged_port_start={number}`"
+    )))
+}
+
+/// The customary replacement of a low port.
+fn unprivileged(port: u16, start: u16) -> u16 {
+    let customary = match port {
+        80 => 8080,
+        20 | 21 => port + 2100,
+        _ => port + 8000,
+    };
+    customary.max(start)
+}
