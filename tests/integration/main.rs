@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod build;
+mod direct;
 mod harness;
 mod hostile;
 mod killed;

@@ -169,26 +169,25 @@ pub struct Unbound {
     pub ipv4: bool,
 }
 
-/// Looks at a service's socket; `None` for one of another protocol than TCP and UDP, and for one that has a port already.
-///
-/// # Errors
-/// `ENOTSOCK` for another kind of file, and what `getsockopt` and `getsockname` report.
-pub fn unbound(socket: BorrowedFd<'_>) -> io::Result<Option<Unbound>> {
-    let ipv4 = match sockopt::socket_domain(socket)? {
-        AddressFamily::INET => true,
-        AddressFamily::INET6 => false,
-        _ => return Ok(None),
-    };
+/// Looks at a service's file; `None` for what is no socket, or one of another protocol than TCP and UDP, and for a
+/// socket that has a port already.
+#[must_use]
+pub fn unbound(socket: BorrowedFd<'_>) -> Option<Unbound> {
     /// `IPPROTO_MPTCP`, which languages use for listeners on their own accord; without a partner it is TCP.
     const MPTCP: u32 = 262;
-    let protocol = sockopt::socket_protocol(socket)?.map(|protocol| protocol.as_raw().get());
-    let udp = match sockopt::socket_type(socket)? {
+    let ipv4 = match sockopt::socket_domain(socket).ok()? {
+        AddressFamily::INET => true,
+        AddressFamily::INET6 => false,
+        _ => return None,
+    };
+    let protocol = sockopt::socket_protocol(socket).ok()?.map(|protocol| protocol.as_raw().get());
+    let udp = match sockopt::socket_type(socket).ok()? {
         SocketType::STREAM if matches!(protocol, Some(6 | MPTCP)) => false,
         SocketType::DGRAM if protocol == Some(17) => true,
-        _ => return Ok(None),
+        _ => return None,
     };
-    let here = SocketAddr::try_from(rustix::net::getsockname(socket)?).map_err(io::Error::from)?;
-    Ok((here.port() == 0).then_some(Unbound { udp, ipv4 }))
+    let here = SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()?;
+    (here.port() == 0).then_some(Unbound { udp, ipv4 })
 }
 
 /// Options that become what the service set them to: level and name. Not among them are `SO_REUSEADDR`, which must stay on
@@ -332,14 +331,14 @@ mod tests {
 
     #[test]
     fn sockets_are_known_by_what_they_are() {
-        let of = |family, kind| unbound(rustix::net::socket(family, kind, None).unwrap().as_fd()).unwrap();
+        let of = |family, kind| unbound(rustix::net::socket(family, kind, None).unwrap().as_fd());
         let (inet, inet6) = (AddressFamily::INET, AddressFamily::INET6);
         assert_eq!(of(inet, SocketType::STREAM), Some(Unbound { udp: false, ipv4: true }));
         assert_eq!(of(inet6, SocketType::DGRAM), Some(Unbound { udp: true, ipv4: false }));
         assert_eq!(of(AddressFamily::UNIX, SocketType::STREAM), None);
         let bound = UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert_eq!(unbound(bound.as_fd()).unwrap(), None);
-        assert!(unbound(std::fs::File::open("/dev/null").unwrap().as_fd()).is_err());
+        assert_eq!(unbound(bound.as_fd()), None);
+        assert_eq!(unbound(std::fs::File::open("/dev/null").unwrap().as_fd()), None);
     }
 
     #[test]

@@ -562,10 +562,8 @@ impl Supervisor {
             run.binds = None;
             return;
         }
-        let Some(binds) = &run.binds else { return };
-        let socket_of = |port: &_| self.wiring.socket_of(port);
-        if let Err(error) = binds.answer(&unit.service.ports, socket_of) {
-            tracing::warn!("answer `bind` of service `{}`: {error}", unit.service.name);
+        if let Some(binds) = &mut run.binds {
+            binds.answer(&unit.service.ports, |port| self.wiring.socket_of(port));
         }
     }
 
