@@ -321,6 +321,17 @@ impl Stack {
         ours.iter().copied().find(|pid| parent(*pid).is_some_and(|parent| !ours.contains(&parent)))
     }
 
+    /// Process id of netd, if it runs.
+    pub(crate) fn netd(&self) -> Option<i32> {
+        let is_netd = |pid: &i32| {
+            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = arguments.split(|byte| *byte == 0).collect();
+            words.get(1..3) == Some(&[b"__netd".as_slice(), self.name.as_bytes()])
+        };
+        let supervisor = self.supervisor();
+        self.processes().into_iter().filter(is_netd).find(|pid| parent(*pid) == supervisor)
+    }
+
     /// Waits until no process of the stack is left.
     #[track_caller]
     pub(crate) fn gone(&self, within: Duration) {

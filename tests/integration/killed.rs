@@ -1,10 +1,12 @@
 //! `kill -9` at any moment: the kernel takes everything away, and the next command works.
 
+use std::io::Read;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{DEADLINE, Stack, finish, free_ports};
+use crate::harness::{DEADLINE, Stack, finish, free_ports, until};
 
 const ROUNDS: u32 = 50;
 
@@ -125,12 +127,14 @@ fn a_killed_part_takes_the_rest_with_it() {
     let others = |stack: &Stack| {
         let supervisor = stack.supervisor().unwrap();
         let mut pids = stack.processes();
-        pids.retain(|pid| *pid != supervisor);
+        // netd is the one that is replaced.
+        let netd = stack.netd();
+        pids.retain(|pid| *pid != supervisor && Some(*pid) != netd);
         pids
     };
-    // Each of them once: netd, hub, the inits and what they run.
+    // Each of them once: hub, the inits and what they run.
     let count = others(&stack).len();
-    assert!(count >= 6, "{count} processes");
+    assert!(count >= 5, "{count} processes");
     for index in 0..count {
         stack.up();
         let pids = others(&stack);
@@ -152,6 +156,56 @@ fn a_killed_part_takes_the_rest_with_it() {
         stack.run(&["down"]).ok();
         stack.nothing_left_but_volumes();
     }
+}
+
+#[test]
+fn a_killed_netd_is_replaced_and_ports_stay_bound() {
+    let port = free_ports(1);
+    let stack = tiny(port);
+    stack.up();
+    let ask = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    until("the service answers", || ask().ok().filter(|answer| answer == "hello\n"));
+    for round in 0..10 {
+        let killed = stack.netd().unwrap();
+        let at = Instant::now();
+        kill(killed);
+        // Nobody is turned away while it is gone: this connection waits.
+        assert_eq!(ask().unwrap(), "hello\n", "round {round}");
+        let netd = until("another netd", || stack.netd().filter(|pid| *pid != killed));
+        assert_eq!(stack.sh("data", "nslookup web > /dev/null && echo found"), "found", "round {round}");
+        assert_eq!(stack.netd(), Some(netd), "round {round}: it was left alone");
+        // Five deaths within ten seconds would be the end of the stack, and are what the next test is about.
+        std::thread::sleep(Duration::from_millis(2600).saturating_sub(at.elapsed()));
+    }
+    let log = std::fs::read_to_string(stack.path("r").join(&stack.name).join(".supervisor.log")).unwrap();
+    assert_eq!(log.lines().filter(|line| line.contains("ended by signal 9")).count(), 10, "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("serves again")).count(), 10, "{log}");
+    for service in ["data", "web"] {
+        let row = stack.row(service);
+        assert!(row["state"] == "running" && row["restarts"] == 0, "{row}");
+    }
+}
+
+#[test]
+fn a_netd_that_keeps_dying_ends_the_stack() {
+    let stack = tiny(free_ports(1));
+    stack.up();
+    let end = Instant::now() + DEADLINE;
+    while stack.supervisor().is_some() {
+        assert!(Instant::now() < end, "it is started again for ever");
+        if let Some(netd) = stack.netd() {
+            kill(netd);
+        }
+    }
+    stack.gone(Duration::from_secs(2));
+    let log = std::fs::read_to_string(stack.path("r").join(&stack.name).join(".supervisor.log")).unwrap();
+    assert!(log.contains("error: the stack's netd ended"), "{log}");
 }
 
 #[test]

@@ -2,8 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::events::{Since, since};
+use crate::net::{pause, percent, rate};
 
 /// Runs a stack of services on this machine, without a daemon and without root.
 #[derive(Debug, Parser)]
@@ -104,6 +108,13 @@ pub(crate) enum Command {
     Top,
     /// Show what services wrote
     Logs(Logs),
+    /// Show what happens: starts, ends, health, refused connections
+    Events(Events),
+    /// Slow down, break and mend the network of services, for teaching and for tests
+    Net {
+        #[command(subcommand)]
+        net: Net,
+    },
     /// Run a command in a running service
     Exec(Exec),
     /// Run a one-off container with a service's configuration
@@ -210,6 +221,75 @@ pub(crate) struct Logs {
     pub(crate) no_log_prefix: bool,
     /// Services [default: all]
     pub(crate) services: Vec<String>,
+}
+
+/// `events`.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Show the last events first, up to 1000
+    #[arg(long)]
+    pub(crate) recent: bool,
+    /// Show those since then first: a time, or how long ago (`10m`)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub(crate) since: Option<Since>,
+    /// Show the last events and no more
+    #[arg(long)]
+    pub(crate) no_follow: bool,
+    /// table or json (an object a line)
+    #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+    pub(crate) format: Format,
+    /// Services [default: all]
+    pub(crate) services: Vec<String>,
+}
+
+/// `net`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Net {
+    /// Delay what reaches a service and what it sends, each way
+    Delay {
+        /// Service
+        service: String,
+        /// How long: `100ms`
+        #[arg(value_parser = pause)]
+        time: Duration,
+        /// By how much it varies, up and down
+        #[arg(value_parser = pause)]
+        jitter: Option<Duration>,
+    },
+    /// Lose packets to and from a service
+    Loss {
+        /// Service
+        service: String,
+        /// How many of a hundred: `5%`
+        #[arg(value_parser = percent)]
+        percent: f64,
+    },
+    /// Limit how much reaches a service and how much it sends
+    Rate {
+        /// Service
+        service: String,
+        /// Bits a second: `1mbit`, `500kbit`
+        #[arg(value_parser = rate)]
+        rate: u64,
+    },
+    /// Cut a service off from other services, or from everybody
+    Partition {
+        /// Service
+        service: String,
+        /// From whom [default: everybody]
+        from: Vec<String>,
+    },
+    /// Take all of that away
+    Heal {
+        /// Services [default: all]
+        services: Vec<String>,
+    },
+    /// Show what is in force
+    Show {
+        /// table or json
+        #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+        format: Format,
+    },
 }
 
 /// `--tail`.
@@ -381,6 +461,19 @@ mod tests {
         // Not a file: a misspelt command.
         assert!(parsed("statr").is_err());
         assert!(parsed("-p ../x ps").is_err());
+    }
+
+    #[test]
+    fn faults_are_read() {
+        let arguments = parsed("net delay web 100ms 10ms").unwrap();
+        let Command::Net { net: Net::Delay { service, time, jitter } } = arguments.command else { panic!() };
+        assert_eq!((service.as_str(), time.as_millis()), ("web", 100));
+        assert_eq!(jitter, Some(Duration::from_millis(10)));
+        for line in
+            ["net delay web", "net delay web soon", "net loss web 101", "net rate web fast", "net cut web"]
+        {
+            assert!(parsed(line).is_err(), "{line}");
+        }
     }
 
     #[test]

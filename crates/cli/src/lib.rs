@@ -5,10 +5,12 @@
 
 mod args;
 mod diagnosis;
+mod events;
 mod exec;
 mod images;
 mod listing;
 mod logs;
+mod net;
 pub mod oci;
 mod output;
 mod session;
@@ -36,11 +38,16 @@ const USAGE: u8 = 2;
 /// or a bad file.
 pub fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
-    // The supervisor is this binary too, and needs nothing of what a command needs.
-    if arguments.get(1).is_some_and(|argument| argument == stack::supervisor::ARGUMENT) {
-        // Its standard error becomes a file.
+    // The supervisor and netd are this binary too, and need nothing of what a command needs.
+    let process: Option<fn() -> i32> = match arguments.get(1).and_then(|argument| argument.to_str()) {
+        Some(stack::supervisor::ARGUMENT) => Some(stack::supervisor::main),
+        Some(stack::supervisor::NETD_ARGUMENT) => Some(stack::supervisor::netd),
+        _ => None,
+    };
+    if let Some(process) = process {
+        // Its standard error is a file, or becomes one.
         trace::init_from_environment(false);
-        return code(u8::try_from(stack::supervisor::main()).unwrap_or(1));
+        return code(u8::try_from(process()).unwrap_or(1));
     }
     let words = arguments.clone();
     let arguments = match args::parse(arguments) {
@@ -86,6 +93,8 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
         Command::Logs(arguments) => logs::logs(&session, &arguments),
+        Command::Events(arguments) => events::events(&session, &arguments),
+        Command::Net { net } => net::net(&session, net),
         Command::Exec(arguments) => exec::exec(&session, &arguments),
         Command::Run(arguments) => exec::run(&session, &arguments),
         Command::Build(arguments) => images::build(&session, &arguments),

@@ -1,8 +1,14 @@
 //! Egress policy: where a service may connect to outside of its stack. Pure data and decisions.
 
-use std::net::IpAddr;
+mod learned;
+mod text;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+pub use learned::Learned;
+pub use text::{Problem, RuleError};
 
 /// Where a service may connect to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,13 +23,48 @@ pub enum Policy {
     Only(Vec<Rule>),
 }
 
+impl Policy {
+    /// Whether a container may connect to `destination`, which it looked up by `names` (see [`Learned`]). Port 0
+    /// stands for what has no ports, such as an ICMP echo; only rules without ports allow it.
+    #[must_use]
+    pub fn allows<'a>(&self, destination: SocketAddr, names: impl IntoIterator<Item = &'a str>) -> bool {
+        let rules = match self {
+            Self::All => return true,
+            Self::None => return false,
+            Self::Only(rules) => rules,
+        };
+        let open = || rules.iter().filter(|rule| rule.has_port(destination.port()));
+        open().any(|rule| rule.target.has_address(destination.ip()))
+            || names.into_iter().any(|name| open().any(|rule| rule.target.has_name(name)))
+    }
+
+    /// Whether the name server forwards questions about `name`. Some rule must name it: a question carries data
+    /// out as well as a connection does.
+    #[must_use]
+    pub fn may_resolve(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::None => false,
+            Self::Only(rules) => rules.iter().any(|rule| rule.target.has_name(name)),
+        }
+    }
+}
+
 /// One destination that is allowed: `example.org:443`, `*.example.org`, `10.0.0.0/8:5432`, `[fd00::]/8`.
+///
+/// Its text forms are read by [`str::parse`] and written by [`Display`](std::fmt::Display).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// Whom.
     pub target: Target,
     /// First and last port; all when there is none.
     pub ports: Option<(u16, u16)>,
+}
+
+impl Rule {
+    fn has_port(&self, port: u16) -> bool {
+        self.ports.is_none_or(|(first, last)| (first..=last).contains(&port))
+    }
 }
 
 /// Whom a rule allows.
@@ -38,28 +79,133 @@ pub enum Target {
     Subnet(IpAddr, u8),
 }
 
-/// A text that is no [`Rule`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{rule}` is not an egress rule")]
-pub struct RuleError {
-    /// The whole text.
-    pub rule: String,
-}
+impl Target {
+    /// An IPv4 address is one even where it is written as IPv6 (RFC 4291, section 2.5.5.2).
+    fn has_address(&self, address: IpAddr) -> bool {
+        let Self::Subnet(subnet, prefix) = *self else { return false };
+        match (subnet, address.to_canonical()) {
+            (IpAddr::V4(subnet), IpAddr::V4(address)) => network_v4(address, prefix) == subnet,
+            (IpAddr::V6(subnet), IpAddr::V6(address)) => network_v6(address, prefix) == subnet,
+            _ => false,
+        }
+    }
 
-impl RuleError {
-    /// What to write.
-    #[must_use]
-    pub fn hint(&self) -> String {
-        "write `example.org:443`".to_owned()
+    fn has_name(&self, name: &str) -> bool {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        match self {
+            Self::Name(own) => name.eq_ignore_ascii_case(own),
+            // Compared as bytes: a name from the network may have anything where the suffix is cut off.
+            Self::Below(parent) => {
+                let (name, parent) = (name.as_bytes(), parent.as_bytes());
+                let split = name.len().checked_sub(parent.len()).map(|at| name.split_at(at));
+                split.is_some_and(|(above, below)| {
+                    below.eq_ignore_ascii_case(parent) && above.len() > 1 && above.ends_with(b".")
+                })
+            }
+            Self::Subnet(..) => false,
+        }
     }
 }
 
-impl std::str::FromStr for Rule {
-    type Err = RuleError;
+/// The first address of the subnet that `address` is in.
+fn network_v4(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
+    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or(0);
+    Ipv4Addr::from(u32::from(address) & mask)
+}
 
-    fn from_str(text: &str) -> Result<Self, RuleError> {
-        let (name, port) = text.split_once(':').ok_or_else(|| RuleError { rule: text.to_owned() })?;
-        let port = port.parse().map_err(|_| RuleError { rule: text.to_owned() })?;
-        Ok(Self { target: Target::Name(name.to_owned()), ports: Some((port, port)) })
+/// The first address of the subnet that `address` is in.
+fn network_v6(address: Ipv6Addr, prefix: u8) -> Ipv6Addr {
+    let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix.into())).unwrap_or(0);
+    Ipv6Addr::from(u128::from(address) & mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn only(rules: &[&str]) -> Policy {
+        Policy::Only(rules.iter().map(|rule| rule.parse().unwrap()).collect())
+    }
+
+    fn allows(policy: &Policy, destination: &str, names: &[&str]) -> bool {
+        policy.allows(destination.parse().unwrap(), names.iter().copied())
+    }
+
+    #[test]
+    fn all_and_none() {
+        assert!(allows(&Policy::All, "192.0.2.1:80", &[]) && Policy::All.may_resolve("example.org"));
+        for policy in [Policy::None, Policy::Only(Vec::new())] {
+            assert!(!allows(&policy, "192.0.2.1:80", &["example.org"]));
+            assert!(!policy.may_resolve("example.org"));
+        }
+    }
+
+    #[test]
+    fn names_count_only_where_they_were_looked_up() {
+        let policy = only(&["example.org:443"]);
+        assert!(allows(&policy, "192.0.2.1:443", &["cdn.test", "Example.ORG."]));
+        assert!(!allows(&policy, "192.0.2.1:443", &[]));
+        assert!(!allows(&policy, "192.0.2.1:443", &["www.example.org", "xample.org", "example.org.test"]));
+        assert!(!allows(&policy, "192.0.2.1:80", &["example.org"]));
+        assert!(!allows(&only(&["example.org:80", "10.0.0.0/8:443"]), "192.0.2.1:443", &["example.org"]));
+    }
+
+    #[test]
+    fn a_star_is_every_name_below_and_not_the_name_itself() {
+        let policy = only(&["*.wordpress.org:80-443"]);
+        for name in ["api.wordpress.org", "A.B.WordPress.org", "a.wordpress.org."] {
+            assert!(policy.may_resolve(name), "{name}");
+            assert!(allows(&policy, "[2001:db8::1]:443", &[name]), "{name}");
+        }
+        let not = ["wordpress.org", ".wordpress.org", "notwordpress.org", "wordpress.org.test", "é.org", ""];
+        for name in not {
+            assert!(!policy.may_resolve(name), "{name}");
+        }
+        assert!(!allows(&policy, "[2001:db8::1]:444", &["api.wordpress.org"]));
+    }
+
+    #[test]
+    fn subnets_match_addresses_however_they_are_written() {
+        let policy = only(&["10.0.0.0/8:5432", "192.0.2.7", "[2001:db8::]/32:443"]);
+        assert!(allows(&policy, "10.255.0.1:5432", &[]));
+        assert!(allows(&policy, "[::ffff:10.255.0.1]:5432", &[]));
+        assert!(!allows(&policy, "11.0.0.0:5432", &[]) && !allows(&policy, "10.0.0.1:5433", &[]));
+        assert!(allows(&policy, "192.0.2.7:1", &[]) && !allows(&policy, "192.0.2.6:1", &[]));
+        assert!(allows(&policy, "[2001:db8:ffff::1]:443", &[]));
+        assert!(!allows(&policy, "[2001:db9::1]:443", &[]));
+        assert!(!policy.may_resolve("example.org"), "a subnet is no name");
+        assert!(allows(&only(&["0.0.0.0/0"]), "192.0.2.1:1", &[]));
+        assert!(!allows(&only(&["0.0.0.0/0"]), "[2001:db8::1]:1", &[]));
+        assert!(allows(&only(&["[::]/0"]), "[2001:db8::1]:1", &[]));
+        assert!(!allows(&only(&["[::]/0"]), "[::ffff:192.0.2.1]:1", &[]));
+    }
+
+    #[test]
+    fn what_has_no_ports_is_allowed_by_rules_without_ports() {
+        assert!(allows(&only(&["192.0.2.0/24"]), "192.0.2.1:0", &[]));
+        assert!(!allows(&only(&["192.0.2.0/24:1-65535"]), "192.0.2.1:0", &[]));
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_panics(name in ".{0,40}", parent in "[a-z]{1,8}(\\.[a-z]{1,8}){0,2}") {
+            let policy = Policy::Only(vec![Rule { target: Target::Below(parent.clone()), ports: None }]);
+            let below = policy.may_resolve(&name);
+            prop_assert!(!below || name.trim_end_matches('.').to_ascii_lowercase().ends_with(&parent));
+            let joined = format!("x{name}.{parent}");
+            prop_assert!(policy.may_resolve(&joined), "{joined}");
+        }
+
+        #[test]
+        fn a_subnet_has_the_addresses_that_share_its_bits(
+            subnet in any::<u32>(), other in any::<u32>(), prefix in 0u8..=32,
+        ) {
+            let target = Target::Subnet(network_v4(subnet.into(), prefix).into(), prefix);
+            prop_assert!(target.has_address(Ipv4Addr::from(subnet).into()));
+            let common = (subnet ^ other).leading_zeros() >= prefix.into();
+            prop_assert_eq!(target.has_address(Ipv4Addr::from(other).into()), common);
+        }
     }
 }

@@ -49,6 +49,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel does not let us intercept what containers send: without, there is no egress.
+    #[error("intercept what leaves the stack's networks")]
+    NoInterception {
+        /// What failed, and what the kernel said.
+        #[source]
+        source: Box<Error>,
+    },
     /// netd did not do as told.
     #[error("netd refused its configuration: {0}")]
     Refused(String),
@@ -60,6 +67,16 @@ pub enum Error {
 impl Error {
     pub(crate) fn system(operation: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::System { operation: operation.into(), source: source.into() }
+    }
+
+    /// Whether netd could not be told something, or did not answer, because it is gone.
+    #[must_use]
+    pub fn is_netd_gone(&self) -> bool {
+        match self {
+            Self::Gone => true,
+            Self::System { source, .. } => source.kind() == io::ErrorKind::BrokenPipe,
+            _ => false,
+        }
     }
 
     /// What the user can do about it.
@@ -82,6 +99,11 @@ impl Error {
                 "no interface of this host has the address {}; `ip address` lists those there are",
                 address.ip()
             )),
+            Self::NoInterception { .. } => Some(
+                "the kernel must have nftables with transparent proxying; load the modules once as root: `modprobe -a \
+                 nf_tables nft_tproxy nft_socket nft_fib_inet`"
+                    .into(),
+            ),
             Self::System { source, .. } if source.raw_os_error() == Some(95) => Some(
                 "the kernel lacks the `bridge` or `veth` driver; load it once as root: `modprobe bridge veth`".into(),
             ),

@@ -12,10 +12,13 @@ pub mod balance;
 pub mod direct;
 pub mod egress;
 mod error;
+pub mod ftp;
+pub mod intercept;
 pub mod link;
 pub mod names;
 pub mod netd;
 mod netlink;
+mod nft;
 pub mod plan;
 pub mod publish;
 

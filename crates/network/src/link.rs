@@ -1,14 +1,18 @@
 //! Wiring: bridges in the stack's network namespace, and a network namespace with its links for each service.
 //!
 //! Everything here changes the calling thread's network namespace for moments at a time, so it belongs in a
-//! single-threaded process: the hub. Isolation between networks rests on three things: nothing forwards
-//! (`ip_forward` is 0 in every namespace, whatever the host has), services have no route out of their own
-//! subnets, and the only listeners in the stack's namespace, the name server's, are each bound to one bridge.
+//! single-threaded process: the hub. Isolation between networks rests on this: nothing forwards (`ip_forward` is 0
+//! in every namespace, whatever the host has). What a container sends out of its networks' subnets comes to the
+//! bridge by its default route, if it has one, and either is intercepted, so that netd decides about it (see
+//! [`crate::intercept`]), or ends there. The only other listeners in the stack's namespace, the name server's, are
+//! each bound to one bridge.
+
+mod check;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -16,11 +20,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::Error;
 use crate::error::Doing;
-use crate::netlink::{Netlink, Veth};
-use crate::plan::{Endpoint, Network, NetworkPlan};
+use crate::intercept::{self, Intercepted};
+use crate::netlink::{LOOPBACK, Netlink, Veth};
+use crate::nft;
+use crate::plan::{Endpoint, Interface, Network, NetworkPlan};
 
-/// The index of `lo` in every network namespace.
-const LOOPBACK: u32 = 1;
+pub(crate) use check::contains;
+
 /// Bridges and both ends of links get indices from here on, so that they need not be asked for. Fallback
 /// tunnel devices, which some hosts put into every new namespace, stay far below.
 const FIRST_INDEX: u32 = 1000;
@@ -32,6 +38,8 @@ pub struct Namespaces {
     stack: OwnedFd,
     netlink: Netlink,
     applied: NetworkPlan,
+    /// Somebody is at the end of default routes.
+    intercepts: bool,
     /// Interface index of each bridge, by the network's name.
     bridges: BTreeMap<String, u32>,
     next_index: u32,
@@ -64,19 +72,7 @@ impl Namespaces {
     /// When a kernel setting cannot be changed or `lo` cannot be brought up.
     pub fn open() -> Result<Self, Error> {
         let stack = current()?;
-        // A new namespace inherits the host's value, which is 1 where Docker runs.
-        sysctl("net/ipv4/ip_forward", "0")?;
-        // Strict: an address of another network is not believed.
-        sysctl("net/ipv4/conf/all/rp_filter", "1")?;
-        // Connections to one port of a service, one after another: netd closes first, and without these the
-        // kernel is slow to find a free source port after 14000 of them in a minute.
-        sysctl_if_present("net/ipv4/tcp_tw_reuse", "1")?;
-        sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
-        // No link-local IPv6 between services: the plan knows IPv4 only, and detection of duplicates takes time.
-        sysctl_if_present("net/ipv6/conf/default/disable_ipv6", "1")?;
-        for table in ["iptables", "ip6tables", "arptables"] {
-            sysctl_if_present(&format!("net/bridge/bridge-nf-call-{table}"), "0")?;
-        }
+        settings::of_stack()?;
         let mut netlink = Netlink::open().doing(|| "open netlink socket in the stack's network namespace")?;
         netlink.up("bring up `lo` of the stack".into(), LOOPBACK)?;
         netlink.flush()?;
@@ -84,6 +80,7 @@ impl Namespaces {
             stack,
             netlink,
             applied: NetworkPlan::default(),
+            intercepts: false,
             bridges: BTreeMap::new(),
             next_index: FIRST_INDEX,
             endpoints: BTreeMap::new(),
@@ -102,14 +99,14 @@ impl Namespaces {
     /// # Errors
     /// Each names the object. After a failure the stack is half wired and should be given up.
     pub fn apply(&mut self, plan: &NetworkPlan) -> Result<Changes, Error> {
-        validate(plan)?;
+        check::validate(plan)?;
         let changes = self.changes(plan);
         self.remove(plan, &changes)?;
         let networks = |network: &&Network| changes.networks.contains(&network.name);
         for network in plan.networks.iter().filter(networks) {
             self.create_bridge(network)?;
         }
-        self.netlink.flush()?;
+        self.add_virtual_addresses(plan, &changes)?;
         let endpoints = |endpoint: &&Endpoint| changes.endpoints.contains(&endpoint.service);
         let fresh: Vec<&Endpoint> = plan.endpoints.iter().filter(endpoints).collect();
         let made = create_namespaces(&fresh);
@@ -117,11 +114,14 @@ impl Namespaces {
         setns(&self.stack, CloneFlags::CLONE_NEWNET).doing(|| "return to the stack's network namespace")?;
         let mut made = made?;
         for (endpoint, (namespace, _)) in fresh.iter().zip(&made) {
-            self.connect(endpoint, namespace.as_fd())?;
+            self.connect(endpoint, plan, namespace.as_fd())?;
         }
         self.netlink.flush()?;
-        for (endpoint, (_, netlink)) in fresh.iter().zip(&mut made) {
-            configure(endpoint, plan, netlink)?;
+        for (endpoint, (namespace, netlink)) in fresh.iter().zip(&mut made) {
+            configure(endpoint, plan, namespace.as_fd(), netlink)?;
+            if self.intercepts {
+                add_default_routes(endpoint, plan, netlink)?;
+            }
         }
         let names = fresh.iter().map(|endpoint| endpoint.service.clone());
         self.endpoints.extend(names.zip(made.into_iter().map(|(namespace, _)| namespace)));
@@ -129,11 +129,41 @@ impl Namespaces {
         Ok(changes)
     }
 
+    /// Makes the sockets that intercepted traffic arrives at, and has it arrive there from now on; containers get
+    /// default routes. Called again it makes new sockets in place of those before.
+    ///
+    /// # Errors
+    /// [`Error::NoInterception`] where the kernel cannot do it. All else works then, without egress.
+    pub fn intercept(&mut self) -> Result<Intercepted, Error> {
+        self.try_intercept().map_err(|source| Error::NoInterception { source: Box::new(source) })
+    }
+
+    fn try_intercept(&mut self) -> Result<Intercepted, Error> {
+        let (sockets, ports) = intercept::listen()?;
+        let ipv6 = sockets.tcp6.is_some();
+        // Where the rules are without a routing table, or without their sockets, what they match is not delivered.
+        nft::install(&ports.table())?;
+        if self.intercepts {
+            return Ok(sockets);
+        }
+        intercept::route(&mut self.netlink, ipv6)?;
+        if sockets.icmp4.is_some() {
+            settings::leave_echo_requests(sockets.icmp6.is_some())?;
+        }
+        self.intercepts = true;
+        for endpoint in &self.applied.endpoints {
+            let Some(namespace) = self.endpoints.get(&endpoint.service) else { continue };
+            let mut netlink = netlink_in(namespace.as_fd(), &endpoint.service)?;
+            add_default_routes(endpoint, &self.applied, &mut netlink)?;
+        }
+        Ok(sockets)
+    }
+
     fn changes(&self, plan: &NetworkPlan) -> Changes {
         let networks: Vec<String> = plan
             .networks
             .iter()
-            .filter(|network| !self.applied.networks.iter().any(|old| same_bridge(old, network)))
+            .filter(|network| !self.applied.networks.contains(network))
             .map(|network| network.name.clone())
             .collect();
         let kept = |endpoint: &Endpoint| {
@@ -166,9 +196,32 @@ impl Namespaces {
                 self.netlink.delete(&old.bridge)?;
             }
         }
+        for (network, address) in
+            virtual_addresses(&self.applied).difference(&virtual_addresses(plan)).copied()
+        {
+            // Others are gone with their bridge.
+            if !changes.networks.contains(network)
+                && let Some(&bridge) = self.bridges.get(network)
+            {
+                let what = format!("take the virtual address {address} from network `{network}`");
+                self.netlink.remove_address(what, bridge, address, host_prefix(address))?;
+            }
+        }
         self.netlink.flush()?;
         drop(namespaces);
         Ok(())
+    }
+
+    fn add_virtual_addresses(&mut self, plan: &NetworkPlan, changes: &Changes) -> Result<(), Error> {
+        let there = virtual_addresses(&self.applied);
+        for (network, address) in virtual_addresses(plan) {
+            let stays = there.contains(&(network, address)) && !changes.networks.iter().any(|n| n == network);
+            if !stays && let Some(&bridge) = self.bridges.get(network) {
+                let what = format!("give network `{network}` the virtual address {address}");
+                self.netlink.address(what, bridge, address, host_prefix(address))?;
+            }
+        }
+        self.netlink.flush()
     }
 
     fn create_bridge(&mut self, network: &Network) -> Result<(), Error> {
@@ -176,9 +229,15 @@ impl Namespaces {
         self.bridges.insert(network.name.clone(), index);
         let [a, b, c, d] = network.gateway.octets();
         // Locally administered, unique in the stack because the address is.
-        self.netlink.bridge(&network.bridge, index, [0x02, 0x42, a, b, c, d])?;
+        self.netlink.bridge(&network.bridge, index, [0x02, 0x42, a, b, c, d], network.mtu)?;
         let what = format!("give bridge `{}` the address {}", network.bridge, network.gateway);
-        self.netlink.address(what, index, network.gateway, network.prefix)
+        self.netlink.address(what, index, network.gateway, network.prefix)?;
+        let Some(v6) = network.v6 else { return Ok(()) };
+        // The setting is there when the bridge is.
+        self.netlink.flush()?;
+        settings::ipv6(&network.bridge, true)?;
+        let what = format!("give bridge `{}` the address {}", network.bridge, v6.gateway);
+        self.netlink.address(what, index, v6.gateway, v6.prefix)
     }
 
     /// A fresh interface index of the stack's namespace.
@@ -187,7 +246,12 @@ impl Namespaces {
         self.next_index - 1
     }
 
-    fn connect(&mut self, endpoint: &Endpoint, netns: BorrowedFd<'_>) -> Result<(), Error> {
+    fn connect(
+        &mut self,
+        endpoint: &Endpoint,
+        plan: &NetworkPlan,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
         for (index, interface) in endpoint.interfaces.iter().enumerate() {
             let what = format!("create link `{}` of service `{}`", interface.name, endpoint.service);
             let bridge = self.bridges.get(&interface.network).copied().unwrap_or_default();
@@ -196,8 +260,9 @@ impl Namespaces {
                 index: self.index(),
                 bridge,
                 inner: &interface.name,
-                inner_index: FIRST_INDEX + index as u32,
+                inner_index: inner_index(index),
                 mac: interface.mac,
+                mtu: network_of(interface, plan).and_then(|network| network.mtu),
                 netns,
             };
             self.netlink.veth(what, &veth)?;
@@ -206,35 +271,50 @@ impl Namespaces {
     }
 }
 
-/// Whether the bridge that was made for `old` serves for `new`.
-fn same_bridge(old: &Network, new: &Network) -> bool {
-    (&old.name, &old.bridge, old.gateway, old.prefix) == (&new.name, &new.bridge, new.gateway, new.prefix)
-}
-
 /// Whether the links that were made for `old` serve for `new`; aliases are the name server's business.
 fn same_links(old: &Endpoint, new: &Endpoint) -> bool {
+    let wired = |a: &Interface, b: &Interface| {
+        *a == Interface { fixed: a.fixed, aliases: a.aliases.clone(), ..b.clone() }
+    };
     old.service == new.service
         && old.interfaces.len() == new.interfaces.len()
-        && old.interfaces.iter().zip(&new.interfaces).all(|(a, b)| {
-            (&a.network, &a.name, &a.peer, a.address, a.mac)
-                == (&b.network, &b.name, &b.peer, b.address, b.mac)
-        })
+        && old.interfaces.iter().zip(&new.interfaces).all(|(a, b)| wired(a, b))
+}
+
+/// The virtual addresses of a plan, each with its network's name.
+fn virtual_addresses(plan: &NetworkPlan) -> BTreeSet<(&String, IpAddr)> {
+    let addresses = plan.groups.iter().flat_map(|group| &group.addresses);
+    let both = addresses.flat_map(|at| {
+        let address6 = at.address6.map(|address| (&at.network, IpAddr::from(address)));
+        [(&at.network, IpAddr::from(at.address))].into_iter().chain(address6)
+    });
+    both.collect()
+}
+
+/// The prefix length that makes a subnet of one address.
+const fn host_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn network_of<'a>(interface: &Interface, plan: &'a NetworkPlan) -> Option<&'a Network> {
+    plan.networks.iter().find(|network| network.name == interface.network)
+}
+
+/// Index of an endpoint's link number `link` (from 0) in the endpoint's namespace.
+const fn inner_index(link: usize) -> u32 {
+    FIRST_INDEX + link as u32
 }
 
 /// Makes one network namespace per endpoint, with its settings and a netlink socket in it. Leaves the caller in
 /// the last one.
 fn create_namespaces(endpoints: &[&Endpoint]) -> Result<Vec<(OwnedFd, Netlink)>, Error> {
     let mut made = Vec::with_capacity(endpoints.len());
-    let groups = ping_groups();
+    let groups = settings::ping_groups();
     for endpoint in endpoints {
         let service = &endpoint.service;
         unshare(CloneFlags::CLONE_NEWNET).doing(|| format!("create network namespace of `{service}`"))?;
         let namespace = current()?;
-        // A service on two networks must not join them.
-        sysctl("net/ipv4/ip_forward", "0")?;
-        sysctl("net/ipv4/ip_unprivileged_port_start", "0")?;
-        sysctl("net/ipv4/ping_group_range", &groups)?;
-        sysctl_if_present("net/ipv6/conf/default/disable_ipv6", "1")?;
+        settings::of_container(&groups, has_ipv6(endpoint))?;
         let netlink =
             Netlink::open().doing(|| format!("open netlink socket in the namespace of `{service}`"))?;
         made.push((namespace, netlink));
@@ -242,22 +322,75 @@ fn create_namespaces(endpoints: &[&Endpoint]) -> Result<Vec<(OwnedFd, Netlink)>,
     Ok(made)
 }
 
-/// Brings up `lo` and gives the links their addresses. There is no default route: until services have egress,
-/// an attempt to reach the outside then fails at once instead of timing out.
-fn configure(endpoint: &Endpoint, plan: &NetworkPlan, netlink: &mut Netlink) -> Result<(), Error> {
-    netlink.up(format!("bring up `lo` of service `{}`", endpoint.service), LOOPBACK)?;
-    for (index, interface) in endpoint.interfaces.iter().enumerate() {
-        let what = format!(
-            "give link `{}` of service `{}` the address {}",
-            interface.name, endpoint.service, interface.address
-        );
-        let prefix = plan.networks.iter().find(|network| network.name == interface.network);
-        let prefix = prefix.map_or(32, |network| network.prefix);
-        netlink.address(what, FIRST_INDEX + index as u32, interface.address, prefix)?;
-        let what = format!("bring up link `{}` of service `{}`", interface.name, endpoint.service);
-        netlink.up(what, FIRST_INDEX + index as u32)?;
+fn has_ipv6(endpoint: &Endpoint) -> bool {
+    endpoint.interfaces.iter().any(|interface| interface.address6.is_some())
+}
+
+/// Brings up `lo` and gives the links their addresses.
+fn configure(
+    endpoint: &Endpoint,
+    plan: &NetworkPlan,
+    namespace: BorrowedFd<'_>,
+    netlink: &mut Netlink,
+) -> Result<(), Error> {
+    let service = &endpoint.service;
+    let without_ipv6: Vec<&Interface> =
+        endpoint.interfaces.iter().filter(|interface| interface.address6.is_none()).collect();
+    if has_ipv6(endpoint) && !without_ipv6.is_empty() {
+        let switch_off = || without_ipv6.iter().try_for_each(|link| settings::ipv6(&link.name, false));
+        inside(namespace, service, switch_off)??;
+    }
+    netlink.up(format!("bring up `lo` of service `{service}`"), LOOPBACK)?;
+    for (link, interface) in endpoint.interfaces.iter().enumerate() {
+        let Interface { name, address, .. } = interface;
+        let network = network_of(interface, plan);
+        let prefix = network.map_or(32, |network| network.prefix);
+        let what = format!("give link `{name}` of service `{service}` the address {address}");
+        netlink.address(what, inner_index(link), *address, prefix)?;
+        netlink.up(format!("bring up link `{name}` of service `{service}`"), inner_index(link))?;
+        if let Some(address) = interface.address6 {
+            let prefix = network.and_then(|network| network.v6).map_or(128, |v6| v6.prefix);
+            let what = format!("give link `{name}` of service `{service}` the address {address}");
+            netlink.address(what, inner_index(link), address, prefix)?;
+        }
     }
     netlink.flush()
+}
+
+/// Sends what is for elsewhere to the gateway of the first network that is not internal. Where there is no such
+/// network, an attempt to reach the outside fails at once instead of timing out.
+fn add_default_routes(endpoint: &Endpoint, plan: &NetworkPlan, netlink: &mut Netlink) -> Result<(), Error> {
+    let links = endpoint.interfaces.iter().enumerate();
+    let mut outward = links.filter_map(|(link, interface)| {
+        network_of(interface, plan).filter(|network| !network.internal).map(|network| (link, network))
+    });
+    let Some((link, network)) = outward.next() else { return Ok(()) };
+    let v6 = network.v6.map(|v6| IpAddr::from(v6.gateway));
+    for gateway in [IpAddr::from(network.gateway)].into_iter().chain(v6) {
+        let what = format!("give service `{}` a default route by {gateway}", endpoint.service);
+        netlink.default_route(what, inner_index(link), gateway)?;
+    }
+    netlink.flush()
+}
+
+/// Does something in a service's network namespace, and comes back.
+pub(crate) fn inside<T>(
+    namespace: BorrowedFd<'_>,
+    service: &str,
+    body: impl FnOnce() -> T,
+) -> Result<T, Error> {
+    let home = current()?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)
+        .doing(|| format!("enter the network namespace of `{service}`"))?;
+    let result = body();
+    setns(home, CloneFlags::CLONE_NEWNET).doing(|| format!("leave the network namespace of `{service}`"))?;
+    Ok(result)
+}
+
+/// A netlink socket that belongs to a service's namespace.
+pub(crate) fn netlink_in(namespace: BorrowedFd<'_>, service: &str) -> Result<Netlink, Error> {
+    inside(namespace, service, Netlink::open)?
+        .doing(|| format!("open netlink socket in the namespace of `{service}`"))
 }
 
 /// A TCP socket that belongs to `netns`, close-on-exec and non-blocking; for health probes.
@@ -280,85 +413,4 @@ pub fn socket_in(netns: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
 fn current() -> Result<OwnedFd, Error> {
     let file = File::open("/proc/thread-self/ns/net").doing(|| "open the current network namespace")?;
     Ok(file.into())
-}
-
-/// All groups that exist in this user namespace, as `ping_group_range` wants them: both ends must be mapped.
-fn ping_groups() -> String {
-    let map = std::fs::read_to_string("/proc/thread-self/gid_map").unwrap_or_default();
-    let last = map.lines().filter_map(|line| {
-        let mut fields = line.split_ascii_whitespace().map(|field| field.parse::<u64>().ok());
-        let (inside, count) = (fields.next()??, fields.nth(1)??);
-        (inside + count).checked_sub(1)
-    });
-    format!("0 {}", last.max().unwrap_or(0).min(i32::MAX as u64))
-}
-
-/// Writes a file below `/proc/sys`; those below `net` are the calling thread's namespace's own.
-fn sysctl(name: &str, value: &str) -> Result<(), Error> {
-    write_sysctl(name, value).doing(|| format!("set sysctl `{}` to {value}", name.replace('/', ".")))
-}
-
-fn sysctl_if_present(name: &str, value: &str) -> Result<(), Error> {
-    match write_sysctl(name, value) {
-        // The part of the kernel that it governs is not loaded.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.doing(|| format!("set sysctl `{}` to {value}", name.replace('/', "."))),
-    }
-}
-
-fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
-    File::options().write(true).open(format!("/proc/sys/{name}"))?.write_all(value.as_bytes())
-}
-
-/// Finds contradictions before anything is made.
-fn validate(plan: &NetworkPlan) -> Result<(), Error> {
-    let mut links = BTreeSet::new();
-    let mut addresses = BTreeSet::new();
-    let mut link = |name: &str| {
-        let fits = (1..16).contains(&name.len()) && !name.contains(['/', ' ', '\0', '%', ':']);
-        if !fits {
-            return Err(Error::Plan(format!("`{name}` cannot be an interface name")));
-        }
-        if links.insert(name.to_owned()) { Ok(()) } else { Err(Error::Plan(format!("two links `{name}`"))) }
-    };
-    let mut address = |address: Ipv4Addr| {
-        let fresh = addresses.insert(address);
-        if fresh { Ok(()) } else { Err(Error::Plan(format!("two users of address {address}"))) }
-    };
-    let mut networks = BTreeMap::new();
-    for network in &plan.networks {
-        link(&network.bridge)?;
-        address(network.gateway)?;
-        if network.prefix > 30 || !contains(network, network.gateway) {
-            let Network { name, subnet, prefix, .. } = network;
-            return Err(Error::Plan(format!("network `{name}` does not fit {subnet}/{prefix}")));
-        }
-        if networks.insert(network.name.as_str(), network).is_some() {
-            return Err(Error::Plan(format!("two networks `{}`", network.name)));
-        }
-    }
-    let mut services = BTreeSet::new();
-    for endpoint in &plan.endpoints {
-        if !services.insert(&endpoint.service) {
-            return Err(Error::Plan(format!("two endpoints of service `{}`", endpoint.service)));
-        }
-        for interface in &endpoint.interfaces {
-            link(&interface.peer)?;
-            address(interface.address)?;
-            let network = networks.get(interface.network.as_str());
-            if !network.is_some_and(|network| contains(network, interface.address)) {
-                return Err(Error::Plan(format!(
-                    "service `{}`: address {} is not in network `{}`",
-                    endpoint.service, interface.address, interface.network
-                )));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Whether `address` is in the network's subnet.
-pub(crate) fn contains(network: &Network, address: Ipv4Addr) -> bool {
-    let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix.min(32))).unwrap_or(0);
-    u32::from(network.subnet) & mask == u32::from(address) & mask
 }

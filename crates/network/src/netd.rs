@@ -4,10 +4,16 @@
 //! [`serve_sockets`] for the hub, and [`run`], the process's body. It holds the supervisor's channel; the end of
 //! that channel is netd's end.
 
+mod datagram;
+mod echo;
 mod event;
+mod flow;
+mod ftp;
 mod proxy;
 mod resolver;
 mod slab;
+mod sockets;
+mod topology;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
@@ -15,6 +21,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use nix::sys::socket::sockopt::IpTransparent;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use sys::channel::{Channel, MAX_FDS};
@@ -22,8 +29,9 @@ use sys::channel::{Channel, MAX_FDS};
 use crate::Error;
 use crate::balance::State;
 use crate::error::Doing;
+use crate::intercept::Intercepted;
 use crate::names::NameSockets;
-use crate::plan::{NetworkPlan, PublishedPort};
+use crate::plan::{NetworkPlan, Protocol, PublishedPort};
 
 pub use event::run;
 
@@ -49,6 +57,27 @@ pub struct Published {
     pub service: String,
     /// The port, as bound: `host_port` is the real one, not 0.
     pub port: PublishedPort,
+    /// It is one of the pool for FTP's passive mode that belongs to a port.
+    pub ftp_data: bool,
+}
+
+impl Published {
+    /// What a port of `service` takes on the host: itself, and the pool for passive mode with FTP.
+    pub fn expand(service: &str, port: PublishedPort) -> impl Iterator<Item = Self> {
+        let pool = match port.protocol {
+            Protocol::Ftp { passive: (first, last), .. } => Some(first..=last),
+            Protocol::Tcp | Protocol::Udp => None,
+        };
+        let pool = pool.into_iter().flatten().map(move |number| PublishedPort {
+            host_port: number,
+            container_port: number,
+            ..port
+        });
+        let service = service.to_owned();
+        std::iter::once((port, false))
+            .chain(pool.map(|port| (port, true)))
+            .map(move |(port, ftp_data)| Self { service: service.clone(), port, ftp_data })
+    }
 }
 
 /// A port of a container that leads to a socket of the host's namespace: the container accepts on that itself
@@ -72,11 +101,40 @@ pub struct Descriptors<'a> {
     /// for keeps them unless it is named here.
     pub names: &'a [NameSockets],
     /// Listening sockets from [`crate::publish::bind`], with their index in [`Configuration::published`]; a
-    /// port that netd listens on already (same host address and port) may be left out.
+    /// port that netd listens on already (same host address, port and protocol) may be left out.
     pub listeners: &'a [(usize, BorrowedFd<'a>)],
+    /// What takes everything that containers send out of their networks, from
+    /// [`crate::link::Namespaces::intercept`]; kept until others come.
+    pub intercepted: Option<&'a Intercepted>,
     /// Listening sockets of containers' namespaces, from [`crate::direct::listen_in`]: all of them, each time, in the
     /// order of [`Configuration::inward`].
     pub inward: &'a [BorrowedFd<'a>],
+}
+
+impl<'a> Descriptors<'a> {
+    fn all(&self) -> impl Iterator<Item = (Descriptor, BorrowedFd<'a>)> + use<'a> {
+        let names = self.names.iter().flat_map(|sockets| {
+            let udp = (Descriptor::NameUdp(sockets.network.clone()), sockets.udp.as_fd());
+            [udp, (Descriptor::NameTcp, sockets.tcp.as_fd())]
+        });
+        let listeners = self.listeners.iter().map(|(index, fd)| (Descriptor::Listener(*index), *fd));
+        let intercepted = self.intercepted.into_iter().flat_map(|sockets| {
+            let optional = [
+                (Intercept::Tcp, Some(&sockets.tcp4)),
+                (Intercept::Tcp, sockets.tcp6.as_ref()),
+                (Intercept::Udp4, Some(&sockets.udp4)),
+                (Intercept::Udp6, sockets.udp6.as_ref()),
+                (Intercept::Icmp4, sockets.icmp4.as_ref()),
+                (Intercept::Icmp6, sockets.icmp6.as_ref()),
+            ];
+            optional
+                .into_iter()
+                .filter_map(|(what, socket)| Some((Descriptor::Intercepted(what), socket?.as_fd())))
+        });
+        let hub = self.hub.map(|hub| (Descriptor::Hub, hub));
+        let inward = self.inward.iter().map(|fd| (Descriptor::Inward, *fd));
+        hub.into_iter().chain(names).chain(listeners).chain(intercepted).chain(inward)
+    }
 }
 
 /// What the supervisor sends.
@@ -84,17 +142,38 @@ pub struct Descriptors<'a> {
 enum Request {
     /// A new configuration; `descriptors` follow, the first of them with this message.
     Configure {
-        configuration: Configuration,
-        hub: bool,
-        /// Networks whose two sockets (UDP, TCP) come along.
-        names: Vec<String>,
-        /// Index in `published` of each listener that comes along.
-        listeners: Vec<usize>,
+        configuration: Box<Configuration>,
+        /// Which descriptors come along, in this order.
+        descriptors: Vec<Descriptor>,
     },
     /// More descriptors of the last `Configure`.
     More,
     /// What has become of containers since; there is no reply.
     States(BTreeMap<String, State>),
+}
+
+/// What a descriptor that comes with a configuration is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum Descriptor {
+    Hub,
+    /// The name server's UDP socket of this network; its TCP socket follows.
+    NameUdp(String),
+    NameTcp,
+    /// The published port of this index.
+    Listener(usize),
+    Intercepted(Intercept),
+    /// Of the next of `inward`.
+    Inward,
+}
+
+/// What is intercepted by a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Intercept {
+    Tcp,
+    Udp4,
+    Udp6,
+    Icmp4,
+    Icmp6,
 }
 
 /// What netd tells the supervisor.
@@ -176,16 +255,9 @@ impl Client {
     /// # Errors
     /// When netd cannot be reached.
     pub fn configure(&self, configuration: &Configuration, with: &Descriptors<'_>) -> Result<(), Error> {
-        let request = Request::Configure {
-            configuration: configuration.clone(),
-            hub: with.hub.is_some(),
-            names: with.names.iter().map(|sockets| sockets.network.clone()).collect(),
-            listeners: with.listeners.iter().map(|(index, _)| *index).collect(),
-        };
-        let names = with.names.iter().flat_map(|sockets| [sockets.udp.as_fd(), sockets.tcp.as_fd()]);
-        let listeners = with.listeners.iter().map(|(_, listener)| *listener);
-        let all: Vec<BorrowedFd<'_>> =
-            with.hub.into_iter().chain(names).chain(listeners).chain(with.inward.iter().copied()).collect();
+        let all: Vec<(Descriptor, BorrowedFd<'_>)> = with.all().collect();
+        let (descriptors, all): (Vec<Descriptor>, Vec<BorrowedFd<'_>>) = all.into_iter().unzip();
+        let request = Request::Configure { configuration: Box::new(configuration.clone()), descriptors };
         let (first, rest) = all.split_at(all.len().min(MAX_FDS));
         let send = |request: &Request, fds: &[BorrowedFd<'_>]| self.channel.send(&encode(request)?, fds);
         let doing = || "send netd its configuration";
@@ -219,6 +291,12 @@ impl Client {
         request.and_then(|request| self.channel.send(&request, &[])).doing(|| "tell netd of containers")
     }
 
+    /// The next event of those that came while a reply was waited for: the channel is not readable on their
+    /// account any more.
+    pub fn known_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
     /// The next event, if there is one by now.
     ///
     /// # Errors
@@ -242,15 +320,49 @@ fn decode(message: &sys::channel::Message) -> Result<Reply, Error> {
     serde_json::from_slice(&message.bytes).map_err(std::io::Error::from).doing(|| "read netd's reply")
 }
 
+/// A kind of socket that netd needs in the stack's namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    Tcp4,
+    Tcp6,
+    Udp4,
+    Udp6,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Tcp4, Self::Tcp6, Self::Udp4, Self::Udp6];
+
+    /// A socket that does not block, is closed on exec, and may have foreign addresses.
+    fn socket(self) -> rustix::io::Result<OwnedFd> {
+        let (family, kind) = match self {
+            Self::Tcp4 => (AddressFamily::INET, SocketType::STREAM),
+            Self::Tcp6 => (AddressFamily::INET6, SocketType::STREAM),
+            Self::Udp4 => (AddressFamily::INET, SocketType::DGRAM),
+            Self::Udp6 => (AddressFamily::INET6, SocketType::DGRAM),
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, kind, flags, None)?;
+        if kind == SocketType::STREAM {
+            crate::publish::tune(&socket)?;
+        }
+        // The option of IPv4 is one of all sockets (ip(7)); it needs root of the namespace, which the hub is.
+        if let Err(error) = nix::sys::socket::setsockopt(&socket, IpTransparent, &true) {
+            tracing::debug!(%error, "IP_TRANSPARENT");
+        }
+        Ok(socket)
+    }
+}
+
 /// What netd sends to the hub.
 #[derive(Debug, Serialize, Deserialize)]
 struct SocketRequest {
-    /// How many TCP sockets it wants.
+    kind: Kind,
+    /// How many it wants.
     sockets: usize,
 }
 
 /// The hub's part, called in the stack's network namespace when `netd` (its end of the channel) is readable:
-/// makes TCP sockets here and passes them on. `false` when netd is gone.
+/// makes sockets here and passes them on. `false` when netd is gone.
 ///
 /// # Errors
 /// When netd's message is not one, or the answer cannot be sent. Too few sockets are no error: netd asks again.
@@ -259,15 +371,11 @@ pub fn serve_sockets(netd: &Channel) -> Result<bool, Error> {
     let request: SocketRequest = serde_json::from_slice(&message.bytes)
         .map_err(std::io::Error::from)
         .doing(|| "read netd's request for sockets")?;
-    let socket = || -> rustix::io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-        crate::publish::tune(&socket)?;
-        Ok(socket)
-    };
-    let sockets: Vec<OwnedFd> = (0..request.sockets.min(MAX_FDS)).map_while(|_| socket().ok()).collect();
+    let wanted = 0..request.sockets.min(MAX_FDS);
+    let sockets: Vec<OwnedFd> = wanted.map_while(|_| request.kind.socket().ok()).collect();
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
-    match netd.send(b"{}", &fds) {
+    let reply = encode(&request.kind).doing(|| "encode the answer to netd")?;
+    match netd.send(&reply, &fds) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Error::system("pass sockets to netd", error)),

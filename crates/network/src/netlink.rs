@@ -1,20 +1,30 @@
 //! Routing netlink (rtnetlink(7)), synchronous: requests are collected, sent in one system call, and every one
 //! is answered by the kernel before that call returns, so nothing here ever waits.
 
+pub(crate) mod attributes;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::Error;
 use crate::error::Doing;
+
+/// The index of `lo` in every network namespace.
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// Requests in one system call: their answers must fit the socket's receive buffer (about 200 KB, of which an
 /// answer takes less than 1 KB).
@@ -45,6 +55,8 @@ pub(crate) struct Veth<'a> {
     /// Interface index that end gets.
     pub(crate) inner_index: u32,
     pub(crate) mac: [u8; 6],
+    /// Maximum transmission unit of both ends in bytes.
+    pub(crate) mtu: Option<u32>,
     pub(crate) netns: BorrowedFd<'a>,
 }
 
@@ -69,7 +81,13 @@ impl Netlink {
     }
 
     /// Creates a bridge that is up, forwards at once and does not look into multicast.
-    pub(crate) fn bridge(&mut self, name: &str, index: u32, mac: [u8; 6]) -> Result<(), Error> {
+    pub(crate) fn bridge(
+        &mut self,
+        name: &str,
+        index: u32,
+        mac: [u8; 6],
+        mtu: Option<u32>,
+    ) -> Result<(), Error> {
         let mut link = LinkMessage::default();
         link.header.index = index;
         link.header.flags = LinkFlags::Up;
@@ -87,6 +105,7 @@ impl Netlink {
                 ])),
             ]),
         ];
+        link.attributes.extend(mtu.map(LinkAttribute::Mtu));
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.push(format!("create bridge `{name}`"), flags, RouteNetlinkMessage::NewLink(link))
     }
@@ -100,6 +119,7 @@ impl Netlink {
             LinkAttribute::Address(veth.mac.to_vec()),
             LinkAttribute::NetNsFd(veth.netns.as_raw_fd()),
         ];
+        inner.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
         let mut link = LinkMessage::default();
         link.header.index = veth.index;
         link.header.flags = LinkFlags::Up;
@@ -112,6 +132,7 @@ impl Netlink {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inner))),
             ]),
         ];
+        link.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
         self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(link))
     }
 
@@ -122,25 +143,73 @@ impl Netlink {
         self.push(format!("delete link `{name}`"), 0, RouteNetlinkMessage::DelLink(link))
     }
 
-    /// Gives an interface an IPv4 address and with it the route to its subnet.
+    /// Gives an interface an address and with it the route to its subnet. An IPv6 address is not probed for
+    /// duplicates, which takes a second, and there are none.
     pub(crate) fn address(
         &mut self,
         what: String,
         index: u32,
-        address: Ipv4Addr,
+        address: impl Into<IpAddr>,
         prefix: u8,
     ) -> Result<(), Error> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.index = index;
-        message.header.prefix_len = prefix;
-        let broadcast = u32::from(address) | u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-        message.attributes = vec![
-            AddressAttribute::Local(IpAddr::V4(address)),
-            AddressAttribute::Address(IpAddr::V4(address)),
-            AddressAttribute::Broadcast(Ipv4Addr::from(broadcast)),
-        ];
+        let address = address.into();
+        let mut message = address_message(index, address, prefix);
+        match address {
+            IpAddr::V4(address) if prefix < 31 => {
+                let broadcast = u32::from(address) | u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+                message.attributes.push(AddressAttribute::Broadcast(Ipv4Addr::from(broadcast)));
+            }
+            IpAddr::V4(_) => {}
+            IpAddr::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
+        }
         self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewAddress(message))
+    }
+
+    /// Takes an address from an interface.
+    pub(crate) fn remove_address(
+        &mut self,
+        what: String,
+        index: u32,
+        address: impl Into<IpAddr>,
+        prefix: u8,
+    ) -> Result<(), Error> {
+        let message = address_message(index, address.into(), prefix);
+        self.push(what, 0, RouteNetlinkMessage::DelAddress(message))
+    }
+
+    /// The route to everywhere, by a gateway.
+    pub(crate) fn default_route(&mut self, what: String, index: u32, gateway: IpAddr) -> Result<(), Error> {
+        let address = match gateway {
+            IpAddr::V4(gateway) => RouteAddress::Inet(gateway),
+            IpAddr::V6(gateway) => RouteAddress::Inet6(gateway),
+        };
+        let mut message = route_message(family(gateway), RouteHeader::RT_TABLE_MAIN, RouteType::Unicast);
+        message.header.scope = RouteScope::Universe;
+        message.attributes = vec![RouteAttribute::Oif(index), RouteAttribute::Gateway(address)];
+        self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(message))
+    }
+
+    /// Delivers packets with `mark` to this namespace's own sockets whatever their destination is, by the routing
+    /// table `table`.
+    pub(crate) fn deliver_marked(
+        &mut self,
+        family: AddressFamily,
+        mark: u32,
+        table: u8,
+        priority: u32,
+    ) -> Result<(), Error> {
+        let mut rule = RuleMessage::default();
+        rule.header.family = family;
+        rule.header.table = table;
+        rule.header.action = RuleAction::ToTable;
+        rule.attributes = vec![RuleAttribute::Priority(priority), RuleAttribute::FwMark(mark)];
+        let what = format!("add routing rule for mark {mark:#x} ({family:?})");
+        self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRule(rule))?;
+        let mut route = route_message(family, table, RouteType::Local);
+        route.header.scope = RouteScope::Host;
+        route.attributes = vec![RouteAttribute::Oif(LOOPBACK)];
+        let what = format!("add local default route to table {table} ({family:?})");
+        self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(route))
     }
 
     fn push(&mut self, what: String, flags: u16, message: RouteNetlinkMessage) -> Result<(), Error> {
@@ -166,27 +235,67 @@ impl Netlink {
         if pending.is_empty() {
             return Ok(());
         }
-        rustix::net::send(&self.socket, &batch, SendFlags::empty()).doing(|| "send netlink requests")?;
-        let mut first: Option<(usize, i32)> = None;
-        let mut buffer = [0u8; 4096];
-        for _ in 0..pending.len() {
-            let (_, length) = rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT)
-                .doing(|| "receive netlink answers")?;
-            let (sequence, error) = acknowledgement(buffer.get(..length).unwrap_or_default())
-                .ok_or(io::Error::from(io::ErrorKind::InvalidData))
-                .doing(|| "read netlink answer")?;
-            let index = sequence.wrapping_sub(base) as usize;
-            if error != 0 && first.is_none_or(|(earlier, _)| index < earlier) {
-                first = Some((index, error));
-            }
+        exchange(&self.socket, &batch, base, &pending, pending.len())
+    }
+}
+
+/// Sends `requests`, which are encoded in `batch` and numbered from `base` on, and collects the answers, of which
+/// there are `answers` when all goes well; the first failure, in the order of the requests, is the one reported.
+pub(crate) fn exchange(
+    socket: &OwnedFd,
+    batch: &[u8],
+    base: u32,
+    requests: &[String],
+    answers: usize,
+) -> Result<(), Error> {
+    rustix::net::send(socket, batch, SendFlags::empty()).doing(|| "send netlink requests")?;
+    let mut first: Option<(usize, i32)> = None;
+    let mut buffer = [0u8; 4096];
+    for number in 0.. {
+        let length = match rustix::net::recv(socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+            Ok((_, length)) => length,
+            Err(Errno::AGAIN) if number >= answers || first.is_some() => break,
+            Err(errno) => return Err(Error::system("receive netlink answers", errno)),
+        };
+        let (sequence, error) = acknowledgement(buffer.get(..length).unwrap_or_default())
+            .ok_or(io::Error::from(io::ErrorKind::InvalidData))
+            .doing(|| "read netlink answer")?;
+        let index = sequence.wrapping_sub(base) as usize;
+        if error != 0 && first.is_none_or(|(earlier, _)| index < earlier) {
+            first = Some((index, error));
         }
-        match first {
-            None => Ok(()),
-            Some((index, error)) => {
-                let what = pending.into_iter().nth(index).unwrap_or_default();
-                Err(Error::system(what, io::Error::from_raw_os_error(-error)))
-            }
+    }
+    match first {
+        None => Ok(()),
+        Some((index, error)) => {
+            let what = requests.get(index).cloned().unwrap_or_default();
+            Err(Error::system(what, io::Error::from_raw_os_error(-error)))
         }
+    }
+}
+
+fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.index = index;
+    message.header.prefix_len = prefix;
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message
+}
+
+fn route_message(family: AddressFamily, table: u8, kind: RouteType) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.table = table;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.kind = kind;
+    message
+}
+
+const fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
     }
 }
 

@@ -337,3 +337,38 @@ pub(crate) fn derived_mac(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x02, 0x42, a, b, c, d]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn passive_slices() {
+        assert_eq!(passive_slice((21100, 21109), 1, 1), Some((21100, 21109)));
+        assert_eq!(passive_slice((21100, 21109), 1, 3), Some((21100, 21102)));
+        assert_eq!(passive_slice((21100, 21109), 3, 3), Some((21106, 21109)));
+        assert_eq!(passive_slice((1, u16::MAX), 2, 2), Some((32768, 65535)));
+        assert_eq!(passive_slice((5, 6), 1, 3), None);
+        assert_eq!(passive_slice((5, 6), 3, 2), None);
+        assert_eq!(passive_slice((6, 5), 1, 1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn slices_make_up_the_pool(first in 1u16.., size in 1u16.., of in 1u16..50) {
+            let pool = (first, first.saturating_add(size - 1));
+            let count = u32::from(pool.1 - pool.0) + 1;
+            prop_assume!(count >= u32::from(of));
+            let mut next = u32::from(first);
+            for number in 1..=of {
+                let (from, to) = passive_slice(pool, number, of).unwrap();
+                prop_assert_eq!(u32::from(from), next);
+                let length = u32::from(to - from) + 1;
+                prop_assert!((count / u32::from(of)..=count.div_ceil(u32::from(of))).contains(&length));
+                next = u32::from(to) + 1;
+            }
+            prop_assert_eq!(next, u32::from(pool.1) + 1);
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Listening sockets for published ports, made in the host's network namespace by the supervisor.
+//! Sockets for published ports, made in the host's network namespace by the supervisor.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,8 +15,9 @@ use crate::plan::PublishedPort;
 /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
 pub(crate) const BACKLOG: i32 = 4096;
 
-/// Opens a published port: a listening socket, non-blocking and close-on-exec, and the address it got (its port
-/// differs from the asked one when that was 0). Connections accepted from it inherit no delay and keep-alive.
+/// Opens a published port: a socket that listens, or takes datagrams, non-blocking and close-on-exec, and the
+/// address it got (its port differs from the asked one when that was 0). Connections accepted from it inherit no
+/// delay and keep-alive.
 ///
 /// # Errors
 /// [`Error::PortTaken`], [`Error::PortReserved`], [`Error::NoSuchAddress`], or what the kernel reports.
@@ -25,15 +26,21 @@ pub fn bind(port: &PublishedPort) -> Result<(OwnedFd, SocketAddr), Error> {
     let open = || -> rustix::io::Result<OwnedFd> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        tune(&socket)?;
+        let kind = if port.is_udp() { SocketType::DGRAM } else { SocketType::STREAM };
+        let socket = rustix::net::socket_with(family, kind, flags, None)?;
+        if !port.is_udp() {
+            // Two UDP sockets with this could have the same port, and the datagrams of each other.
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+            tune(&socket)?;
+        }
         if address.is_ipv6() {
             // So that `0.0.0.0` and `[::]` can be published side by side.
             sockopt::set_ipv6_v6only(&socket, true)?;
         }
         rustix::net::bind(&socket, &address)?;
-        rustix::net::listen(&socket, BACKLOG)?;
+        if !port.is_udp() {
+            rustix::net::listen(&socket, BACKLOG)?;
+        }
         Ok(socket)
     };
     let socket = open().map_err(|error| refusal(address, error.into()))?;

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::Event;
+use crate::fault::{Change, Faulty};
 use crate::plan::Plan;
 use crate::remote::RemoteError;
 
@@ -33,6 +35,25 @@ pub enum Command {
     Subjects(Vec<String>),
     /// Send the log lines of these services (all when empty) from now on, until the connection closes.
     Follow(Vec<String>),
+    /// Tell what happens to these services (all when empty), as [`Notice::Event`].
+    Events {
+        /// Services.
+        services: Vec<String>,
+        /// Begin with those of the last 1000 events that are not older than this (nanoseconds since 1970).
+        since: Option<u64>,
+        /// Go on until the connection closes; else [`Notice::Done`] follows at once.
+        follow: bool,
+    },
+    /// Change what is wrong with the network of these services (for the end of all faults: all when empty). Answered by
+    /// one [`Notice::Faults`] with what is in force there then.
+    Net {
+        /// Services.
+        services: Vec<String>,
+        /// What changes.
+        change: Change,
+    },
+    /// Answered by one [`Notice::Faults`] with what is in force.
+    Faults,
     /// Run a process in a running service. Descriptors: standard input, output, error.
     Exec(Exec),
     /// Run a one-off container with a service's configuration. Descriptors: standard input, output, error.
@@ -93,6 +114,10 @@ pub enum Notice {
     },
     /// A line that a service wrote.
     Log(Line),
+    /// Something happened.
+    Event(Event),
+    /// Containers with what is wrong with their networks.
+    Faults(Vec<Faulty>),
     /// Something that the user should know.
     Warning(String),
     /// The state of all services.

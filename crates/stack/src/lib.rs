@@ -7,6 +7,8 @@ pub mod control;
 pub mod diagnostic;
 pub mod doctor;
 mod env_file;
+pub mod event;
+pub mod fault;
 mod file;
 pub mod host;
 mod hub;

@@ -152,4 +152,6 @@ fn directory(file: &Path) -> Result<PathBuf, FileError> {
 }
 
 #[cfg(test)]
+mod network_tests;
+#[cfg(test)]
 mod tests;

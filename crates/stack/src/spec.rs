@@ -370,3 +370,6 @@ pub(crate) fn healthcheck(service: &Service, image: &Image) -> Option<Healthchec
         start_interval: seconds(check.start_interval, 5.0),
     })
 }
+
+#[cfg(test)]
+mod tests;

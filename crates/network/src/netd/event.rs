@@ -1,30 +1,41 @@
 //! The event loop: one thread, level-triggered epoll, nothing that blocks.
 
-use std::collections::BTreeSet;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::SocketFlags;
 use rustix::process::{Resource, Rlimit};
 use sys::channel::{Channel, Message};
 
-use super::proxy::{End, Proxy};
-use super::resolver::Resolver;
+use super::datagram::{Datagrams, Purpose};
+use super::echo::Echo;
+use super::ftp::{Expected, Gate};
+use super::proxy::{Dial, End, Proxy};
+use super::resolver::{Learned, Resolver};
 use super::slab::{Key, Slab};
-use super::{Configuration, Published, Reply, Request, SocketRequest, encode};
+use super::sockets::{Sockets, Waiter};
+use super::topology::{Entrance, ServiceId, Topology, Way};
+use super::{Configuration, Descriptor, Event, Intercept, Published, Reply, Request, encode};
 use crate::Error;
 use crate::error::Doing;
 use crate::names::NameSockets;
+use crate::plan::Protocol;
 
-/// Stack-side sockets kept ready.
-const POOL: usize = 32;
 /// How long accepting rests when descriptors or memory have run out.
 const REST: Duration = Duration::from_millis(100);
 /// Connections accepted from one listener before others get their turn.
 const ACCEPTS: usize = 64;
+
+/// Events that wait for the supervisor; of refusals, further ones are dropped.
+const EVENTS: usize = 1024;
+/// Refusals that are told in a second.
+const REFUSALS: u32 = 64;
+/// Descriptors that are not for connections.
+const RESERVED: u64 = 512;
 
 /// What an epoll event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +48,11 @@ pub(super) enum Token {
     NameTcp(Key),
     NameClient(Key),
     NameQuery(Key),
-    Inward(Key),
+    DatagramListener(Key),
+    Datagram(Key, End),
+    /// A raw socket that echo requests come to: of IPv6 or not.
+    EchoRequest(bool),
+    EchoReply(Key),
 }
 
 impl Token {
@@ -54,7 +69,11 @@ impl Token {
             Self::NameTcp(key) => pack(6, key),
             Self::NameClient(key) => pack(7, key),
             Self::NameQuery(key) => pack(8, key),
-            Self::Inward(key) => pack(9, key),
+            Self::DatagramListener(key) => pack(9, key),
+            Self::Datagram(key, End::Client) => pack(10, key),
+            Self::Datagram(key, End::Upstream) => pack(11, key),
+            Self::EchoRequest(v6) => (12 << 56) | u64::from(v6),
+            Self::EchoReply(key) => pack(13, key),
         })
     }
 
@@ -70,7 +89,11 @@ impl Token {
             6 => Self::NameTcp(key),
             7 => Self::NameClient(key),
             8 => Self::NameQuery(key),
-            _ => Self::Inward(key),
+            9 => Self::DatagramListener(key),
+            10 => Self::Datagram(key, End::Client),
+            11 => Self::Datagram(key, End::Upstream),
+            12 => Self::EchoRequest(data & 1 == 1),
+            _ => Self::EchoReply(key),
         }
     }
 }
@@ -96,52 +119,96 @@ impl Poll {
     }
 }
 
+/// What all that carries something shares.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) poll: Poll,
+    pub(super) sockets: Sockets,
+    pub(super) topology: Topology,
+    /// FTP data connections that are expected.
+    pub(super) ftp: Expected,
+    /// What the supervisor is to be told.
+    pub(super) events: Vec<Event>,
+    /// The second in which refusals are counted, and how many there were.
+    refusals: (Instant, u32),
+}
+
+impl World {
+    /// Tells that a container may not go where it wanted to.
+    pub(super) fn refuse(
+        &mut self,
+        container: String,
+        destination: SocketAddr,
+        name: Option<String>,
+        protocol: &str,
+        now: Instant,
+    ) {
+        if now.duration_since(self.refusals.0) >= Duration::from_secs(1) {
+            self.refusals = (now, 0);
+        }
+        self.refusals.1 += 1;
+        if self.refusals.1 <= REFUSALS {
+            self.events.push(Event::Refused { container, destination, name, protocol: protocol.to_owned() });
+        }
+    }
+}
+
 struct Listener {
     socket: OwnedFd,
-    published: Published,
+    kind: ListenerKind,
+    /// It is not watched, until the next rest is over.
+    rests: bool,
+}
+
+enum ListenerKind {
+    Published(Published),
+    Intercepted,
+    /// A container's, of which connections go to the host.
+    Inward(SocketAddr),
 }
 
 struct Netd {
-    poll: Poll,
+    world: World,
     supervisor: Channel,
-    hub: Option<Channel>,
-    /// Sockets in the stack's network namespace.
-    pool: Vec<OwnedFd>,
-    /// A request to the hub is not answered yet.
-    requested: bool,
-    /// When to ask the hub again after it had none to give.
-    ask_again: Option<Instant>,
     listeners: Slab<Listener>,
-    /// Listening sockets of containers whose ports lead to the host.
-    inward: Slab<(OwnedFd, SocketAddr)>,
-    /// Listeners are not watched until then.
+    /// Published UDP ports, by what takes their datagrams.
+    udp: Vec<(Key, Published)>,
+    /// What takes intercepted datagrams.
+    intercepted_udp: Vec<Key>,
+    /// Listeners that rest are watched again then.
     resting: Option<Instant>,
+    /// Connections at a time, and of one service.
+    limits: (usize, usize),
     proxy: Proxy,
+    datagrams: Datagrams,
+    echo: Echo,
     resolver: Resolver,
     /// A configuration whose descriptors have not all come.
     incoming: Option<Incoming>,
+    /// Events that the supervisor has not taken yet.
+    outgoing: VecDeque<Event>,
 }
 
 struct Incoming {
-    configuration: Configuration,
-    hub: bool,
-    names: Vec<String>,
-    listeners: Vec<usize>,
+    configuration: Box<Configuration>,
+    descriptors: Vec<Descriptor>,
     fds: Vec<OwnedFd>,
 }
 
-/// netd's body: carries published ports and answers names until the supervisor's end of the channel is closed.
-/// The process must have one thread and nothing else to do.
+/// netd's body: carries what passes between the host and the stack, and answers names, until the supervisor's end of
+/// the channel is closed. The process must have one thread and nothing else to do.
 ///
 /// # Errors
-/// Only what makes going on impossible: epoll or the supervisor's channel failing.
+/// When the kernel takes away what the loop itself needs, or the supervisor's channel breaks.
 pub fn run(supervisor: Channel) -> Result<(), Error> {
-    // Each connection takes two descriptors, up to six while it is busy.
+    // Two descriptors a connection, four while it is busy.
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%error, "keep the limit of open files");
     }
+    let descriptors = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let connections = usize::try_from(descriptors.saturating_sub(RESERVED) / 4).unwrap_or(usize::MAX);
     // splice(2) has no MSG_NOSIGNAL, and a forked process may have the signal's default action.
     let mut pipe = nix::sys::signal::SigSet::empty();
     pipe.add(nix::sys::signal::Signal::SIGPIPE);
@@ -149,19 +216,29 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
     rustix::io::ioctl_fionbio(&supervisor, true).doing(|| "set the supervisor's channel non-blocking")?;
     let poll = Poll(epoll::create(epoll::CreateFlags::CLOEXEC).doing(|| "create epoll instance")?);
     poll.add(&supervisor, Token::Supervisor, EventFlags::IN).doing(|| "watch the supervisor's channel")?;
-    let mut netd = Netd {
+    let world = World {
         poll,
+        sockets: Sockets::new(),
+        topology: Topology::default(),
+        ftp: Expected::default(),
+        events: Vec::new(),
+        refusals: (Instant::now(), 0),
+    };
+    let mut netd = Netd {
+        world,
         supervisor,
-        hub: None,
-        pool: Vec::new(),
-        requested: false,
-        ask_again: None,
         listeners: Slab::new(),
-        inward: Slab::new(),
+        udp: Vec::new(),
+        intercepted_udp: Vec::new(),
         resting: None,
+        // One service may not keep all others from theirs.
+        limits: (connections.max(16), connections.saturating_mul(3) / 4),
         proxy: Proxy::new(),
+        datagrams: Datagrams::new(),
+        echo: Echo::new(),
         resolver: Resolver::new(),
         incoming: None,
+        outgoing: VecDeque::new(),
     };
     netd.serve()
 }
@@ -175,7 +252,8 @@ impl Netd {
             // Rounded up to epoll's milliseconds, so that the last wait is no busy loop.
             let timeout = timeout.map(|left| left.saturating_add(Duration::from_micros(999)));
             let timeout = timeout.and_then(|left| rustix::time::Timespec::try_from(left).ok());
-            match epoll::wait(&self.poll.0, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+            let room = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.world.poll.0, room, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(Error::system("wait for events", error)),
             }
@@ -188,48 +266,82 @@ impl Netd {
             if self.next_deadline().is_some() {
                 self.expire(Instant::now());
             }
+            self.learn();
+            self.tell();
+        }
+    }
+
+    /// Remembers which names led containers to which addresses, for their egress policies.
+    fn learn(&mut self) {
+        for Learned { container, name, addresses, lifetime } in self.resolver.take_learned() {
+            self.world.topology.learned.record(&container, &name, addresses, lifetime, Instant::now());
         }
     }
 
     /// `false` when the supervisor is gone.
     fn handle(&mut self, token: Token, flags: EventFlags) -> Result<bool, Error> {
+        let world = &mut self.world;
         match token {
             Token::Supervisor => return self.supervised(),
             Token::Hub => self.refill(),
             Token::Listener(key) => self.accept(key),
-            Token::Proxy(key, end) => self.proxy.ready(&self.poll, key, end, flags),
-            Token::NameUdp(key) => self.resolver.datagrams(&self.poll, key),
-            Token::NameTcp(key) => self.resolver.accept(&self.poll, key),
-            Token::NameClient(key) => self.resolver.client_ready(&self.poll, key, flags),
-            Token::NameQuery(key) => self.resolver.reply_ready(&self.poll, key, flags),
-            Token::Inward(key) => self.accept_inward(key),
+            Token::Proxy(key, end) => self.proxy.ready(world, key, end, flags),
+            Token::DatagramListener(key) => self.datagrams.arrive(world, key),
+            Token::Datagram(key, end) => self.datagrams.ready(key, end),
+            Token::EchoRequest(v6) => self.echo.request(world, v6),
+            Token::EchoReply(key) => self.echo.reply(key),
+            Token::NameUdp(key) => self.resolver.datagrams(&world.poll, key),
+            Token::NameTcp(key) => self.resolver.accept(&world.poll, key),
+            Token::NameClient(key) => self.resolver.client_ready(&world.poll, key, flags),
+            Token::NameQuery(key) => self.resolver.reply_ready(&world.poll, key, flags),
         }
         Ok(true)
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let deadlines =
-            [self.proxy.next_deadline(), self.resolver.next_deadline(), self.resting, self.ask_again];
+        let deadlines = [
+            self.proxy.next_deadline(),
+            self.datagrams.next_deadline(),
+            self.echo.next_deadline(),
+            self.resolver.next_deadline(),
+            self.world.sockets.next_deadline(),
+            self.resting,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
     fn expire(&mut self, now: Instant) {
-        self.proxy.expire(&self.poll, now);
-        self.resolver.expire(&self.poll, now);
+        self.proxy.expire(&mut self.world, now);
+        self.datagrams.expire(&mut self.world, now);
+        self.echo.expire(now);
+        self.resolver.expire(&self.world.poll, now);
+        self.world.sockets.expire(now);
         if self.resting.is_some_and(|until| until <= now) {
             self.resting = None;
-            self.watch_listeners(EventFlags::IN);
-        }
-        if self.ask_again.is_some_and(|at| at <= now) {
-            self.ask_again = None;
-            self.ask_for_sockets();
+            self.wake_listeners();
         }
     }
 
-    fn watch_listeners(&self, flags: EventFlags) {
-        for (key, listener) in self.listeners.iter() {
-            if let Err(error) = self.poll.modify(&listener.socket, Token::Listener(key), flags) {
-                tracing::warn!(%error, port = listener.published.port.host_port, "watch published port");
+    // Listeners.
+
+    /// Stops watching a listener for a moment: clients wait in its backlog.
+    fn rest(&mut self, key: Key) {
+        let Some(listener) = self.listeners.get_mut(key) else { return };
+        listener.rests = true;
+        if let Err(error) =
+            self.world.poll.modify(&listener.socket, Token::Listener(key), EventFlags::empty())
+        {
+            tracing::warn!(%error, "leave a listener alone");
+        }
+        self.resting.get_or_insert_with(|| Instant::now() + REST);
+    }
+
+    fn wake_listeners(&mut self) {
+        for (key, listener) in self.listeners.iter_mut().filter(|(_, listener)| listener.rests) {
+            listener.rests = false;
+            if let Err(error) = self.world.poll.modify(&listener.socket, Token::Listener(key), EventFlags::IN)
+            {
+                tracing::warn!(%error, "watch a listener");
             }
         }
     }
@@ -237,90 +349,130 @@ impl Netd {
     fn accept(&mut self, key: Key) {
         for _ in 0..ACCEPTS {
             let Some(listener) = self.listeners.get(key) else { return };
+            let service = match &listener.kind {
+                ListenerKind::Published(published) => Some(self.world.topology.intern(&published.service)),
+                ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
+            };
+            let open = service.map_or(0, |service| self.world.topology.open(service));
+            if self.proxy.len() >= self.limits.0 || open >= self.limits.1 {
+                return self.rest(key);
+            }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let client = match rustix::net::accept_with(&listener.socket, flags) {
-                Ok(client) => client,
+            let (client, address) = match rustix::net::acceptfrom_with(&listener.socket, flags) {
+                Ok((client, Some(address))) => (client, SocketAddr::try_from(address)),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     tracing::warn!("out of descriptors or memory: connections wait");
-                    self.watch_listeners(EventFlags::empty());
-                    self.resting = Some(Instant::now() + REST);
-                    return;
+                    return self.rest(key);
                 }
                 // The connection itself failed before it was accepted (accept(2)); others may wait behind it.
-                Err(error) => {
-                    tracing::debug!(%error, "accept");
+                other => {
+                    tracing::debug!(?other, "accept");
                     continue;
                 }
             };
-            let Some(address) = self.resolver.address_of(&listener.published.service) else { continue };
-            let target = SocketAddrV4::new(address, listener.published.port.container_port);
-            let socket = self.pool.pop();
-            self.proxy.accepted(&self.poll, client, target, socket);
-            if self.pool.len() < POOL / 2 {
-                self.ask_for_sockets();
+            let Ok(address) = address else { continue };
+            match (service, &listener.kind) {
+                (Some(service), ListenerKind::Published(published)) => {
+                    let (pool, port) = (published.ftp_data, published.port);
+                    if pool {
+                        self.passive_data(client, address, service, port.host_port);
+                        continue;
+                    }
+                    let gate = match port.protocol {
+                        Protocol::Ftp { passive, announce } => {
+                            Some(Gate { service, passive, announce: announce.map(IpAddr::V4) })
+                        }
+                        Protocol::Tcp | Protocol::Udp => None,
+                    };
+                    let dial = Dial::Service(service, port.container_port, Entrance::Host);
+                    self.proxy.accepted(&mut self.world, client, address, dial, gate);
+                }
+                (_, ListenerKind::Inward(target)) => {
+                    let dial = Dial::Host(*target, None);
+                    self.proxy.accepted(&mut self.world, client, address, dial, None);
+                }
+                _ => self.intercepted(client, address),
             }
         }
     }
 
-    /// From inside to the host. Done with one connection at a time: it is the way of names, and not that of clients.
-    fn accept_inward(&mut self, key: Key) {
-        let Some((listener, target)) = self.inward.get(key) else { return };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(client) = rustix::net::accept_with(listener, flags) else { return };
-        // Those of IPv6 come with IPv6.
-        let SocketAddr::V4(target) = *target else { return };
-        match rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None) {
-            Ok(socket) => self.proxy.accepted(&self.poll, client, target, Some(socket)),
-            Err(error) => tracing::warn!(%error, "a socket of the host"),
+    /// A container has connected to something that is not in its network.
+    fn intercepted(&mut self, client: OwnedFd, source: SocketAddr) {
+        let now = Instant::now();
+        // The address that it connected to is the accepted socket's own (`TPROXY`).
+        let destination = rustix::net::getsockname(&client).ok().and_then(|at| SocketAddr::try_from(at).ok());
+        let Some(destination) = destination else { return };
+        if let Some((client_address, from)) = self.world.ftp.active(source.ip(), destination) {
+            let dial = Dial::Host(client_address, Some(from));
+            return self.proxy.accepted(&mut self.world, client, source, dial, None);
         }
-    }
-
-    fn ask_for_sockets(&mut self) {
-        let wanted = (POOL + self.proxy.waiting()).saturating_sub(self.pool.len()).min(sys::channel::MAX_FDS);
-        if self.requested || self.ask_again.is_some() || wanted == 0 {
-            return;
-        }
-        let Some(hub) = &self.hub else {
-            self.proxy.give_up_waiting();
-            return;
+        let dial = match self.world.topology.way(source.ip(), destination, now) {
+            Way::Service(service, entrance) => Dial::Service(service, destination.port(), entrance),
+            Way::World(_) => Dial::Host(destination, None),
+            Way::Nowhere => return super::flow::reset_on_close(&client),
+            Way::Forbidden(container, name) => {
+                self.world.refuse(container, destination, name, "tcp", now);
+                return super::flow::reset_on_close(&client);
+            }
         };
-        match encode(&SocketRequest { sockets: wanted }).and_then(|request| hub.send(&request, &[])) {
-            Ok(()) => self.requested = true,
-            Err(error) => {
-                tracing::warn!(%error, "ask the hub for sockets");
-                self.ask_again = Some(Instant::now() + REST);
+        self.proxy.accepted(&mut self.world, client, source, dial, None);
+    }
+
+    /// A client has connected to a port of an FTP service's pool.
+    fn passive_data(&mut self, client: OwnedFd, address: SocketAddr, service: ServiceId, port: u16) {
+        let mut targets = self.world.ftp.passive(service, port, address);
+        match targets.pop() {
+            Some(first) => {
+                let dial = Dial::Stack(first, targets);
+                self.proxy.accepted(&mut self.world, client, address, dial, None);
             }
+            None => super::flow::reset_on_close(&client),
         }
     }
+
+    // The hub.
 
     /// Takes the sockets that the hub sent.
     fn refill(&mut self) {
-        let Some(hub) = &self.hub else { return };
-        let message = match hub.recv() {
-            Ok(Some(message)) => message,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-            gone => {
-                tracing::debug!(?gone, "the hub's channel has ended");
-                self.poll.delete(hub);
-                self.hub = None;
-                self.pool.clear();
-                self.proxy.give_up_waiting();
-                return;
+        for (waiter, socket) in self.world.sockets.refill(&self.world.poll) {
+            match waiter {
+                Waiter::Connection(key) => self.proxy.supply(&mut self.world, key, socket),
+                Waiter::Datagrams(key) => self.datagrams.supply(&mut self.world, key, socket),
             }
-        };
-        self.requested = false;
-        if message.fds.is_empty() {
-            self.ask_again = Some(Instant::now() + REST);
-            return;
         }
-        self.pool.extend(message.fds);
-        while self.proxy.waiting() > 0 {
-            let Some(socket) = self.pool.pop() else { break };
-            self.proxy.supply(&self.poll, socket);
+        for waiter in self.world.sockets.give_up() {
+            match waiter {
+                Waiter::Connection(key) => self.proxy.abort(&mut self.world, key),
+                Waiter::Datagrams(key) => self.datagrams.close(&mut self.world, key),
+            }
         }
-        if self.pool.len() < POOL / 2 {
-            self.ask_for_sockets();
+    }
+
+    // The supervisor.
+
+    /// Passes on what has happened, as far as the supervisor takes it.
+    fn tell(&mut self) {
+        for event in self.world.events.drain(..) {
+            let expendable = matches!(event, Event::Refused { .. } | Event::Ftp { .. });
+            if self.outgoing.len() < EVENTS || !expendable {
+                self.outgoing.push_back(event);
+            }
+        }
+        while let Some(event) = self.outgoing.front() {
+            let message = encode(&Reply::Event(event.clone()));
+            match message.and_then(|message| self.supervisor.send(&message, &[])) {
+                Ok(()) => drop(self.outgoing.pop_front()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.resting.get_or_insert_with(|| Instant::now() + REST);
+                    return;
+                }
+                // If it is gone, the next event says so.
+                Err(error) => {
+                    tracing::debug!(%error, "tell the supervisor");
+                    return;
+                }
+            }
         }
     }
 
@@ -337,22 +489,22 @@ impl Netd {
     fn request(&mut self, message: Message) -> Result<(), Error> {
         let request = serde_json::from_slice(&message.bytes).map_err(std::io::Error::from);
         match request.doing(|| "read the supervisor's request")? {
-            Request::Configure { configuration, hub, names, listeners } => {
-                self.incoming = Some(Incoming { configuration, hub, names, listeners, fds: message.fds });
+            Request::Configure { configuration, descriptors } => {
+                self.incoming = Some(Incoming { configuration, descriptors, fds: message.fds });
             }
-            // Nothing depends on them yet.
-            Request::States(_) => {}
             Request::More => {
                 if let Some(incoming) = &mut self.incoming {
                     incoming.fds.extend(message.fds);
                 }
             }
+            Request::States(states) => {
+                self.resolver.change_states(states.clone());
+                self.world.topology.set_states(states, Instant::now(), &mut self.world.events);
+                self.proxy.retry_held(&mut self.world);
+                return Ok(());
+            }
         }
-        let complete = |incoming: &mut Incoming| {
-            let expected = usize::from(incoming.hub) + 2 * incoming.names.len() + incoming.listeners.len();
-            let expected = expected + incoming.configuration.inward.len();
-            incoming.fds.len() >= expected
-        };
+        let complete = |incoming: &mut Incoming| incoming.fds.len() >= incoming.descriptors.len();
         let Some(incoming) = self.incoming.take_if(complete) else { return Ok(()) };
         let reply = match self.configure(incoming) {
             Ok(()) => Reply::Configured,
@@ -364,111 +516,162 @@ impl Netd {
 
     /// Checks everything first, then changes over; on refusal the old configuration stays in force.
     fn configure(&mut self, incoming: Incoming) -> Result<(), String> {
-        let Incoming { configuration, hub, names, listeners, fds } = incoming;
-        let mut fds = fds.into_iter();
-        let hub = if hub { fds.next() } else { None };
-        let names: Vec<NameSockets> = names
-            .into_iter()
-            .filter_map(|network| Some(NameSockets { network, udp: fds.next()?, tcp: fds.next()? }))
-            .collect();
-        let fresh: Vec<(usize, OwnedFd)> = listeners.into_iter().zip(fds.by_ref()).collect();
-        let kept: Vec<Option<Key>> =
-            configuration.published.iter().map(|published| self.listener_of(published)).collect();
-        for (index, published) in configuration.published.iter().enumerate() {
-            let supplied = fresh.iter().any(|(at, _)| *at == index);
-            if !supplied && kept.get(index).is_none_or(Option::is_none) {
-                let port = published.port.host_port;
-                return Err(format!(
-                    "no listening socket for port {port} of service `{}`",
-                    published.service
-                ));
+        let Incoming { configuration, descriptors, fds } = incoming;
+        let mut hub = None;
+        let mut names: Vec<NameSockets> = Vec::new();
+        let mut fresh = Vec::new();
+        let mut intercepted = Vec::new();
+        let mut inward = Vec::new();
+        let mut udp = None;
+        for (descriptor, fd) in descriptors.into_iter().zip(fds) {
+            match descriptor {
+                Descriptor::Hub => hub = Some(fd),
+                Descriptor::NameUdp(network) => udp = Some((network, fd)),
+                Descriptor::NameTcp => {
+                    names.extend(udp.take().map(|(network, udp)| NameSockets { network, udp, tcp: fd }))
+                }
+                Descriptor::Listener(index) => fresh.push((index, fd)),
+                Descriptor::Intercepted(what) => intercepted.push((what, fd)),
+                Descriptor::Inward => inward.push(fd),
             }
+        }
+        let missing = (configuration.published.iter().enumerate())
+            .find(|(index, published)| !fresh.iter().any(|(at, _)| at == index) && !self.listens(published));
+        if let Some((_, published)) = missing {
+            let (port, service) = (published.port.host_port, &published.service);
+            return Err(format!("no listening socket for port {port} of service `{service}`"));
         }
         if let Some(hub) = hub {
-            self.join_hub(hub.into())?;
+            self.world.sockets.join(&self.world.poll, hub.into())?;
         }
-        self.change_listeners(&configuration, kept, fresh)?;
-        self.change_inward(configuration.inward.iter().map(|inward| inward.target).zip(fds))?;
-        self.resolver.configure(&self.poll, configuration.plan, configuration.resolvers, names)
-    }
-
-    fn change_inward(
-        &mut self,
-        listeners: impl Iterator<Item = (SocketAddr, OwnedFd)>,
-    ) -> Result<(), String> {
-        let old: Vec<Key> = self.inward.iter().map(|(key, _)| key).collect();
-        for (listener, _) in old.into_iter().filter_map(|key| self.inward.remove(key)).collect::<Vec<_>>() {
-            self.poll.delete(&listener);
+        let Configuration { plan, published, inward: inward_to, resolvers, states } = *configuration;
+        self.resolver.set_states(states.clone());
+        self.world.topology.configure(plan.clone(), states, &mut self.world.events);
+        self.change_listeners(&published, fresh)?;
+        if !intercepted.is_empty() {
+            self.intercept(intercepted).map_err(|error| format!("watch what is intercepted: {error}"))?;
         }
-        for (target, listener) in listeners {
-            let key = self.inward.insert((listener, target));
-            if let Some((listener, _)) = self.inward.get(key) {
-                let watched = self.poll.add(listener, Token::Inward(key), EventFlags::IN);
-                watched.map_err(|error| format!("watch a container's port to {target}: {error}"))?;
-            }
-        }
+        self.listen_inside(inward.into_iter().zip(inward_to.iter().map(|one| one.target)))
+            .map_err(|error| format!("watch a container's port: {error}"))?;
+        let world = &mut self.world;
+        self.datagrams.close_replica(world, |world, replica| world.topology.container(replica).is_none());
+        self.resolver.configure(&world.poll, plan, resolvers, names)?;
+        self.proxy.retry_held(world);
         Ok(())
     }
 
-    fn listener_of(&self, published: &Published) -> Option<Key> {
-        let same = |listener: &Listener| {
-            let port = &listener.published.port;
-            (port.host_ip, port.host_port) == (published.port.host_ip, published.port.host_port)
-        };
-        self.listeners.iter().find(|(_, listener)| same(listener)).map(|(key, _)| key)
-    }
-
-    fn join_hub(&mut self, hub: Channel) -> Result<(), String> {
-        if let Some(old) = self.hub.take() {
-            self.poll.delete(old);
-            self.pool.clear();
-        }
-        let watched = rustix::io::ioctl_fionbio(&hub, true)
-            .and_then(|()| self.poll.add(&hub, Token::Hub, EventFlags::IN));
-        watched.map_err(|error| format!("watch the hub's channel: {error}"))?;
-        self.hub = Some(hub);
-        self.requested = false;
-        self.ask_again = None;
-        self.ask_for_sockets();
-        Ok(())
+    /// Whether a published port has its socket.
+    fn listens(&self, published: &Published) -> bool {
+        let mut tcp = self.listeners.iter().filter_map(|(_, listener)| match &listener.kind {
+            ListenerKind::Published(other) => Some(other),
+            ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
+        });
+        tcp.any(|other| same_port(other, published))
+            || self.udp.iter().any(|(_, one)| same_port(one, published))
     }
 
     fn change_listeners(
         &mut self,
-        configuration: &Configuration,
-        kept: Vec<Option<Key>>,
+        published: &[Published],
         fresh: Vec<(usize, OwnedFd)>,
     ) -> Result<(), String> {
         let replaced: BTreeSet<usize> = fresh.iter().map(|(index, _)| *index).collect();
-        let stay: Vec<(Key, &Published)> = kept
-            .into_iter()
-            .zip(&configuration.published)
-            .enumerate()
-            .filter(|(index, _)| !replaced.contains(index))
-            .filter_map(|(_, (key, published))| Some((key?, published)))
-            .collect();
-        let leave = |key: &Key| !stay.iter().any(|(stays, _)| stays == key);
-        let gone: Vec<Key> = self.listeners.iter().map(|(key, _)| key).filter(leave).collect();
-        for key in gone {
-            if let Some(listener) = self.listeners.remove(key) {
-                self.poll.delete(&listener.socket);
+        let stays = |other: &Published| {
+            let mut kept = published.iter().enumerate().filter(|(index, _)| !replaced.contains(index));
+            kept.find(|(_, one)| same_port(one, other)).map(|(_, one)| one.clone())
+        };
+        let mut gone = Vec::new();
+        for (key, listener) in self.listeners.iter_mut() {
+            let ListenerKind::Published(other) = &mut listener.kind else { continue };
+            match stays(other) {
+                Some(one) => *other = one,
+                None => gone.push(key),
             }
         }
-        for (key, published) in stay {
-            if let Some(listener) = self.listeners.get_mut(key) {
-                listener.published = published.clone();
+        for listener in gone.into_iter().filter_map(|key| self.listeners.remove(key)) {
+            self.world.poll.delete(&listener.socket);
+        }
+        let udp = std::mem::take(&mut self.udp);
+        for (key, other) in udp {
+            // Datagrams of a port that leads elsewhere now are another flow.
+            match stays(&other).filter(|one| *one == other) {
+                Some(one) => self.udp.push((key, one)),
+                None => self.datagrams.close_listener(&mut self.world, key),
             }
         }
-        let flags = if self.resting.is_some() { EventFlags::empty() } else { EventFlags::IN };
         for (index, socket) in fresh {
-            let Some(published) = configuration.published.get(index) else { continue };
-            let key = self.listeners.insert(Listener { socket, published: published.clone() });
-            if let Some(listener) = self.listeners.get(key) {
-                self.poll
-                    .add(&listener.socket, Token::Listener(key), flags)
-                    .map_err(|error| format!("watch port {}: {error}", published.port.host_port))?;
-            }
+            let Some(published) = published.get(index) else { continue };
+            self.listen(socket, published.clone())
+                .map_err(|error| format!("watch port {}: {error}", published.port.host_port))?;
         }
         Ok(())
     }
+
+    fn listen(&mut self, socket: OwnedFd, published: Published) -> rustix::io::Result<()> {
+        if published.port.is_udp() {
+            let service = self.world.topology.intern(&published.service);
+            let purpose = Purpose::Published(service, published.port.container_port);
+            let key = self.datagrams.listen(&self.world, socket, purpose)?;
+            self.udp.push((key, published));
+            return Ok(());
+        }
+        self.watch(Listener { socket, kind: ListenerKind::Published(published), rests: false })
+    }
+
+    fn watch(&mut self, listener: Listener) -> rustix::io::Result<()> {
+        let key = self.listeners.insert(listener);
+        let Some(listener) = self.listeners.get(key) else { return Ok(()) };
+        self.world.poll.add(&listener.socket, Token::Listener(key), EventFlags::IN)
+    }
+
+    /// Takes new sockets of containers whose ports lead to the host, in place of those before.
+    fn listen_inside(
+        &mut self,
+        sockets: impl Iterator<Item = (OwnedFd, SocketAddr)>,
+    ) -> rustix::io::Result<()> {
+        let old = self.listeners.iter().filter(|(_, one)| matches!(one.kind, ListenerKind::Inward(_)));
+        let old: Vec<Key> = old.map(|(key, _)| key).collect();
+        for listener in old.into_iter().filter_map(|key| self.listeners.remove(key)) {
+            self.world.poll.delete(&listener.socket);
+        }
+        for (socket, target) in sockets {
+            self.watch(Listener { socket, kind: ListenerKind::Inward(target), rests: false })?;
+        }
+        Ok(())
+    }
+
+    /// Takes new sockets for what containers send out of their networks, in place of those before.
+    fn intercept(&mut self, sockets: Vec<(Intercept, OwnedFd)>) -> rustix::io::Result<()> {
+        let old = self.listeners.iter().filter(|(_, one)| matches!(one.kind, ListenerKind::Intercepted));
+        let old: Vec<Key> = old.map(|(key, _)| key).collect();
+        for listener in old.into_iter().filter_map(|key| self.listeners.remove(key)) {
+            self.world.poll.delete(&listener.socket);
+        }
+        for key in std::mem::take(&mut self.intercepted_udp) {
+            self.datagrams.close_listener(&mut self.world, key);
+        }
+        for (what, socket) in sockets {
+            match what {
+                Intercept::Tcp => {
+                    // What is accepted inherits it.
+                    crate::publish::tune(&socket)?;
+                    self.watch(Listener { socket, kind: ListenerKind::Intercepted, rests: false })?;
+                }
+                Intercept::Udp4 | Intercept::Udp6 => {
+                    let key = self.datagrams.listen(&self.world, socket, Purpose::Intercepted)?;
+                    self.intercepted_udp.push(key);
+                }
+                Intercept::Icmp4 => self.echo.listen(&self.world, socket, false)?,
+                Intercept::Icmp6 => self.echo.listen(&self.world, socket, true)?,
+            }
+        }
+        self.world.topology.intercepted = true;
+        Ok(())
+    }
+}
+
+fn same_port(one: &Published, other: &Published) -> bool {
+    let key =
+        |published: &Published| (published.port.host_ip, published.port.host_port, published.port.is_udp());
+    key(one) == key(other)
 }

@@ -1,40 +1,56 @@
-//! Published ports: connections carried between a client on the host and a service, spliced in the kernel.
+//! Connections carried between two sockets of two network namespaces, spliced in the kernel: published ports into
+//! the stack, virtual addresses within it, egress out of it.
 //!
 //! Level-triggered: in the steady state both ends are watched for reading, a message costs one wait and two
 //! splices, and the interest changes only while one end cannot take what the other sent. An idle connection
 //! holds its two sockets and no pipe.
+//!
+//! Until the other end is connected nothing is read from the client, so another replica can be tried, or the one
+//! that is being restarted can be waited for, and no byte is lost.
 
-use std::collections::VecDeque;
-use std::net::SocketAddrV4;
-use std::os::fd::{AsFd, OwnedFd};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{Shutdown, sockopt};
-use rustix::pipe::{PipeFlags, SpliceFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::event::{Poll, Token};
+use super::Kind;
+use super::event::{Poll, Token, World};
+use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
+use super::ftp::{Control, Course, Gate};
 use super::slab::{Key, Slab};
+use super::sockets::Waiter;
+use super::topology::{Entrance, Replica, ServiceId, Target};
+use crate::balance::{MemberId, Pick};
 
-/// How long a service may take to accept a connection, waiting for a socket included.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Pipes kept for the next message.
-const SPARE_PIPES: usize = 16;
-/// What a busy pipe is enlarged to; the most that an ordinary user may have (`fs.pipe-max-size`).
-const BIG_PIPE: usize = 1 << 20;
-/// Below this a transfer is taken for a message rather than a stream, and not asked for more at once.
-const MESSAGE: usize = 16 * 1024;
-/// Transfers of one connection before others get their turn.
-const TURNS: usize = 32;
-
+/// How long a client may wait for its connection to be established, a restart of the service included.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one to outside of the stack may take to be.
+const FAR_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a single replica may take to answer, before another one is tried.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// How long one waits that nobody takes: a container that has just died is not known to be starting again yet.
+const GRACE: Duration = Duration::from_millis(200);
+/// How often one that waits for a service is tried again.
+const PAUSE: Duration = Duration::from_millis(25);
+/// Connections that may wait for a service; further ones are ended.
+const HELD: usize = 4096;
 /// How long a connection rests that could get no pipe.
 const REST: Duration = Duration::from_millis(50);
-
 /// How long the other end of a connection that was reset may take to receive what was sent before.
 const LINGER: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(2);
+/// How often connections are looked at that carry nothing.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Sweeps that a connection may carry nothing: two hours, the kernel's own patience (`tcp_keepalive_time`).
+const IDLE_SWEEPS: u8 = 120;
+/// The same for one whose one direction has ended.
+const HALF_OPEN_SWEEPS: u8 = 15;
 
 /// Which end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,14 +59,25 @@ pub(super) enum End {
     Upstream,
 }
 
+/// Whom a connection is for.
+#[derive(Debug)]
+pub(super) enum Dial {
+    /// A port of a service: one of its replicas.
+    Service(ServiceId, u16, Entrance),
+    /// A place in the stack, and other places in case that it refuses.
+    Stack(Target, Vec<Target>),
+    /// A place in the host's network, and the address to come from if that matters.
+    Host(SocketAddr, Option<SocketAddr>),
+}
+
 #[derive(Debug)]
 pub(super) struct Proxy {
     connections: Slab<Connection>,
     pipes: Vec<Pipe>,
-    /// Accepted, but there was no stack-side socket at hand.
-    waiting: VecDeque<Key>,
-    /// When a connection must be established, oldest first.
-    deadlines: VecDeque<(Instant, Key)>,
+    /// When a connection must be established, or its present attempt be, by the number of attempts before it.
+    deadlines: BinaryHeap<Reverse<(Instant, Key, u32)>>,
+    /// Those that wait for their service, and when to try again.
+    held: VecDeque<(Instant, Key)>,
     /// Connections that could get no pipe, and when to try again.
     starved: Vec<Key>,
     retry: Option<Instant>,
@@ -58,146 +85,180 @@ pub(super) struct Proxy {
     lingering: Vec<(Instant, OwnedFd)>,
     /// When to look whether they have.
     look: Option<Instant>,
+    /// When to look for connections that carry nothing.
+    sweep: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Connection {
     client: Side,
     upstream: Option<Side>,
-    target: SocketAddrV4,
+    attempt: Attempt,
     established: bool,
     /// Client to service.
     up: Flow,
     /// Service to client.
     down: Flow,
+    /// An FTP control connection as long as it is read, and the port that it came in by.
+    control: Option<Box<Control>>,
+    gate: Option<Gate>,
     /// One end was reset: so will be the other, after what was in flight.
     reset: bool,
+    /// Sweeps since it last carried something.
+    quiet: u8,
 }
 
+/// What has been tried to connect the upstream end.
 #[derive(Debug)]
-struct Side {
-    socket: OwnedFd,
-    /// What epoll watches; `None` when it is not registered.
-    interest: Option<EventFlags>,
-    /// It is closed both ways: epoll would report that again and again, so it is not registered any more, and
-    /// what is left to read can be read at any time.
-    hung: bool,
-}
-
-/// One direction of a connection.
-#[derive(Debug, Default)]
-struct Flow {
-    pipe: Option<Pipe>,
-    /// Bytes in the pipe.
-    buffered: usize,
-    /// The source has ended.
-    eof: bool,
-    /// Nothing will be written any more, and the destination knows.
-    done: bool,
-    /// There was no descriptor for a pipe: the source is not watched until the next try.
-    starved: bool,
-}
-
-#[derive(Debug)]
-struct Pipe {
-    read: OwnedFd,
-    write: OwnedFd,
-    size: usize,
-}
-
-/// How a transfer failed.
-enum Broken {
-    /// The source was reset: the whole connection is.
-    Source,
-    /// The destination takes no more.
-    Destination,
-}
-
-impl Side {
-    fn new(socket: OwnedFd) -> Self {
-        Self { socket, interest: None, hung: false }
-    }
-
-    fn watch(&mut self, poll: &Poll, token: Token, flags: EventFlags) -> rustix::io::Result<()> {
-        if self.hung || self.interest == Some(flags) {
-            return Ok(());
-        }
-        match self.interest {
-            None => poll.add(&self.socket, token, flags)?,
-            Some(_) => poll.modify(&self.socket, token, flags)?,
-        }
-        self.interest = Some(flags);
-        Ok(())
-    }
+struct Attempt {
+    dial: Dial,
+    /// The client's address.
+    client: SocketAddr,
+    /// Who got it; counted until the connection ends.
+    replica: Option<Replica>,
+    /// Who could not be connected to.
+    tried: Vec<MemberId>,
+    /// Where a socket that is waited for is to be connected to.
+    target: Option<Target>,
+    /// How many attempts there were before.
+    number: u32,
+    begun: Instant,
+    until: Instant,
 }
 
 impl Proxy {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             connections: Slab::new(),
             pipes: Vec::new(),
-            waiting: VecDeque::new(),
-            deadlines: VecDeque::new(),
+            deadlines: BinaryHeap::new(),
+            held: VecDeque::new(),
             starved: Vec::new(),
             retry: None,
             lingering: Vec::new(),
             look: None,
+            sweep: None,
         }
     }
 
-    /// How many connections wait for a stack-side socket.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
+    /// How many connections there are.
+    pub(super) fn len(&self) -> usize {
+        self.connections.len()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(at, _)| *at).into_iter().chain(self.retry).chain(self.look).min()
+        let deadline = self.deadlines.peek().map(|Reverse((at, ..))| *at);
+        let held = self.held.front().map(|(at, _)| *at);
+        [deadline, held, self.retry, self.look, self.sweep].into_iter().flatten().min()
     }
 
-    /// Takes a new connection to `target`, with a stack-side socket if there is one.
+    /// Takes a new connection.
     pub(super) fn accepted(
         &mut self,
-        poll: &Poll,
+        world: &mut World,
         client: OwnedFd,
-        target: SocketAddrV4,
-        socket: Option<OwnedFd>,
+        address: SocketAddr,
+        dial: Dial,
+        gate: Option<Gate>,
     ) {
+        let now = Instant::now();
+        let until = now + if matches!(dial, Dial::Host(..)) { FAR_PATIENCE } else { PATIENCE };
+        let attempt = Attempt {
+            dial,
+            client: address,
+            replica: None,
+            tried: Vec::new(),
+            target: None,
+            number: 0,
+            begun: now,
+            until,
+        };
         let key = self.connections.insert(Connection {
             client: Side::new(client),
             upstream: None,
-            target,
+            attempt,
             established: false,
             up: Flow::default(),
             down: Flow::default(),
+            control: None,
+            gate,
             reset: false,
+            quiet: 0,
         });
-        match socket {
-            Some(socket) => self.connect(poll, key, socket),
-            None => self.waiting.push_back(key),
-        }
+        self.sweep.get_or_insert(now + SWEEP);
+        self.dial(world, key, now);
         if self.connections.get(key).is_some_and(|connection| !connection.established) {
-            self.deadlines.push_back((Instant::now() + CONNECT, key));
+            self.deadlines.push(Reverse((until, key, u32::MAX)));
         }
     }
 
-    /// Hands a stack-side socket to the connection that waits longest.
-    pub(super) fn supply(&mut self, poll: &Poll, socket: OwnedFd) {
-        while let Some(key) = self.waiting.pop_front() {
-            if self.connections.get(key).is_some() {
-                self.connect(poll, key, socket);
-                return;
+    /// Tries to connect the upstream end.
+    fn dial(&mut self, world: &mut World, key: Key, now: Instant) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let attempt = &mut connection.attempt;
+        let target = match attempt.dial {
+            Dial::Host(address, source) => {
+                let target = Target { address, source: None, gateway: address.ip() };
+                return match outside(address, source) {
+                    Ok(socket) => self.connect(world, key, socket, target),
+                    Err(error) => {
+                        tracing::warn!(%error, %address, "make a socket");
+                        self.abort(world, key);
+                    }
+                };
             }
+            Dial::Stack(target, _) => Some(target),
+            Dial::Service(service, port, entrance) => {
+                match world.topology.pick(service, attempt.client.ip(), &attempt.tried, now) {
+                    Pick::Member(member) => {
+                        let replica = Replica { service, member };
+                        attempt.replica = Some(replica);
+                        world.topology.target(replica, port, attempt.client, entrance)
+                    }
+                    Pick::Wait => return self.hold(world, key, now),
+                    Pick::Nobody if now < attempt.begun + GRACE => {
+                        attempt.tried.clear();
+                        return self.hold(world, key, now);
+                    }
+                    Pick::Nobody => None,
+                }
+            }
+        };
+        let Some(target) = target else { return self.abort(world, key) };
+        attempt.target = Some(target);
+        let kind = if target.address.is_ipv4() { Kind::Tcp4 } else { Kind::Tcp6 };
+        if let Some(socket) = world.sockets.take(kind, Waiter::Connection(key)) {
+            self.connect(world, key, socket, target);
         }
     }
 
-    /// Ends the connections that wait for a socket: none will come.
-    pub(super) fn give_up_waiting(&mut self) {
-        for key in std::mem::take(&mut self.waiting) {
-            self.abort(key);
+    /// A socket of the stack's namespace has come for a connection.
+    pub(super) fn supply(&mut self, world: &mut World, key: Key, socket: OwnedFd) {
+        let connection = self.connections.get_mut(key);
+        if let Some(target) = connection.and_then(|connection| connection.attempt.target) {
+            self.connect(world, key, socket, target);
         }
     }
 
-    pub(super) fn expire(&mut self, poll: &Poll, now: Instant) {
+    /// Lets a connection wait until its service takes connections.
+    fn hold(&mut self, world: &mut World, key: Key, now: Instant) {
+        let waits = self.connections.get(key).is_some_and(|connection| now < connection.attempt.until);
+        if waits && self.held.len() < HELD {
+            self.held.push_back((now + PAUSE, key));
+        } else {
+            self.abort(world, key);
+        }
+    }
+
+    /// Tries those again that wait: something has changed.
+    pub(super) fn retry_held(&mut self, world: &mut World) {
+        let now = Instant::now();
+        for (_, key) in std::mem::take(&mut self.held) {
+            self.dial(world, key, now);
+        }
+    }
+
+    pub(super) fn expire(&mut self, world: &mut World, now: Instant) {
         if self.look.is_some_and(|at| at <= now) {
             self.lingering.retain(|(until, socket)| {
                 let waits = *until > now && holds_unsent(socket);
@@ -215,72 +276,166 @@ impl Proxy {
                     connection.up.starved = false;
                     connection.down.starved = false;
                 }
-                self.ready(poll, key, End::Client, EventFlags::IN);
-                self.ready(poll, key, End::Upstream, EventFlags::IN);
+                self.ready(world, key, End::Client, EventFlags::IN);
+                self.ready(world, key, End::Upstream, EventFlags::IN);
             }
         }
-        while let Some((_, key)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
-            if self.connections.get(key).is_some_and(|connection| !connection.established) {
-                self.abort(key);
+        while let Some((_, key)) = self.held.pop_front_if(|(at, _)| *at <= now) {
+            self.dial(world, key, now);
+        }
+        while self.deadlines.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
+            let Some(Reverse((_, key, number))) = self.deadlines.pop() else { break };
+            match self.connections.get(key) {
+                Some(connection) if connection.established => {}
+                Some(_) if number == u32::MAX => self.abort(world, key),
+                Some(connection) if connection.attempt.number == number && connection.upstream.is_some() => {
+                    self.refused(world, key, Errno::TIMEDOUT);
+                }
+                _ => {}
             }
+        }
+        if self.sweep.is_some_and(|at| at <= now) {
+            self.sweep(world);
+            self.sweep = (self.connections.len() > 0).then_some(now + SWEEP);
         }
     }
 
-    fn connect(&mut self, poll: &Poll, key: Key, socket: OwnedFd) {
+    /// Ends connections that have carried nothing for long.
+    fn sweep(&mut self, world: &mut World) {
+        let mut idle = Vec::new();
+        for (key, connection) in self.connections.iter_mut().filter(|(_, c)| c.established) {
+            connection.quiet = connection.quiet.saturating_add(1);
+            let half = connection.up.done || connection.down.done;
+            if connection.quiet > if half { HALF_OPEN_SWEEPS } else { IDLE_SWEEPS } {
+                idle.push(key);
+            }
+        }
+        idle.into_iter().for_each(|key| self.abort(world, key));
+    }
+
+    fn connect(&mut self, world: &mut World, key: Key, socket: OwnedFd, target: Target) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let result = rustix::net::connect(&socket, &connection.target);
+        if let Some(source) = target.source {
+            come_from(&socket, source);
+        }
+        let result = rustix::net::connect(&socket, &target.address);
         let mut upstream = Side::new(socket);
         let result = match result {
             // The handshake with a service on this machine is usually over by now.
             Ok(()) | Err(Errno::INPROGRESS) if rustix::net::getpeername(&upstream.socket).is_ok() => {
                 connection.upstream = Some(upstream);
-                return self.establish(poll, key);
+                return self.establish(world, key);
             }
             Ok(()) | Err(Errno::INPROGRESS) => {
-                upstream.watch(poll, Token::Proxy(key, End::Upstream), EventFlags::OUT)
+                upstream.watch(&world.poll, Token::Proxy(key, End::Upstream), EventFlags::OUT)
             }
             Err(error) => Err(error),
         };
         connection.upstream = Some(upstream);
-        if let Err(error) = result {
-            tracing::debug!(%error, target = %connection.target, "connect");
-            self.abort(key);
+        match result {
+            Ok(()) if matches!(connection.attempt.dial, Dial::Service(..)) => {
+                let by = Instant::now() + ATTEMPT;
+                self.deadlines.push(Reverse((by, key, connection.attempt.number)));
+            }
+            Ok(()) => {}
+            Err(error) => self.refused(world, key, error),
         }
     }
 
-    fn establish(&mut self, poll: &Poll, key: Key) {
+    /// The upstream end could not be connected: another replica is tried, or the same one a little later.
+    fn refused(&mut self, world: &mut World, key: Key, error: Errno) {
+        let now = Instant::now();
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.upstream = None;
+        let attempt = &mut connection.attempt;
+        attempt.number += 1;
+        tracing::debug!(%error, dial = ?attempt.dial, target = ?attempt.target, "connect");
+        if let Dial::Stack(target, others) = &mut attempt.dial
+            && let Some(next) = others.pop()
+        {
+            *target = next;
+            return self.dial(world, key, now);
+        }
+        let (Dial::Service(service, ..), Some(replica)) = (&attempt.dial, attempt.replica.take()) else {
+            return self.abort(world, key);
+        };
+        let service = *service;
+        if world.topology.is_settling(replica, now) {
+            world.events.extend(world.topology.closed(replica));
+            return self.hold(world, key, now);
+        }
+        world.events.extend(world.topology.failed(replica, now));
+        world.events.extend(world.topology.closed(replica));
+        attempt.tried.push(replica.member);
+        if attempt.tried.len() <= world.topology.retries(service) && now < attempt.until {
+            self.dial(world, key, now);
+        } else if now < attempt.begun + GRACE {
+            attempt.tried.clear();
+            self.hold(world, key, now);
+        } else {
+            self.abort(world, key);
+        }
+    }
+
+    fn establish(&mut self, world: &mut World, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.established = true;
-        if connection.watch(poll, key).is_err() {
-            self.abort(key);
+        connection.attempt.tried = Vec::new();
+        let restored = connection.attempt.replica.and_then(|replica| world.topology.succeeded(replica));
+        world.events.extend(restored);
+        if let (Some(gate), Some(target)) = (connection.gate, connection.attempt.target) {
+            let client = &connection.client.socket;
+            let entry = rustix::net::getsockname(client).ok().and_then(|at| SocketAddr::try_from(at).ok());
+            let Some(entry) = entry else { return self.abort(world, key) };
+            connection.control = Some(Box::new(Control::new(gate, connection.attempt.client, entry, target)));
+        }
+        if connection.watch(&world.poll, key).is_err() {
+            self.abort(world, key);
         }
         // Deadlines that have been met leave from the front.
         let open = |key: Key| self.connections.get(key).is_some_and(|connection| !connection.established);
-        while self.deadlines.pop_front_if(|(_, key)| !open(*key)).is_some() {}
+        while self.deadlines.peek().is_some_and(|Reverse((_, key, _))| !open(*key)) {
+            self.deadlines.pop();
+        }
     }
 
     /// One end of a connection is ready for what it is watched for, or broken.
-    pub(super) fn ready(&mut self, poll: &Poll, key: Key, end: End, flags: EventFlags) {
+    pub(super) fn ready(&mut self, world: &mut World, key: Key, end: End, flags: EventFlags) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if !connection.established {
             let upstream = connection.upstream.as_ref().map(|side| sockopt::socket_error(&side.socket));
-            match upstream {
+            return match upstream {
                 Some(Ok(Ok(()))) if !flags.intersects(EventFlags::HUP | EventFlags::ERR) => {
-                    self.establish(poll, key);
+                    self.establish(world, key);
                 }
-                error => {
-                    tracing::debug!(?error, target = %connection.target, "connect");
-                    self.abort(key);
-                }
+                Some(Ok(Err(error)) | Err(error)) => self.refused(world, key, error),
+                Some(Ok(Ok(()))) => self.refused(world, key, Errno::CONNRESET),
+                None => {}
+            };
+        }
+        connection.quiet = 0;
+        if let (Some(control), Some(upstream), Some(gate)) =
+            (&mut connection.control, &mut connection.upstream, connection.gate)
+        {
+            let World { topology, ftp, events, .. } = world;
+            let service = topology.name(gate.service);
+            let ends = (&connection.client, &*upstream);
+            match control.ready(ends, end, flags, key, service, ftp, events) {
+                Course::Goes => {}
+                Course::Opaque => connection.control = None,
+                Course::Over => return self.close(world, key),
+            }
+            if connection.watch(&world.poll, key).is_err() {
+                self.abort(world, key);
             }
             return;
         }
-        connection.transfer(poll, &mut self.pipes, end, flags);
+        connection.transfer(&world.poll, &mut self.pipes, end, flags);
         if connection.up.done && connection.down.done {
             if connection.reset {
-                self.reset(poll, key);
+                self.reset(world, key);
             } else {
-                self.close(key);
+                self.close(world, key);
             }
             return;
         }
@@ -288,16 +443,16 @@ impl Proxy {
             self.starved.push(key);
             self.retry.get_or_insert_with(|| Instant::now() + REST);
         }
-        if connection.watch(poll, key).is_err() {
-            self.abort(key);
+        if connection.watch(&world.poll, key).is_err() {
+            self.abort(world, key);
         }
     }
 
     /// Ends a connection with a reset to both ends, after what was sent before has arrived: a client that closes
     /// with something unread resets the connection (TLS 1.3 has messages that an uploader never reads), and
     /// without us its service would have had all that came before the reset.
-    fn reset(&mut self, poll: &Poll, key: Key) {
-        let Some(connection) = self.connections.remove(key) else { return };
+    fn reset(&mut self, world: &mut World, key: Key) {
+        let Some(connection) = self.remove(world, key) else { return };
         let until = Instant::now() + LINGER;
         for side in std::iter::once(connection.client).chain(connection.upstream) {
             if side.hung || !holds_unsent(&side.socket) {
@@ -305,7 +460,7 @@ impl Proxy {
                 continue;
             }
             if side.interest.is_some() {
-                poll.delete(&side.socket);
+                world.poll.delete(&side.socket);
             }
             self.lingering.push((until, side.socket));
             self.look.get_or_insert_with(|| Instant::now() + LOOK);
@@ -316,32 +471,57 @@ impl Proxy {
     }
 
     /// Ends a connection with a reset to both ends, at once.
-    fn abort(&mut self, key: Key) {
+    pub(super) fn abort(&mut self, world: &mut World, key: Key) {
         if let Some(connection) = self.connections.get(key) {
             let sides = std::iter::once(&connection.client).chain(&connection.upstream);
             sides.for_each(|side| reset_on_close(&side.socket));
         }
-        self.close(key);
+        self.close(world, key);
     }
 
-    fn close(&mut self, key: Key) {
-        let Some(connection) = self.connections.remove(key) else { return };
+    fn close(&mut self, world: &mut World, key: Key) {
+        let Some(connection) = self.remove(world, key) else { return };
         for mut flow in [connection.up, connection.down] {
             flow.release(&mut self.pipes);
         }
     }
-}
 
-/// Makes the end of a socket a reset of its connection.
-fn reset_on_close(socket: &OwnedFd) {
-    if let Err(error) = sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
-        tracing::debug!(%error, "reset connection");
+    fn remove(&mut self, world: &mut World, key: Key) -> Option<Connection> {
+        let connection = self.connections.remove(key)?;
+        if connection.gate.is_some() {
+            world.ftp.forget(key);
+        }
+        let drained = connection.attempt.replica.and_then(|replica| world.topology.closed(replica));
+        world.events.extend(drained);
+        Some(connection)
     }
 }
 
-/// Whether the peer has not received all that was sent; a reset would throw the rest away.
-fn holds_unsent(socket: &OwnedFd) -> bool {
-    sys::fd::unacknowledged(socket.as_fd()).is_ok_and(|bytes| bytes > 0)
+/// A socket of the host's namespace for a connection to `address`.
+fn outside(address: SocketAddr, source: Option<SocketAddr>) -> rustix::io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    crate::publish::tune(&socket)?;
+    if let Some(source) = source {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        // Whoever may not have a low port comes from another one.
+        if let Err(error) = rustix::net::bind(&socket, &source) {
+            tracing::debug!(%error, %source, "bind");
+            rustix::net::bind(&socket, &SocketAddr::new(source.ip(), 0))?;
+        }
+    }
+    Ok(socket)
+}
+
+/// Gives a transparent socket of the stack's namespace the client's own address.
+fn come_from(socket: &OwnedFd, source: SocketAddr) {
+    // The port may be taken by another connection of the same client, to another port of the host.
+    let any_port = SocketAddr::new(source.ip(), 0);
+    let bound = rustix::net::bind(socket, &source).or_else(|_taken| rustix::net::bind(socket, &any_port));
+    if let Err(error) = bound {
+        tracing::warn!(%error, %source, "keep the client's address");
+    }
 }
 
 impl Connection {
@@ -386,6 +566,9 @@ impl Connection {
 
     /// Watches both ends for what their flows wait for.
     fn watch(&mut self, poll: &Poll, key: Key) -> rustix::io::Result<()> {
+        if let (Some(control), Some(upstream)) = (&self.control, &mut self.upstream) {
+            return control.watch(poll, key, &mut self.client, upstream);
+        }
         let interest = |from: &Flow, to: &Flow| {
             let mut flags = EventFlags::empty();
             flags.set(EventFlags::IN, from.buffered == 0 && !from.eof && !from.done && !from.starved);
@@ -395,144 +578,5 @@ impl Connection {
         self.client.watch(poll, Token::Proxy(key, End::Client), interest(&self.up, &self.down))?;
         let Some(upstream) = &mut self.upstream else { return Ok(()) };
         upstream.watch(poll, Token::Proxy(key, End::Upstream), interest(&self.down, &self.up))
-    }
-}
-
-impl Flow {
-    /// Carries what there is, until the source has no more for now, the destination takes no more for now, or
-    /// others should get their turn.
-    fn run(
-        &mut self,
-        source: &Side,
-        destination: &Side,
-        pipes: &mut Vec<Pipe>,
-        reset: bool,
-    ) -> Result<(), Broken> {
-        let mut turns = 0;
-        let mut last = usize::MAX;
-        while !self.done {
-            if !self.drain(destination)? {
-                return Ok(());
-            }
-            if self.eof {
-                // An end that was reset must not look like one that was closed in order.
-                if !reset && let Err(error) = rustix::net::shutdown(&destination.socket, Shutdown::Write) {
-                    tracing::debug!(%error, "shut down");
-                }
-                self.finish(pipes);
-                return Ok(());
-            }
-            if !source.hung && (last < MESSAGE || turns == TURNS) {
-                self.release(pipes);
-                return Ok(());
-            }
-            turns += 1;
-            match self.fill(source, pipes)? {
-                Some(count) => last = count,
-                None => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Empties the pipe; `false` when the destination takes no more for now.
-    fn drain(&mut self, destination: &Side) -> Result<bool, Broken> {
-        let Some(pipe) = &self.pipe else { return Ok(true) };
-        while self.buffered > 0 {
-            let flags = SpliceFlags::NONBLOCK;
-            match rustix::pipe::splice(&pipe.read, None, &destination.socket, None, self.buffered, flags) {
-                Ok(0) => return Err(Broken::Destination),
-                Ok(count) => self.buffered = self.buffered.saturating_sub(count),
-                Err(Errno::AGAIN) => return Ok(false),
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "write");
-                    return Err(Broken::Destination);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Fills the empty pipe; `None` when the source has nothing for now.
-    fn fill(&mut self, source: &Side, pipes: &mut Vec<Pipe>) -> Result<Option<usize>, Broken> {
-        if self.pipe.is_none() {
-            match pipes.pop().map_or_else(Pipe::new, Ok) {
-                Ok(pipe) => self.pipe = Some(pipe),
-                Err(error) => {
-                    tracing::warn!(%error, "no pipe: a connection waits");
-                    self.starved = true;
-                }
-            }
-        }
-        let Some(pipe) = &mut self.pipe else { return Ok(None) };
-        loop {
-            // The pipe is empty, so that "try again" can only mean that the source is.
-            let flags = SpliceFlags::NONBLOCK;
-            match rustix::pipe::splice(&source.socket, None, &pipe.write, None, BIG_PIPE, flags) {
-                Ok(0) => {
-                    self.eof = true;
-                    return Ok(Some(0));
-                }
-                Ok(count) => {
-                    self.buffered = count;
-                    if count >= pipe.size / 2 {
-                        pipe.enlarge();
-                    }
-                    return Ok(Some(count));
-                }
-                Err(Errno::AGAIN) if source.hung => {
-                    self.eof = true;
-                    return Ok(Some(0));
-                }
-                Err(Errno::AGAIN) => {
-                    self.release(pipes);
-                    return Ok(None);
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "read");
-                    return Err(Broken::Source);
-                }
-            }
-        }
-    }
-
-    /// Nothing more will be carried.
-    fn finish(&mut self, pipes: &mut Vec<Pipe>) {
-        self.done = true;
-        self.release(pipes);
-        self.buffered = 0;
-    }
-
-    /// Gives the pipe back; one with bytes in it is closed.
-    fn release(&mut self, pipes: &mut Vec<Pipe>) {
-        if let Some(pipe) = self.pipe.take()
-            && self.buffered == 0
-            && pipes.len() < SPARE_PIPES
-        {
-            pipes.push(pipe);
-        }
-    }
-}
-
-impl Pipe {
-    fn new() -> rustix::io::Result<Self> {
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        Ok(Self { read, write, size: 64 * 1024 })
-    }
-
-    /// Makes room for a stream; whether the kernel allows it depends on how much the user's pipes have already
-    /// (`fs.pipe-user-pages-soft`), and a smaller one does too.
-    fn enlarge(&mut self) {
-        if self.size < BIG_PIPE {
-            match rustix::pipe::fcntl_setpipe_size(&self.write, BIG_PIPE) {
-                Ok(size) => self.size = size.max(BIG_PIPE),
-                Err(error) => {
-                    tracing::debug!(%error, "enlarge pipe");
-                    self.size = BIG_PIPE;
-                }
-            }
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Objects named by small keys that fit into an epoll event and are never mistaken for a later tenant's.
 
 /// Names an entry for as long as it lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) index: u32,
     /// 24 bits: how often the place has had a tenant.
@@ -59,6 +59,13 @@ impl<T> Slab<T> {
         self.entries.iter().enumerate().filter_map(|(index, (generation, value))| {
             let key = Key { index: index as u32, generation: *generation };
             value.as_ref().map(|value| (key, value))
+        })
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        self.entries.iter_mut().enumerate().filter_map(|(index, (generation, value))| {
+            let key = Key { index: index as u32, generation: *generation };
+            value.as_mut().map(|value| (key, value))
         })
     }
 }

@@ -136,7 +136,7 @@ impl Stack {
             let asked = PublishedPort::tcp(Ipv4Addr::LOCALHOST.into(), 0, container_port);
             let (listener, bound) = network::publish::bind(&asked).unwrap();
             let port = PublishedPort { host_port: bound.port(), ..asked };
-            published.push(Published { service: service.into(), port });
+            published.push(Published { service: service.into(), port, ftp_data: false });
             listeners.push(listener);
         }
         // The first resolver is dead: nothing listens there.
@@ -248,7 +248,7 @@ impl Stack {
     }
 }
 
-fn map_ids(pid: i32) {
+pub fn map_ids(pid: i32) {
     let write = |file: &str, text: String| std::fs::write(format!("/proc/{pid}/{file}"), text).unwrap();
     write("uid_map", format!("0 {} 1", rustix::process::getuid().as_raw()));
     write("setgroups", "deny".into());
@@ -394,7 +394,7 @@ fn failure(error: &std::io::Error) -> Outcome {
 }
 
 fn ask(server: Ipv4Addr, query: &[u8], tcp: bool) -> Outcome {
-    let patience = Some(Duration::from_secs(6));
+    let patience = Some(Duration::from_secs(12));
     let exchange = || -> std::io::Result<Vec<u8>> {
         if tcp {
             let mut stream = TcpStream::connect((server, 53))?;

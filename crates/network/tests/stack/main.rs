@@ -4,6 +4,7 @@
 
 mod bench;
 mod fixture;
+mod kernel;
 mod resolver;
 
 use std::io::{Read, Write};
@@ -39,6 +40,9 @@ fn main() {
             println!("stack: test");
         }
         return;
+    }
+    if !has("bench") {
+        kernel::run();
     }
     let mut stack = Stack::up();
     if has("bench") {

@@ -168,6 +168,10 @@ pub(super) fn check(service: &mut ServiceFile, warnings: &mut Vec<(Span, String)
             warnings.push((key.span.clone(), message));
         }
     }
+    if let Some(balance) = &service.replicas.balance {
+        let message = format!("`balance` of {place} cannot be used with `network_mode: {text}`");
+        return Err(Fault::new(&balance.span, message).hint("it needs a network of the service's own"));
+    }
     if unused.contains(&"ports") {
         service.ports.clear();
     }

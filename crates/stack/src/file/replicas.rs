@@ -1,6 +1,6 @@
 //! How many containers run a service, and how connections are spread over them.
 
-use network::balance::{Algorithm, Balance};
+use network::balance::{Algorithm, Balance, UnknownAlgorithm};
 
 use super::mounts::ignored;
 use super::node::{Key, Node, Value, unknown_key};
@@ -12,7 +12,7 @@ use crate::diagnostic::{Checked, Fault, Span};
 pub(crate) struct ReplicasFile {
     /// Their number, if the file has one.
     pub(crate) stated: Option<Located<u16>>,
-    pub(crate) balance: Option<Balance>,
+    pub(crate) balance: Option<Located<Balance>>,
     /// `endpoint_mode: dnsrr`.
     pub(crate) without_virtual_address: bool,
 }
@@ -32,7 +32,7 @@ impl ReplicasFile {
     /// Reads one of [`KEYS`].
     pub(super) fn read(&mut self, name: &str, node: &Node, place: &str) -> Checked<()> {
         match name {
-            "balance" => self.balance = Some(balance(node, place)?),
+            "balance" => self.balance = Some(located(node, balance(node, place)?)),
             _ => self.state(number(node, name)?)?,
         }
         Ok(())
@@ -149,12 +149,9 @@ fn balance(node: &Node, place: &str) -> Checked<Balance> {
 
 fn policy(node: &Node, what: &str) -> Checked<Algorithm> {
     let text = node.text(what)?;
-    match text.as_str() {
-        "round-robin" => Ok(Algorithm::RoundRobin),
-        "least-conn" => Ok(Algorithm::LeastConn),
-        "source" => Ok(Algorithm::Source),
-        _ => Err(Fault::new(&node.span, format!("`{text}` is no way of balancing"))
-            .hint("use `round-robin`, `least-conn` or `source`")
-            .nearest(&text, ["round-robin", "least-conn", "source"])),
-    }
+    text.parse().map_err(|error: UnknownAlgorithm| {
+        Fault::new(&node.span, error.to_string())
+            .hint(error.hint())
+            .nearest(&text, Algorithm::ALL.map(Algorithm::name))
+    })
 }

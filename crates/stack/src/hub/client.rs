@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use container::Process;
 use container::idmap::IdMap;
 use container::sandbox::Sandbox;
+use network::intercept::Intercepted;
 use network::names::NameSockets;
 use network::plan::NetworkPlan;
 use sys::channel::Channel;
 use sys::process::{Child, namespace};
 
 use super::{Event, Request};
+use crate::fault::Fault;
 use crate::remote::{self, Context, RemoteError};
 
 /// How long an answer may take: the first use of a volume copies data.
@@ -52,11 +54,16 @@ pub(crate) struct Started {
 }
 
 impl Hub {
-    /// Makes the hub of a stack. Must be called before this process has threads.
-    pub(crate) fn spawn(map: &IdMap, data: &OwnedFd) -> Result<Self, RemoteError> {
+    /// Makes the hub of a stack, which calls `release` first, for what it is to have no copy of. Must be called before
+    /// this process has threads.
+    pub(crate) fn spawn(map: &IdMap, data: &OwnedFd, release: impl FnOnce()) -> Result<Self, RemoteError> {
         let namespaces =
             namespace::MOUNT | namespace::NETWORK | namespace::PID | namespace::UTS | namespace::IPC;
-        let (process, channel) = container::userns::spawn(map, namespaces, data.as_fd(), super::serve)?;
+        let serve = |channel| {
+            release();
+            super::serve(channel)
+        };
+        let (process, channel) = container::userns::spawn(map, namespaces, data.as_fd(), serve)?;
         Ok(Self { channel, process, exits: VecDeque::new(), unanswered: false })
     }
 
@@ -75,6 +82,17 @@ impl Hub {
     /// Gives the hub its end of netd's channel.
     pub(crate) fn netd(&mut self, channel: BorrowedFd<'_>) -> Result<(), RemoteError> {
         self.call(&Request::Netd, &[channel]).map(drop)
+    }
+
+    /// The sockets that everything which containers send out of their networks ends at from now on.
+    pub(crate) fn intercept(&mut self) -> Result<Intercepted, RemoteError> {
+        let (Event::Intercepted { optional }, sockets) = self.call(&Request::Intercept, &[])? else {
+            return Err(unexpected());
+        };
+        let mut sockets = sockets.into_iter();
+        let (tcp4, udp4) = sockets.next().zip(sockets.next()).ok_or_else(unexpected)?;
+        let [icmp4, tcp6, udp6, icmp6] = optional.map(|there| if there { sockets.next() } else { None });
+        Ok(Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6 })
     }
 
     /// Starts a sandbox.
@@ -117,6 +135,12 @@ impl Hub {
     pub(crate) fn listen(&mut self, container: &str, port: u16) -> Result<OwnedFd, RemoteError> {
         let (_, mut fds) = self.call(&Request::Listen { container: container.to_owned(), port }, &[])?;
         fds.pop().ok_or_else(unexpected)
+    }
+
+    /// Makes this wrong with a container's network, and nothing else; it stays so when its links are made anew.
+    pub(crate) fn fault(&mut self, container: &str, fault: &Fault) -> Result<(), RemoteError> {
+        let request = Request::Fault { container: container.to_owned(), fault: fault.clone() };
+        self.call(&request, &[]).map(drop)
     }
 
     /// Deletes directories of the data directory.

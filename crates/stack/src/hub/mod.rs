@@ -4,6 +4,7 @@
 //! [`client::Hub`] is the supervisor's side; [`serve`] is what the hub process runs.
 
 pub(crate) mod client;
+mod fault;
 
 use std::collections::HashMap;
 use std::io;
@@ -13,6 +14,7 @@ use std::path::Path;
 use container::launch::Launched;
 use container::sandbox::Sandbox;
 use container::{Filter, Process};
+use network::intercept::Intercepted;
 use network::link::Namespaces;
 use network::plan::NetworkPlan;
 use nix::sys::signal::{SigSet, Signal};
@@ -23,6 +25,7 @@ use rustix::mount::MountPropagationFlags;
 use serde::{Deserialize, Serialize};
 use sys::channel::{Channel, Message};
 
+use crate::fault::Fault;
 use crate::remote::{self, Context, RemoteError};
 
 /// What the supervisor asks of the hub.
@@ -32,6 +35,8 @@ pub(crate) enum Request {
     Wire(NetworkPlan),
     /// Take the other end of netd's channel (one descriptor).
     Netd,
+    /// Have what containers send out of their networks end at sockets. Answered by `Intercepted`.
+    Intercept,
     /// Start a sandbox. Descriptors: standard input, output, error, then the detached mounts, then the cgroup
     /// directory if there is one.
     Start { sandbox: Box<Sandbox>, network: Option<String>, cgroup: bool },
@@ -41,6 +46,8 @@ pub(crate) enum Request {
     Socket { service: String },
     /// A TCP socket that listens on a port in a container's network namespace.
     Listen { container: String, port: u16 },
+    /// Make this wrong with the container's network, instead of what was.
+    Fault { container: String, fault: Fault },
     /// Delete these directories, relative to the data directory.
     Remove { paths: Vec<String> },
 }
@@ -50,6 +57,9 @@ pub(crate) enum Request {
 pub(crate) enum Event {
     /// It is done; descriptors as the request says.
     Done { networks: Vec<String> },
+    /// The sockets that get what containers send, in the order of [`Intercepted`]'s fields; whether the optional ones
+    /// are among them.
+    Intercepted { optional: [bool; 4] },
     /// A process runs: its number in the hub's PID namespace, and its pidfd; then, if it asks about its calls, where
     /// they are answered.
     Started { pid: i32 },
@@ -76,6 +86,8 @@ struct Hub {
     children: SignalFd,
     init: OwnedFd,
     network: Namespaces,
+    /// What is wrong with networks because somebody asked for it, by container.
+    faults: HashMap<String, Fault>,
     /// Compiled seccomp programs by capability set.
     filters: HashMap<u64, Vec<Filter>>,
     /// PID 1 of each sandbox, by its number here.
@@ -94,8 +106,8 @@ impl Hub {
         prepare_mounts().context(|| "prepare the stack's mount namespace".into())?;
         let init = container::program::init().context(|| "seal the init program in memory".into())?;
         let network = Namespaces::open()?;
-        let (filters, sandboxes) = (HashMap::new(), HashMap::new());
-        Ok(Self { supervisor, netd: None, children, init, network, filters, sandboxes })
+        let (faults, filters, sandboxes) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Self { supervisor, netd: None, children, init, network, faults, filters, sandboxes })
     }
 
     fn run(&mut self) -> Result<(), RemoteError> {
@@ -173,6 +185,12 @@ impl Hub {
         match request {
             Request::Wire(plan) => {
                 let changes = self.network.apply(&plan)?;
+                self.faults.retain(|name, _| plan.endpoints.iter().any(|endpoint| endpoint.service == *name));
+                for name in &changes.endpoints {
+                    if let Some(fault) = self.faults.get(name) {
+                        fault::put(&mut self.network, name, fault)?;
+                    }
+                }
                 let new = |network: &&network::plan::Network| changes.networks.contains(&network.name);
                 let networks: Vec<_> = plan.networks.iter().filter(new).collect();
                 let sockets = network::names::bind_in_current_namespace(networks)?;
@@ -182,6 +200,12 @@ impl Hub {
             Request::Netd => {
                 self.netd = fds.pop().map(Channel::from);
                 Ok((done(), Vec::new()))
+            }
+            Request::Intercept => {
+                let Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6 } = self.network.intercept()?;
+                let optional = [icmp4, tcp6, udp6, icmp6];
+                let event = Event::Intercepted { optional: optional.each_ref().map(Option::is_some) };
+                Ok((event, [tcp4, udp4].into_iter().chain(optional.into_iter().flatten()).collect()))
             }
             Request::Start { sandbox, network, cgroup } => {
                 let cgroup = if cgroup { fds.pop() } else { None };
@@ -202,6 +226,11 @@ impl Hub {
                     RemoteError::message(format!("container `{container}` has no network namespace"))
                 })?;
                 Ok((done(), vec![network::direct::listen_in(namespace, port)?]))
+            }
+            Request::Fault { container, fault } => {
+                fault::put(&mut self.network, &container, &fault)?;
+                self.faults.insert(container, fault);
+                Ok((done(), Vec::new()))
             }
             Request::Remove { paths } => {
                 for path in &paths {

@@ -7,10 +7,10 @@ use crate::host::Route;
 use crate::plan::{Condition, MountKind, SecretSource, Source};
 
 /// A directory with files; a path that ends in `/` is a directory.
-struct Fixture(tempfile::TempDir);
+pub(super) struct Fixture(tempfile::TempDir);
 
 impl Fixture {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub(super) fn new(files: &[(&str, &str)]) -> Self {
         let fixture = Self(tempfile::tempdir().unwrap());
         for (path, text) in files {
             fixture.write(path, text);
@@ -18,7 +18,7 @@ impl Fixture {
         fixture
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(super) fn write(&self, path: &str, text: &str) {
         let full = self.0.path().join("Inception_1").join(path);
         if path.ends_with('/') {
             return std::fs::create_dir_all(full).unwrap();
@@ -27,11 +27,11 @@ impl Fixture {
         std::fs::write(full, text).unwrap();
     }
 
-    fn directory(&self) -> PathBuf {
+    pub(super) fn directory(&self) -> PathBuf {
         self.0.path().join("Inception_1")
     }
 
-    fn options(&self, file: &str) -> LoadOptions {
+    pub(super) fn options(&self, file: &str) -> LoadOptions {
         LoadOptions { file: self.directory().join(file), ..LoadOptions::default() }
     }
 
@@ -42,7 +42,7 @@ impl Fixture {
         text.replace(&format!("{directory}/"), "").replace(directory, "DIRECTORY")
     }
 
-    fn error(&self, options: &LoadOptions) -> String {
+    pub(super) fn error(&self, options: &LoadOptions) -> String {
         match load(options, &host()) {
             Ok(_) => panic!("`{}` loads", std::fs::read_to_string(&options.file).unwrap()),
             Err(error) => self.strip(&error.render(false)),
@@ -50,7 +50,7 @@ impl Fixture {
     }
 
     /// As JSON, for snapshots; the hashes depend on the directory.
-    fn json(&self, mut plan: Plan) -> String {
+    pub(super) fn json(&self, mut plan: Plan) -> String {
         for service in &mut plan.services {
             assert_eq!(service.config_hash.len(), 64);
             service.config_hash = "HASH".to_owned();
@@ -59,7 +59,7 @@ impl Fixture {
     }
 }
 
-fn host() -> HostFacts {
+pub(super) fn host() -> HostFacts {
     HostFacts {
         environment: [("USER", "tester"), ("EMPTY", "")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -40,7 +40,7 @@ pub(super) fn settle(file: &mut StackFile, context: &Context<'_>) -> Result<(), 
 /// How connections are spread over a service that is meant to have replicas.
 pub(super) fn balance(service: &ServiceFile, context: &Context<'_>) -> Option<Balance> {
     let asked = context.options.scale.contains_key(&service.key.name);
-    let balance = service.replicas.balance.clone();
+    let balance = service.replicas.balance.as_ref().map(|balance| balance.value.clone());
     balance.or_else(|| (asked || service.replicas.stated.is_some()).then(default_balance))
 }
 

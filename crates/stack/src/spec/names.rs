@@ -93,7 +93,7 @@ fn search(service: &Service) -> String {
 }
 
 /// With the host's network come the host's names; our own host name is one of them.
-fn hosts_of_host(service: &Service, hosts: &str) -> String {
+pub(super) fn hosts_of_host(service: &Service, hosts: &str) -> String {
     let mut text = with_newline(hosts);
     let known = |line: &str| {
         let line = line.split('#').next().unwrap_or_default();
@@ -106,7 +106,7 @@ fn hosts_of_host(service: &Service, hosts: &str) -> String {
 }
 
 /// What the service says about `search` and `options` stands for what the host says.
-fn resolv_of_host(service: &Service, resolv: &str) -> String {
+pub(super) fn resolv_of_host(service: &Service, resolv: &str) -> String {
     let replaced = |line: &str| match line.split_whitespace().next() {
         Some("search" | "domain") => !service.dns_search.is_empty(),
         Some("options") => !service.dns_opt.is_empty(),

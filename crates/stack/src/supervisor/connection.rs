@@ -8,6 +8,7 @@ use rustix::event::PollFlags;
 use sys::channel::Channel;
 
 use crate::control::{Command, Notice};
+use crate::event::Event;
 use crate::remote;
 
 /// Bytes of news that a slow reader may leave unread. What comes then is skipped, and the reader told so: a
@@ -29,8 +30,22 @@ pub(crate) struct Connection {
     pub(crate) leash: bool,
     /// Services whose log lines and states it wants; empty for all.
     pub(crate) follow: Option<Vec<String>>,
+    /// Whose events it wants.
+    pub(crate) events: Option<Audience>,
     /// The command that is being carried out.
     pub(crate) pending: Option<Pending>,
+}
+
+/// The containers whose events are wanted; all when empty.
+#[derive(Debug, Clone)]
+pub(crate) struct Audience(pub(crate) Vec<String>);
+
+impl Audience {
+    /// Whether this event is wanted. What concerns the whole stack always is.
+    pub(crate) fn wants(&self, event: &Event) -> bool {
+        let Some(container) = &event.container else { return true };
+        self.0.is_empty() || self.0.contains(container)
+    }
 }
 
 /// What a connection waits for.
@@ -51,7 +66,7 @@ impl Connection {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let channel = Channel::from(fd);
         let queue = VecDeque::new();
-        Ok(Self { channel, queue, backlog: 0, skipped: 0, leash, follow: None, pending: None })
+        Ok(Self { channel, queue, backlog: 0, skipped: 0, leash, follow: None, events: None, pending: None })
     }
 
     /// The next command; `Ok(None)` when there is none at the moment, `Err` at the end.
@@ -112,6 +127,7 @@ fn news_size(notice: &Notice) -> usize {
     match notice {
         Notice::Log(line) => OVERHEAD + line.text.len(),
         Notice::State { detail, .. } => OVERHEAD + detail.as_ref().map_or(0, String::len),
+        Notice::Event(_) => OVERHEAD,
         _ => 0,
     }
 }

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use container::cgroup::Cgroup;
 use container::cgroup::usage::MemoryEvents;
 
 use super::Supervisor;
 use crate::control::{Line, Stream};
+use crate::event::{self, What};
 use crate::remote::RemoteError;
 
 /// A service that ends with SIGKILL's status this long after a process of its was killed for memory ended for that
@@ -77,9 +78,10 @@ impl Supervisor {
         match run.memory.as_mut().map_or(Ok(0), |watch| watch.kills(now)) {
             Ok(0) => {}
             Ok(kills) => {
-                let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+                let time = event::now();
                 let text = line(kills, unit.service.limits.memory);
                 let service = unit.service.name.clone();
+                self.tell_event(Some(&service), What::Oom { processes: kills });
                 self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time, text }]);
             }
             Err(error) => {

@@ -4,14 +4,18 @@
 
 mod connection;
 mod direct;
+mod events;
+mod faults;
 mod health;
 mod logs;
 pub(crate) mod memory;
+mod netd;
 mod process;
 mod request;
 mod unit;
 mod wiring;
 
+pub use netd::{NETD_ARGUMENT, netd};
 pub use process::{ARGUMENT, main};
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -29,12 +33,15 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::control::{Health, Line, Notice, State};
+use crate::event::What;
+use crate::fault::Fault;
 use crate::hub::client::{Exit, Hub};
 use crate::plan::{Plan, Probe, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
 use connection::{Connection, Pending};
 use direct::Binds;
+use events::History;
 use health::{Active, Kind, Monitor, Verdict};
 use logs::{Output, Streams};
 use unit::{Readiness, Run, Unit};
@@ -56,6 +63,9 @@ struct Supervisor {
     store: Store,
     hub: Hub,
     wiring: Wiring,
+    history: History,
+    /// What is wrong with networks because somebody asked for it, by container.
+    faults: BTreeMap<String, Fault>,
     signals: SignalFd,
     listener: UnixListener,
     /// Held for life, and by everything that dies with us: free means that nothing of the stack is left.
@@ -119,7 +129,8 @@ impl Supervisor {
             tokens.push(token);
             polled.push(PollFd::from_borrowed_fd(fd, flags));
         }
-        let timeout = self.units.iter().filter_map(Unit::next).min().map(|at| {
+        let others = [self.wiring.next(), self.history.next()].into_iter().flatten();
+        let timeout = self.units.iter().filter_map(Unit::next).chain(others).min().map(|at| {
             // Rounded up, so that what is due at a moment is due when the wait for it ends.
             at.saturating_duration_since(Instant::now()) + Duration::from_micros(999)
         });
@@ -168,7 +179,7 @@ impl Supervisor {
                 }
             }
             Token::HubProcess => return Err(RemoteError::message("the stack's hub ended")),
-            Token::Netd => return Err(RemoteError::message("the stack's netd ended")),
+            Token::Netd => self.hear_netd()?,
             Token::Signals => {
                 while let Ok(Some(_)) = self.signals.read_signal() {
                     self.end(false);
@@ -198,6 +209,7 @@ impl Supervisor {
     /// Takes every step that the present state allows: stops, starts, answers.
     fn advance(&mut self) -> Result<(), RemoteError> {
         loop {
+            self.take_known_events();
             let ended = self.take_known_exits();
             let stopped = self.stop_what_is_not_wanted();
             let started = self.start_what_is_ready();
@@ -240,6 +252,7 @@ impl Supervisor {
             }
             unit.state = State::Stopping;
             self.tell_state(index, None);
+            self.tell_event_of(index, What::Stopping);
             changed = true;
         }
         changed
@@ -272,6 +285,7 @@ impl Supervisor {
                 Err(error) => {
                     if self.units[index].postpone(Instant::now()) {
                         self.tell_state(index, Some(error.to_string()));
+                        self.tell_event_of(index, What::Failed { error: error.to_string() });
                     } else {
                         self.fail(index, error);
                     }
@@ -328,7 +342,8 @@ impl Supervisor {
         let error = error.context(format!("cannot start service `{}`", unit.name()));
         let detail = error.to_string();
         unit.failure = Some(error);
-        self.tell_state(index, Some(detail));
+        self.tell_state(index, Some(detail.clone()));
+        self.tell_event_of(index, What::Failed { error: detail });
     }
 
     fn start(&mut self, index: usize) -> Result<(), RemoteError> {
@@ -374,7 +389,9 @@ impl Supervisor {
             binds,
             kill_at: None,
         });
+        let restarts = unit.restarts;
         self.tell_state(index, None);
+        self.tell_event_of(index, What::Started { restarts });
         Ok(())
     }
 
@@ -422,7 +439,14 @@ impl Supervisor {
                 Some(signal) => format!("ended by signal {signal}"),
                 None => format!("exited with status {}", exit.status),
             };
+            let what = What::Exited {
+                status: exit.status,
+                how: how.clone(),
+                oom_killed: unit.oom_killed,
+                restarts: unit.state == State::Restarting,
+            };
             self.tell_state(index, Some(how));
+            self.tell_event_of(index, what);
             return;
         }
         let probed = |run: &Run| {
@@ -456,12 +480,18 @@ impl Supervisor {
         let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
         let Some(monitor) = monitor else { return };
         if monitor.conclude(result, Instant::now()) {
-            let detail = match monitor.health {
-                Health::Unhealthy => Some(format!("unhealthy: {}", monitor.output)),
-                Health::Healthy => Some("healthy".to_owned()),
-                Health::Starting => None,
+            let (detail, what) = match monitor.health {
+                Health::Unhealthy => (
+                    Some(format!("unhealthy: {}", monitor.output)),
+                    Some(What::Unhealthy { output: monitor.output.clone() }),
+                ),
+                Health::Healthy => (Some("healthy".to_owned()), Some(What::Healthy)),
+                Health::Starting => (None, None),
             };
             self.tell_state(index, detail);
+            if let Some(what) = what {
+                self.tell_event_of(index, what);
+            }
         }
     }
 
@@ -478,6 +508,8 @@ impl Supervisor {
     /// Everything that is due by the clock.
     fn timers(&mut self) -> Result<(), RemoteError> {
         let now = Instant::now();
+        self.revive_netd(now)?;
+        self.tell_left_out(now);
         for index in 0..self.units.len() {
             let unit = &mut self.units[index];
             if unit.restart_at.is_some_and(|at| at <= now) {

@@ -12,9 +12,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sys::channel::Channel;
-use sys::process::Child;
 
 use super::Supervisor;
+use super::netd::Starter;
 use super::wiring::Wiring;
 use crate::control::Notice;
 use crate::hub::client::Hub;
@@ -73,12 +73,18 @@ fn begin(
     };
     delegation.remove_stale(stack)?;
     let cgroup = if has_limits { delegation.stack(stack)? } else { None };
-    // Both are made before this process knows any secret.
-    let mut hub = Hub::spawn(&map, &data)?;
+    // What the command's caller left open is nothing for others.
+    sys::fd::close_on_exec_from(3).context(|| "keep descriptors to ourselves".into())?;
+    // First: its exec takes a while, in which the hub is made.
+    let starter =
+        Starter { stack: stack.to_owned(), lock: lock.try_clone().context(|| "share the lock".into())? };
+    let mut netd = if needs_netd { Some(starter.start()?) } else { None };
+    // Made before this process knows any secret. It is a copy of it, and has no business with netd's channel: as
+    // long as it had that open, netd would not see it end.
+    let mut hub = Hub::spawn(&map, &data, || drop(netd.take()))?;
     if let Some(cgroup) = cgroup.as_ref().filter(|_| map.direct) {
         container::cgroup::Delegation::admit_hub(cgroup, hub.process.pid, map.root())?;
     }
-    let netd = if needs_netd { Some(spawn_netd()?) } else { None };
     // After the hub: services have the limit that the user has.
     crate::storage::raise_descriptor_limit().context(|| "raise the limit of open files".into())?;
     let signals = signals().context(|| "open a signalfd".into())?;
@@ -96,7 +102,9 @@ fn begin(
         runtime,
         store: Store::reader(&paths.data),
         hub,
-        wiring: Wiring::new(netd),
+        wiring: Wiring::new(starter, netd),
+        history: Default::default(),
+        faults: Default::default(),
         signals,
         _lock: lock,
         delegation,
@@ -129,27 +137,6 @@ fn redirect_output(runtime: &Path) -> io::Result<()> {
     rustix::stdio::dup2_stdout(&log)?;
     rustix::stdio::dup2_stderr(&log)?;
     Ok(())
-}
-
-fn spawn_netd() -> Result<(Child, Channel), RemoteError> {
-    let (ours, theirs) = Channel::pair()?;
-    let mut ours = Some(ours);
-    let spawned = sys::process::spawn(0, || {
-        drop(ours.take());
-        match container::userns::tie_to_parent(theirs.as_fd()) {
-            Ok(true) => {}
-            Ok(false) | Err(_) => return 125,
-        }
-        match network::netd::run(theirs) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("error: {}", RemoteError::from(error));
-                1
-            }
-        }
-    });
-    let child = spawned.context(|| "start netd".into())?;
-    ours.map(|ours| (child, ours)).ok_or_else(|| RemoteError::message("start netd"))
 }
 
 fn signals() -> io::Result<SignalFd> {

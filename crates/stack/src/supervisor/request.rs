@@ -59,7 +59,11 @@ impl Supervisor {
         if self.ending.is_some()
             && !matches!(
                 command,
-                Command::Down { .. } | Command::Status | Command::Subjects(_) | Command::Signal(_)
+                Command::Down { .. }
+                    | Command::Status
+                    | Command::Subjects(_)
+                    | Command::Events { .. }
+                    | Command::Signal(_)
             )
         {
             return Err(RemoteError::message("the stack is being taken down"));
@@ -105,6 +109,9 @@ impl Supervisor {
                     connection.follow = Some(services);
                 }
             }
+            Command::Events { services, since, follow } => self.events(id, &services, since, follow)?,
+            Command::Net { services, change } => self.change_faults(id, &services, &change)?,
+            Command::Faults => self.show_faults(id),
             Command::Exec(exec) => self.exec(id, &exec, fds)?,
             Command::Run(exec) => self.run_once(id, &exec, fds)?,
             Command::Signal(signal) => self.signal(id, signal)?,
@@ -133,7 +140,7 @@ impl Supervisor {
     }
 
     /// The connections that wait for something of this kind.
-    fn waiting(&self, kind: impl Fn(&Pending) -> bool) -> Vec<u64> {
+    pub(super) fn waiting(&self, kind: impl Fn(&Pending) -> bool) -> Vec<u64> {
         self.connections
             .iter()
             .filter(|(_, c)| c.pending.as_ref().is_some_and(&kind))
@@ -152,7 +159,7 @@ impl Supervisor {
         Ok(names.to_vec())
     }
 
-    fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
+    pub(super) fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
         self.units.iter().find(|unit| unit.name() == name).ok_or_else(|| {
             let known: Vec<&str> = self.units.iter().map(Unit::name).collect();
             let mut error = RemoteError::message(format!("no such service: `{name}`"))
@@ -285,6 +292,7 @@ impl Supervisor {
                 fresh.insert(service.name.clone(), self.new_unit(service, &up)?);
             }
         }
+        self.open_way_out(&up.plan.network, up.strict)?;
         self.wiring.apply(&up.plan, &mut self.hub)?;
         let gone: Vec<String> = self
             .units
@@ -305,6 +313,7 @@ impl Supervisor {
         }
         let services = closure(&up.plan, &up.services);
         self.secrets = up.secrets;
+        self.faults.retain(|name, _| endpoint(Some(&up.plan), name).is_some());
         self.plan = Some(up.plan);
         self.want(&services);
         Ok(())

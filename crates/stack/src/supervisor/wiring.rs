@@ -1,17 +1,22 @@
 //! The stack's links to the outside: netd, the name server's sockets, and the published ports.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use network::netd::{Client, Configuration, Descriptors, Inward, Published};
-use network::plan::{Mode, NetworkPlan, PublishedPort};
+use network::balance::State;
+use network::intercept::Intercepted;
+use network::names::NameSockets;
+use network::netd::{Configuration, Descriptors, Event, Inward, Published};
+use network::plan::{Mode, NetworkPlan, Protocol, PublishedPort};
 use sys::channel::Channel;
-use sys::process::Child;
 
+use super::Supervisor;
+use super::connection::Pending;
+use super::netd::{Deaths, Netd, Presence, Revival, Starter};
+use crate::control::Notice;
 use crate::hub::client::Hub;
 use crate::plan::Plan;
 use crate::remote::{Context, RemoteError};
@@ -19,118 +24,171 @@ use crate::remote::{Context, RemoteError};
 /// How long netd may take to confirm a configuration.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// netd and what was given to it.
-#[derive(Debug, Default)]
+/// netd, and all that it works with. What is kept here outlives it: a port stays bound, and a name server's socket
+/// open, whatever becomes of netd, and the next one gets them.
+#[derive(Debug)]
 pub(crate) struct Wiring {
-    netd: Option<Client>,
-    process: Option<Child>,
-    /// Whether the hub has its end of netd's channel.
-    connected: bool,
-    /// Listening sockets, kept so that a port stays bound whatever becomes of netd.
+    starter: Starter,
+    netd: Presence,
+    deaths: Deaths,
     listeners: BTreeMap<PublishedPort, (OwnedFd, SocketAddr)>,
-    /// What listens inside for direct ports, and the plan of the network that it was made for.
-    inward: (NetworkPlan, BTreeMap<(String, u16), OwnedFd>),
+    /// The name server's sockets.
+    names: Vec<NameSockets>,
+    /// What takes everything that containers send out of their networks.
+    intercepted: Option<Intercepted>,
+    /// What netd serves, or will when it is there.
+    plan: NetworkPlan,
+    /// The ports that are published.
+    published: Vec<Published>,
+    /// Ports of containers that lead to the host, with what listens there.
+    inward: Vec<(Inward, OwnedFd)>,
+    /// What became of containers.
+    states: BTreeMap<String, State>,
 }
 
 impl Wiring {
-    /// With a netd that runs, or without one for a stack that needs none.
-    pub(crate) fn new(netd: Option<(Child, Channel)>) -> Self {
-        let (process, channel) = netd.unzip();
-        Self { netd: channel.map(Client::new), process, ..Self::default() }
+    /// With a netd that runs, or without one for a stack that needs none yet.
+    pub(crate) fn new(starter: Starter, netd: Option<Netd>) -> Self {
+        Self {
+            starter,
+            netd: netd.map_or(Presence::Unneeded, Presence::Running),
+            deaths: Deaths::default(),
+            listeners: BTreeMap::new(),
+            names: Vec::new(),
+            intercepted: None,
+            plan: NetworkPlan::default(),
+            published: Vec::new(),
+            inward: Vec::new(),
+            states: BTreeMap::new(),
+        }
     }
 
-    /// Readable when netd is gone.
+    /// Readable when netd has something to tell, or is gone.
     pub(crate) fn netd(&self) -> Option<BorrowedFd<'_>> {
-        self.netd.as_ref().map(AsFd::as_fd)
+        self.netd.running().map(|netd| netd.client.as_fd())
     }
 
     /// Binds the ports of `plan`, wires its networks, and has netd serve both. Ports come first: a port that is
     /// taken is the likeliest failure, and nothing has changed then.
     pub(crate) fn apply(&mut self, plan: &Plan, hub: &mut Hub) -> Result<(), RemoteError> {
-        let wanted: Vec<(&str, &PublishedPort)> =
-            plan.services.iter().flat_map(|s| s.ports.iter().map(|p| (s.name.as_str(), p))).collect();
+        let ports = plan.services.iter().flat_map(|s| s.ports.iter().map(|port| (&s.name, *port)));
+        let wanted: Vec<Published> = ports.flat_map(|(name, port)| Published::expand(name, port)).collect();
         let mut bound = BTreeMap::new();
-        for (service, port) in &wanted {
+        for Published { service, port, .. } in &wanted {
             if !self.listeners.contains_key(port) {
                 let bind = match port.mode {
                     Mode::Proxy => network::publish::bind,
                     Mode::Direct => network::direct::bind,
                 };
                 let socket = bind(port).context(|| format!("publish a port of service `{service}`"))?;
-                bound.insert(**port, socket);
+                bound.insert(*port, socket);
             }
         }
         let names = hub.wire(&plan.network)?;
-        self.listeners.retain(|port, _| wanted.iter().any(|(_, w)| *w == port));
+        self.listeners.retain(|port, _| wanted.iter().any(|one| one.port == *port));
         self.listeners.extend(bound);
-        if self.netd.is_none() {
-            return Ok(());
+        self.published = wanted;
+        self.listen_inside(plan, hub)?;
+        self.names.retain(|old| {
+            let stays = plan.network.networks.iter().any(|network| network.name == old.network);
+            stays && names.iter().all(|fresh| fresh.network != old.network)
+        });
+        let fresh = self.names.len();
+        self.names.extend(names);
+        self.plan = plan.network.clone();
+        self.states.retain(|name, _| plan.network.endpoints.iter().any(|e| e.service == *name));
+        if matches!(self.netd, Presence::Unneeded) && !plan.network.networks.is_empty() {
+            self.netd = Presence::Running(self.starter.start()?);
         }
-        let inward = self.listen_inside(plan, hub)?;
-        let Some(netd) = &mut self.netd else { return Ok(()) };
-        let mut ours = None;
-        if !self.connected {
-            let (hub_end, netd_end) = Channel::pair()?;
-            hub.netd(hub_end.as_fd())?;
-            ours = Some(netd_end);
-            self.connected = true;
+        // One that died gets all of it when it is started again; that it dies of it the loop notices.
+        self.configure(fresh, hub).map(drop)
+    }
+
+    /// Has what containers send out of the networks of `plan` end at sockets that netd gets, once it is asked for.
+    pub(super) fn open_way_out(&mut self, plan: &NetworkPlan, hub: &mut Hub) -> Result<(), RemoteError> {
+        let needed = !plan.groups.is_empty() || plan.networks.iter().any(|network| !network.internal);
+        if needed && self.intercepted.is_none() {
+            self.intercepted = Some(hub.intercept()?);
         }
+        Ok(())
+    }
+
+    /// Hands netd what it works with, of the name server's sockets only those from `fresh` on if it has the others,
+    /// and waits until it does. False when it is not there, or has died of it.
+    fn configure(&mut self, fresh: usize, hub: &mut Hub) -> Result<bool, RemoteError> {
+        let Some(netd) = self.netd.running_mut() else { return Ok(false) };
         let mut published = Vec::new();
         let mut listeners = Vec::new();
-        for (service, port) in wanted {
-            let Some((listener, at)) = self.listeners.get(port) else { continue };
-            if port.mode == Mode::Direct {
+        for one in &self.published {
+            let Some((listener, at)) = self.listeners.get(&one.port) else { continue };
+            if one.port.mode == Mode::Direct {
                 continue;
             }
             listeners.push((published.len(), listener.as_fd()));
-            let port = PublishedPort { host_port: at.port(), ..*port };
-            published.push(Published { service: service.to_owned(), port });
+            let port = PublishedPort { host_port: at.port(), ..one.port };
+            published.push(Published { port, ..one.clone() });
         }
-        let configuration =
-            Configuration { plan: plan.network.clone(), published, inward, ..Configuration::default() };
-        let inside: Vec<BorrowedFd<'_>> = configuration
-            .inward
-            .iter()
-            .filter_map(|inward| self.inward.1.get(&(inward.container.clone(), inward.port)))
-            .map(AsFd::as_fd)
-            .collect();
-        let with = Descriptors {
-            hub: ours.as_ref().map(AsFd::as_fd),
-            names: &names,
-            listeners: &listeners,
-            inward: &inside,
+        let configuration = Configuration {
+            plan: self.plan.clone(),
+            published,
+            inward: self.inward.iter().map(|(inward, _)| inward.clone()).collect(),
+            states: self.states.clone(),
+            ..Configuration::default()
         };
-        netd.configure(&configuration, &with)?;
-        Ok(netd.confirmed(Instant::now() + DEADLINE)?)
+        let mut channel = None;
+        if !netd.configured {
+            let (hub_end, netd_end) = Channel::pair()?;
+            hub.netd(hub_end.as_fd())?;
+            channel = Some(netd_end);
+        }
+        let known = if netd.configured { fresh } else { 0 };
+        netd.configured = true;
+        let inward: Vec<BorrowedFd<'_>> = self.inward.iter().map(|(_, listener)| listener.as_fd()).collect();
+        let with = Descriptors {
+            hub: channel.as_ref().map(AsFd::as_fd),
+            names: self.names.get(known..).unwrap_or_default(),
+            listeners: &listeners,
+            intercepted: self.intercepted.as_ref().filter(|_| !netd.intercepts),
+            inward: &inward,
+        };
+        netd.intercepts = self.intercepted.is_some();
+        let sent = netd.client.configure(&configuration, &with);
+        match sent.and_then(|()| netd.client.confirmed(Instant::now() + DEADLINE)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_netd_gone() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Has something listen on direct ports inside, where their containers do not: others of the stack connect to the
     /// container's address.
-    fn listen_inside(&mut self, plan: &Plan, hub: &mut Hub) -> Result<Vec<Inward>, RemoteError> {
+    fn listen_inside(&mut self, plan: &Plan, hub: &mut Hub) -> Result<(), RemoteError> {
         let mut wanted: BTreeMap<(String, u16), SocketAddr> = BTreeMap::new();
-        for service in &plan.services {
-            let containers = || plan.network.endpoints.iter().filter(|e| e.group == service.name);
-            for port in service.ports.iter().filter(|p| p.mode == Mode::Direct && !p.is_udp()) {
-                let Some((_, at)) = self.listeners.get(port) else { continue };
-                let at = network::direct::reached_at(*at);
-                wanted.extend(containers().map(|e| ((e.service.clone(), port.container_port), at)));
+        for Published { service, port, .. } in
+            self.published.iter().filter(|one| one.port.mode == Mode::Direct && !one.port.is_udp())
+        {
+            let Some((_, at)) = self.listeners.get(port) else { continue };
+            let containers = plan.network.endpoints.iter().filter(|endpoint| endpoint.group == *service);
+            let at = network::direct::reached_at(*at);
+            // Of both families, the one that was named first.
+            for container in containers {
+                wanted.entry((container.service.clone(), port.container_port)).or_insert(at);
             }
         }
-        let (made_for, listening) = &mut self.inward;
-        // Namespaces may be others now.
-        if *made_for != plan.network {
-            listening.clear();
+        // With another plan, namespaces may be others.
+        let mut kept = std::mem::take(&mut self.inward);
+        if self.plan != plan.network {
+            kept.clear();
         }
-        listening.retain(|key, _| wanted.contains_key(key));
-        for (container, port) in wanted.keys() {
-            let key = (container.clone(), *port);
-            if let Entry::Vacant(entry) = listening.entry(key) {
-                entry.insert(hub.listen(container, *port)?);
-            }
+        for ((container, port), target) in wanted {
+            let same = |(one, _): &(Inward, OwnedFd)| one.container == container && one.port == port;
+            let listener = match kept.iter().position(same) {
+                Some(at) => kept.swap_remove(at).1,
+                None => hub.listen(&container, port)?,
+            };
+            self.inward.push((Inward { container, port, target }, listener));
         }
-        made_for.clone_from(&plan.network);
-        let inward = |((container, port), target)| Inward { container, port, target };
-        Ok(wanted.into_iter().map(inward).collect())
+        Ok(())
     }
 
     /// The socket of a published port.
@@ -138,13 +196,79 @@ impl Wiring {
         self.listeners.get(port).map(|(socket, _)| socket.as_fd())
     }
 
+    /// Tells netd what became of containers; the next netd hears of it too.
+    #[expect(dead_code, reason = "for who counts replicas")]
+    pub(crate) fn tell_states(&mut self, states: BTreeMap<String, State>) -> Result<(), RemoteError> {
+        self.states.extend(states.clone());
+        let Some(netd) = self.netd.running() else { return Ok(()) };
+        match netd.client.states(&states) {
+            Err(error) if !error.is_netd_gone() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next thing that netd tells, if there is one by now; an error when netd is gone.
+    pub(super) fn event(&mut self) -> Result<Option<Event>, network::Error> {
+        self.netd.running_mut().map_or(Ok(None), |netd| netd.client.event())
+    }
+
+    /// The next one of those that were learnt of while an answer was waited for.
+    pub(super) fn known_event(&mut self) -> Option<Event> {
+        self.netd.running_mut()?.client.known_event()
+    }
+
+    /// Buries a netd that is gone, and decides when there is to be another one. Returns how it ended, in words.
+    ///
+    /// # Errors
+    /// When it died too often.
+    pub(super) fn lose_netd(&mut self, now: Instant) -> Result<String, RemoteError> {
+        let why = match std::mem::take(&mut self.netd) {
+            Presence::Running(netd) => netd.end().context(|| "wait for netd".into())?,
+            Presence::Unneeded | Presence::Due { .. } => "could not be started".to_owned(),
+        };
+        let pause = self.deaths.count(now).ok_or_else(|| {
+            RemoteError::message(format!("it {why}, again and again"))
+                .or_hint("`.supervisor.log` in the stack's runtime directory has what it said")
+        })?;
+        self.netd = Presence::Due { at: now + pause, why: why.clone() };
+        Ok(why)
+    }
+
+    /// When netd is to be started again, if it is.
+    pub(super) fn next(&self) -> Option<Instant> {
+        match self.netd {
+            Presence::Due { at, .. } => Some(at),
+            Presence::Unneeded | Presence::Running(_) => None,
+        }
+    }
+
+    /// Starts netd again if that is due, with everything that the one before had.
+    ///
+    /// # Errors
+    /// When it refuses that, or the hub cannot be reached.
+    pub(super) fn revive(&mut self, now: Instant, hub: &mut Hub) -> Result<Revival, RemoteError> {
+        let after = match &self.netd {
+            Presence::Due { at, why } if *at <= now => why.clone(),
+            _ => return Ok(Revival::NotDue),
+        };
+        match self.starter.start() {
+            Ok(netd) => self.netd = Presence::Running(netd),
+            Err(error) => {
+                eprintln!("warning: {error}");
+                return Ok(Revival::Failed);
+            }
+        }
+        Ok(if self.configure(0, hub)? { Revival::Serves { after } } else { Revival::Failed })
+    }
+
     /// Closes the published ports and ends netd; nobody is let in any more.
     pub(crate) fn close(&mut self) -> io::Result<()> {
         self.listeners.clear();
-        self.netd = None;
-        match self.process.take() {
-            Some(process) => container::userns::end(&process),
-            None => Ok(()),
+        self.names.clear();
+        self.inward.clear();
+        match std::mem::take(&mut self.netd) {
+            Presence::Running(netd) => netd.end().map(drop),
+            Presence::Unneeded | Presence::Due { .. } => Ok(()),
         }
     }
 
@@ -157,11 +281,29 @@ impl Wiring {
     }
 }
 
+impl Supervisor {
+    /// Opens the way out of the stack, or says why there is none.
+    pub(super) fn open_way_out(&mut self, plan: &NetworkPlan, strict: bool) -> Result<(), RemoteError> {
+        let Err(error) = self.wiring.open_way_out(plan, &mut self.hub) else { return Ok(()) };
+        let what =
+            "services have no way out of the stack, and clients of published ports appear as its gateway";
+        if strict {
+            return Err(error.context(what));
+        }
+        let hint = error.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        let text = format!("{what}: {error}{hint}");
+        for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {
+            self.notify(id, Notice::Warning(text.clone()));
+        }
+        Ok(())
+    }
+}
+
 fn fold(ports: impl Iterator<Item = PublishedPort>) -> Vec<String> {
     let mut runs: Vec<(PublishedPort, u16)> = Vec::new();
     for port in ports {
         if let Some((first, length)) = runs.last_mut()
-            && first.host_ip == port.host_ip
+            && (first.host_ip, first.protocol, first.mode) == (port.host_ip, port.protocol, port.mode)
             && first.host_port.checked_add(*length) == Some(port.host_port)
             && first.container_port.checked_add(*length) == Some(port.container_port)
         {
@@ -177,7 +319,13 @@ fn fold(ports: impl Iterator<Item = PublishedPort>) -> Vec<String> {
     let text = |(first, length): &(PublishedPort, u16)| {
         let host = SocketAddr::new(first.host_ip, 0).to_string();
         let host = host.trim_end_matches('0');
-        format!("{host}{}->{}/tcp", range(first.host_port, *length), range(first.container_port, *length))
+        let protocol = match first.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Ftp { .. } => "ftp",
+        };
+        let (outside, inside) = (range(first.host_port, *length), range(first.container_port, *length));
+        format!("{host}{outside}->{inside}/{protocol}")
     };
     runs.iter().map(text).collect()
 }

@@ -1,0 +1,187 @@
+//! Interception: what a container sends to somewhere outside of its networks, and what it sends to an address of the
+//! stack's own namespace, ends at sockets of that namespace which take any destination for theirs.
+//!
+//! They are made there and held by netd, which learns the destination from `getsockname` (TCP) or from
+//! `IP_RECVORIGDSTADDR` (UDP) and decides. Rules and routes are the same whatever the plan is. Of the kernel it needs
+//! `nf_tables` with `tproxy`, `socket` and `fib`, and routing by mark.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use nix::sys::socket::{setsockopt, sockopt as option};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
+
+use crate::Error;
+use crate::error::Doing;
+use crate::netlink::{LOOPBACK, Netlink};
+use crate::nft::{Chain, Expression, Family, Hook, Meta, Rule, Table};
+
+/// Mark of packets that are delivered here whatever their destination is.
+pub(crate) const MARK: u32 = 0x696e;
+/// The routing table for them.
+pub(crate) const TABLE: u8 = 100;
+/// Priority of the routing rule that leads there: after the table `local`, before `main`.
+pub(crate) const RULE_PRIORITY: u32 = 100;
+/// Of the chain: `mangle` (nft(8)), where a packet's mark still counts for its route.
+const CHAIN_PRIORITY: i32 = -150;
+/// Connections that wait to be accepted; `net.core.somaxconn` caps it at as much.
+const BACKLOG: i32 = 4096;
+
+/// The sockets that intercepted traffic arrives at: non-blocking, close-on-exec, and transparent, which means that
+/// they may also send from any address.
+#[derive(Debug)]
+pub struct Intercepted {
+    /// Listens; an accepted socket's own address is the destination that the container asked for.
+    pub tcp4: OwnedFd,
+    /// Tells the destination of each datagram in a control message, `IP_ORIGDSTADDR`.
+    pub udp4: OwnedFd,
+    /// Gets all ICMP messages for this namespace, with IP header; those of interest are echo requests. `None`
+    /// without the privilege (`CAP_NET_RAW`): the kernel then answers for the stack's own addresses.
+    pub icmp4: Option<OwnedFd>,
+    /// As `tcp4`; `None` when the kernel has no IPv6.
+    pub tcp6: Option<OwnedFd>,
+    /// As `udp4`, with `IPV6_ORIGDSTADDR`.
+    pub udp6: Option<OwnedFd>,
+    /// As `icmp4`, but without IP header; may send from any address that `IPV6_PKTINFO` says.
+    pub icmp6: Option<OwnedFd>,
+}
+
+/// Ports of the transparent listeners; IPv4 and IPv6 have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Interception {
+    pub(crate) tcp: u16,
+    pub(crate) udp: u16,
+}
+
+impl Interception {
+    /// The rules, for every packet that comes into the stack's namespace.
+    pub(crate) fn table(self) -> Table {
+        use Expression::*;
+        let mark = || [Constant(MARK.to_ne_bytes().to_vec()), SetMark, Accept];
+        let transport =
+            |protocol: Protocol| [Load(Meta::Transport), Equal(vec![protocol.as_raw().get() as u8])];
+        let echo = |protocol, kind: u8| -> Rule {
+            let kind = [Transport { offset: 0, length: 1 }, Equal(vec![kind])];
+            transport(protocol).into_iter().chain(kind).chain(mark()).collect()
+        };
+        let proxy = |protocol, port: u16| -> Rule {
+            let to = [Constant(port.to_be_bytes().to_vec()), TransparentProxy];
+            transport(protocol).into_iter().chain(to).chain(mark()).collect()
+        };
+        let rules = vec![
+            vec![Load(Meta::InputInterface), Equal(LOOPBACK.to_ne_bytes().to_vec()), Accept],
+            // What a bridge floods, broadcasts and multicasts.
+            vec![Load(Meta::PacketType), Differs(vec![PACKET_HOST]), Accept],
+            // IPv4 has `rp_filter` for this: a source of another network is not believed.
+            vec![Load(Meta::Protocol), Equal(vec![NFPROTO_IPV6]), ReversePath, Equal(vec![0; 4]), Drop],
+            // What an ordinary socket waits for: the name server's, and netd's to published ports.
+            vec![SocketTransparent, Equal(vec![0]), Accept],
+            echo(ipproto::ICMP, ICMP_ECHO),
+            echo(ipproto::ICMPV6, ICMPV6_ECHO_REQUEST),
+            proxy(ipproto::TCP, self.tcp),
+            proxy(ipproto::UDP, self.udp),
+            // Neither TCP nor UDP, and yet for such a socket: an ICMP error about what it sent.
+            [SocketTransparent, Equal(vec![1])].into_iter().chain(mark()).collect(),
+        ];
+        let chain = Chain { name: "prerouting", hook: Hook::Prerouting, priority: CHAIN_PRIORITY, rules };
+        Table { family: Family::Inet, name: "inception", chains: vec![chain] }
+    }
+}
+
+const PACKET_HOST: u8 = 0;
+const NFPROTO_IPV6: u8 = 10;
+/// Types of echo requests: RFC 792, RFC 4443.
+const ICMP_ECHO: u8 = 8;
+const ICMPV6_ECHO_REQUEST: u8 = 128;
+
+/// Makes the sockets in the current network namespace, and says which ports they got.
+pub(crate) fn listen() -> Result<(Intercepted, Interception), Error> {
+    let any4 = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let any6 = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let doing = || "open the socket that intercepted connections arrive at";
+    let tcp4 = transparent(any4(0), SocketType::STREAM).doing(doing)?;
+    let tcp = port(&tcp4).doing(doing)?;
+    let tcp6 = where_there_is_ipv6(transparent(any6(tcp), SocketType::STREAM)).doing(doing)?;
+    let doing = || "open the socket that intercepted datagrams arrive at";
+    let udp4 = transparent(any4(0), SocketType::DGRAM).doing(doing)?;
+    let udp = port(&udp4).doing(doing)?;
+    let udp6 = where_there_is_ipv6(transparent(any6(udp), SocketType::DGRAM)).doing(doing)?;
+    let doing = || "open the socket that intercepted echo requests arrive at";
+    let icmp4 = where_privileged(icmp4()).doing(doing)?;
+    let icmp6 = if tcp6.is_some() { where_privileged(icmp6()).doing(doing)? } else { None };
+    Ok((Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6 }, Interception { tcp, udp }))
+}
+
+/// Delivers marked packets to this namespace's sockets.
+pub(crate) fn route(netlink: &mut Netlink, ipv6: bool) -> Result<(), Error> {
+    use netlink_packet_route::AddressFamily::{Inet, Inet6};
+    for family in if ipv6 { &[Inet, Inet6][..] } else { &[Inet] } {
+        netlink.deliver_marked(*family, MARK, TABLE, RULE_PRIORITY)?;
+    }
+    netlink.flush()
+}
+
+fn transparent(address: SocketAddr, kind: SocketType) -> rustix::io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = open(family, kind, None)?;
+    // The same flag as IPV6_TRANSPARENT, but of a raw socket.
+    setsockopt(&socket, option::IpTransparent, &true).map_err(errno)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if kind == SocketType::DGRAM {
+        match address {
+            SocketAddr::V4(_) => setsockopt(&socket, option::Ipv4OrigDstAddr, &true),
+            SocketAddr::V6(_) => setsockopt(&socket, option::Ipv6OrigDstAddr, &true),
+        }
+        .map_err(errno)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    if kind == SocketType::STREAM {
+        rustix::net::listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+fn icmp4() -> rustix::io::Result<OwnedFd> {
+    let socket = open(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))?;
+    setsockopt(&socket, option::IpTransparent, &true).map_err(errno)?;
+    Ok(socket)
+}
+
+fn icmp6() -> rustix::io::Result<OwnedFd> {
+    let socket = open(AddressFamily::INET6, SocketType::RAW, Some(ipproto::ICMPV6))?;
+    // What transparency would allow a raw socket.
+    sockopt::set_ipv6_freebind(&socket, true)?;
+    Ok(socket)
+}
+
+fn open(family: AddressFamily, kind: SocketType, protocol: Option<Protocol>) -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, protocol)
+}
+
+/// The port that the kernel chose.
+fn port(socket: &OwnedFd) -> rustix::io::Result<u16> {
+    let address = SocketAddr::try_from(rustix::net::getsockname(socket)?)?;
+    Ok(address.port())
+}
+
+fn where_there_is_ipv6(socket: rustix::io::Result<OwnedFd>) -> rustix::io::Result<Option<OwnedFd>> {
+    absent_if(socket, Errno::AFNOSUPPORT)
+}
+
+fn where_privileged(socket: rustix::io::Result<OwnedFd>) -> rustix::io::Result<Option<OwnedFd>> {
+    absent_if(socket, Errno::PERM)
+}
+
+fn absent_if(socket: rustix::io::Result<OwnedFd>, reason: Errno) -> rustix::io::Result<Option<OwnedFd>> {
+    match socket {
+        Err(errno) if errno == reason => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn errno(errno: nix::errno::Errno) -> Errno {
+    Errno::from_raw_os_error(errno as i32)
+}

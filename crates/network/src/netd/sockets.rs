@@ -1,0 +1,159 @@
+//! Sockets of the stack's network namespace, which netd cannot enter: the hub makes them, and some are kept ready,
+//! so that a connection does not wait for a round trip.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::EventFlags;
+use sys::channel::{Channel, MAX_FDS};
+
+use super::event::{Poll, Token};
+use super::slab::Key;
+use super::{Kind, SocketRequest, encode};
+
+/// TCP sockets over IPv4 that are kept ready.
+const STOCK: usize = 32;
+/// Sockets of the other kinds that are kept ready, once one was needed.
+const SMALL_STOCK: usize = 8;
+/// How long the hub is left alone after it had none to give.
+const REST: Duration = Duration::from_millis(100);
+
+/// Who waits for a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiter {
+    Connection(Key),
+    Datagrams(Key),
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    ready: Vec<OwnedFd>,
+    waiting: VecDeque<Waiter>,
+    stock: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Sockets {
+    hub: Option<Channel>,
+    shelves: [Shelf; 4],
+    /// A request to the hub is not answered yet.
+    requested: bool,
+    /// When to ask again after it had none to give.
+    ask_again: Option<Instant>,
+}
+
+impl Sockets {
+    pub(super) fn new() -> Self {
+        let mut shelves: [Shelf; 4] = Default::default();
+        shelves[Kind::Tcp4 as usize].stock = STOCK;
+        Self { hub: None, shelves, requested: false, ask_again: None }
+    }
+
+    /// Takes a new channel to the hub in place of the old one.
+    pub(super) fn join(&mut self, poll: &Poll, hub: Channel) -> Result<(), String> {
+        if let Some(old) = self.hub.take() {
+            poll.delete(old);
+            self.shelves.iter_mut().for_each(|shelf| shelf.ready.clear());
+        }
+        rustix::io::ioctl_fionbio(&hub, true)
+            .and_then(|()| poll.add(&hub, Token::Hub, EventFlags::IN))
+            .map_err(|error| format!("watch the hub's channel: {error}"))?;
+        self.hub = Some(hub);
+        self.requested = false;
+        self.ask_again = None;
+        self.ask();
+        Ok(())
+    }
+
+    /// A socket, or `None` and the promise that `waiter` comes out of [`Self::refill`] or [`Self::give_up`].
+    pub(super) fn take(&mut self, kind: Kind, waiter: Waiter) -> Option<OwnedFd> {
+        let shelf = &mut self.shelves[kind as usize];
+        shelf.stock = shelf.stock.max(SMALL_STOCK);
+        let socket = shelf.ready.pop();
+        if socket.is_none() {
+            shelf.waiting.push_back(waiter);
+        }
+        if shelf.ready.len() < shelf.stock / 2 {
+            self.ask();
+        }
+        socket
+    }
+
+    /// Those that wait although there is nobody to give them anything.
+    pub(super) fn give_up(&mut self) -> Vec<Waiter> {
+        if self.hub.is_some() {
+            return Vec::new();
+        }
+        self.shelves.iter_mut().flat_map(|shelf| shelf.waiting.drain(..)).collect()
+    }
+
+    /// Asks for the kind that is lacking most.
+    fn ask(&mut self) {
+        if self.requested || self.ask_again.is_some() {
+            return;
+        }
+        let lack = |shelf: &Shelf| (shelf.stock + shelf.waiting.len()).saturating_sub(shelf.ready.len());
+        let kinds = Kind::ALL.into_iter();
+        let most = kinds.max_by_key(|kind| {
+            let shelf = &self.shelves[*kind as usize];
+            (!shelf.waiting.is_empty(), lack(shelf))
+        });
+        let (Some(kind), Some(hub)) = (most, &self.hub) else { return };
+        let wanted = lack(&self.shelves[kind as usize]).min(MAX_FDS);
+        if wanted == 0 {
+            return;
+        }
+        match encode(&SocketRequest { kind, sockets: wanted }).and_then(|request| hub.send(&request, &[])) {
+            Ok(()) => self.requested = true,
+            Err(error) => {
+                tracing::warn!(%error, "ask the hub for sockets");
+                self.ask_again = Some(Instant::now() + REST);
+            }
+        }
+    }
+
+    /// Takes the sockets that the hub sent, and pairs them with those that wait.
+    pub(super) fn refill(&mut self, poll: &Poll) -> Vec<(Waiter, OwnedFd)> {
+        let Some(hub) = &self.hub else { return Vec::new() };
+        let message = match hub.recv() {
+            Ok(Some(message)) => message,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Vec::new(),
+            gone => {
+                tracing::debug!(?gone, "the hub's channel has ended");
+                poll.delete(hub);
+                self.hub = None;
+                self.shelves.iter_mut().for_each(|shelf| shelf.ready.clear());
+                return Vec::new();
+            }
+        };
+        self.requested = false;
+        let kind = serde_json::from_slice(&message.bytes);
+        let (Ok(kind), false) = (kind, message.fds.is_empty()) else {
+            self.ask_again = Some(Instant::now() + REST);
+            return Vec::new();
+        };
+        let kind: Kind = kind;
+        let shelf = &mut self.shelves[kind as usize];
+        shelf.ready.extend(message.fds);
+        let count = shelf.waiting.len().min(shelf.ready.len());
+        let sockets = shelf.ready.drain(shelf.ready.len() - count..).collect::<Vec<_>>();
+        let pairs = shelf.waiting.drain(..count).zip(sockets).collect();
+        if self.shelves.iter().any(|shelf| !shelf.waiting.is_empty() || shelf.ready.len() < shelf.stock / 2) {
+            self.ask();
+        }
+        pairs
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.ask_again
+    }
+
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.ask_again.is_some_and(|at| at <= now) {
+            self.ask_again = None;
+            self.ask();
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! nftables over netlink: whole tables, made in one transaction. A small vocabulary of expressions, which is data;
+//! their encoding, which is pure; and [`install`] and [`remove`], which have an effect.
+//!
+//! The encoding is that of `linux/netfilter/nf_tables.h`; what `nft --debug=netlink` prints for a rule is the list
+//! of its expressions here.
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
+
+use crate::Error;
+use crate::error::Doing;
+use crate::netlink::attributes::Attributes;
+use crate::netlink::exchange;
+
+/// A table with all that is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) family: Family,
+    pub(crate) name: &'static str,
+    pub(crate) chains: Vec<Chain>,
+}
+
+/// Which packets a table sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// IPv4 and IPv6.
+    Inet = 1,
+    /// What goes through a bridge.
+    Bridge = 7,
+}
+
+/// A chain of type `filter` that accepts what no rule decides about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) name: &'static str,
+    pub(crate) hook: Hook,
+    pub(crate) priority: i32,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// Where a chain is on a packet's way (`NF_INET_*`, `NF_BR_*`: the numbers are the same).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Prerouting = 0,
+    Input = 1,
+    Forward = 2,
+    Output = 3,
+}
+
+/// Expressions, evaluated one after another until one says that the rule does not apply.
+pub(crate) type Rule = Vec<Expression>;
+
+/// A step of a rule. What is loaded goes to register 1, and what uses a value takes it from there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Expression {
+    /// Loads a property of the packet.
+    Load(Meta),
+    /// Loads bytes of the transport header.
+    Transport { offset: u32, length: u32 },
+    /// Loads the interface that packets to the packet's source leave by, if it came in by that one, else 0.
+    ReversePath,
+    /// Loads 1 when the socket that waits for the packet is transparent, and 0 when it is not. Without such a
+    /// socket the rule does not apply. The socket of an ICMP error is the one whose packet it is about.
+    SocketTransparent,
+    /// Loads a constant.
+    Constant(Vec<u8>),
+    /// The rule applies if what is loaded is this.
+    Equal(Vec<u8>),
+    /// The rule applies if what is loaded is something else.
+    Differs(Vec<u8>),
+    /// Sets the packet's mark to what is loaded.
+    SetMark,
+    /// Gives the packet to the established transparent socket that it belongs to, else to the listening one at
+    /// the port that is loaded. Without such a socket the rule does not apply.
+    TransparentProxy,
+    /// Ends the evaluation of the chain: the packet goes on.
+    Accept,
+    /// The packet ends here.
+    Drop,
+}
+
+/// A property of a packet (`enum nft_meta_keys`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meta {
+    /// Index of the interface that it came in by; four bytes, in host order.
+    InputInterface = 4,
+    /// Name of that interface; 16 bytes, see [`interface_name`].
+    InputName = 6,
+    /// Name of the interface that it leaves by.
+    OutputName = 7,
+    /// 2 is IPv4, 10 is IPv6; one byte.
+    Protocol = 15,
+    /// TCP, UDP, ... ; one byte.
+    Transport = 16,
+    /// Whom it is addressed to at the link layer, `PACKET_HOST` (0) is us; one byte.
+    PacketType = 19,
+}
+
+/// An interface's name as [`Meta::InputName`] loads it.
+pub(crate) fn interface_name(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(16, 0);
+    bytes
+}
+
+const REGISTER_VERDICT: u32 = 0;
+const REGISTER: u32 = 1;
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+const BASE_TRANSPORT: u32 = 2;
+/// `NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF`.
+const FIB_SOURCE_AND_INPUT: u32 = 1 | 8;
+const FIB_RESULT_INTERFACE: u32 = 1;
+const SOCKET_TRANSPARENT: u32 = 0;
+const COMPARE_EQUAL: u32 = 0;
+const COMPARE_DIFFERS: u32 = 1;
+
+impl Expression {
+    /// Name and attributes, as an element of `NFTA_RULE_EXPRESSIONS`.
+    fn encode(&self) -> Attributes {
+        let new = Attributes::new;
+        let value = |bytes: &[u8]| new().bytes(1, bytes);
+        let compare = |operation, bytes: &[u8]| {
+            ("cmp", new().be32(1, REGISTER).be32(2, operation).nested(3, &value(bytes)))
+        };
+        let verdict = |code| {
+            let verdict = new().nested(2, &new().be32(1, code));
+            ("immediate", new().be32(1, REGISTER_VERDICT).nested(2, &verdict))
+        };
+        let (name, data) = match self {
+            Self::Load(key) => ("meta", new().be32(1, REGISTER).be32(2, *key as u32)),
+            Self::Transport { offset, length } => {
+                let place = new().be32(1, REGISTER).be32(2, BASE_TRANSPORT).be32(3, *offset);
+                ("payload", place.be32(4, *length))
+            }
+            Self::ReversePath => {
+                let result = new().be32(1, REGISTER).be32(2, FIB_RESULT_INTERFACE);
+                ("fib", result.be32(3, FIB_SOURCE_AND_INPUT))
+            }
+            Self::SocketTransparent => ("socket", new().be32(1, SOCKET_TRANSPARENT).be32(2, REGISTER)),
+            Self::Constant(bytes) => ("immediate", new().be32(1, REGISTER).nested(2, &value(bytes))),
+            Self::Equal(bytes) => compare(COMPARE_EQUAL, bytes),
+            Self::Differs(bytes) => compare(COMPARE_DIFFERS, bytes),
+            Self::SetMark => ("meta", new().be32(2, META_MARK).be32(3, REGISTER)),
+            // Family 0: both.
+            Self::TransparentProxy => ("tproxy", new().be32(1, 0).be32(3, REGISTER)),
+            Self::Accept => verdict(NF_ACCEPT),
+            Self::Drop => verdict(NF_DROP),
+        };
+        new().string(1, name).nested(2, &data)
+    }
+}
+
+/// `NFT_META_MARK`.
+const META_MARK: u32 = 3;
+
+/// `NFNL_SUBSYS_NFTABLES`.
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
+const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
+const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+
+const REQUEST: u16 = netlink_packet_core::NLM_F_REQUEST;
+const CREATE: u16 = netlink_packet_core::NLM_F_CREATE;
+const APPEND: u16 = netlink_packet_core::NLM_F_APPEND;
+const ACK: u16 = netlink_packet_core::NLM_F_ACK;
+
+/// Requests of one transaction, numbered from 0 on, and what each of them does.
+#[derive(Debug, Default)]
+struct Transaction {
+    bytes: Vec<u8>,
+    requests: Vec<String>,
+}
+
+impl Transaction {
+    fn begin() -> Self {
+        let mut new = Self::default();
+        new.push("begin a transaction of nftables".into(), BATCH_BEGIN, 0, 0, &Attributes::new());
+        new
+    }
+
+    /// `family` and what follows it are `struct nfgenmsg`.
+    fn push(&mut self, what: String, kind: u16, flags: u16, family: u8, attributes: &Attributes) {
+        // Only begin and end say which subsystem they are for.
+        let subsystem = if kind < NEW_TABLE { SUBSYSTEM } else { 0 };
+        let length = 16 + 4 + attributes.as_bytes().len();
+        self.bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend((REQUEST | flags).to_ne_bytes());
+        self.bytes.extend((self.requests.len() as u32).to_ne_bytes());
+        self.bytes.extend(0u32.to_ne_bytes());
+        self.bytes.extend([family, 0]);
+        self.bytes.extend(subsystem.to_be_bytes());
+        self.bytes.extend(attributes.as_bytes());
+        self.requests.push(what);
+    }
+
+    /// Makes sure that there is no table of this name.
+    fn delete(&mut self, family: Family, name: &str) {
+        let attributes = Attributes::new().string(1, name);
+        // To delete what is not there is an error, to create what is there is not.
+        self.push(
+            format!("create nftables table `{name}`"),
+            NEW_TABLE,
+            ACK | CREATE,
+            family as u8,
+            &attributes,
+        );
+        self.push(format!("delete nftables table `{name}`"), DELETE_TABLE, ACK, family as u8, &attributes);
+    }
+
+    fn create(&mut self, table: &Table) {
+        let (family, name) = (table.family as u8, table.name);
+        let attributes = Attributes::new().string(1, name);
+        self.push(format!("create nftables table `{name}`"), NEW_TABLE, ACK | CREATE, family, &attributes);
+        for chain in &table.chains {
+            let hook = Attributes::new().be32(1, chain.hook as u32).be32(2, chain.priority as u32);
+            let attributes = Attributes::new().string(1, name).string(3, chain.name).nested(4, &hook);
+            let attributes = attributes.be32(5, NF_ACCEPT).string(7, "filter");
+            let what = format!("create chain `{}` of nftables table `{name}`", chain.name);
+            self.push(what, NEW_CHAIN, ACK | CREATE, family, &attributes);
+            for (number, rule) in chain.rules.iter().enumerate() {
+                let element =
+                    |list: Attributes, expression: &Expression| list.nested(1, &expression.encode());
+                let expressions = rule.iter().fold(Attributes::new(), element);
+                let attributes = Attributes::new().string(1, name).string(2, chain.name);
+                let attributes = attributes.nested(4, &expressions);
+                let what =
+                    format!("add rule {} to chain `{}` of nftables table `{name}`", number + 1, chain.name);
+                self.push(what, NEW_RULE, ACK | CREATE | APPEND, family, &attributes);
+            }
+        }
+    }
+
+    /// All of it happens, or nothing.
+    fn commit(mut self) -> Result<(), Error> {
+        self.push("end a transaction of nftables".into(), BATCH_END, 0, 0, &Attributes::new());
+        let flags = SocketFlags::CLOEXEC;
+        let protocol = Some(netlink::NETFILTER);
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
+            .doing(|| "open a netlink socket for nftables")?;
+        // Begin and end are answered only when they fail.
+        exchange(&socket, &self.bytes, 0, &self.requests, self.requests.len() - 2)
+    }
+}
+
+/// Installs a table in the current network namespace, in place of one of the same name.
+///
+/// # Errors
+/// Names the table, chain or rule; nothing has changed then.
+pub(crate) fn install(table: &Table) -> Result<(), Error> {
+    let mut transaction = Transaction::begin();
+    transaction.delete(table.family, table.name);
+    transaction.create(table);
+    transaction.commit()
+}
+
+/// Removes a table of the current network namespace, if there is one.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn remove(family: Family, name: &str) -> Result<(), Error> {
+    let mut transaction = Transaction::begin();
+    transaction.delete(family, name);
+    transaction.commit()
+}

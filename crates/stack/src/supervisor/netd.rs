@@ -1,0 +1,232 @@
+//! netd, as the supervisor's child: our binary executed again, and started again when it dies.
+//!
+//! It is executed rather than forked, so that it shares no memory with a supervisor that knows secrets, and can be
+//! started at any time.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use network::netd::Client;
+use sys::channel::Channel;
+
+use super::Supervisor;
+use crate::event::{self, What};
+use crate::remote::{Context, RemoteError};
+
+/// The first argument that makes our binary a netd.
+pub const NETD_ARGUMENT: &str = "__netd";
+
+/// Pause before it is started again, doubled for each death of the last [`WINDOW`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// That many deaths within [`WINDOW`] are the end of the stack.
+const DEATHS: usize = 5;
+/// How long a death counts.
+const WINDOW: Duration = Duration::from_secs(10);
+/// What is read of it in one turn of the loop, which has others to serve.
+const EVENTS: usize = 256;
+
+/// Body of the netd process: `__netd STACK`, with the channel to its supervisor as standard input. Returns the
+/// exit status. The stack's name is there for those who list processes.
+pub fn netd() -> i32 {
+    match serve() {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("error: netd: {error}");
+            1
+        }
+    }
+}
+
+fn serve() -> Result<(), RemoteError> {
+    // Standard input stays what it is, so that the supervisor sees the channel's end at this process's end and not
+    // before the error is written.
+    let channel = io::stdin().as_fd().try_clone_to_owned().context(|| "take the channel".into())?;
+    let channel = Channel::from(channel);
+    // No change of ids follows.
+    if !container::userns::tie_to_parent(channel.as_fd())? {
+        return Ok(());
+    }
+    // The stack's lock. Held for life: it is free only when nothing has the stack's ports any more.
+    let Some(_lock) = channel.recv().context(|| "receive the stack's lock".into())? else { return Ok(()) };
+    Ok(network::netd::run(channel)?)
+}
+
+/// What it takes to start a netd.
+#[derive(Debug)]
+pub(crate) struct Starter {
+    /// The stack's name.
+    pub(crate) stack: String,
+    /// The stack's lock.
+    pub(crate) lock: File,
+}
+
+impl Starter {
+    /// Executes a netd, which serves nothing until it is configured. It inherits its channel, and standard error for
+    /// its messages. Must be called by the thread that lives as long as the supervisor.
+    pub(crate) fn start(&self) -> Result<Netd, RemoteError> {
+        let (ours, theirs) = Channel::pair()?;
+        let process = Command::new("/proc/self/exe")
+            .args([NETD_ARGUMENT, &self.stack])
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .spawn()
+            .context(|| "start netd".into())?;
+        ours.send(b"lock", &[self.lock.as_fd()]).context(|| "give netd the stack's lock".into())?;
+        Ok(Netd { process, client: Client::new(ours), configured: false, intercepts: false })
+    }
+}
+
+/// A netd that runs.
+#[derive(Debug)]
+pub(crate) struct Netd {
+    process: Child,
+    pub(super) client: Client,
+    /// It has been handed something to serve.
+    pub(super) configured: bool,
+    /// It has been handed the sockets that intercept what containers send.
+    pub(super) intercepts: bool,
+}
+
+impl Netd {
+    /// Ends it and reaps it, also when it has ended already; returns how it ended, in words.
+    pub(super) fn end(mut self) -> io::Result<String> {
+        self.process.kill()?;
+        let status = self.process.wait()?;
+        Ok(match status.signal() {
+            Some(signal) => format!("ended by signal {signal}"),
+            None => format!("exited with status {}", status.code().unwrap_or_default()),
+        })
+    }
+}
+
+/// Whether netd is there.
+#[derive(Debug, Default)]
+pub(super) enum Presence {
+    /// The stack has had no network so far.
+    #[default]
+    Unneeded,
+    /// It runs.
+    Running(Netd),
+    /// It died, `why` says how, and it is to be started again at this moment.
+    Due { at: Instant, why: String },
+}
+
+impl Presence {
+    pub(super) fn running(&self) -> Option<&Netd> {
+        match self {
+            Self::Running(netd) => Some(netd),
+            Self::Unneeded | Self::Due { .. } => None,
+        }
+    }
+
+    pub(super) fn running_mut(&mut self) -> Option<&mut Netd> {
+        match self {
+            Self::Running(netd) => Some(netd),
+            Self::Unneeded | Self::Due { .. } => None,
+        }
+    }
+}
+
+/// When netd died lately.
+#[derive(Debug, Default)]
+pub(crate) struct Deaths(VecDeque<Instant>);
+
+impl Deaths {
+    /// Counts one, and says how long to wait before the next start; `None` when that makes no sense any more.
+    pub(super) fn count(&mut self, now: Instant) -> Option<Duration> {
+        self.0.retain(|at| now.duration_since(*at) < WINDOW);
+        self.0.push_back(now);
+        let pause = FIRST_PAUSE * 2_u32.pow(u32::try_from(self.0.len()).ok()?.checked_sub(1)?);
+        (self.0.len() < DEATHS).then_some(pause)
+    }
+}
+
+/// What has become of an attempt to start netd again.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Revival {
+    /// There is no need, or it is not time.
+    NotDue,
+    /// It did not start, or died at once.
+    Failed,
+    /// It serves everything, after the one before had ended like this.
+    Serves { after: String },
+}
+
+impl Supervisor {
+    /// Reads what netd has to tell. If it is gone it is started again later; an error when it dies too often.
+    pub(super) fn hear_netd(&mut self) -> Result<(), RemoteError> {
+        for _ in 0..EVENTS {
+            match self.wiring.event() {
+                Ok(Some(event)) => self.told_by_netd(event),
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    tracing::info!("netd: {error}");
+                    return self.lose_netd(Instant::now());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What came while netd's answer was waited for: its channel is not readable on that account.
+    pub(super) fn take_known_events(&mut self) {
+        while let Some(event) = self.wiring.known_event() {
+            self.told_by_netd(event);
+        }
+    }
+
+    fn told_by_netd(&mut self, told: network::netd::Event) {
+        let (container, what) = event::from_netd(told);
+        match what {
+            What::EgressRefused { .. } => self.tell_refusal(&container, what, Instant::now()),
+            what => self.tell_event(Some(&container), what),
+        }
+    }
+
+    fn lose_netd(&mut self, now: Instant) -> Result<(), RemoteError> {
+        let how = self.wiring.lose_netd(now).map_err(|error| error.context("the stack's netd ended"))?;
+        eprintln!("warning: netd {how}; it is started again, and published ports stay open meanwhile");
+        Ok(())
+    }
+
+    /// Starts netd again when that is due.
+    pub(super) fn revive_netd(&mut self, now: Instant) -> Result<(), RemoteError> {
+        match self.wiring.revive(now, &mut self.hub)? {
+            Revival::NotDue => Ok(()),
+            Revival::Failed => self.lose_netd(now),
+            Revival::Serves { after } => {
+                eprintln!("netd serves again");
+                self.tell_event(None, What::NetdRestarted { reason: after });
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netd_is_started_again_but_not_for_ever() {
+        let mut deaths = Deaths::default();
+        let mut now = Instant::now();
+        for pause in [100, 200, 400, 800] {
+            assert_eq!(deaths.count(now), Some(Duration::from_millis(pause)));
+            now += Duration::from_secs(1);
+        }
+        assert_eq!(deaths.count(now), None);
+        // What dies seldom is started again each time.
+        let mut deaths = Deaths::default();
+        for _ in 0..100 {
+            assert!(deaths.count(now).is_some());
+            now += WINDOW / 4 + Duration::from_millis(1);
+        }
+        assert_eq!(deaths.count(now + WINDOW), Some(FIRST_PAUSE));
+    }
+}
