@@ -64,6 +64,7 @@ fn inside(count: u32, argv: &[String]) -> Result<i32, Box<dyn Error>> {
         stdio: [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()],
         detached: &[],
         filters: &filters,
+        beside: false,
     };
     let mut code = 0;
     for _ in 0..count {

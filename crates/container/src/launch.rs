@@ -35,6 +35,8 @@ pub struct Surroundings<'a> {
     pub detached: &'a [OwnedFd],
     /// Seccomp programs, see [`crate::seccomp`].
     pub filters: &'a [Filter],
+    /// The sandbox's first process becomes a child of the caller's parent, which reaps it.
+    pub beside: bool,
 }
 
 /// A sandbox that runs.
@@ -56,7 +58,7 @@ pub struct Launched {
 pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Launched, Error> {
     let (read, write) = Channel::pair().map_err(Error::system("create a socket pair"))?;
     let namespaces = namespace::PID | namespace::MOUNT | namespace::UTS | namespace::IPC;
-    let spawn = SpawnArgs { namespaces, cgroup: around.cgroup, sibling: false };
+    let spawn = SpawnArgs { namespaces, cgroup: around.cgroup, sibling: around.beside };
     let child = sys::process::spawn_with(spawn, || {
         let failure = match enter(sandbox, around, write.as_fd()) {
             Ok(assumed) => become_program(sandbox, around, &assumed, write.as_fd()),
@@ -75,7 +77,8 @@ pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Launched, 
             other => break other.map(|(outcome, _)| outcome),
         }
     };
-    userns::end(&child).map_err(Error::system("reap the new process"))?;
+    let end = if around.beside { userns::end_of_another } else { userns::end };
+    end(&child).map_err(Error::system("reap the new process"))?;
     Err(refused(outcome, "service"))
 }
 

@@ -89,6 +89,7 @@ impl Runner for SandboxRunner {
             stdio: [null.as_fd(), write.as_fd(), write.as_fd()],
             detached: &[],
             filters: &self.filters,
+            beside: false,
         };
         let child = match launch(&self.sandbox(step), &around) {
             Ok(launched) => launched.child,

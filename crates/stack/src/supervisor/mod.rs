@@ -357,7 +357,7 @@ impl Supervisor {
         }
         let streams = Streams::open(&unit.service, self.owner).context(|| "open its output".into())?;
         let stdio = streams.theirs.each_ref().map(AsFd::as_fd);
-        let network = Some(self.units[index].name().to_owned());
+        let network = unit.service.network_mode.owner(unit.name()).map(str::to_owned);
         let unit = &self.units[index];
         let cgroup = self.service_cgroup(&unit.service, unit.name())?;
         let memory = cgroup.as_ref().and_then(|cgroup| memory::watch(cgroup, unit.name()));
@@ -574,15 +574,21 @@ impl Supervisor {
                     text: Vec::new(),
                 })
             }
-            Some(Probe::Tcp(port)) => {
-                let name = unit.name().to_owned();
-                Ok(health::connect(self.hub.socket(&name)?, port, None)?)
-            }
+            Some(Probe::Tcp(port)) => Ok(health::connect(self.socket_beside(index)?, port, None)?),
             Some(Probe::Http { port, path }) => {
-                let name = unit.name().to_owned();
-                Ok(health::connect(self.hub.socket(&name)?, port, Some(&path))?)
+                Ok(health::connect(self.socket_beside(index)?, port, Some(&path))?)
             }
             None => Err(RemoteError::message("there is nothing to try")),
+        }
+    }
+
+    /// A TCP socket of the network namespace that a service is in.
+    fn socket_beside(&mut self, index: usize) -> Result<OwnedFd, RemoteError> {
+        let unit = &self.units[index];
+        match unit.service.network_mode.owner(unit.name()).map(str::to_owned) {
+            Some(owner) => self.hub.socket(&owner),
+            // That is where we are.
+            None => Ok(health::socket()?),
         }
     }
 

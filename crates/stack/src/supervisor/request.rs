@@ -223,7 +223,9 @@ impl Supervisor {
             let same = wanted.is_some_and(|service| {
                 service.config_hash == unit.service.config_hash
                     && up.images.get(name) == Some(&unit.image_id)
-                    && endpoint(self.plan.as_ref(), name) == endpoint(Some(&up.plan), name)
+                    && service.network_mode.owner(name).is_none_or(|owner| {
+                        endpoint(self.plan.as_ref(), owner) == endpoint(Some(&up.plan), owner)
+                    })
                     && same_secrets(service, &self.secrets, &up.secrets)
             });
             if !same {
@@ -244,6 +246,14 @@ impl Supervisor {
             process
                 .and_then(|()| spec::stop_signal(service, &image).map(drop))
                 .context(|| format!("cannot start service `{}`", service.name))?;
+        }
+        let on_host = up.plan.services.iter().find(|service| service.network_mode.owner("").is_none());
+        if let Some(service) = on_host.filter(|_| !self.hub.on_host) {
+            let name = &service.name;
+            let message = format!("service `{name}` is to have the host's network");
+            return Err(RemoteError::message(message)
+                .caused_by("the stack was started without any service that has it")
+                .or_hint("`inception-run down` first, then `inception-run up`"));
         }
         let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect::<Result<_, _>>()?;
         match self.delegation.shortfall(&limits) {
@@ -363,7 +373,9 @@ impl Supervisor {
         let unit = self.unit(&exec.service)?;
         let container = self.run_name(&exec.service, plan);
         let mut network = plan.network.clone();
-        network.add_endpoint_like(&exec.service, &container)?;
+        if unit.service.network_mode.is_own() {
+            network.add_endpoint_like(&exec.service, &container)?;
+        }
         let from = self.ingredients(unit, &container, &network);
         // Under a name of its own: the service's name stays the service's, in /etc/hosts too.
         let mut service = Service { hostname: container.clone(), ..unit.service.clone() };
@@ -380,7 +392,7 @@ impl Supervisor {
         self.plan = Some(changed);
         self.next_run += 1;
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
-        let network = Some(container.clone());
+        let network = service.network_mode.owner(&container).map(str::to_owned);
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached);
         let started = match started {
             Ok(started) => started,
