@@ -15,6 +15,7 @@ mod hostile;
 mod killed;
 mod lifecycle;
 mod network;
+mod network_mode;
 mod oci;
 mod pid1;
 mod sandbox;

@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(of(AddressFamily::UNIX, SocketType::STREAM), None);
         let bound = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(unbound(bound.as_fd()), None);
-        assert_eq!(unbound(std::fs::File::open("/dev/null").unwrap().as_fd()), None);
+        assert_eq!(unbound(File::open("/dev/null").unwrap().as_fd()), None);
     }
 
     #[test]
@@ -360,7 +360,7 @@ mod tests {
             rustix::net::connect_unspec(&socket).unwrap();
             rustix::io::ioctl_fionbio(&socket, true).unwrap();
             let there = elsewhere.local_addr().unwrap();
-            assert_eq!(rustix::net::connect(&socket, &there), Err(rustix::io::Errno::INPROGRESS));
+            assert_eq!(rustix::net::connect(&socket, &there), Err(Errno::INPROGRESS));
             let connected = rustix::event::PollFd::new(&socket, rustix::event::PollFlags::OUT);
             // The answer of the loopback interface has been there before `connect` returned.
             let at_once = rustix::time::Timespec::default();
