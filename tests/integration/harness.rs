@@ -252,11 +252,11 @@ impl Stack {
         serde_json::from_str(&self.run(&["ps", "--format", "json"]).ok()).unwrap()
     }
 
-    /// The row of one service.
+    /// The row of one container; a service's name is its first one's.
     #[track_caller]
     pub(crate) fn row(&self, service: &str) -> Value {
         let rows = self.ps();
-        let row = rows.iter().find(|row| row["service"] == service);
+        let row = rows.iter().find(|row| row["container"] == service);
         row.unwrap_or_else(|| panic!("no service {service} in {rows:?}")).clone()
     }
 

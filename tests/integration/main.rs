@@ -10,6 +10,7 @@
 mod bad_input;
 mod build;
 mod direct;
+mod events;
 mod harness;
 mod hostile;
 mod killed;
@@ -18,6 +19,7 @@ mod network;
 mod network_mode;
 mod oci;
 mod pid1;
+mod replicas;
 mod sandbox;
 mod stacks;
 mod stats;

@@ -93,12 +93,14 @@ pub(crate) enum Command {
     Start(Services),
     /// Stop services and start them again
     Restart(Services),
-    /// List the services
+    /// Change how many containers run a service, until the next `up`
+    Scale(Scale),
+    /// List the containers of the services
     Ps {
         /// table or json
         #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
         format: Format,
-        /// Names of the running services only
+        /// Names of the running containers only
         #[arg(short, long)]
         quiet: bool,
     },
@@ -180,14 +182,28 @@ pub(crate) struct Up {
     /// Base distribution to build on, one of the file's `base`
     #[arg(long, value_name = "NAME")]
     pub(crate) base: Option<String>,
+    /// How many containers run a service, instead of what the file says
+    #[arg(long, value_name = "SERVICE=N", value_parser = count)]
+    pub(crate) scale: Vec<(String, u16)>,
+    /// Replace containers one by one: the new one first, the old one when the new one is healthy
+    #[arg(long)]
+    pub(crate) rolling: bool,
     /// Only these services and what they depend on
     pub(crate) services: Vec<String>,
+}
+
+/// `scale`.
+#[derive(Debug, Args)]
+pub(crate) struct Scale {
+    /// Service and number of its containers
+    #[arg(required = true, value_name = "SERVICE=N", value_parser = count)]
+    pub(crate) counts: Vec<(String, u16)>,
 }
 
 /// A list of services.
 #[derive(Debug, Args)]
 pub(crate) struct Services {
-    /// Services [default: all]
+    /// Services, or single containers such as `web-2` [default: all]
     pub(crate) services: Vec<String>,
 }
 
@@ -324,7 +340,10 @@ pub(crate) struct Inside {
 pub(crate) struct Exec {
     #[command(flatten)]
     pub(crate) inside: Inside,
-    /// Service
+    /// Which of the service's containers, from 1 [default: the first that runs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) index: Option<u16>,
+    /// Service, or one container of it such as `web-2`
     pub(crate) service: String,
     /// Command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
@@ -400,6 +419,14 @@ fn names_a_file(word: &OsString) -> bool {
     stack_file || path.components().count() > 1 || path.is_file()
 }
 
+fn count(text: &str) -> Result<(String, u16), String> {
+    let pair = text.split_once('=').filter(|(service, _)| !service.is_empty());
+    let (service, number) = pair.ok_or("a service and a number: `web=3`")?;
+    let number =
+        number.parse().map_err(|_| format!("`{number}` is no number of containers: 0 to {}", u16::MAX))?;
+    Ok((service.to_owned(), number))
+}
+
 fn tail(text: &str) -> Result<Tail, String> {
     if text == "all" {
         return Ok(Tail(usize::MAX));
@@ -461,6 +488,17 @@ mod tests {
         // Not a file: a misspelt command.
         assert!(parsed("statr").is_err());
         assert!(parsed("-p ../x ps").is_err());
+    }
+
+    #[test]
+    fn numbers_of_containers() {
+        let Command::Scale(scale) = parsed("scale web=3 db=0").unwrap().command else { panic!() };
+        assert_eq!(scale.counts, [("web".to_owned(), 3), ("db".to_owned(), 0)]);
+        let Command::Up(up) = parsed("up --rolling --scale web=2 web").unwrap().command else { panic!() };
+        assert!(up.rolling && up.scale == [("web".to_owned(), 2)] && up.services == ["web"]);
+        for line in ["scale", "scale web", "scale =2", "scale web=x", "scale web=-1", "scale web=65536"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub(crate) fn exec(session: &Session, arguments: &args::Exec) -> Result<u8, Fail
     let mut client = session.running()?;
     let tty = wants_tty(&arguments.inside);
     let exec = describe(&arguments.service, &arguments.argv, &arguments.inside, tty);
+    let exec = control::Exec { index: arguments.index, ..exec };
     relay(session, &mut client, &Command::Exec(exec), tty)
 }
 
@@ -65,6 +66,7 @@ fn describe(service: &str, argv: &[String], inside: &args::Inside, tty: bool) ->
     }
     control::Exec {
         service: service.to_owned(),
+        index: None,
         argv: argv.to_vec(),
         env,
         cwd: inside.workdir.clone(),

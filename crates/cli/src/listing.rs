@@ -25,14 +25,14 @@ pub(crate) fn ps(session: &Session, format: Format, quiet: bool) -> Result<u8, F
     };
     if quiet {
         let running = status.iter().filter(|row| row.pid.is_some());
-        output::print(&running.map(|row| format!("{}\n", row.service)).collect::<String>())?;
+        output::print(&running.map(|row| format!("{}\n", row.container)).collect::<String>())?;
         return Ok(0);
     }
     match format {
         Format::Json => output::json(&status)?,
         Format::Table => {
             let rows: Vec<Vec<String>> = status.iter().map(row).collect();
-            let head = ["SERVICE", "STATE", "HEALTH", "PORTS", "IMAGE", "PID", "UPTIME"];
+            let head = ["CONTAINER", "STATE", "HEALTH", "PORTS", "IMAGE", "PID", "UPTIME"];
             output::print(&output::table(&head, &rows))?;
         }
     }
@@ -64,7 +64,7 @@ fn row(status: &Status) -> Vec<String> {
     };
     let or_dash = |text: Option<String>| text.filter(|t| !t.is_empty()).unwrap_or_else(|| "-".to_owned());
     vec![
-        status.service.clone(),
+        status.container.clone(),
         state,
         health.to_owned(),
         or_dash(Some(status.ports.join(", "))),
@@ -81,6 +81,7 @@ pub(crate) fn state_word(state: State) -> &'static str {
         State::Waiting => "waiting",
         State::Running => "running",
         State::Restarting => "restarting",
+        State::Draining => "draining",
         State::Stopping => "stopping",
         State::Exited => "exited",
     }
@@ -255,7 +256,9 @@ mod tests {
     #[test]
     fn the_row_of_a_stopped_service() {
         let status = Status {
+            container: "web".into(),
             service: "web".into(),
+            replica: 1,
             state: State::Exited,
             health: None,
             ports: Vec::new(),

@@ -87,17 +87,18 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
             .or_hint("logs are kept while a stack is up; `inception-run up -d` starts it")
             .into());
     }
-    let services = match arguments.services.is_empty() {
-        true => logged(&directory)?,
-        false => arguments.services.clone(),
-    };
-    if let Some(unknown) = arguments.services.iter().find(|name| !has_log(&directory, name)) {
-        let known = logged(&directory)?.join(", ");
+    let known = logged(&directory)?;
+    let means_one = |name: &&String| known.iter().any(|log| is_meant(log, name));
+    if let Some(unknown) = arguments.services.iter().find(|name| !means_one(name)) {
+        let known = known.join(", ");
         let mut error = stack::RemoteError::message(format!("there is no log of a service `{unknown}`"))
             .or_hint(format!("there are logs of: {known}"));
         error.exit_code = 2;
         return Err(error.into());
     }
+    let is_asked_for = |log: &String| arguments.services.iter().any(|name| is_meant(log, name));
+    let all = arguments.services.is_empty();
+    let services: Vec<String> = known.into_iter().filter(|log| all || is_asked_for(log)).collect();
     let mut lines = Vec::new();
     let mut last: BTreeMap<String, u64> = BTreeMap::new();
     for service in &services {
@@ -132,12 +133,14 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Names come from the command line: one that leads elsewhere is no service's.
-fn has_log(directory: &Path, service: &str) -> bool {
-    !service.contains('/') && directory.join(format!("{service}.log")).exists()
+/// Whether `name` means the container `log`: by its own name, its service's, or as the first of its service. Those
+/// that are gone are meant too, so there is nobody to ask which service a container is of.
+fn is_meant(log: &str, name: &str) -> bool {
+    let number = |of: &str, name: &str| name.strip_prefix(of)?.strip_prefix('-')?.parse::<u16>().ok();
+    log == name || number(name, log).is_some_and(|slot| slot > 1) || number(log, name) == Some(1)
 }
 
-/// Names of the services that have a log.
+/// Names of the containers that have a log.
 fn logged(directory: &Path) -> Result<Vec<String>, Failure> {
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -192,6 +195,18 @@ mod tests {
         printer.format(&line("nginx", 0, "hello"), &mut text);
         printer.format(&line("db", 0, "a\x1b[2Jb"), &mut text);
         assert_eq!(text, "nginx  | hello\ndb     | a^[[2Jb\x1b[0m\n");
+    }
+
+    #[test]
+    fn a_service_s_name_means_all_of_its_containers() {
+        let meant = |name| {
+            ["web", "web-2", "web-10", "web-x", "webby", "db"]
+                .into_iter()
+                .filter(move |log| is_meant(log, name))
+        };
+        assert!(meant("web").eq(["web", "web-2", "web-10"]));
+        assert!(meant("web-2").eq(["web-2"]) && meant("web-1").eq(["web"]));
+        assert_eq!(meant("web/../db").count() + meant("we").count(), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stack::control::{Command, Notice};
-use stack::fault::{Change, Faulty};
+use stack::fault::{Change, Faulty, Shape};
 
 use crate::args::{Format, Net};
 use crate::output::{self, Failure};
@@ -20,17 +20,20 @@ pub(crate) fn net(session: &Session, net: Net) -> Result<u8, Failure> {
         Net::Show { format } => return show(session, format),
         Net::Heal { services } => (services, Change::Heal),
         Net::Delay { service, time, jitter } => {
-            let jitter = jitter.unwrap_or_default();
-            if jitter > time {
+            if jitter > Some(time) {
                 return Err(Failure::usage(
-                    format!("a delay of {time:?} cannot vary by {jitter:?}"),
+                    format!("a delay of {time:?} cannot vary by {:?}", jitter.unwrap_or_default()),
                     "the second time is how much the first one varies, up and down",
                 ));
             }
-            (vec![service], Change::Delay { time, jitter })
+            (vec![service], Change::Shape(Shape { delay: Some(time), jitter, ..Shape::default() }))
         }
-        Net::Loss { service, percent } => (vec![service], Change::Loss(percent)),
-        Net::Rate { service, rate } => (vec![service], Change::Rate(rate)),
+        Net::Loss { service, percent } => {
+            (vec![service], Change::Shape(Shape { loss: Some(percent), ..Shape::default() }))
+        }
+        Net::Rate { service, rate } => {
+            (vec![service], Change::Shape(Shape { rate: Some(rate), ..Shape::default() }))
+        }
         Net::Partition { service, from } => (vec![service], Change::Partition(from)),
     };
     for faulty in faults(session, &Command::Net { services, change })? {
@@ -42,7 +45,7 @@ pub(crate) fn net(session: &Session, net: Net) -> Result<u8, Failure> {
 fn show(session: &Session, format: Format) -> Result<u8, Failure> {
     let faults = faults(session, &Command::Faults)?;
     match format {
-        Format::Json => output::json(&faults)?,
+        Format::Json => output::json(&faults.iter().map(Row::new).collect::<Vec<_>>())?,
         Format::Table => {
             let row = |faulty: &Faulty| vec![faulty.container.clone(), faulty.fault.to_string()];
             let rows: Vec<Vec<String>> = faults.iter().map(row).collect();
@@ -50,6 +53,33 @@ fn show(session: &Session, format: Format) -> Result<u8, Failure> {
         }
     }
     Ok(0)
+}
+
+/// A container with its fault, for programs.
+#[derive(serde::Serialize)]
+struct Row<'a> {
+    container: &'a str,
+    delay_milliseconds: Option<f64>,
+    jitter_milliseconds: Option<f64>,
+    loss_percent: Option<f64>,
+    rate_bits: Option<u64>,
+    /// Whom it is cut off from; nobody in particular but everybody when it is empty.
+    partition: Option<&'a [String]>,
+}
+
+impl<'a> Row<'a> {
+    fn new(faulty: &'a Faulty) -> Self {
+        let Shape { delay, jitter, loss, rate } = faulty.fault.shape;
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        Self {
+            container: &faulty.container,
+            delay_milliseconds: delay.map(milliseconds),
+            jitter_milliseconds: jitter.map(milliseconds),
+            loss_percent: loss,
+            rate_bits: rate,
+            partition: faulty.fault.partition.as_deref(),
+        }
+    }
 }
 
 /// Sends a command that is answered with faults.
@@ -72,6 +102,7 @@ fn faults(session: &Session, command: &Command) -> Result<Vec<Faulty>, Failure> 
 /// What is expected instead.
 pub(crate) fn pause(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("more than nothing; `net heal` ends a delay".to_owned()),
         Ok(time) if time <= LONGEST => Ok(time),
         Ok(_) => Err(format!("at most {}s", LONGEST.as_secs())),
         Err(_) => Err("a time such as `100ms` or `1s`".to_owned()),
@@ -86,8 +117,8 @@ pub(crate) fn percent(text: &str) -> Result<f64, String> {
     let percent = text.strip_suffix('%').unwrap_or(text).parse();
     percent
         .ok()
-        .filter(|percent| (0.0..=100.0).contains(percent))
-        .ok_or_else(|| "a number from 0 to 100, such as `5%`".to_owned())
+        .filter(|percent| *percent > 0.0 && *percent <= 100.0)
+        .ok_or_else(|| "a number above 0 and up to 100, such as `5%`; `net heal` ends a loss".to_owned())
 }
 
 /// Reads bits a second, as `tc` writes them.
@@ -124,10 +155,12 @@ mod tests {
     #[test]
     fn times_shares_and_rates_are_read() {
         assert_eq!(pause("100ms"), Ok(Duration::from_millis(100)));
-        assert!(pause("100").is_err() && pause("2m").is_err() && pause("-1s").is_err());
+        assert!(
+            pause("0ms").is_err() && pause("100").is_err() && pause("2m").is_err() && pause("-1s").is_err()
+        );
         assert_eq!(percent("5%"), Ok(5.0));
         assert_eq!(percent("0.25"), Ok(0.25));
-        for wrong in ["101", "-1", "NaN", "inf", "%", "many"] {
+        for wrong in ["101", "0", "-1", "NaN", "inf", "%", "many"] {
             assert!(percent(wrong).is_err(), "{wrong}");
         }
         assert_eq!(rate("1mbit"), Ok(1_000_000));

@@ -46,21 +46,26 @@ impl Session {
 
     /// Reads the stack file and says what there is to warn of.
     pub(crate) fn load(&self, base: Option<&str>) -> Result<Loaded, Failure> {
-        let loaded = self.load_quietly(base)?;
+        self.load_scaled(base, &[])
+    }
+
+    /// The same with other numbers of replicas than the file's.
+    pub(crate) fn load_scaled(&self, base: Option<&str>, scale: &[(String, u16)]) -> Result<Loaded, Failure> {
+        let loaded = self.load_quietly(base, scale)?;
         for warning in &loaded.plan.warnings {
             self.output.warning(warning);
         }
         Ok(loaded)
     }
 
-    fn load_quietly(&self, base: Option<&str>) -> Result<Loaded, Failure> {
+    fn load_quietly(&self, base: Option<&str>, scale: &[(String, u16)]) -> Result<Loaded, Failure> {
         let options = LoadOptions {
             file: self.stack_file()?,
             project_name: self.global.project_name.clone(),
             env_file: self.global.env_file.clone(),
             base: base.map(str::to_owned),
             strict: self.global.strict,
-            scale: std::collections::BTreeMap::new(),
+            scale: scale.iter().cloned().collect(),
         };
         let host = HostFacts::gather()?;
         let plan = load::load(&options, &host)?;
@@ -86,7 +91,7 @@ impl Session {
     pub(crate) fn stack_name(&self) -> Result<String, Failure> {
         match &self.global.project_name {
             Some(name) => Ok(name.clone()),
-            None => Ok(self.load_quietly(None)?.plan.name),
+            None => Ok(self.load_quietly(None, &[])?.plan.name),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `up`, `down`, `stop`, `start`, `restart`.
+//! `up`, `down`, `stop`, `start`, `restart`, `scale`.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -21,7 +21,7 @@ use crate::signals::Signals;
 
 /// `up`.
 pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure> {
-    let loaded = session.load(arguments.base.as_deref())?;
+    let loaded = session.load_scaled(arguments.base.as_deref(), &arguments.scale)?;
     check_services(&loaded.plan, &arguments.services)?;
     let images = images::for_up(session, &loaded.plan, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
@@ -31,6 +31,7 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         services: arguments.services.clone(),
         wait: arguments.wait,
         strict: session.strict(),
+        rolling: arguments.rolling,
         plan: loaded.plan,
     };
     let detach = arguments.detach || arguments.wait;
@@ -266,6 +267,16 @@ pub(crate) fn change(session: &Session, command: &Command) -> Result<u8, Failure
     Ok(0)
 }
 
+/// `scale`.
+pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Failure> {
+    // What the file says about these services decides whether they can have that many.
+    let plan = session.load_scaled(None, &arguments.counts)?.plan;
+    let counts: BTreeMap<String, u16> = arguments.counts.iter().cloned().collect();
+    let mut groups = plan.network.groups;
+    groups.retain(|group| counts.contains_key(&group.service));
+    change(session, &Command::Scale(control::Scale { counts, groups }))
+}
+
 /// Starts a supervisor that has the plan and runs no more of it than `service` depends on, for a one-off
 /// container of a stack that does not run. Ends with this process.
 pub(crate) fn start_for_run(session: &Session, loaded: Loaded, service: &str) -> Result<Client, Failure> {
@@ -280,7 +291,8 @@ pub(crate) fn start_for_run(session: &Session, loaded: Loaded, service: &str) ->
         services.push(String::new());
     }
     let mut client = client::start(&plan)?;
-    let up = control::Up { plan, images, secrets, services, wait: true, strict: session.strict() };
+    let strict = session.strict();
+    let up = control::Up { plan, images, secrets, services, wait: true, strict, rolling: false };
     match session.carry_out(&mut client, &Command::Up(Box::new(up))) {
         Ok(()) => Ok(client),
         Err(failure) => {

@@ -56,6 +56,26 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// The kernel cannot delay or lose packets.
+    #[error("shape the links of `{container}`")]
+    NoShaping {
+        /// Name of the container.
+        container: String,
+        /// What failed, and what the kernel said.
+        #[source]
+        source: Box<Error>,
+    },
+    /// A shape that no link can have.
+    #[error("shape the links of `{container}`: {why}")]
+    Shape {
+        /// Name of the container.
+        container: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A name that no container of the stack has.
+    #[error("no container is called `{0}`")]
+    NoContainer(String),
     /// netd did not do as told.
     #[error("netd refused its configuration: {0}")]
     Refused(String),
@@ -102,6 +122,10 @@ impl Error {
             Self::NoInterception { .. } => Some(
                 "the kernel must have nftables with transparent proxying; load the modules once as root: `modprobe -a \
                  nf_tables nft_tproxy nft_socket nft_fib_inet`"
+                    .into(),
+            ),
+            Self::NoShaping { .. } => Some(
+                "the kernel must have the queueing discipline `netem`; load it once as root: `modprobe sch_netem`"
                     .into(),
             ),
             Self::System { source, .. } if source.raw_os_error() == Some(95) => Some(

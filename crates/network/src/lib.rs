@@ -21,5 +21,6 @@ mod netlink;
 mod nft;
 pub mod plan;
 pub mod publish;
+pub mod shape;
 
 pub use error::Error;

@@ -8,6 +8,7 @@
 //! each bound to one bridge.
 
 mod check;
+mod faults;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use crate::nft;
 use crate::plan::{Endpoint, Interface, Network, NetworkPlan};
 
 pub(crate) use check::contains;
+use faults::Faults;
 
 /// Bridges and both ends of links get indices from here on, so that they need not be asked for. Fallback
 /// tunnel devices, which some hosts put into every new namespace, stay far below.
@@ -42,8 +44,11 @@ pub struct Namespaces {
     intercepts: bool,
     /// Interface index of each bridge, by the network's name.
     bridges: BTreeMap<String, u32>,
+    /// Interface index of each link's end on a bridge, by that end's name.
+    peers: BTreeMap<String, u32>,
     next_index: u32,
     endpoints: BTreeMap<String, OwnedFd>,
+    faults: Faults,
 }
 
 /// What [`Namespaces::apply`] made anew.
@@ -82,8 +87,10 @@ impl Namespaces {
             applied: NetworkPlan::default(),
             intercepts: false,
             bridges: BTreeMap::new(),
+            peers: BTreeMap::new(),
             next_index: FIRST_INDEX,
             endpoints: BTreeMap::new(),
+            faults: Faults::default(),
         })
     }
 
@@ -126,6 +133,7 @@ impl Namespaces {
         let names = fresh.iter().map(|endpoint| endpoint.service.clone());
         self.endpoints.extend(names.zip(made.into_iter().map(|(namespace, _)| namespace)));
         self.applied = plan.clone();
+        self.renew_faults(&changes)?;
         Ok(changes)
     }
 
@@ -186,6 +194,7 @@ impl Namespaces {
                 namespaces.push(namespace);
                 for interface in &old.interfaces {
                     self.netlink.delete(&interface.peer)?;
+                    self.peers.remove(&interface.peer);
                 }
             }
         }
@@ -255,9 +264,11 @@ impl Namespaces {
         for (index, interface) in endpoint.interfaces.iter().enumerate() {
             let what = format!("create link `{}` of service `{}`", interface.name, endpoint.service);
             let bridge = self.bridges.get(&interface.network).copied().unwrap_or_default();
+            let peer = self.index();
+            self.peers.insert(interface.peer.clone(), peer);
             let veth = Veth {
                 name: &interface.peer,
-                index: self.index(),
+                index: peer,
                 bridge,
                 inner: &interface.name,
                 inner_index: inner_index(index),
@@ -357,15 +368,20 @@ fn configure(
     netlink.flush()
 }
 
-/// Sends what is for elsewhere to the gateway of the first network that is not internal. Where there is no such
-/// network, an attempt to reach the outside fails at once instead of timing out.
-fn add_default_routes(endpoint: &Endpoint, plan: &NetworkPlan, netlink: &mut Netlink) -> Result<(), Error> {
-    let links = endpoint.interfaces.iter().enumerate();
-    let mut outward = links.filter_map(|(link, interface)| {
+/// The link, by its number, that an endpoint's default routes lead over: to the first network that is not internal.
+/// A client from elsewhere can be shown to the container with its own address on this link only: the answers leave
+/// by it.
+pub(crate) fn way_out<'a>(endpoint: &Endpoint, plan: &'a NetworkPlan) -> Option<(usize, &'a Network)> {
+    endpoint.interfaces.iter().enumerate().find_map(|(link, interface)| {
         network_of(interface, plan).filter(|network| !network.internal).map(|network| (link, network))
-    });
-    let Some((link, network)) = outward.next() else { return Ok(()) };
-    let v6 = network.v6.map(|v6| IpAddr::from(v6.gateway));
+    })
+}
+
+/// Where there is no way out, an attempt to reach the outside fails at once instead of timing out.
+fn add_default_routes(endpoint: &Endpoint, plan: &NetworkPlan, netlink: &mut Netlink) -> Result<(), Error> {
+    let Some((link, network)) = way_out(endpoint, plan) else { return Ok(()) };
+    let has_ipv6 = endpoint.interfaces.get(link).is_some_and(|interface| interface.address6.is_some());
+    let v6 = network.v6.filter(|_| has_ipv6).map(|v6| IpAddr::from(v6.gateway));
     for gateway in [IpAddr::from(network.gateway)].into_iter().chain(v6) {
         let what = format!("give service `{}` a default route by {gateway}", endpoint.service);
         netlink.default_route(what, inner_index(link), gateway)?;

@@ -7,7 +7,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -16,6 +18,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
@@ -25,6 +28,9 @@ use crate::error::Doing;
 
 /// The index of `lo` in every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;
+
+/// `TCA_OPTIONS`, which is different for each kind of queueing discipline.
+const TCA_OPTIONS: u16 = 2;
 
 /// Requests in one system call: their answers must fit the socket's receive buffer (about 200 KB, of which an
 /// answer takes less than 1 KB).
@@ -212,6 +218,29 @@ impl Netlink {
         self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(route))
     }
 
+    /// Gives an interface a queueing discipline of this kind, in place of the one it has; `options` is the value of
+    /// `TCA_OPTIONS`.
+    pub(crate) fn set_queue(
+        &mut self,
+        what: String,
+        index: u32,
+        kind: &str,
+        options: Vec<u8>,
+    ) -> Result<(), Error> {
+        let mut message = queue_message(index);
+        message.attributes = vec![
+            TcAttribute::Kind(kind.to_owned()),
+            TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)),
+        ];
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.push(what, flags, RouteNetlinkMessage::NewQueueDiscipline(message))
+    }
+
+    /// Gives an interface the queueing discipline that it came with.
+    pub(crate) fn remove_queue(&mut self, what: String, index: u32) -> Result<(), Error> {
+        self.push(what, 0, RouteNetlinkMessage::DelQueueDiscipline(queue_message(index)))
+    }
+
     fn push(&mut self, what: String, flags: u16, message: RouteNetlinkMessage) -> Result<(), Error> {
         let mut message = NetlinkMessage::from(message);
         message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
@@ -280,6 +309,12 @@ fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
     message.header.index = index;
     message.header.prefix_len = prefix;
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message
+}
+
+fn queue_message(index: u32) -> TcMessage {
+    let mut message = TcMessage::with_index(index as i32);
+    message.header.parent = TcHandle::ROOT;
     message
 }
 

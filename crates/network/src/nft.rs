@@ -197,7 +197,8 @@ impl Transaction {
         self.requests.push(what);
     }
 
-    /// Makes sure that there is no table of this name.
+    /// Makes sure that there is no table of this name. Of every transaction this is the request whose success is
+    /// answered: answers to hundreds of rules would not fit the socket's receive buffer.
     fn delete(&mut self, family: Family, name: &str) {
         let attributes = Attributes::new().string(1, name);
         // To delete what is not there is an error, to create what is there is not.
@@ -214,13 +215,13 @@ impl Transaction {
     fn create(&mut self, table: &Table) {
         let (family, name) = (table.family as u8, table.name);
         let attributes = Attributes::new().string(1, name);
-        self.push(format!("create nftables table `{name}`"), NEW_TABLE, ACK | CREATE, family, &attributes);
+        self.push(format!("create nftables table `{name}`"), NEW_TABLE, CREATE, family, &attributes);
         for chain in &table.chains {
             let hook = Attributes::new().be32(1, chain.hook as u32).be32(2, chain.priority as u32);
             let attributes = Attributes::new().string(1, name).string(3, chain.name).nested(4, &hook);
             let attributes = attributes.be32(5, NF_ACCEPT).string(7, "filter");
             let what = format!("create chain `{}` of nftables table `{name}`", chain.name);
-            self.push(what, NEW_CHAIN, ACK | CREATE, family, &attributes);
+            self.push(what, NEW_CHAIN, CREATE, family, &attributes);
             for (number, rule) in chain.rules.iter().enumerate() {
                 let element =
                     |list: Attributes, expression: &Expression| list.nested(1, &expression.encode());
@@ -229,7 +230,7 @@ impl Transaction {
                 let attributes = attributes.nested(4, &expressions);
                 let what =
                     format!("add rule {} to chain `{}` of nftables table `{name}`", number + 1, chain.name);
-                self.push(what, NEW_RULE, ACK | CREATE | APPEND, family, &attributes);
+                self.push(what, NEW_RULE, CREATE | APPEND, family, &attributes);
             }
         }
     }
@@ -241,8 +242,8 @@ impl Transaction {
         let protocol = Some(netlink::NETFILTER);
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
             .doing(|| "open a netlink socket for nftables")?;
-        // Begin and end are answered only when they fail.
-        exchange(&socket, &self.bytes, 0, &self.requests, self.requests.len() - 2)
+        // What fails is answered, and of what succeeds only the deletion.
+        exchange(&socket, &self.bytes, 0, &self.requests, 1)
     }
 }
 
@@ -265,4 +266,56 @@ pub(crate) fn remove(family: Family, name: &str) -> Result<(), Error> {
     let mut transaction = Transaction::begin();
     transaction.delete(family, name);
     transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `nft` encodes `tproxy to :1111` (`strace -xx -e trace=sendmsg nft ...`).
+    #[test]
+    fn expressions_are_a_name_and_data() {
+        let encoded = Expression::TransparentProxy.encode();
+        let data = Attributes::new().be32(1, 0).be32(3, 1);
+        assert_eq!(encoded, Attributes::new().string(1, "tproxy").nested(2, &data));
+        let bytes = Expression::Equal(vec![6]).encode();
+        let value = Attributes::new().bytes(1, &[6]);
+        let data = Attributes::new().be32(1, 1).be32(2, 0).nested(3, &value);
+        assert_eq!(bytes, Attributes::new().string(1, "cmp").nested(2, &data));
+        let verdict = Attributes::new().nested(2, &Attributes::new().be32(1, 1));
+        let data = Attributes::new().be32(1, 0).nested(2, &verdict);
+        assert_eq!(Expression::Accept.encode(), Attributes::new().string(1, "immediate").nested(2, &data));
+    }
+
+    #[test]
+    fn a_transaction_numbers_its_requests_and_names_their_objects() {
+        let rules = vec![vec![Expression::Drop], vec![Expression::Accept]];
+        let chain = Chain { name: "input", hook: Hook::Input, priority: -150, rules };
+        let mut transaction = Transaction::begin();
+        transaction.create(&Table { family: Family::Bridge, name: "t", chains: vec![chain] });
+        let expected = [
+            "begin a transaction of nftables",
+            "create nftables table `t`",
+            "create chain `input` of nftables table `t`",
+            "add rule 1 to chain `input` of nftables table `t`",
+            "add rule 2 to chain `input` of nftables table `t`",
+        ];
+        assert_eq!(transaction.requests, expected);
+        let mut rest = &transaction.bytes[..];
+        for (number, kind) in [BATCH_BEGIN, NEW_TABLE, NEW_CHAIN, NEW_RULE, NEW_RULE].into_iter().enumerate()
+        {
+            let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
+            assert_eq!(rest[4..6], kind.to_ne_bytes());
+            assert_eq!(rest[8..12], (number as u32).to_ne_bytes());
+            assert_eq!(rest[16], if kind == BATCH_BEGIN { 0 } else { 7 }, "the family");
+            assert_eq!(rest[18..20], if kind == BATCH_BEGIN { [0, 10] } else { [0, 0] });
+            rest = &rest[length..];
+        }
+        assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn names_of_interfaces_are_padded() {
+        assert_eq!(interface_name("eth0"), b"eth0\0\0\0\0\0\0\0\0\0\0\0\0");
+    }
 }

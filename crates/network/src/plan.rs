@@ -280,18 +280,14 @@ impl NetworkPlan {
         };
         let kept: Vec<String> =
             self.networks.iter().filter(|n| same_subnet(n)).map(|n| n.name.clone()).collect();
-        let old = |service: &str, interface: &Interface| {
-            let endpoint = running.endpoints.iter().find(|e| e.service == service)?;
-            let mut there = endpoint.interfaces.iter();
-            there.find(|i| i.network == interface.network && i.name == interface.name && !i.fixed)
-        };
+        self.keep_virtual_addresses(running, &kept)?;
         let mut taken = self.reserved();
         let mut peers = BTreeSet::new();
         let mut moved = Vec::new();
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
             for (link, interface) in endpoint.interfaces.iter_mut().enumerate() {
-                match old(&endpoint.service, interface) {
-                    Some(old) if !interface.fixed && kept.contains(&old.network) => {
+                match running.link_to_keep(&endpoint.service, interface, &kept) {
+                    Some(old) => {
                         let aliases = std::mem::take(&mut interface.aliases);
                         *interface = Interface { aliases, ..old.clone() };
                     }
@@ -319,6 +315,56 @@ impl NetworkPlan {
         }
         Ok(())
     }
+
+    /// The same for virtual addresses, which containers that stay where they are may be in the way of.
+    fn keep_virtual_addresses(&mut self, running: &Self, kept: &[String]) -> Result<(), AllocateError> {
+        let gateway = |network: &Network| ((network.name.clone(), network.gateway), "the gateway".to_owned());
+        let mut taken: Taken = self.networks.iter().map(gateway).collect();
+        for endpoint in &self.endpoints {
+            for interface in &endpoint.interfaces {
+                let stays = running.link_to_keep(&endpoint.service, interface, kept);
+                if let Some(there) = stays.or(Some(interface).filter(|interface| interface.fixed)) {
+                    taken.insert((there.network.clone(), there.address), endpoint.service.clone());
+                }
+            }
+        }
+        let mut moved = Vec::new();
+        for (at, group) in self.groups.iter_mut().enumerate() {
+            let old = running.groups.iter().find(|old| old.service == group.service);
+            for (link, address) in group.addresses.iter_mut().enumerate() {
+                let mut old = old.iter().flat_map(|old| &old.addresses);
+                let old = old.find(|old| old.network == address.network && kept.contains(&old.network));
+                match old {
+                    Some(old) if !taken.contains_key(&(old.network.clone(), old.address)) => {
+                        address.clone_from(old);
+                        taken.insert((old.network.clone(), old.address), group.service.clone());
+                    }
+                    _ => moved.push((at, link)),
+                }
+            }
+        }
+        for (at, link) in moved {
+            let group = &mut self.groups[at];
+            let wanted = &mut group.addresses[link];
+            if taken.contains_key(&(wanted.network.clone(), wanted.address))
+                && let Some(network) = self.networks.iter().find(|network| network.name == wanted.network)
+            {
+                wanted.address = free_address(network, &mut taken, &group.service)?;
+                wanted.address6 = network.counterpart(wanted.address);
+            }
+            taken.insert((wanted.network.clone(), wanted.address), group.service.clone());
+        }
+        Ok(())
+    }
+
+    /// The link of this running plan that `interface`, of container `name` in the next one, goes on with.
+    fn link_to_keep(&self, name: &str, interface: &Interface, kept: &[String]) -> Option<&Interface> {
+        let endpoint = self.endpoints.iter().find(|endpoint| endpoint.service == name)?;
+        let same = |old: &&Interface| {
+            old.network == interface.network && old.name == interface.name && !old.fixed && !interface.fixed
+        };
+        endpoint.interfaces.iter().filter(same).find(|old| kept.contains(&old.network))
+    }
 }
 
 impl Interface {
@@ -342,6 +388,45 @@ pub(crate) fn derived_mac(address: Ipv4Addr) -> [u8; 6] {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn virtual_addresses_stay_and_make_way_for_containers() {
+        let requests = |services: &[(&str, u16)]| -> NetworkPlan {
+            let endpoint = |(service, replicas): &(&str, u16)| EndpointRequest {
+                service: (*service).to_owned(),
+                attachments: vec![Attachment { network: "n".into(), ..Attachment::default() }],
+                replicas: *replicas,
+                balance: (*replicas > 1).then(Balance::default),
+                ..EndpointRequest::default()
+            };
+            let endpoints: Vec<EndpointRequest> = services.iter().map(endpoint).collect();
+            let network = NetworkRequest { name: "n".into(), ..NetworkRequest::default() };
+            allocate(&[network], &endpoints, &[]).unwrap()
+        };
+        let unique = |plan: &NetworkPlan| {
+            let containers = plan.endpoints.iter().map(|endpoint| endpoint.interfaces[0].address);
+            let mut all: Vec<Ipv4Addr> =
+                containers.chain(plan.groups.iter().map(|g| g.addresses[0].address)).collect();
+            let count = all.len();
+            all.sort_unstable();
+            all.dedup();
+            all.len() == count
+        };
+        let running = requests(&[("a", 2), ("b", 1)]);
+        let mut next = requests(&[("new", 1), ("a", 3), ("b", 2)]);
+        next.keep_addresses(&running).unwrap();
+        assert_eq!(next.groups[0], running.groups[0]);
+        assert!(unique(&next), "{next:?}");
+        // A replica has the address that the plan has for the group.
+        let mut running = requests(&[("a", 1)]);
+        running.add_replica("a", "a-2").unwrap();
+        let mut next = requests(&[("a", 2)]);
+        let replica = running.endpoints[1].interfaces[0].address;
+        assert_eq!(next.groups[0].addresses[0].address, replica);
+        next.keep_addresses(&running).unwrap();
+        assert_eq!(next.endpoints[1].interfaces[0].address, replica);
+        assert!(unique(&next), "{next:?}");
+    }
 
     #[test]
     fn passive_slices() {

@@ -18,16 +18,18 @@ use crate::remote::RemoteError;
 pub enum Command {
     /// Bring the stack to this plan.
     Up(Box<Up>),
+    /// Change how many containers run services, until the next `Up`.
+    Scale(Scale),
     /// Stop everything, and end the supervisor.
     Down {
         /// Remove the named volumes too.
         volumes: bool,
     },
-    /// Stop services (all when empty); they stay stopped until started.
+    /// Stop services or single containers (all when empty); they stay stopped until started.
     Stop(Vec<String>),
-    /// Start services (all when empty).
+    /// Start services or single containers (all when empty).
     Start(Vec<String>),
-    /// Stop and start services (all when empty).
+    /// Stop and start services or single containers (all when empty).
     Restart(Vec<String>),
     /// Answered by one [`Notice::Status`].
     Status,
@@ -81,13 +83,28 @@ pub struct Up {
     pub wait: bool,
     /// Refuse limits that cannot be enforced here.
     pub strict: bool,
+    /// Replace containers one by one, each when its successor is ready.
+    #[serde(default)]
+    pub rolling: bool,
+}
+
+/// `scale`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Scale {
+    /// How many containers there are to be of each service that is named.
+    pub counts: BTreeMap<String, u16>,
+    /// What stands for these services, where nothing does yet.
+    pub groups: Vec<network::plan::Group>,
 }
 
 /// A process to run inside.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Exec {
-    /// The service.
+    /// The service, or one container of it.
     pub service: String,
+    /// Which replica of the service, from 1; otherwise the first one that runs.
+    #[serde(default)]
+    pub index: Option<u16>,
     /// Program and arguments; empty for the service's own (`run` only).
     pub argv: Vec<String>,
     /// Environment on top of the service's.
@@ -103,9 +120,9 @@ pub struct Exec {
 /// What the supervisor tells.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Notice {
-    /// A service changed its state.
+    /// A container changed its state.
     State {
-        /// Service name.
+        /// Name of the container, which is the service's for its first replica.
         service: String,
         /// The new state.
         state: State,
@@ -120,9 +137,9 @@ pub enum Notice {
     Faults(Vec<Faulty>),
     /// Something that the user should know.
     Warning(String),
-    /// The state of all services.
+    /// The state of all containers.
     Status(Vec<Status>),
-    /// The services whose use of resources is asked for.
+    /// The containers whose use of resources is asked for.
     Subjects(Vec<Subject>),
     /// A container, in detail.
     Container(Box<Container>),
@@ -145,7 +162,7 @@ pub enum Notice {
 /// One line of a log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// Service name.
+    /// Name of the container, which is the service's for its first replica.
     pub service: String,
     /// `stdout` or `stderr`.
     pub stream: Stream,
@@ -165,7 +182,7 @@ pub enum Stream {
     Stderr,
 }
 
-/// State of a service.
+/// State of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -177,13 +194,15 @@ pub enum State {
     Running,
     /// It exited and will be started again after a pause.
     Restarting,
+    /// It gets no new connections, and its stop signal when the ones it has are done, or after a while.
+    Draining,
     /// It was sent its stop signal.
     Stopping,
     /// It exited.
     Exited,
 }
 
-/// Health of a service.
+/// Health of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
@@ -198,8 +217,12 @@ pub enum Health {
 /// One row of `ps`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// Name of the container: the service's for its first replica.
+    pub container: String,
     /// Service name.
     pub service: String,
+    /// Which replica of the service it is, from 1.
+    pub replica: u16,
     /// State.
     pub state: State,
     /// Health, when it has a health check and runs.
@@ -220,11 +243,11 @@ pub struct Status {
     pub uptime: Option<f64>,
 }
 
-/// A service, and where the numbers of what it uses are found. They are read by whoever asks, not by the
+/// A container, and where the numbers of what it uses are found. They are read by whoever asks, not by the
 /// supervisor, because that can take long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Subject {
-    /// The service's row.
+    /// Its row.
     pub status: Status,
     /// Its cgroup, where it has one.
     pub cgroup: Option<PathBuf>,
@@ -233,9 +256,9 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// What there is to say about a service that was killed for memory.
+    /// What there is to say about a container that was killed for memory.
     pub fn killed_for_memory(&self) -> Option<RemoteError> {
-        let report = || crate::supervisor::memory::report(&self.status.service, self.limits.memory);
+        let report = || crate::supervisor::memory::report(&self.status.container, self.limits.memory);
         self.status.oom_killed.then(report)
     }
 }
@@ -243,7 +266,7 @@ impl Subject {
 /// `inspect`: what a container was started with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Container {
-    /// The service's row.
+    /// Its row.
     pub status: Status,
     /// The service as planned.
     pub service: crate::plan::Service,

@@ -1,25 +1,16 @@
 //! Faults that are put on the network of services on purpose: what `net` asks for.
 
 use std::fmt;
-use std::time::Duration;
 
+pub use network::shape::Shape;
 use serde::{Deserialize, Serialize};
 
 /// A change that `net` makes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Change {
-    /// Delay packets; no time is the end of that.
-    Delay {
-        /// How long, each way.
-        time: Duration,
-        /// By how much it varies.
-        jitter: Duration,
-    },
-    /// Lose that many of a hundred packets; none is the end of that.
-    Loss(f64),
-    /// Pass that many bits a second, each way.
-    Rate(u64),
-    /// Pass nothing from and to these services, or to anybody when there is none.
+    /// Shape links like this; what it does not mention stays as it is.
+    Shape(Shape),
+    /// Pass nothing from and to these containers, or to anybody when there is none.
     Partition(Vec<String>),
     /// Take all faults away.
     Heal,
@@ -28,14 +19,8 @@ pub enum Change {
 /// What is wrong with the network of one container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
-    /// How long packets are delayed, each way.
-    pub delay: Duration,
-    /// By how much that varies.
-    pub jitter: Duration,
-    /// How many of a hundred packets are lost.
-    pub loss: f64,
-    /// Bits a second, each way.
-    pub rate: Option<u64>,
+    /// What happens to its packets.
+    pub shape: Shape,
     /// Whom it is cut off from; from everybody when the list is empty.
     pub partition: Option<Vec<String>>,
 }
@@ -46,29 +31,46 @@ pub struct Faulty {
     /// Name of the container.
     pub container: String,
     /// What is wrong with it; nothing when it was healed.
-    #[serde(flatten)]
     pub fault: Fault,
 }
 
 impl Fault {
-    /// This fault after `change`. Delay, loss, rate and partitions add up; each alone replaces what it was before.
+    /// This fault after `change`: delay, loss, rate and partitions add up.
     #[must_use]
-    pub fn after(mut self, change: &Change) -> Self {
+    pub fn after(self, change: &Change) -> Self {
         match change {
-            Change::Delay { time, jitter } => (self.delay, self.jitter) = (*time, *jitter),
-            Change::Loss(percent) => self.loss = *percent,
-            Change::Rate(bits) => self.rate = Some(*bits),
+            Change::Shape(new) => {
+                let old = self.shape;
+                // A delay without jitter is one that does not vary any more.
+                let jitter = if new.delay.is_some() { new.jitter } else { old.jitter };
+                let shape = Shape {
+                    delay: new.delay.or(old.delay),
+                    jitter,
+                    loss: new.loss.or(old.loss),
+                    rate: new.rate.or(old.rate),
+                };
+                Self { shape, ..self }
+            }
             Change::Partition(from) => {
-                let before = self.partition.take();
-                let everybody = from.is_empty() || before.as_ref().is_some_and(Vec::is_empty);
-                let mut all = before.unwrap_or_default();
+                let everybody = from.is_empty() || self.partition.as_ref().is_some_and(Vec::is_empty);
+                let mut all = self.partition.unwrap_or_default();
                 all.extend(from.iter().cloned());
                 all.sort();
                 all.dedup();
-                self.partition = Some(if everybody { Vec::new() } else { all });
+                Self { partition: Some(if everybody { Vec::new() } else { all }), ..self }
             }
-            Change::Heal => self = Self::default(),
+            Change::Heal => Self::default(),
         }
+    }
+
+    /// This fault after `container`, another one, was healed: nobody is cut off from it.
+    #[must_use]
+    pub fn without(mut self, container: &str) -> Self {
+        self.partition = self.partition.and_then(|mut from| {
+            let everybody = from.is_empty();
+            from.retain(|name| name != container);
+            (everybody || !from.is_empty()).then_some(from)
+        });
         self
     }
 
@@ -81,16 +83,14 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shape { delay, jitter, loss, rate } = self.shape;
         let mut parts = Vec::new();
-        match (self.delay.is_zero(), self.jitter.is_zero()) {
-            (true, true) => {}
-            (_, true) => parts.push(format!("delay {:?}", self.delay)),
-            (_, false) => parts.push(format!("delay {:?} ± {:?}", self.delay, self.jitter)),
+        if let Some(delay) = delay {
+            let jitter = jitter.map(|jitter| format!(" ± {jitter:?}")).unwrap_or_default();
+            parts.push(format!("delay {delay:?}{jitter}"));
         }
-        if self.loss > 0.0 {
-            parts.push(format!("loss {}%", self.loss));
-        }
-        parts.extend(self.rate.map(|rate| format!("rate {}", rate_text(rate))));
+        parts.extend(loss.map(|loss| format!("loss {loss}%")));
+        parts.extend(rate.map(|rate| format!("rate {}", rate_text(rate))));
         match self.partition.as_deref() {
             None => {}
             Some([]) => parts.push("cut off from everybody".to_owned()),
@@ -111,30 +111,42 @@ fn rate_text(rate: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn faults_add_up_and_heal() {
-        let millis = Duration::from_millis;
+        let millis = |millis| Some(Duration::from_millis(millis));
+        let shape = |delay, jitter, loss, rate| Change::Shape(Shape { delay, jitter, loss, rate });
         let mut fault = Fault::default();
         for change in [
-            Change::Delay { time: millis(100), jitter: millis(10) },
-            Change::Loss(2.5),
-            Change::Rate(1_500_000),
-            Change::Rate(500_000),
+            shape(millis(100), millis(10), None, None),
+            shape(None, None, Some(2.5), None),
+            shape(None, None, None, Some(1_500_000)),
+            shape(None, None, None, Some(500_000)),
             Change::Partition(vec!["db".into()]),
             Change::Partition(vec!["cache".into(), "db".into()]),
         ] {
             fault = fault.after(&change);
         }
         assert_eq!(fault.to_string(), "delay 100ms ± 10ms, loss 2.5%, rate 500kbit, cut off from cache, db");
-        fault = fault.after(&Change::Partition(Vec::new())).after(&Change::Partition(vec!["db".into()]));
-        assert_eq!(fault.partition, Some(Vec::new()), "everybody is more than one");
-        let gone = fault.clone().after(&Change::Delay { time: millis(0), jitter: millis(0) });
-        assert_eq!(gone.to_string(), "loss 2.5%, rate 500kbit, cut off from everybody");
+        fault = fault.after(&shape(millis(200), None, None, None));
+        assert_eq!(fault.shape.jitter, None);
         fault = fault.after(&Change::Heal);
         assert!(fault.is_none() && fault.to_string() == "healed");
         let rates: Vec<String> = [1_000_000_000, 1_500_000, 999].into_iter().map(rate_text).collect();
         assert_eq!(rates, ["1gbit", "1500kbit", "999bit"]);
+    }
+
+    #[test]
+    fn a_partition_has_two_ends() {
+        let cut = |from: &[&str]| {
+            Fault::default().after(&Change::Partition(from.iter().map(|name| (*name).to_owned()).collect()))
+        };
+        assert_eq!(cut(&["db", "cache"]).without("db"), cut(&["cache"]));
+        assert!(cut(&["db"]).without("db").is_none(), "that is nobody, and not everybody");
+        assert_eq!(cut(&[]).without("db"), cut(&[]));
+        assert_eq!(cut(&[]).after(&Change::Partition(vec!["db".into()])), cut(&[]), "everybody is more");
     }
 }

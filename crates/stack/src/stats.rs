@@ -154,7 +154,7 @@ fn interfaces(text: &str) -> Transfer {
 /// What a service uses: one row of `stats` and `top`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Reading {
-    /// Service name.
+    /// Name of the container, which is the service's for its first replica.
     pub service: String,
     /// State.
     pub state: State,
@@ -249,7 +249,7 @@ pub fn reading(before: Option<&Sample>, now: &Sample, host_memory: u64) -> Readi
         measured(counters, earlier, &now.subject.limits, host_memory)
     });
     Reading {
-        service: status.service.clone(),
+        service: status.container.clone(),
         state: status.state,
         health: status.health,
         exit_code: status.exit_code,
@@ -264,7 +264,7 @@ pub fn reading(before: Option<&Sample>, now: &Sample, host_memory: u64) -> Readi
 
 /// The readings of all samples.
 pub fn readings(before: &[Sample], now: &[Sample], host_memory: u64) -> Vec<Reading> {
-    let name = |sample: &Sample| sample.subject.status.service.clone();
+    let name = |sample: &Sample| sample.subject.status.container.clone();
     now.iter()
         .map(|sample| {
             reading(before.iter().find(|earlier| name(earlier) == name(sample)), sample, host_memory)
@@ -345,7 +345,9 @@ mod tests {
 
     fn sample_at(at: Instant, pid: u32, counters: Counters) -> Sample {
         let status = Status {
+            container: "web".into(),
             service: "web".into(),
+            replica: 1,
             state: State::Running,
             health: None,
             ports: Vec::new(),

@@ -105,3 +105,75 @@ fn contains6(subnet: Subnet6, address: Ipv6Addr) -> bool {
     let mask = u128::MAX.checked_shl(128 - u32::from(subnet.prefix.min(128))).unwrap_or(0);
     u128::from(subnet.subnet) & mask == u128::from(address) & mask
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::Balance;
+    use crate::plan::{Endpoint, Group, VirtualAddress};
+
+    fn plan() -> NetworkPlan {
+        let front = Network {
+            name: "front".into(),
+            bridge: "br-front".into(),
+            subnet: [10, 1, 0, 0].into(),
+            prefix: 24,
+            gateway: [10, 1, 0, 1].into(),
+            internal: false,
+            v6: Some(Subnet6 {
+                subnet: "fd00:1::".parse().unwrap(),
+                prefix: 64,
+                gateway: "fd00:1::1".parse().unwrap(),
+            }),
+            mtu: Some(1280),
+        };
+        let web = Interface {
+            network: "front".into(),
+            name: "eth0".into(),
+            peer: "web0".into(),
+            address: [10, 1, 0, 2].into(),
+            address6: Some("fd00:1::2".parse().unwrap()),
+            fixed: false,
+            mac: [0; 6],
+            aliases: Vec::new(),
+        };
+        let at = VirtualAddress {
+            network: "front".into(),
+            address: [10, 1, 0, 200].into(),
+            address6: Some("fd00:1::200".parse().unwrap()),
+        };
+        NetworkPlan {
+            networks: vec![front],
+            endpoints: vec![Endpoint { service: "web".into(), interfaces: vec![web], ..Endpoint::default() }],
+            groups: vec![Group { service: "web".into(), balance: Balance::default(), addresses: vec![at] }],
+        }
+    }
+
+    #[test]
+    fn contradictions_are_found() {
+        validate(&plan()).unwrap();
+        let spoil: &[fn(&mut NetworkPlan)] = &[
+            |plan| plan.networks.push(plan.networks[0].clone()),
+            |plan| plan.networks[0].gateway = [10, 2, 0, 1].into(),
+            |plan| plan.networks[0].v6.as_mut().unwrap().gateway = "fd00:2::1".parse().unwrap(),
+            |plan| plan.networks[0].v6 = None,
+            |plan| plan.networks[0].mtu = Some(1279),
+            |plan| plan.endpoints.push(plan.endpoints[0].clone()),
+            |plan| plan.endpoints[0].interfaces[0].peer = "br-front".into(),
+            |plan| plan.endpoints[0].interfaces[0].peer = "sixteen-bytes-xx".into(),
+            |plan| plan.endpoints[0].interfaces[0].network = "back".into(),
+            |plan| plan.endpoints[0].interfaces[0].address = [10, 1, 0, 1].into(),
+            |plan| plan.endpoints[0].interfaces[0].address6 = Some("fd00:1::1".parse().unwrap()),
+            |plan| plan.endpoints[0].interfaces[0].address6 = Some("fd00:2::2".parse().unwrap()),
+            |plan| plan.groups[0].addresses[0].address = [10, 1, 0, 2].into(),
+            |plan| plan.groups[0].addresses[0].address = [10, 1, 1, 2].into(),
+            |plan| plan.groups[0].addresses[0].address6 = Some("fd00:1::2".parse().unwrap()),
+            |plan| plan.groups[0].addresses[0].network = "back".into(),
+        ];
+        for (number, spoil) in spoil.iter().enumerate() {
+            let mut plan = plan();
+            spoil(&mut plan);
+            assert!(matches!(validate(&plan), Err(Error::Plan(_))), "number {number}");
+        }
+    }
+}

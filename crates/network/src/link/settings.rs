@@ -15,7 +15,8 @@ pub(super) fn of_stack() -> Result<(), Error> {
     // kernel is slow to find a free source port after 14000 of them in a minute.
     set_if_present("net/ipv4/tcp_tw_reuse", "1")?;
     set("net/ipv4/ip_local_port_range", "1024 65535")?;
-    ipv6_default(false)?;
+    no_ipv6_by_default()?;
+    ipv6_at_once()?;
     for table in ["iptables", "ip6tables", "arptables"] {
         set_if_present(&format!("net/bridge/bridge-nf-call-{table}"), "0")?;
     }
@@ -28,11 +29,14 @@ pub(super) fn of_container(ping_groups: &str, ipv6: bool) -> Result<(), Error> {
     forward_nothing()?;
     set("net/ipv4/ip_unprivileged_port_start", "0")?;
     set("net/ipv4/ping_group_range", ping_groups)?;
-    if ipv6 {
-        // `::1`, also where the host's default is to have none.
-        set("net/ipv6/conf/lo/disable_ipv6", "0")?;
+    if !ipv6 {
+        return no_ipv6_by_default();
     }
-    ipv6_default(ipv6)
+    // `::1`, also where the host's default is to have none.
+    for links in ["lo", "default"] {
+        self::ipv6(links, true)?;
+    }
+    ipv6_at_once()
 }
 
 /// A new namespace inherits the host's values, which are 1 where Docker runs.
@@ -41,11 +45,15 @@ fn forward_nothing() -> Result<(), Error> {
     set_if_present("net/ipv6/conf/all/forwarding", "0")
 }
 
-/// Whether links that are yet to come have IPv6. Where the plan knows no IPv6 address there shall be no other:
-/// containers would find each other by link-local ones, past their networks' names. Where it knows some, they are
-/// used at once, without detection of duplicates, and nobody's router advertisements are listened to.
-fn ipv6_default(enabled: bool) -> Result<(), Error> {
-    set_if_present("net/ipv6/conf/default/disable_ipv6", if enabled { "0" } else { "1" })?;
+/// For links that are yet to come. Where the plan knows no IPv6 address there shall be no other: containers would
+/// find each other by link-local ones, past the names of their networks.
+fn no_ipv6_by_default() -> Result<(), Error> {
+    set_if_present("net/ipv6/conf/default/disable_ipv6", "1")
+}
+
+/// For links that are yet to come: addresses are used without detection of duplicates, which takes a second, and
+/// nobody's router advertisements are listened to.
+fn ipv6_at_once() -> Result<(), Error> {
     set_if_present("net/ipv6/conf/default/accept_dad", "0")?;
     set_if_present("net/ipv6/conf/default/accept_ra", "0")
 }

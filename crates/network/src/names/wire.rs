@@ -388,3 +388,6 @@ pub(crate) fn encode_name(name: &str) -> Option<Vec<u8>> {
     out.push(0);
     (out.len() <= NAME).then_some(out)
 }
+
+#[cfg(test)]
+mod tests;

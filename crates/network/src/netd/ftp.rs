@@ -112,38 +112,49 @@ pub(super) enum Course {
     Over,
 }
 
+/// What a control connection lives among.
+#[derive(Debug)]
+pub(super) struct Around<'a> {
+    pub(super) key: Key,
+    /// Name of the service.
+    pub(super) service: &'a str,
+    pub(super) expected: &'a mut Expected,
+    pub(super) events: &'a mut Vec<Event>,
+}
+
 /// What the session may ask for.
-struct Doors<'a> {
-    expected: &'a mut Expected,
-    events: &'a mut Vec<Event>,
-    service: &'a str,
-    key: Key,
+struct Doors<'a, 'b> {
+    around: &'b mut Around<'a>,
     gate: Gate,
     entry: SocketAddr,
     client: SocketAddr,
     target: Target,
 }
 
-impl Ports for Doors<'_> {
+impl Ports for Doors<'_, '_> {
     fn passive(&mut self, target: SocketAddr) -> Option<u16> {
         let (first, last) = self.gate.passive;
         let own = |(service, _, client): &&(ServiceId, u16, IpAddr)| {
             *service == self.gate.service && *client == self.client.ip()
         };
-        if self.expected.passive.keys().filter(own).count() >= AWAITED_EACH {
+        if self.around.expected.passive.keys().filter(own).count() >= AWAITED_EACH {
             return None;
         }
-        let taken =
-            |port: u16| self.expected.passive.contains_key(&(self.gate.service, port, self.client.ip()));
+        let taken = |port: u16| {
+            self.around.expected.passive.contains_key(&(self.gate.service, port, self.client.ip()))
+        };
         let size = u32::from(last.checked_sub(first)?) + 1;
-        let start = u32::from(self.expected.next);
+        let start = u32::from(self.around.expected.next);
         // The replica's own port first: a replica with a part of the pool of its own never collides with others.
         let own = Some(target.port()).filter(|port| (first..=last).contains(port));
         let all = (0..size).filter_map(|at| u16::try_from(u32::from(first) + (start + at) % size).ok());
         let port = own.into_iter().chain(all).find(|port| !taken(*port))?;
-        self.expected.next = self.expected.next.wrapping_add(1);
+        self.around.expected.next = self.around.expected.next.wrapping_add(1);
         let target = Target { address: target, ..self.target };
-        self.expected.passive.insert((self.gate.service, port, self.client.ip()), (self.key, target));
+        self.around
+            .expected
+            .passive
+            .insert((self.gate.service, port, self.client.ip()), (self.around.key, target));
         Some(port)
     }
 
@@ -155,16 +166,20 @@ impl Ports for Doors<'_> {
         };
         let port = if self.entry.port() == 21 { 20 } else { self.entry.port().wrapping_sub(1) };
         let source = SocketAddr::new(self.entry.ip(), port);
-        self.expected.active.insert((self.target.address.ip(), told), (self.key, client, source));
+        self.around
+            .expected
+            .active
+            .insert((self.target.address.ip(), told), (self.around.key, client, source));
         Some(told)
     }
 
     fn void(&mut self) {
-        self.expected.void(self.key);
+        self.around.expected.void(self.around.key);
     }
 
     fn report(&mut self, what: String) {
-        self.events.push(Event::Ftp { service: self.service.to_owned(), client: self.client, what });
+        let service = self.around.service.to_owned();
+        self.around.events.push(Event::Ftp { service, client: self.client, what });
     }
 }
 
@@ -194,25 +209,14 @@ impl Control {
         ends: (&Side, &Side),
         end: End,
         flags: EventFlags,
-        key: Key,
-        service: &str,
-        expected: &mut Expected,
-        events: &mut Vec<Event>,
+        around: &mut Around<'_>,
     ) -> Course {
         if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
             return Course::Over;
         }
         let (client, server) = ends;
-        let mut doors = Doors {
-            expected,
-            events,
-            service,
-            key,
-            gate: self.gate,
-            entry: self.entry,
-            client: self.client,
-            target: self.target,
-        };
+        let mut doors =
+            Doors { around, gate: self.gate, entry: self.entry, client: self.client, target: self.target };
         if flags.contains(EventFlags::IN) && self.read(client, server, end, &mut doors).is_none() {
             return Course::Over;
         }
@@ -245,15 +249,16 @@ impl Control {
         }
         if drained && self.session.is_opaque() && !self.client_ended {
             let session = (self.gate.service, self.client.ip(), self.target);
-            doors.expected.void(key);
-            doors.expected.opaque.insert(key, session);
+            let Around { key, expected, .. } = doors.around;
+            expected.void(*key);
+            expected.opaque.insert(*key, session);
             return Course::Opaque;
         }
         Course::Goes
     }
 
     /// Reads from one end; `None` when the connection is over.
-    fn read(&mut self, client: &Side, server: &Side, end: End, doors: &mut Doors<'_>) -> Option<()> {
+    fn read(&mut self, client: &Side, server: &Side, end: End, doors: &mut Doors<'_, '_>) -> Option<()> {
         let mut chunk = [0; CHUNK];
         let socket = if end == End::Client { &client.socket } else { &server.socket };
         let length = match rustix::net::recv(socket, &mut chunk[..], RecvFlags::DONTWAIT) {

@@ -21,7 +21,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use super::Kind;
 use super::event::{Poll, Token, World};
 use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
-use super::ftp::{Control, Course, Gate};
+use super::ftp::{Around, Control, Course, Gate};
 use super::slab::{Key, Slab};
 use super::sockets::Waiter;
 use super::topology::{Entrance, Replica, ServiceId, Target};
@@ -418,9 +418,8 @@ impl Proxy {
             (&mut connection.control, &mut connection.upstream, connection.gate)
         {
             let World { topology, ftp, events, .. } = world;
-            let service = topology.name(gate.service);
-            let ends = (&connection.client, &*upstream);
-            match control.ready(ends, end, flags, key, service, ftp, events) {
+            let mut around = Around { key, service: topology.name(gate.service), expected: ftp, events };
+            match control.ready((&connection.client, &*upstream), end, flags, &mut around) {
                 Course::Goes => {}
                 Course::Opaque => connection.control = None,
                 Course::Over => return self.close(world, key),

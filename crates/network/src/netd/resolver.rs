@@ -8,7 +8,7 @@ mod upstream;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -109,12 +109,6 @@ impl Resolver {
             random: RandomState::new(),
             count: 0,
         }
-    }
-
-    /// The address of a service's first replica on its first network.
-    pub(super) fn address_of(&self, service: &str) -> Option<Ipv4Addr> {
-        let endpoint = self.plan.endpoints.iter().find(|endpoint| endpoint.group == service)?;
-        endpoint.interfaces.first().map(|interface| interface.address)
     }
 
     /// Replaces plan and resolvers; sockets of networks that are gone are closed, `names` are added or replace.

@@ -9,7 +9,7 @@ use super::Event;
 use crate::balance::{Balance, MemberId, Pick, Pool, State};
 use crate::egress::Learned;
 use crate::link::contains;
-use crate::plan::{Endpoint, Interface, Network, NetworkPlan, replica_name};
+use crate::plan::{Endpoint, Interface, Network, NetworkPlan};
 
 /// How long after a container began to take connections one that it refuses is tried again: its program may not
 /// listen yet.
@@ -306,11 +306,6 @@ impl Topology {
         gateway || self.virtuals.get(&address).is_some_and(|(_, network)| *network == place.network)
     }
 
-    /// The container with this address.
-    pub(super) fn container_at(&self, address: IpAddr) -> Option<&Endpoint> {
-        self.places.get(&address).and_then(|place| self.plan.endpoints.get(place.endpoint))
-    }
-
     /// What it means that `source`, an address on a bridge, wants to reach `destination`.
     pub(super) fn way(&self, source: IpAddr, destination: SocketAddr, now: Instant) -> Way {
         let Some(place) = self.places.get(&source).copied() else { return Way::Nowhere };
@@ -336,14 +331,6 @@ impl Topology {
         }
         let name = names().next().map(str::to_owned);
         Way::Forbidden(container, name)
-    }
-
-    /// Number of a replica among those of its service, from 1, by its name.
-    pub(super) fn number(&self, replica: Replica) -> u16 {
-        let name = self.services[replica.service.0].pool.name(replica.member).unwrap_or_default();
-        let service = self.name(replica.service);
-        let suffix = name.strip_prefix(service).and_then(|rest| rest.strip_prefix('-')?.parse().ok());
-        suffix.filter(|number| replica_name(service, *number) == name).unwrap_or(1)
     }
 }
 

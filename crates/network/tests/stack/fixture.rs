@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use network::balance::State;
 use network::link::Namespaces;
 use network::names::{NameSockets, bind_in_current_namespace};
 use network::netd::{self, Client, Configuration, Descriptors, Published};
@@ -72,6 +73,7 @@ fn plan() -> NetworkPlan {
 enum Command {
     Connect(SocketAddrV4),
     Query { server: Ipv4Addr, query: Vec<u8>, tcp: bool },
+    Flood { server: Ipv4Addr, count: usize },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +93,7 @@ pub struct Stack {
     netd: Child,
     client: Client,
     _hub: Child,
-    _resolver: super::resolver::Fake,
+    pub resolver: super::resolver::Fake,
 }
 
 impl Stack {
@@ -153,7 +155,7 @@ impl Stack {
         };
         client.configure(&configuration, &with).unwrap();
         client.confirmed(Instant::now() + Duration::from_secs(5)).unwrap();
-        Self { plan, configuration, hub, services, netd, client, _hub: child, _resolver: resolver }
+        Self { plan, configuration, hub, services, netd, client, _hub: child, resolver }
     }
 
     pub fn configure(&mut self, listeners: &[(usize, OwnedFd)]) -> Result<(), network::Error> {
@@ -186,8 +188,18 @@ impl Stack {
     }
 
     fn tell(&self, service: &str, command: &Command) -> Outcome {
+        self.start(service, command);
+        self.outcome(service)
+    }
+
+    fn start(&self, service: &str, command: &Command) {
         let channel = &self.services[self.endpoint(service).0];
         channel.send(&serde_json::to_vec(command).unwrap(), &[]).unwrap();
+    }
+
+    /// Of what `service` was told to start.
+    pub fn outcome(&self, service: &str) -> Outcome {
+        let channel = &self.services[self.endpoint(service).0];
         let reply = channel.recv_until(Instant::now() + Duration::from_secs(15)).unwrap().unwrap();
         serde_json::from_slice(&reply.bytes).unwrap()
     }
@@ -222,6 +234,30 @@ impl Stack {
             Outcome::Reply(reply) => Ok(super::resolver::read(&reply)),
             other => Err(other),
         }
+    }
+
+    /// Has `service` send a query to the name server of its first network: the reply.
+    pub fn exchange(&self, service: &str, query: Vec<u8>, tcp: bool) -> Vec<u8> {
+        let network = &self.endpoint(service).1.interfaces[0].network;
+        let server = self.plan.networks.iter().find(|one| one.name == *network).unwrap().gateway;
+        match self.tell(service, &Command::Query { server, query, tcp }) {
+            Outcome::Reply(reply) => reply,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn start_query(&self, service: &str, server: Ipv4Addr, query: Vec<u8>) {
+        self.start(service, &Command::Query { server, query, tcp: false });
+    }
+
+    /// Has `service` ask `count` questions without waiting for replies.
+    pub fn start_flood(&self, service: &str, server: Ipv4Addr, count: usize) {
+        self.start(service, &Command::Flood { server, count });
+    }
+
+    /// Tells netd what has become of a container.
+    pub fn tell_state(&self, container: &str, state: State) {
+        self.client.states(&[(container.to_owned(), state)].into()).unwrap();
     }
 
     /// Processor time that netd has used.
@@ -314,6 +350,7 @@ fn service_process(channel: &Channel) {
         let outcome = match serde_json::from_slice(&message.bytes).unwrap() {
             Command::Connect(address) => connect(address),
             Command::Query { server, query, tcp } => ask(server, &query, tcp),
+            Command::Flood { server, count } => flood(server, count),
         };
         channel.send(&serde_json::to_vec(&outcome).unwrap(), &[]).unwrap();
     }
@@ -410,10 +447,24 @@ fn ask(server: Ipv4Addr, query: &[u8], tcp: bool) -> Outcome {
         socket.set_read_timeout(patience)?;
         socket.connect((server, 53))?;
         socket.send(query)?;
-        let mut reply = vec![0; 512];
+        let mut reply = vec![0; 4096];
         let length = socket.recv(&mut reply)?;
         reply.truncate(length);
         Ok(reply)
     };
     exchange().map_or_else(|error| failure(&error), Outcome::Reply)
+}
+
+fn flood(server: Ipv4Addr, count: usize) -> Outcome {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect((server, 53)).unwrap();
+    for number in 0..count {
+        let name = match number % 8 {
+            0 => "app".to_owned(),
+            1 => format!("silent-flood{number}.example.test"),
+            _ => format!("flood{number}.example.test"),
+        };
+        socket.send(&super::resolver::query(&name)).unwrap();
+    }
+    Outcome::Done
 }

@@ -46,6 +46,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("an MTU is kept to by both sides", mtu),
     ("links without IPv6 have none", ipv6_only_where_planned),
     ("rules and listeners can be replaced", replaced),
+    ("where interception is not to be had, the error says so", no_interception),
     ("a partition cuts, and is healed", faults::partition),
     ("a rate is set on both ends, survives a new link, and is healed", faults::rate),
     ("without netem a delay is refused with a hint", faults::delay),
@@ -162,7 +163,7 @@ fn receive(socket: &OwnedFd) -> (Vec<u8>, SocketAddr, SocketAddr) {
             .unwrap();
     let destination = message.cmsgs().unwrap().find_map(|one| match one {
         ControlMessageOwned::Ipv4OrigDstAddr(to) => {
-            let to = nix::sys::socket::SockaddrIn::from(to);
+            let to = SockaddrIn::from(to);
             Some(SocketAddr::from((to.ip(), to.port())))
         }
         ControlMessageOwned::Ipv6OrigDstAddr(to) => {
@@ -447,4 +448,18 @@ fn replaced(hub: &mut Hub) {
     tcp_arrives(hub);
     udp_arrives(hub);
     assert_eq!(rustix::net::accept(&old.tcp4).unwrap_err(), rustix::io::Errno::AGAIN);
+}
+
+fn no_interception(hub: &mut Hub) {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let all = capabilities(None).unwrap();
+    let mut fewer = all;
+    fewer.effective.remove(CapabilitySet::NET_ADMIN);
+    set_capabilities(None, fewer).unwrap();
+    let error = hub.namespaces.intercept().unwrap_err();
+    set_capabilities(None, all).unwrap();
+    assert!(matches!(error, network::Error::NoInterception { .. }), "{error:?}");
+    assert!(error.hint().unwrap().contains("nft_tproxy"));
+    // What was there still is.
+    tcp_arrives(hub);
 }

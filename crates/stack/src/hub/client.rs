@@ -14,7 +14,7 @@ use sys::channel::Channel;
 use sys::process::{Child, namespace};
 
 use super::{Event, Request};
-use crate::fault::Fault;
+use crate::fault::{Change, Fault};
 use crate::remote::{self, Context, RemoteError};
 
 /// How long an answer may take: the first use of a volume copies data.
@@ -146,9 +146,19 @@ impl Hub {
         fds.pop().ok_or_else(unexpected)
     }
 
-    /// Makes this wrong with a container's network, and nothing else; it stays so when its links are made anew.
-    pub(crate) fn fault(&mut self, container: &str, fault: &Fault) -> Result<(), RemoteError> {
-        let request = Request::Fault { container: container.to_owned(), fault: fault.clone() };
+    /// Makes a change to what is wrong with a container's network; `fault` is what comes of it.
+    pub(crate) fn fault(
+        &mut self,
+        container: &str,
+        change: &Change,
+        fault: &Fault,
+    ) -> Result<(), RemoteError> {
+        let container = container.to_owned();
+        let request = match change {
+            Change::Shape(_) => Request::Shape { container, shape: fault.shape },
+            Change::Partition(from) => Request::Partition { container, from: from.clone() },
+            Change::Heal => Request::Heal { container },
+        };
         self.call(&request, &[]).map(drop)
     }
 

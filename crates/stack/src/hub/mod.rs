@@ -4,7 +4,6 @@
 //! [`client::Hub`] is the supervisor's side; [`serve`] is what the hub process runs.
 
 pub(crate) mod client;
-mod fault;
 mod launcher;
 mod porter;
 
@@ -19,6 +18,7 @@ use container::sandbox::Sandbox;
 use network::intercept::Intercepted;
 use network::link::Namespaces;
 use network::plan::NetworkPlan;
+use network::shape::Shape;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -32,7 +32,6 @@ use sys::process::Child;
 use launcher::Launcher;
 use porter::Porter;
 
-use crate::fault::Fault;
 use crate::remote::{self, Context, RemoteError};
 
 /// What the supervisor asks of the hub.
@@ -44,7 +43,8 @@ pub(crate) enum Request {
     Netd,
     /// Have what containers send out of their networks end at sockets. Answered by `Intercepted`.
     Intercept,
-    /// Start a sandbox in the network namespace of the container `network`, or in the host's. Descriptors: standard input, output, error, then the detached mounts, then the cgroup
+    /// Start a sandbox in the network namespace of the container `network`, or in the host's. Descriptors: standard
+    /// input, output, error, then the detached mounts, then the cgroup
     /// directory if there is one.
     Start { sandbox: Box<Sandbox>, network: Option<String>, cgroup: bool },
     /// Start a process in the sandbox whose PID 1 is `target`. Descriptors: as with `Start`.
@@ -53,8 +53,12 @@ pub(crate) enum Request {
     Socket { service: String },
     /// A TCP socket that listens on a port in a container's network namespace.
     Listen { container: String, port: u16 },
-    /// Make this wrong with the container's network, instead of what was.
-    Fault { container: String, fault: Fault },
+    /// Shape a container's links like this and no more.
+    Shape { container: String, shape: Shape },
+    /// Cut a container off from these too, or from everybody when there is none.
+    Partition { container: String, from: Vec<String> },
+    /// Take everything away that is wrong with a container's network.
+    Heal { container: String },
     /// Delete these directories, relative to the data directory.
     Remove { paths: Vec<String> },
 }
@@ -96,8 +100,6 @@ struct Hub {
     /// Starts what has the host's network, in a stack with such services.
     porter: Option<Porter>,
     network: Namespaces,
-    /// What is wrong with networks because somebody asked for it, by container.
-    faults: HashMap<String, Fault>,
     /// PID 1 of each sandbox, by its number here.
     sandboxes: HashMap<i32, Running>,
 }
@@ -129,8 +131,8 @@ impl Hub {
                 .context(|| "create the stack's network namespace".into())?;
         }
         let network = Namespaces::open()?;
-        let (faults, sandboxes) = (HashMap::new(), HashMap::new());
-        Ok(Self { supervisor, netd: None, children, launcher, porter, network, faults, sandboxes })
+        let sandboxes = HashMap::new();
+        Ok(Self { supervisor, netd: None, children, launcher, porter, network, sandboxes })
     }
 
     fn run(&mut self) -> Result<(), RemoteError> {
@@ -208,12 +210,6 @@ impl Hub {
         match request {
             Request::Wire(plan) => {
                 let changes = self.network.apply(&plan)?;
-                self.faults.retain(|name, _| plan.endpoints.iter().any(|endpoint| endpoint.service == *name));
-                for name in &changes.endpoints {
-                    if let Some(fault) = self.faults.get(name) {
-                        fault::put(&mut self.network, name, fault)?;
-                    }
-                }
                 let new = |network: &&network::plan::Network| changes.networks.contains(&network.name);
                 let networks: Vec<_> = plan.networks.iter().filter(new).collect();
                 let sockets = network::names::bind_in_current_namespace(networks)?;
@@ -242,9 +238,16 @@ impl Hub {
                 let namespace = namespace_of(&self.network, &container)?;
                 Ok((done(), vec![network::direct::listen_in(namespace, port)?]))
             }
-            Request::Fault { container, fault } => {
-                fault::put(&mut self.network, &container, &fault)?;
-                self.faults.insert(container, fault);
+            Request::Shape { container, shape } => {
+                self.network.shape(&container, &shape)?;
+                Ok((done(), Vec::new()))
+            }
+            Request::Partition { container, from } => {
+                self.network.partition(&container, &from)?;
+                Ok((done(), Vec::new()))
+            }
+            Request::Heal { container } => {
+                self.network.heal(Some(&container))?;
                 Ok((done(), Vec::new()))
             }
             Request::Remove { paths } => {

@@ -278,8 +278,8 @@ fn environment(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<
 
 /// What of a service's configuration needs a new container when it changes.
 ///
-/// Left out are what it waits for (the order of a start that is over) and how its image is built (a
-/// changed image is noticed by its own identity). Addresses that the file does not name are left out
+/// Left out are what it waits for (the order of a start that is over), how many containers run it, and how its
+/// image is built (a changed image is noticed by its own identity). Addresses that the file does not name are left out
 /// too: a service that is added in front of others shifts theirs, and nobody may rely on them.
 /// Published ports are in, though they live outside of the container: compose recreates for them, too. How
 /// many replicas there are is no matter of a single one, and what netd alone heeds (balancing, egress, `dns`)
@@ -289,6 +289,7 @@ fn config_hash(service: &Service, file: &ServiceFile, network: &NetworkPlan) -> 
     relevant.config_hash = String::new();
     relevant.replicas = 1;
     relevant.depends_on = Vec::new();
+    relevant.replicas = 1;
     if let Source::Build(build) = &relevant.source {
         relevant.source = Source::Image(build.image.clone());
     }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::PollFlags;
 use sys::channel::Channel;
 
+use super::unit::Unit;
 use crate::control::{Command, Notice};
 use crate::event::Event;
 use crate::remote;
@@ -28,7 +29,7 @@ pub(crate) struct Connection {
     skipped: u64,
     /// Its end ends the stack (it started the supervisor and has not detached).
     pub(crate) leash: bool,
-    /// Services whose log lines and states it wants; empty for all.
+    /// Services and containers whose log lines and states it wants; empty for all.
     pub(crate) follow: Option<Vec<String>>,
     /// Whose events it wants.
     pub(crate) events: Option<Audience>,
@@ -44,16 +45,20 @@ impl Audience {
     /// Whether this event is wanted. What concerns the whole stack always is.
     pub(crate) fn wants(&self, event: &Event) -> bool {
         let Some(container) = &event.container else { return true };
-        self.0.is_empty() || self.0.contains(container)
+        let replica_of = |name: &str| {
+            let number = container.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+            number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        self.0.is_empty() || self.0.iter().any(|name| name == container || replica_of(name))
     }
 }
 
 /// What a connection waits for.
 #[derive(Debug, Clone)]
 pub(crate) enum Pending {
-    /// These services are up; healthy too if `wait`.
+    /// These services and containers are up; healthy too if `wait`.
     Up { services: Vec<String>, wait: bool },
-    /// These services are down.
+    /// These services and containers are down.
     Stopped(Vec<String>),
     /// All is down.
     Down,
@@ -116,9 +121,9 @@ impl Connection {
         if self.queue.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
     }
 
-    /// Whether it wants to hear of `service`.
-    pub(crate) fn follows(&self, service: &str) -> bool {
-        self.follow.as_ref().is_some_and(|list| list.is_empty() || list.iter().any(|s| s == service))
+    /// Whether it wants to hear of a container.
+    pub(crate) fn follows(&self, unit: &Unit) -> bool {
+        self.follow.as_ref().is_some_and(|list| list.is_empty() || unit.is_among(list))
     }
 }
 

@@ -87,13 +87,18 @@ impl Supervisor {
         let listeners: Vec<u64> = self
             .connections
             .iter()
-            .filter(|(_, c)| c.events.as_ref().is_some_and(|audience| audience.wants(&event)))
+            .filter(|(_, c)| c.events.as_ref().is_some_and(|audience| self.is_for(&event, audience)))
             .map(|(id, _)| *id)
             .collect();
         for id in listeners {
             self.notify(id, Notice::Event(event.clone()));
         }
         self.history.keep(event);
+    }
+
+    fn is_for(&self, event: &Event, audience: &Audience) -> bool {
+        let unit = self.units.iter().find(|unit| event.container.as_deref() == Some(unit.name()));
+        audience.wants(event) || unit.is_some_and(|unit| unit.is_among(&audience.0))
     }
 
     /// The same for a unit.
@@ -153,12 +158,12 @@ impl Supervisor {
         follow: bool,
     ) -> Result<(), RemoteError> {
         for name in services {
-            self.unit(name)?;
+            self.known(name)?;
         }
         let audience = Audience(services.to_vec());
         let past: Vec<Event> = match since {
             Some(since) => {
-                let wanted = |event: &&Event| event.time >= since && audience.wants(event);
+                let wanted = |event: &&Event| event.time >= since && self.is_for(event, &audience);
                 self.history.kept.iter().filter(wanted).cloned().collect()
             }
             None => Vec::new(),

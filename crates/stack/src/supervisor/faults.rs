@@ -15,31 +15,25 @@ impl Supervisor {
         services: &[String],
         change: &Change,
     ) -> Result<(), RemoteError> {
-        if let Change::Partition(from) = change {
-            for name in from {
-                self.unit(name)?;
-                if services.contains(name) {
-                    return Err(RemoteError::message(format!(
-                        "service `{name}` cannot be cut off from itself"
-                    )));
-                }
-            }
-        }
-        for name in services {
-            self.unit(name)?;
-        }
         let containers: Vec<String> = match services {
             [] => self.faults.keys().cloned().collect(),
-            named => named.to_vec(),
+            named => self.containers(named)?,
         };
+        let mut change = change.clone();
+        if let Change::Partition(from) = &mut change {
+            *from = self.containers(from)?;
+            if let Some(name) = from.iter().find(|name| containers.contains(name)) {
+                return Err(RemoteError::message(format!("service `{name}` cannot be cut off from itself")));
+            }
+        }
         let mut changed = Vec::new();
         for container in containers {
             let before = self.faults.get(&container).cloned().unwrap_or_default();
-            let fault = before.after(change);
+            let fault = before.after(&change);
             self.hub
-                .fault(&container, &fault)
+                .fault(&container, &change, &fault)
                 .context(|| format!("change the network of service `{container}`"))?;
-            self.keep_fault(&container, &fault);
+            self.keep_fault(&container, &change, &fault);
             self.tell_event(Some(&container), What::Network { change: fault.to_string() });
             changed.push(Faulty { container, fault });
         }
@@ -48,12 +42,21 @@ impl Supervisor {
         Ok(())
     }
 
-    fn keep_fault(&mut self, container: &str, fault: &Fault) {
-        if fault.is_none() {
-            self.faults.remove(container);
-        } else {
-            self.faults.insert(container.to_owned(), fault.clone());
+    /// Names of the containers that these names mean.
+    fn containers(&self, names: &[String]) -> Result<Vec<String>, RemoteError> {
+        names.iter().try_for_each(|name| self.unit(name).map(drop))?;
+        let meant = self.units.iter().filter(|unit| unit.is_among(names));
+        Ok(meant.map(|unit| unit.name().to_owned()).collect())
+    }
+
+    fn keep_fault(&mut self, container: &str, change: &Change, fault: &Fault) {
+        self.faults.insert(container.to_owned(), fault.clone());
+        if *change == Change::Heal {
+            for other in self.faults.values_mut() {
+                *other = std::mem::take(other).without(container);
+            }
         }
+        self.faults.retain(|_, fault| !fault.is_none());
     }
 
     /// Answers with what is in force.

@@ -80,12 +80,12 @@ impl Supervisor {
             Ok(kills) => {
                 let time = event::now();
                 let text = line(kills, unit.service.limits.memory);
-                let service = unit.service.name.clone();
+                let service = unit.name().to_owned();
                 self.tell_event(Some(&service), What::Oom { processes: kills });
                 self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time, text }]);
             }
             Err(error) => {
-                tracing::warn!("read the memory events of service `{}`: {error}", unit.service.name);
+                tracing::warn!("read the memory events of service `{}`: {error}", unit.container);
                 // It would go on being ready.
                 run.memory = None;
             }

@@ -2,16 +2,21 @@
 //! single-threaded loop over descriptors; every decision is taken in [`Supervisor::advance`] from the
 //! state that the events left.
 
+mod adoption;
 mod connection;
 mod direct;
 mod events;
 mod faults;
+mod fleet;
 mod health;
 mod logs;
 pub(crate) mod memory;
 mod netd;
+mod probe;
 mod process;
 mod request;
+mod rolling;
+mod stop;
 mod unit;
 mod wiring;
 
@@ -36,15 +41,17 @@ use crate::control::{Health, Line, Notice, State};
 use crate::event::What;
 use crate::fault::Fault;
 use crate::hub::client::{Exit, Hub};
-use crate::plan::{Plan, Probe, Service};
+use crate::plan::{Plan, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
+use adoption::{Change, Next};
 use connection::{Connection, Pending};
 use direct::Binds;
 use events::History;
-use health::{Active, Kind, Monitor, Verdict};
+use health::{Active, Kind, Monitor};
 use logs::{Output, Streams};
-use unit::{Readiness, Run, Unit};
+use rolling::Rolling;
+use unit::{Run, Unit};
 use wiring::Wiring;
 
 /// A process that was started on behalf of a connection or a probe.
@@ -78,12 +85,17 @@ struct Supervisor {
     /// Root inside, as a user and group of the host, where that is not us.
     owner: Option<(u32, u32)>,
     plan: Option<Plan>,
+    /// Image id of each service of the plan.
+    images: BTreeMap<String, String>,
     secrets: BTreeMap<String, String>,
+    /// One for each container of each service, in the order of the plan.
     units: Vec<Unit>,
     /// A plan that takes effect when what it replaces is down.
-    next: Option<Box<crate::control::Up>>,
-    /// Those that came while another one was waiting for that, with their connections.
-    queued: VecDeque<(u64, Box<crate::control::Up>)>,
+    next: Option<Next>,
+    /// The replacement of containers one by one that is under way.
+    rolling: Option<Rolling>,
+    /// Changes that came while another one was being made, with their connections.
+    queued: VecDeque<(u64, Change)>,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     processes: HashMap<i32, Purpose>,
@@ -129,7 +141,7 @@ impl Supervisor {
             tokens.push(token);
             polled.push(PollFd::from_borrowed_fd(fd, flags));
         }
-        let others = [self.wiring.next(), self.history.next()].into_iter().flatten();
+        let others = [self.wiring.next(), self.history.next(), self.roll_next()].into_iter().flatten();
         let timeout = self.units.iter().filter_map(Unit::next).chain(others).min().map(|at| {
             // Rounded up, so that what is due at a moment is due when the wait for it ends.
             at.saturating_duration_since(Instant::now()) + Duration::from_micros(999)
@@ -214,7 +226,11 @@ impl Supervisor {
             let stopped = self.stop_what_is_not_wanted();
             let started = self.start_what_is_ready();
             let switched = self.switch_plan();
-            if !ended && !stopped && !started && !switched {
+            let rolled = self.roll();
+            let swept = self.sweep();
+            let changed = ended || stopped || started || switched || rolled || swept || self.next_change();
+            self.tell_netd();
+            if !changed {
                 break;
             }
         }
@@ -230,39 +246,6 @@ impl Supervisor {
             changed = true;
         }
         changed
-    }
-
-    /// Sends stop signals, dependants first.
-    fn stop_what_is_not_wanted(&mut self) -> bool {
-        let now = Instant::now();
-        let mut changed = false;
-        for index in 0..self.units.len() {
-            let unit = &self.units[index];
-            let Some(run) = &unit.run else { continue };
-            if unit.wanted || run.kill_at.is_some() || self.has_running_dependant(unit.name()) {
-                continue;
-            }
-            let grace = Duration::try_from_secs_f64(unit.service.stop_grace_period).unwrap_or(Duration::ZERO);
-            if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), unit.stop_signal) {
-                tracing::warn!("stop service `{}`: {error}", unit.name());
-            }
-            let unit = &mut self.units[index];
-            if let Some(run) = &mut unit.run {
-                run.kill_at = Some(now + grace);
-            }
-            unit.state = State::Stopping;
-            self.tell_state(index, None);
-            self.tell_event_of(index, What::Stopping);
-            changed = true;
-        }
-        changed
-    }
-
-    /// Whether a service that is also being stopped still depends on `name`.
-    fn has_running_dependant(&self, name: &str) -> bool {
-        self.units.iter().any(|unit| {
-            unit.run.is_some() && !unit.wanted && unit.service.depends_on.iter().any(|d| d.service == name)
-        })
     }
 
     fn start_what_is_ready(&mut self) -> bool {
@@ -300,12 +283,8 @@ impl Supervisor {
     fn dependencies(&self, index: usize) -> Result<bool, RemoteError> {
         let mut ready = true;
         for dependency in &self.units[index].service.depends_on {
-            let Some(unit) = self.units.iter().find(|u| u.name() == dependency.service) else { continue };
-            match unit.readiness(dependency.condition) {
-                Readiness::Ready => {}
-                Readiness::NotYet => ready = false,
-                Readiness::Never => return Err(self.why_not(unit)),
-            }
+            let replicas = self.replicas(&dependency.service);
+            ready &= fleet::readiness(&replicas, dependency.condition).map_err(|unit| self.why_not(unit))?;
         }
         Ok(ready)
     }
@@ -362,6 +341,8 @@ impl Supervisor {
         let cgroup = self.service_cgroup(&unit.service, unit.name())?;
         let memory = cgroup.as_ref().and_then(|cgroup| memory::watch(cgroup, unit.name()));
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
+        // What `exec` and health checks are like: each replica has variables of its own.
+        let process = resolved.sandbox.process.clone();
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
         let binds = match started.asks.map(Binds::new).transpose() {
             Ok(binds) => binds,
@@ -375,6 +356,7 @@ impl Supervisor {
         let now = Instant::now();
         let unit = &mut self.units[index];
         unit.recreate = false;
+        unit.process = process;
         unit.outputs.extend(streams.outputs().context(|| "take its terminal".into())?);
         let monitor = unit.check.clone().map(|check| Monitor::new(check, now));
         let (pid, pidfd) = (started.pid, started.pidfd);
@@ -404,10 +386,10 @@ impl Supervisor {
         spec::Ingredients {
             stack: &self.stack,
             container,
-            replica: 1,
+            replica: unit.slot,
             image: &unit.image,
             layers: unit.image.layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
-            secrets: &self.secrets,
+            secrets: &unit.secrets,
             network,
             idmap: self.idmap.as_ref(),
         }
@@ -466,45 +448,6 @@ impl Supervisor {
         self.units.iter().position(|unit| unit.run.as_ref().is_some_and(&mut found))
     }
 
-    fn probe_output(&self, index: usize, status: i32) -> String {
-        let monitor = self.units[index].run.as_ref().and_then(|run| run.monitor.as_ref());
-        match monitor.and_then(|m| m.active.as_ref()).map(|a| &a.kind) {
-            Some(Kind::Exec { text, .. }) if !text.is_empty() => {
-                String::from_utf8_lossy(text).trim().to_owned()
-            }
-            _ => format!("exit status {status}"),
-        }
-    }
-
-    fn conclude(&mut self, index: usize, result: Result<(), String>) {
-        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
-        let Some(monitor) = monitor else { return };
-        if monitor.conclude(result, Instant::now()) {
-            let (detail, what) = match monitor.health {
-                Health::Unhealthy => (
-                    Some(format!("unhealthy: {}", monitor.output)),
-                    Some(What::Unhealthy { output: monitor.output.clone() }),
-                ),
-                Health::Healthy => (Some("healthy".to_owned()), Some(What::Healthy)),
-                Health::Starting => (None, None),
-            };
-            self.tell_state(index, detail);
-            if let Some(what) = what {
-                self.tell_event_of(index, what);
-            }
-        }
-    }
-
-    fn read_probe(&mut self, index: usize) {
-        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
-        let Some(active) = monitor.and_then(|monitor| monitor.active.as_mut()) else { return };
-        match active.advance() {
-            Verdict::Pending => {}
-            Verdict::Passed => self.conclude(index, Ok(())),
-            Verdict::Failed(why) => self.conclude(index, Err(why)),
-        }
-    }
-
     /// Everything that is due by the clock.
     fn timers(&mut self) -> Result<(), RemoteError> {
         let now = Instant::now();
@@ -520,7 +463,7 @@ impl Supervisor {
             let Some(run) = &mut unit.run else { continue };
             if run.kill_at.is_some_and(|at| at <= now) {
                 if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), 9) {
-                    tracing::warn!("kill service `{}`: {error}", unit.service.name);
+                    tracing::warn!("kill service `{}`: {error}", unit.container);
                 }
                 run.kill_at = Some(now + Duration::from_secs(10));
             }
@@ -550,48 +493,6 @@ impl Supervisor {
         Ok(())
     }
 
-    fn probe(&mut self, index: usize) -> Result<Kind, RemoteError> {
-        let unit = &self.units[index];
-        let run = unit.run.as_ref().ok_or_else(|| RemoteError::message("it does not run"))?;
-        let probe = run.monitor.as_ref().and_then(Monitor::probe).cloned();
-        match probe {
-            Some(Probe::Exec(argv)) => {
-                let mut process = unit.process.clone();
-                process.argv = argv;
-                process.terminal = false;
-                let pid = run.pid;
-                let cgroup = run.cgroup.as_ref().map(AsFd::as_fd);
-                let null = File::open("/dev/null")?;
-                let (read, write) =
-                    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-                rustix::io::ioctl_fionbio(&read, true).map_err(io::Error::from)?;
-                let stdio = [null.as_fd(), write.as_fd(), write.as_fd()];
-                let started = self.hub.exec(pid, process, cgroup, stdio)?;
-                Ok(Kind::Exec {
-                    pid: started.pid,
-                    pidfd: started.pidfd,
-                    output: Some(read),
-                    text: Vec::new(),
-                })
-            }
-            Some(Probe::Tcp(port)) => Ok(health::connect(self.socket_beside(index)?, port, None)?),
-            Some(Probe::Http { port, path }) => {
-                Ok(health::connect(self.socket_beside(index)?, port, Some(&path))?)
-            }
-            None => Err(RemoteError::message("there is nothing to try")),
-        }
-    }
-
-    /// A TCP socket of the network namespace that a service is in.
-    fn socket_beside(&mut self, index: usize) -> Result<OwnedFd, RemoteError> {
-        let unit = &self.units[index];
-        match unit.service.network_mode.owner(unit.name()).map(str::to_owned) {
-            Some(owner) => self.hub.socket(&owner),
-            // That is where we are.
-            None => Ok(health::socket()?),
-        }
-    }
-
     fn answer_bind(&mut self, index: usize, flags: PollFlags) {
         let Some(unit) = self.units.get_mut(index) else { return };
         let Some(run) = &mut unit.run else { return };
@@ -608,8 +509,8 @@ impl Supervisor {
     fn read_output(&mut self, index: usize, stream: usize) {
         let unit = &mut self.units[index];
         let Some(output) = unit.outputs.get_mut(stream) else { return };
-        let (lines, open) = output.read(&unit.service.name).unwrap_or_else(|error| {
-            tracing::warn!("read the output of service `{}`: {error}", unit.service.name);
+        let (lines, open) = output.read(&unit.container).unwrap_or_else(|error| {
+            tracing::warn!("read the output of service `{}`: {error}", unit.container);
             (Vec::new(), false)
         });
         if !open {
@@ -625,11 +526,10 @@ impl Supervisor {
             return;
         }
         if let Err(error) = unit.log.write(&lines) {
-            tracing::warn!("write the log of service `{}`: {error}", unit.service.name);
+            tracing::warn!("write the log of service `{}`: {error}", unit.name());
         }
         for line in lines {
-            let service = line.service.clone();
-            self.tell_followers(&service, &Notice::Log(line));
+            self.tell_followers(index, &Notice::Log(line));
         }
     }
 
@@ -656,7 +556,7 @@ impl Supervisor {
             .connections
             .iter()
             .filter(|(_, c)| {
-                c.follows(&service) || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_)))
+                c.follows(unit) || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_)))
             })
             .map(|(id, _)| *id)
             .collect();
@@ -665,9 +565,10 @@ impl Supervisor {
         }
     }
 
-    fn tell_followers(&mut self, service: &str, notice: &Notice) {
+    fn tell_followers(&mut self, index: usize, notice: &Notice) {
+        let unit = &self.units[index];
         let ids: Vec<u64> =
-            self.connections.iter().filter(|(_, c)| c.follows(service)).map(|(id, _)| *id).collect();
+            self.connections.iter().filter(|(_, c)| c.follows(unit)).map(|(id, _)| *id).collect();
         for id in ids {
             self.notify(id, notice.clone());
         }

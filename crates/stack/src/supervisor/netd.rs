@@ -182,8 +182,15 @@ impl Supervisor {
 
     fn told_by_netd(&mut self, told: network::netd::Event) {
         let (container, what) = event::from_netd(told);
+        if what == What::Drained {
+            self.drained(&container);
+        }
         match what {
             What::EgressRefused { .. } => self.tell_refusal(&container, what, Instant::now()),
+            What::Drained => {
+                self.drained(&container);
+                self.tell_event(Some(&container), What::Drained);
+            }
             what => self.tell_event(Some(&container), what),
         }
     }

@@ -1,22 +1,19 @@
 //! What commands ask of the supervisor, and when they are answered.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::str::FromStr;
 use std::time::Instant;
 
 use container::cgroup::Cgroup;
 use container::cgroup::usage::MemoryEvents;
-use image::{Digest, Image};
 use rustix::event::PollFlags;
 
+use super::adoption::{Change, closure};
 use super::connection::Pending;
-use super::logs::Log;
-use super::unit::{Readiness, Unit};
+use super::unit::{Readiness, Standing, Unit};
 use super::{Purpose, Supervisor, process};
-use crate::control::{Command, Container, Exec, Notice, State, Subject, Up};
+use crate::control::{Command, Container, Exec, Notice, State, Subject};
 use crate::hub::client::Exit;
-use crate::plan::{Condition, Plan, SecretSource, Service};
+use crate::plan::{Condition, Plan, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
 
@@ -69,7 +66,8 @@ impl Supervisor {
             return Err(RemoteError::message("the stack is being taken down"));
         }
         match command {
-            Command::Up(up) => self.up(id, up)?,
+            Command::Up(up) => self.change(id, Change::Up(up))?,
+            Command::Scale(scale) => self.change(id, Change::Scale(scale))?,
             Command::Down { volumes } => {
                 self.end(volumes);
                 self.wait_for(id, Pending::Down);
@@ -86,7 +84,7 @@ impl Supervisor {
             }
             Command::Restart(names) => {
                 let names = self.select(&names)?;
-                for unit in self.units.iter_mut().filter(|u| names.iter().any(|n| n == u.name())) {
+                for unit in self.units.iter_mut().filter(|unit| unit.is_among(&names) && stays(unit)) {
                     // Down first; `advance` starts it again because it is pending.
                     unit.restart();
                 }
@@ -99,7 +97,7 @@ impl Supervisor {
             }
             Command::Subjects(names) => {
                 let names = self.select(&names)?;
-                let asked = self.units.iter().filter(|unit| names.iter().any(|n| n == unit.name()));
+                let asked = self.units.iter().filter(|unit| unit.is_among(&names));
                 let subjects = asked.map(|unit| self.subject(unit)).collect();
                 self.notify(id, Notice::Subjects(subjects));
                 self.notify(id, Notice::Done);
@@ -133,7 +131,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn wait_for(&mut self, id: u64, pending: Pending) {
+    pub(super) fn wait_for(&mut self, id: u64, pending: Pending) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.pending = Some(pending);
         }
@@ -148,43 +146,67 @@ impl Supervisor {
             .collect()
     }
 
-    /// The named services, or all.
+    /// The named services and containers, or all services.
     fn select(&self, names: &[String]) -> Result<Vec<String>, RemoteError> {
         if names.is_empty() {
-            return Ok(self.units.iter().map(|unit| unit.name().to_owned()).collect());
+            return Ok(self.services());
         }
-        for name in names {
-            self.unit(name)?;
-        }
+        names.iter().try_for_each(|name| self.known(name))?;
         Ok(names.to_vec())
     }
 
+    /// Names of all services, those that have no container at the moment too.
+    fn services(&self) -> Vec<String> {
+        let planned = self.plan.iter().flat_map(|plan| &plan.services).map(|service| service.name.clone());
+        let mut names: Vec<String> = planned.collect();
+        for unit in &self.units {
+            if !names.contains(&unit.service.name) {
+                names.push(unit.service.name.clone());
+            }
+        }
+        names
+    }
+
+    /// Checks that a name is a service's or a container's.
+    pub(super) fn known(&self, name: &str) -> Result<(), RemoteError> {
+        let services = self.services();
+        if services.iter().any(|service| service == name) || self.units.iter().any(|u| u.answers_to(name)) {
+            return Ok(());
+        }
+        let mut error = RemoteError::message(format!("no such service: `{name}`"))
+            .or_hint(format!("the stack's services are: {}", services.join(", ")));
+        // Bad usage, as where the command itself finds it.
+        error.exit_code = 2;
+        Err(error)
+    }
+
+    /// The first container that `name` means.
     pub(super) fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
-        self.units.iter().find(|unit| unit.name() == name).ok_or_else(|| {
-            let known: Vec<&str> = self.units.iter().map(Unit::name).collect();
-            let mut error = RemoteError::message(format!("no such service: `{name}`"))
-                .or_hint(format!("the stack's services are: {}", known.join(", ")));
-            // Bad usage, as where the command itself finds it.
-            error.exit_code = 2;
-            error
-        })
+        self.known(name)?;
+        let unit = self.units.iter().find(|unit| unit.answers_to(name));
+        unit.ok_or_else(|| RemoteError::message(format!("service `{name}` has no container")))
     }
 
     fn with_dependencies(&self, names: &[String]) -> Vec<String> {
-        match &self.plan {
-            Some(plan) => closure(plan, names),
-            None => names.to_vec(),
+        let Some(plan) = &self.plan else { return names.to_vec() };
+        let needed = self.units.iter().filter(|unit| unit.is_among(names));
+        let needed = needed.flat_map(|unit| &unit.service.depends_on).map(|d| d.service.clone());
+        let needed: Vec<String> = needed.collect();
+        let mut all = names.to_vec();
+        if !needed.is_empty() {
+            all.extend(closure(plan, &needed));
         }
+        all
     }
 
-    fn want(&mut self, names: &[String]) {
-        for unit in self.units.iter_mut().filter(|u| names.iter().any(|n| n == u.name())) {
+    pub(super) fn want(&mut self, names: &[String]) {
+        for unit in self.units.iter_mut().filter(|unit| unit.is_among(names) && stays(unit)) {
             unit.want();
         }
     }
 
     fn stop(&mut self, names: &[String]) {
-        for unit in self.units.iter_mut().filter(|u| names.iter().any(|n| n == u.name())) {
+        for unit in self.units.iter_mut().filter(|unit| unit.is_among(names)) {
             unit.give_up();
         }
     }
@@ -192,7 +214,7 @@ impl Supervisor {
     /// Everything is to end.
     pub(super) fn end(&mut self, volumes: bool) {
         self.ending = Some(volumes || self.ending.unwrap_or(false));
-        self.next = None;
+        (self.next, self.rolling) = (None, None);
         self.queued.clear();
         for unit in &mut self.units {
             unit.give_up();
@@ -203,157 +225,14 @@ impl Supervisor {
         }
     }
 
-    fn up(&mut self, id: u64, up: Box<Up>) -> Result<(), RemoteError> {
-        if self.next.is_some() {
-            let services = closure(&up.plan, &up.services);
-            self.wait_for(id, Pending::Up { services, wait: up.wait });
-            self.queued.push_back((id, up));
-            return Ok(());
-        }
-        self.check(&up)?;
-        let mut up = up;
-        if let Some(plan) = &self.plan {
-            up.plan.network.keep_addresses(&plan.network)?;
-        }
-        let services = closure(&up.plan, &up.services);
-        let wait = up.wait;
-        for unit in &mut self.units {
-            let name = unit.service.name.as_str();
-            let wanted = up.plan.services.iter().find(|s| s.name == name);
-            let same = wanted.is_some_and(|service| {
-                service.config_hash == unit.service.config_hash
-                    && up.images.get(name) == Some(&unit.image_id)
-                    && service.network_mode.owner(name).is_none_or(|owner| {
-                        endpoint(self.plan.as_ref(), owner) == endpoint(Some(&up.plan), owner)
-                    })
-                    && same_secrets(service, &self.secrets, &up.secrets)
-            });
-            if !same {
-                unit.recreate = true;
-                unit.give_up();
-            }
-        }
-        self.next = Some(up);
-        self.wait_for(id, Pending::Up { services, wait });
-        Ok(())
-    }
-
-    /// Nothing is stopped for a plan that cannot be carried out.
-    fn check(&self, up: &Up) -> Result<(), RemoteError> {
-        for service in &up.plan.services {
-            let (image, _) = self.image(&service.name, up.images.get(&service.name))?;
-            let process = spec::process(service, &image).map(drop);
-            process
-                .and_then(|()| spec::stop_signal(service, &image).map(drop))
-                .context(|| format!("cannot start service `{}`", service.name))?;
-        }
-        let on_host = up.plan.services.iter().find(|service| service.network_mode.owner("").is_none());
-        if let Some(service) = on_host.filter(|_| !self.hub.on_host) {
-            let name = &service.name;
-            let message = format!("service `{name}` is to have the host's network");
-            return Err(RemoteError::message(message)
-                .caused_by("the stack was started without any service that has it")
-                .or_hint("`inception-run down` first, then `inception-run up`"));
-        }
-        let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect::<Result<_, _>>()?;
-        match self.delegation.shortfall(&limits) {
-            Some(shortfall) if up.strict => {
-                Err(RemoteError::message(shortfall).or_hint("without `--strict` this is a warning"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Makes the next plan the plan, once what it replaces is down. True when something changed.
-    pub(super) fn switch_plan(&mut self) -> bool {
-        if self.next.is_none() || self.units.iter().any(|unit| unit.recreate && unit.run.is_some()) {
-            return false;
-        }
-        let Some(up) = self.next.take() else { return false };
-        if let Err(error) = self.adopt(*up) {
-            for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {
-                self.wait_done(id);
-                self.notify(id, Notice::Failed(error.clone()));
-            }
-            // Theirs were told, too.
-            self.queued.clear();
-        }
-        if let Some((id, up)) = self.queued.pop_front()
-            && let Err(error) = self.up(id, up)
-        {
-            self.wait_done(id);
-            self.notify(id, Notice::Failed(error));
-        }
-        true
-    }
-
-    fn adopt(&mut self, up: Up) -> Result<(), RemoteError> {
-        let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect::<Result<_, _>>()?;
-        if let Some(shortfall) = self.delegation.shortfall(&limits) {
-            for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {
-                self.notify(id, Notice::Warning(shortfall.clone()));
-            }
-        }
-        // What may fail comes before anything of the present state is given up.
-        let stays = |unit: &Unit, service: &Service| unit.name() == service.name && !unit.recreate;
-        let mut fresh = BTreeMap::new();
-        for service in &up.plan.services {
-            if !self.units.iter().any(|unit| stays(unit, service)) {
-                fresh.insert(service.name.clone(), self.new_unit(service, &up)?);
-            }
-        }
-        self.open_way_out(&up.plan.network, up.strict)?;
-        self.wiring.apply(&up.plan, &mut self.hub)?;
-        let gone: Vec<String> = self
-            .units
-            .iter()
-            .filter(|unit| up.plan.services.iter().all(|service| service.name != unit.name()))
-            .map(|unit| spec::container_directory(&self.stack, unit.name()))
-            .collect();
-        if !gone.is_empty() {
-            self.hub.remove(gone)?;
-        }
-        let mut old: Vec<Unit> = std::mem::take(&mut self.units);
-        for service in &up.plan.services {
-            let kept = old.iter().position(|unit| stays(unit, service)).map(|index| old.swap_remove(index));
-            if let Some(mut unit) = kept.or_else(|| fresh.remove(&service.name)) {
-                unit.service = service.clone();
-                self.units.push(unit);
-            }
-        }
-        let services = closure(&up.plan, &up.services);
-        self.secrets = up.secrets;
-        self.faults.retain(|name, _| endpoint(Some(&up.plan), name).is_some());
-        self.plan = Some(up.plan);
-        self.want(&services);
-        Ok(())
-    }
-
-    fn new_unit(&self, service: &Service, up: &Up) -> Result<Unit, RemoteError> {
-        let (image, image_id) = self.image(&service.name, up.images.get(&service.name))?;
-        let log = Log::open(&self.runtime, &service.name)
-            .context(|| format!("open the log of service `{}`", service.name))?;
-        let mut unit = Unit::new(service.clone(), image, image_id, log)
-            .context(|| format!("cannot start service `{}`", service.name))?;
-        unit.recreate = true;
-        Ok(unit)
-    }
-
-    fn image(&self, service: &str, id: Option<&String>) -> Result<(Image, String), RemoteError> {
-        let missing =
-            || RemoteError::message(format!("the image of service `{service}` is not in the store"));
-        let id = id.ok_or_else(missing)?;
-        let digest = Digest::from_str(id)?;
-        let image = self.store.image_by_id(&digest)?.ok_or_else(missing)?;
-        Ok((image, id.clone()))
-    }
-
     fn exec(&mut self, id: u64, exec: &Exec, fds: &[OwnedFd]) -> Result<(), RemoteError> {
-        self.unit(&exec.service)?;
-        let unit = self.units.iter().find(|unit| unit.name() == exec.service && unit.run.is_some());
-        let running = unit.and_then(|unit| Some((unit, unit.run.as_ref()?)));
-        let (unit, run) = running.ok_or_else(|| {
-            RemoteError::message(format!("service `{}` is not running", exec.service))
+        self.known(&exec.service)?;
+        let numbered = |unit: &&Unit| exec.index.is_none_or(|index| unit.slot == index);
+        let meant = self.units.iter().filter(|unit| unit.answers_to(&exec.service)).filter(numbered);
+        let mut running = meant.filter_map(|unit| Some((unit, unit.run.as_ref()?)));
+        let (unit, run) = running.next().ok_or_else(|| {
+            let which = exec.index.map_or_else(String::new, |index| format!("replica {index} of "));
+            RemoteError::message(format!("{which}service `{}` is not running", exec.service))
                 .or_hint(format!("`inception-run run {}` starts a container of its own", exec.service))
         })?;
         let (target, process) = (run.pid, spec::process_for(&unit.process, exec));
@@ -371,10 +250,10 @@ impl Supervisor {
         let stdio = stdio(fds)?;
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = self.unit(&exec.service)?;
-        let container = self.run_name(&exec.service, plan);
+        let container = self.run_name(&unit.service.name, plan);
         let mut network = plan.network.clone();
         if unit.service.network_mode.is_own() {
-            network.add_endpoint_like(&exec.service, &container)?;
+            network.add_endpoint_like(&unit.service.name, &container)?;
         }
         let from = self.ingredients(unit, &container, &network);
         // Under a name of its own: the service's name stays the service's, in /etc/hosts too.
@@ -481,20 +360,21 @@ impl Supervisor {
     fn container(&self, service: &str) -> Result<Container, RemoteError> {
         let unit = self.unit(service)?;
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
-        let from = self.ingredients(unit, service, &plan.network);
+        let from = self.ingredients(unit, unit.name(), &plan.network);
         let mut sandbox = spec::resolve(&unit.service, &from)?.sandbox;
         for mount in &mut sandbox.mounts {
             if let container::sandbox::MountSource::File { content, .. } = &mut mount.source {
                 content.clear();
             }
         }
-        let addresses = endpoint(Some(plan), service)
+        let endpoint = plan.network.endpoints.iter().find(|endpoint| endpoint.service == unit.name());
+        let addresses = endpoint
             .map(|e| e.interfaces.iter().map(|i| (i.network.clone(), i.address)).collect())
             .unwrap_or_default();
         Ok(Container { status: self.status(unit), service: unit.service.clone(), sandbox, addresses })
     }
 
-    fn wait_done(&mut self, id: u64) {
+    pub(super) fn wait_done(&mut self, id: u64) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.pending = None;
         }
@@ -510,7 +390,7 @@ impl Supervisor {
                 Pending::Stopped(services) => {
                     // One that somebody else has asked for since is no concern of this command's any more.
                     let stopping = |unit: &Unit| unit.run.is_some() && !unit.wanted && !unit.pending;
-                    let named = |unit: &&Unit| services.iter().any(|s| s == unit.name());
+                    let named = |unit: &&Unit| unit.is_among(&services);
                     let wait = self.units.iter().filter(named).any(stopping);
                     (!wait).then_some(Notice::Done)
                 }
@@ -527,11 +407,11 @@ impl Supervisor {
         if self.ending.is_some() {
             return Some(Notice::Failed(RemoteError::message("the stack is being taken down")));
         }
-        if self.next.is_some() {
+        if self.next.is_some() || self.rolling.is_some() {
             return None;
         }
-        let units = || self.units.iter().filter(|unit| services.iter().any(|s| s == unit.name()));
-        if units().any(|unit| unit.pending) {
+        let units = || self.units.iter().filter(|unit| unit.is_among(services));
+        if units().any(|unit| unit.pending || unit.standing == Standing::Retired) {
             return None;
         }
         if let Some(unit) = units().find(|unit| unit.failure.is_some()) {
@@ -588,36 +468,7 @@ fn stdio(fds: &[OwnedFd]) -> Result<[std::os::fd::BorrowedFd<'_>; 3], RemoteErro
     Ok(stdio.each_ref().map(AsFd::as_fd))
 }
 
-fn endpoint<'a>(plan: Option<&'a Plan>, service: &str) -> Option<&'a network::plan::Endpoint> {
-    plan?.network.endpoints.iter().find(|endpoint| endpoint.service == service)
-}
-
-/// Whether the secrets of a service that come from variables have the values they had. They are in no plan, and
-/// so in no hash of one.
-fn same_secrets(
-    service: &Service,
-    before: &BTreeMap<String, String>,
-    now: &BTreeMap<String, String>,
-) -> bool {
-    service.secrets.iter().all(|secret| match &secret.source {
-        SecretSource::Environment(name) => before.get(name) == now.get(name),
-        SecretSource::File(_) => true,
-    })
-}
-
-/// The named services (all when none is named) with everything they depend on.
-fn closure(plan: &Plan, names: &[String]) -> Vec<String> {
-    if names.is_empty() {
-        return plan.services.iter().map(|service| service.name.clone()).collect();
-    }
-    let mut found: Vec<String> = Vec::new();
-    let mut open: Vec<&str> = names.iter().map(String::as_str).collect();
-    while let Some(name) = open.pop() {
-        let Some(service) = plan.services.iter().find(|s| s.name == name) else { continue };
-        if !found.iter().any(|known| known == name) {
-            found.push(name.to_owned());
-            open.extend(service.depends_on.iter().map(|d| d.service.as_str()));
-        }
-    }
-    found
+/// Whether a container is one that a user can start: not one that is on its way out.
+fn stays(unit: &Unit) -> bool {
+    !matches!(unit.standing, Standing::Retired | Standing::Replaced { .. })
 }

@@ -1,11 +1,14 @@
-//! One service as the supervisor knows it.
+//! One container of a service as the supervisor knows it.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use container::Process;
 use container::cgroup::Cgroup;
 use image::Image;
+use network::balance;
+use network::plan::replica_name;
 
 use super::direct::Binds;
 use super::health::Monitor;
@@ -24,10 +27,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A service that ran this long starts anew with the shortest pause.
 const STEADY: Duration = Duration::from_secs(10);
 
-/// A service, wanted and actual.
+/// A container of a service, wanted and actual.
 #[derive(Debug)]
 pub(crate) struct Unit {
     pub(crate) service: Service,
+    /// Which of the service's replicas it is, from 1.
+    pub(crate) slot: u16,
+    /// Its name: the service's own for the first replica.
+    pub(crate) container: String,
+    /// What the plan in force has to do with it.
+    pub(crate) standing: Standing,
+    /// Values of those of its secrets that come from variables.
+    pub(crate) secrets: BTreeMap<String, String>,
     pub(crate) image: Image,
     /// Image id, by which a newer one is recognised.
     pub(crate) image_id: String,
@@ -52,8 +63,28 @@ pub(crate) struct Unit {
     pub(crate) failure: Option<crate::remote::RemoteError>,
     pub(crate) outputs: Vec<Output>,
     pub(crate) log: Log,
-    /// Its writable layer and its links are to be thrown away before the next start.
+    /// What an earlier container of its name left is to be thrown away before the next start.
     pub(crate) recreate: bool,
+    /// Set while it is being drained: its stop signal follows then at the latest.
+    pub(crate) drained_by: Option<Instant>,
+}
+
+/// What the plan in force has to do with a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is as planned.
+    Current,
+    /// It is as planned, and has to show that it can take the place of an outdated one.
+    Trial,
+    /// It has an earlier configuration, until another one has shown that it can take its place.
+    Outdated,
+    /// It goes as soon as it is down. Nothing waits for that.
+    Retired,
+    /// It has to be down before the next plan takes effect.
+    Replaced {
+        /// A container of its name follows.
+        again: bool,
+    },
 }
 
 /// A running service.
@@ -88,6 +119,7 @@ pub(crate) enum Readiness {
 impl Unit {
     pub(crate) fn new(
         service: Service,
+        slot: u16,
         image: Image,
         image_id: String,
         log: Log,
@@ -96,7 +128,11 @@ impl Unit {
         let stop_signal = crate::spec::stop_signal(&service, &image)?;
         let check = crate::spec::healthcheck(&service, &image);
         Ok(Self {
+            container: replica_name(&service.name, slot),
             service,
+            slot,
+            standing: Standing::Current,
+            secrets: BTreeMap::new(),
             image,
             image_id,
             process,
@@ -114,12 +150,45 @@ impl Unit {
             failure: None,
             outputs: Vec::new(),
             log,
-            recreate: false,
+            recreate: true,
+            drained_by: None,
         })
     }
 
+    /// The container's name.
     pub(crate) fn name(&self) -> &str {
-        &self.service.name
+        &self.container
+    }
+
+    /// Whether a user who says `name` means this container: all of a service by its name, one by its own, the
+    /// first also by its number.
+    pub(crate) fn answers_to(&self, name: &str) -> bool {
+        let numbered = || {
+            let number = name.strip_prefix(self.service.name.as_str())?.strip_prefix('-')?;
+            Some(!number.starts_with('0') && number.parse() == Ok(self.slot))
+        };
+        name == self.service.name || name == self.container || numbered() == Some(true)
+    }
+
+    /// Whether one of these names means it.
+    pub(crate) fn is_among(&self, names: &[String]) -> bool {
+        names.iter().any(|name| self.answers_to(name))
+    }
+
+    /// What netd is to make of it.
+    pub(crate) fn balance_state(&self) -> balance::State {
+        let comes_back = self.pending || self.standing == Standing::Replaced { again: true };
+        match (&self.run, self.health()) {
+            // It goes on with the connections it has; nobody waits for it.
+            (Some(_), _) if self.drained_by.is_some() => balance::State::Draining,
+            (Some(run), _) if run.kill_at.is_some() && !comes_back => balance::State::Down,
+            (Some(run), _) if run.kill_at.is_some() => balance::State::Starting,
+            (Some(_), None | Some(Health::Healthy)) => balance::State::Ready,
+            (Some(_), Some(Health::Starting)) => balance::State::Starting,
+            (Some(_), Some(Health::Unhealthy)) => balance::State::Unhealthy,
+            (None, _) if comes_back || self.restart_at.is_some() => balance::State::Starting,
+            (None, _) => balance::State::Down,
+        }
     }
 
     pub(crate) fn health(&self) -> Option<Health> {
@@ -136,7 +205,12 @@ impl Unit {
             None => self.state = State::Waiting,
             // It is being stopped: it starts again when it has.
             Some(run) if run.kill_at.is_some() => {}
-            Some(_) => return,
+            Some(_) => {
+                if self.drained_by.take().is_some() {
+                    self.state = State::Running;
+                }
+                return;
+            }
         }
         self.begin_anew();
     }
@@ -182,7 +256,7 @@ impl Unit {
         }
     }
 
-    /// Whether one who depends on this service under `condition` may start.
+    /// Whether one who depends on this container under `condition` may start.
     pub(crate) fn readiness(&self, condition: Condition) -> Readiness {
         if self.failure.is_some() {
             return Readiness::Never;
@@ -212,12 +286,14 @@ impl Unit {
         self.wanted = true;
         self.pending = false;
         self.failure = None;
+        self.drained_by = None;
         self.state = State::Running;
     }
 
     /// It ended; decides by its policy whether and when it starts again.
     pub(crate) fn ended(&mut self, status: i32, now: Instant) {
         let run = self.run.take();
+        self.drained_by = None;
         // Who was being stopped had SIGKILL from us.
         self.oom_killed = run.as_ref().is_some_and(|run| {
             run.kill_at.is_none() && run.memory.as_ref().is_some_and(|watch| watch.explains(status, now))
@@ -225,7 +301,7 @@ impl Unit {
         let ran = run.as_ref().map_or(Duration::ZERO, |run| now.duration_since(run.started));
         if let Some(Err(error)) = run.and_then(|run| run.cgroup).map(Cgroup::remove) {
             // The next command removes what is left.
-            tracing::warn!("remove the cgroup of service `{}`: {error}", self.service.name);
+            tracing::warn!("remove the cgroup of service `{}`: {error}", self.container);
         }
         self.exit_code = Some(status);
         self.state = State::Exited;
@@ -247,12 +323,15 @@ impl Unit {
         let run = self.run.as_ref();
         let health =
             run.filter(|run| run.kill_at.is_none()).and_then(|run| run.monitor.as_ref()).map(Monitor::next);
-        [self.restart_at, run.and_then(|run| run.kill_at), health].into_iter().flatten().min()
+        let stop = run.and_then(|run| run.kill_at.or(self.drained_by));
+        [self.restart_at, stop, health].into_iter().flatten().min()
     }
 
     pub(crate) fn status(&self, now: Instant, ports: Vec<String>) -> Status {
         Status {
+            container: self.container.clone(),
             service: self.service.name.clone(),
+            replica: self.slot,
             state: self.state,
             health: self.health(),
             ports,
@@ -267,12 +346,12 @@ impl Unit {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::host::HostFacts;
     use crate::load::{LoadOptions, load};
 
-    fn unit(directory: &std::path::Path, keys: &str) -> Unit {
+    pub(crate) fn unit(directory: &std::path::Path, keys: &str) -> Unit {
         let file = directory.join("stack.toml");
         let text = format!("name = \"t\"\n[services.s]\nimage = \"x\"\ncommand = [\"true\"]\n{keys}\n");
         std::fs::write(&file, text).unwrap();
@@ -280,10 +359,10 @@ mod tests {
         let id = image::Digest::of(b"");
         let image = Image { id, config: image::ImageConfig::default(), layers: Vec::new() };
         let log = Log::open(directory, "s").unwrap();
-        Unit::new(plan.services[0].clone(), image, String::new(), log).unwrap()
+        Unit::new(plan.services[0].clone(), 1, image, String::new(), log).unwrap()
     }
 
-    fn run(started: Instant) -> Run {
+    pub(crate) fn run(started: Instant) -> Run {
         let pidfd =
             rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
                 .unwrap();
@@ -361,5 +440,72 @@ mod tests {
         // As the timer does.
         (unit.restart_at, unit.restarts, unit.pending) = (None, 1, true);
         assert!(unit.postpone(now) && unit.restart_at.is_some() && unit.restarts == 0);
+    }
+
+    #[test]
+    fn names_mean_a_service_or_one_container() {
+        let top = tempfile::tempdir().unwrap();
+        let mut second = unit(top.path(), "");
+        let first = unit(top.path(), "");
+        (second.slot, second.container) = (2, replica_name("s", 2));
+        for (name, means_first, means_second) in [
+            ("s", true, true),
+            ("s-1", true, false),
+            ("s-2", false, true),
+            ("s-02", false, false),
+            ("x", false, false),
+        ] {
+            assert_eq!(
+                (first.answers_to(name), second.answers_to(name)),
+                (means_first, means_second),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_netd_is_told() {
+        use balance::State::{Down, Draining, Ready, Starting, Unhealthy};
+        let top = tempfile::tempdir().unwrap();
+        let mut unit = unit(top.path(), "restart = \"always\"\nhealthcheck = { test = [\"CMD\", \"true\"] }");
+        let now = Instant::now();
+        assert_eq!(unit.balance_state(), Down, "nobody wants it");
+        unit.want();
+        assert_eq!(unit.balance_state(), Starting, "it waits for others");
+        let check = unit.check.clone().unwrap();
+        unit.started(Run { monitor: Some(Monitor::new(check, now)), ..run(now) });
+        assert_eq!(unit.balance_state(), Starting, "its check has not passed");
+        for (health, state) in [(Health::Healthy, Ready), (Health::Unhealthy, Unhealthy)] {
+            unit.run.as_mut().unwrap().monitor.as_mut().unwrap().health = health;
+            assert_eq!(unit.balance_state(), state);
+        }
+        unit.ended(1, now);
+        assert_eq!(unit.balance_state(), Starting, "its policy starts it again");
+        unit.started(run(now));
+        assert_eq!(unit.balance_state(), Ready, "without a check it is ready at once");
+        unit.restart();
+        assert_eq!(unit.balance_state(), Ready, "others that depend on it stop first");
+        unit.run.as_mut().unwrap().kill_at = Some(now);
+        assert_eq!(unit.balance_state(), Starting, "a restart stops and starts it");
+        unit.give_up();
+        assert_eq!(unit.balance_state(), Down, "a user stops it");
+        unit.standing = Standing::Replaced { again: true };
+        assert_eq!(unit.balance_state(), Starting, "another one follows");
+        (unit.standing, unit.drained_by) = (Standing::Retired, Some(now));
+        assert_eq!(unit.balance_state(), Draining, "what it has goes on until its end");
+        unit.ended(0, now);
+        assert_eq!(unit.balance_state(), Down);
+    }
+
+    #[test]
+    fn a_start_takes_a_drain_back() {
+        let top = tempfile::tempdir().unwrap();
+        let mut unit = unit(top.path(), "");
+        let now = Instant::now();
+        unit.started(run(now));
+        unit.give_up();
+        (unit.drained_by, unit.state) = (Some(now), State::Draining);
+        unit.want();
+        assert!(unit.wanted && unit.drained_by.is_none() && unit.state == State::Running && !unit.pending);
     }
 }

@@ -196,12 +196,14 @@ impl Wiring {
         self.listeners.get(port).map(|(socket, _)| socket.as_fd())
     }
 
-    /// Tells netd what became of containers; the next netd hears of it too.
-    #[expect(dead_code, reason = "for who counts replicas")]
+    /// Tells netd what has changed in the states of all containers; the next netd hears of all of them.
     pub(crate) fn tell_states(&mut self, states: BTreeMap<String, State>) -> Result<(), RemoteError> {
-        self.states.extend(states.clone());
-        let Some(netd) = self.netd.running() else { return Ok(()) };
-        match netd.client.states(&states) {
+        let is_news = |(name, state): &(&String, &State)| self.states.get(*name) != Some(*state);
+        let news = states.iter().filter(is_news).map(|(name, state)| (name.clone(), *state));
+        let news: BTreeMap<String, State> = news.collect();
+        self.states = states;
+        let Some(netd) = self.netd.running().filter(|_| !news.is_empty()) else { return Ok(()) };
+        match netd.client.states(&news) {
             Err(error) if !error.is_netd_gone() => Err(error.into()),
             _ => Ok(()),
         }

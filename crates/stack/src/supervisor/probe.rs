@@ -1,0 +1,96 @@
+//! The probes of health checks: how they are started, and what becomes of their results.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use super::Supervisor;
+use super::health::{self, Kind, Monitor, Verdict};
+use crate::control::Health;
+use crate::event::What;
+use crate::plan::Probe;
+use crate::remote::RemoteError;
+
+impl Supervisor {
+    pub(super) fn probe_output(&self, index: usize, status: i32) -> String {
+        let monitor = self.units[index].run.as_ref().and_then(|run| run.monitor.as_ref());
+        match monitor.and_then(|m| m.active.as_ref()).map(|a| &a.kind) {
+            Some(Kind::Exec { text, .. }) if !text.is_empty() => {
+                String::from_utf8_lossy(text).trim().to_owned()
+            }
+            _ => format!("exit status {status}"),
+        }
+    }
+
+    pub(super) fn conclude(&mut self, index: usize, result: Result<(), String>) {
+        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
+        let Some(monitor) = monitor else { return };
+        if monitor.conclude(result, Instant::now()) {
+            let (detail, what) = match monitor.health {
+                Health::Unhealthy => (
+                    Some(format!("unhealthy: {}", monitor.output)),
+                    Some(What::Unhealthy { output: monitor.output.clone() }),
+                ),
+                Health::Healthy => (Some("healthy".to_owned()), Some(What::Healthy)),
+                Health::Starting => (None, None),
+            };
+            self.tell_state(index, detail);
+            if let Some(what) = what {
+                self.tell_event_of(index, what);
+            }
+        }
+    }
+
+    pub(super) fn read_probe(&mut self, index: usize) {
+        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
+        let Some(active) = monitor.and_then(|monitor| monitor.active.as_mut()) else { return };
+        match active.advance() {
+            Verdict::Pending => {}
+            Verdict::Passed => self.conclude(index, Ok(())),
+            Verdict::Failed(why) => self.conclude(index, Err(why)),
+        }
+    }
+
+    pub(super) fn probe(&mut self, index: usize) -> Result<Kind, RemoteError> {
+        let unit = &self.units[index];
+        let run = unit.run.as_ref().ok_or_else(|| RemoteError::message("it does not run"))?;
+        let probe = run.monitor.as_ref().and_then(Monitor::probe).cloned();
+        match probe {
+            Some(Probe::Exec(argv)) => {
+                let mut process = unit.process.clone();
+                process.argv = argv;
+                process.terminal = false;
+                let pid = run.pid;
+                let cgroup = run.cgroup.as_ref().map(AsFd::as_fd);
+                let null = File::open("/dev/null")?;
+                let (read, write) =
+                    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
+                rustix::io::ioctl_fionbio(&read, true).map_err(io::Error::from)?;
+                let stdio = [null.as_fd(), write.as_fd(), write.as_fd()];
+                let started = self.hub.exec(pid, process, cgroup, stdio)?;
+                Ok(Kind::Exec {
+                    pid: started.pid,
+                    pidfd: started.pidfd,
+                    output: Some(read),
+                    text: Vec::new(),
+                })
+            }
+            Some(Probe::Tcp(port)) => Ok(health::connect(self.socket_beside(index)?, port, None)?),
+            Some(Probe::Http { port, path }) => {
+                Ok(health::connect(self.socket_beside(index)?, port, Some(&path))?)
+            }
+            None => Err(RemoteError::message("there is nothing to try")),
+        }
+    }
+
+    /// A TCP socket of the network namespace that a container is in.
+    fn socket_beside(&mut self, index: usize) -> Result<OwnedFd, RemoteError> {
+        let unit = &self.units[index];
+        match unit.service.network_mode.owner(unit.name()).map(str::to_owned) {
+            Some(owner) => self.hub.socket(&owner),
+            // That is where we are.
+            None => Ok(health::socket()?),
+        }
+    }
+}

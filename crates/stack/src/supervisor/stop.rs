@@ -1,0 +1,94 @@
+//! How containers are stopped: dependants first, and those drained whose connections others can take.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use network::balance;
+
+use super::Supervisor;
+use super::unit::{Standing, Unit};
+use crate::control::State;
+use crate::event::What;
+
+/// How long a container keeps the connections that it has before its stop signal comes.
+const DRAIN: Duration = Duration::from_secs(10);
+
+impl Supervisor {
+    /// Drains what has to be, and sends stop signals, dependants first.
+    pub(super) fn stop_what_is_not_wanted(&mut self) -> bool {
+        let now = Instant::now();
+        let mut draining = Vec::new();
+        let mut stopping = Vec::new();
+        for (index, unit) in self.units.iter().enumerate() {
+            let Some(run) = &unit.run else { continue };
+            if unit.wanted || run.kill_at.is_some() || self.has_running_dependant(&unit.service.name) {
+                continue;
+            }
+            match unit.drained_by {
+                None if self.is_worth_draining(unit) => draining.push(index),
+                Some(at) if at > now && self.ending.is_none() => {}
+                _ => stopping.push(index),
+            }
+        }
+        for index in draining.iter().copied() {
+            self.units[index].drained_by = Some(now + DRAIN);
+            self.units[index].state = State::Draining;
+            self.tell_state(index, None);
+        }
+        for index in stopping.iter().copied() {
+            let unit = &mut self.units[index];
+            let grace = Duration::try_from_secs_f64(unit.service.stop_grace_period).unwrap_or(Duration::ZERO);
+            if let Some(run) = &mut unit.run {
+                run.kill_at = Some(now + grace);
+            }
+            unit.state = State::Stopping;
+        }
+        if draining.is_empty() && stopping.is_empty() {
+            return false;
+        }
+        // Before the signals: no connection is to be led to one that is about to end.
+        self.tell_netd();
+        for index in stopping {
+            let unit = &self.units[index];
+            let Some(run) = &unit.run else { continue };
+            if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), unit.stop_signal) {
+                tracing::warn!("stop service `{}`: {error}", unit.name());
+            }
+            self.tell_state(index, None);
+            self.tell_event_of(index, What::Stopping);
+        }
+        true
+    }
+
+    /// netd has no connection of this container any more.
+    pub(super) fn drained(&mut self, container: &str) {
+        let unit = self.units.iter_mut().find(|unit| unit.name() == container);
+        if let Some(at) = unit.and_then(|unit| unit.drained_by.as_mut()) {
+            *at = Instant::now().min(*at);
+        }
+    }
+
+    /// Whether a service that is also being stopped still depends on `service`.
+    fn has_running_dependant(&self, service: &str) -> bool {
+        self.units.iter().any(|unit| {
+            unit.run.is_some() && !unit.wanted && unit.service.depends_on.iter().any(|d| d.service == service)
+        })
+    }
+
+    /// Whether connections come to a container through netd, and another one takes those to come. Who waits for a
+    /// restart waits less without.
+    fn is_worth_draining(&self, unit: &Unit) -> bool {
+        let name = &unit.service.name;
+        let has_group = |plan: &crate::plan::Plan| plan.network.groups.iter().any(|g| g.service == *name);
+        let is_led_to = !unit.service.ports.is_empty() || self.plan.as_ref().is_some_and(has_group);
+        let ends = self.ending.is_some() || unit.pending || unit.standing == Standing::Trial;
+        is_led_to && !ends && self.wiring.netd().is_some() && others_take_over(unit, &self.replicas(name))
+    }
+}
+
+/// Whether another container of the service gets its connections when `unit` gets none any more.
+fn others_take_over(unit: &Unit, replicas: &[&Unit]) -> bool {
+    replicas.iter().any(|other| {
+        other.name() != unit.name() && other.wanted && other.balance_state() == balance::State::Ready
+    })
+}
