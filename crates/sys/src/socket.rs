@@ -44,7 +44,8 @@ pub fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
 /// again, and connections that are accepted have it, too (`SO_ATTACH_FILTER` and `SO_LOCK_FILTER` of socket(7)).
 ///
 /// # Errors
-/// `EINVAL` for a program that the kernel does not accept, or no whole number of instructions.
+/// `EINVAL` for a program that the kernel does not accept, or no whole number of instructions; `EPERM` where ordinary users
+/// may not do this to a TCP socket.
 pub fn filter_for_good(socket: BorrowedFd<'_>, program: &[u8]) -> io::Result<()> {
     let (chunks, rest) = program.as_chunks::<INSTRUCTION_SIZE>();
     let length = u16::try_from(chunks.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -77,13 +78,13 @@ mod tests {
 
     #[test]
     fn options_are_what_they_were_set_to_and_a_filter_stays() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = listener.as_fd();
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = datagrams.as_fd();
         let (level, name) = (libc::SOL_SOCKET, libc::SO_KEEPALIVE);
         assert_eq!(option(socket, level, name).unwrap(), 0i32.to_ne_bytes());
         set_option(socket, level, name, &1i32.to_ne_bytes()).unwrap();
         assert_eq!(option(socket, level, name).unwrap(), 1i32.to_ne_bytes());
-        assert!(option(socket, libc::IPPROTO_UDP, 1).is_err());
+        assert!(option(socket, libc::IPPROTO_TCP, 1).is_err());
         // `ret #0`: nobody gets through.
         let nothing = [6, 0, 0, 0, 0, 0, 0, 0];
         filter_for_good(socket, &nothing).unwrap();

@@ -7,6 +7,7 @@ use image::{Digest, Image};
 use network::plan::{Endpoint, Interface, NetworkPlan, replica_name};
 
 use super::connection::Pending;
+use super::direct;
 use super::fleet::{self, Present};
 use super::logs::Log;
 use super::rolling::Rolling;
@@ -132,6 +133,9 @@ impl Supervisor {
             process
                 .and_then(|()| spec::stop_signal(service, &image).map(drop))
                 .context(|| format!("cannot start service `{}`", service.name))?;
+        }
+        if let Some(error) = direct::unconfined(&up.plan).filter(|_| up.strict) {
+            return Err(error.or_hint("without `--strict` this is a warning"));
         }
         let on_host = up.plan.services.iter().find(|service| service.network_mode == NetworkMode::Host);
         if let Some(service) = on_host.filter(|_| !self.hub.on_host) {
@@ -329,6 +333,11 @@ impl Supervisor {
             unit.want();
         }
         let replaced = |unit: &Unit| matches!(unit.standing, Standing::Replaced { .. });
+        if let Some(error) = direct::unconfined(&up.plan) {
+            for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {
+                self.notify(id, Notice::Warning(error.to_string()));
+            }
+        }
         self.open_way_out(&up.plan.network, up.strict)?;
         self.wire(&up.plan, &made)?;
         let gone: Vec<String> = self

@@ -11,11 +11,25 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use sys::seccomp::{self, Answer, Notification};
 
+use crate::plan::{Plan, Service};
 use crate::remote::RemoteError;
 
 /// Whether a service with these ports is to ask about its `bind`.
 pub(crate) fn is_needed(ports: &[PublishedPort]) -> bool {
     ports.iter().any(|port| port.mode == Mode::Direct)
+}
+
+/// What is to be told of a plan with direct ports where this kernel does not let us keep them from connecting.
+pub(super) fn unconfined(plan: &Plan) -> Option<RemoteError> {
+    let direct =
+        |service: &&Service| service.ports.iter().any(|port| port.mode == Mode::Direct && !port.is_udp());
+    let service = plan.services.iter().find(direct)?;
+    let error = direct::confinable().err()?;
+    let message = format!("service `{}` has a port in direct mode", service.name);
+    Some(
+        RemoteError::from(error)
+            .context(format!("{message} and could connect from the host's network with it")),
+    )
 }
 
 /// Where the `bind` calls of a container are answered.
