@@ -23,7 +23,11 @@ impl Supervisor {
         if let Change::Partition(from) = &mut change {
             *from = self.containers(from)?;
             if let Some(name) = from.iter().find(|name| containers.contains(name)) {
-                return Err(RemoteError::message(format!("service `{name}` cannot be cut off from itself")));
+                let text = format!("service `{name}` cannot be cut off from itself");
+                let mut error = RemoteError::message(text).or_hint("name another one, or none for everybody");
+                // Bad usage.
+                error.exit_code = 2;
+                return Err(error);
             }
         }
         let mut changed = Vec::new();
