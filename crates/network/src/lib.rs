@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod balance;
+pub mod direct;
 pub mod egress;
 mod error;
 pub mod ftp;

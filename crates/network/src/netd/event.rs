@@ -172,6 +172,8 @@ struct Listener {
 enum ListenerKind {
     Published(Published),
     Intercepted,
+    /// A container's, of which connections go to the host.
+    Inward(SocketAddr),
 }
 
 struct Netd {
@@ -364,7 +366,7 @@ impl Netd {
             let Some(listener) = self.listeners.get(key) else { return };
             let service = match &listener.kind {
                 ListenerKind::Published(published) => Some(self.world.topology.intern(&published.service)),
-                ListenerKind::Intercepted => None,
+                ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
             };
             let open = service.map_or(0, |service| self.world.topology.open(service));
             if self.proxy.len() >= self.limits.0 || open >= self.limits.1 {
@@ -400,6 +402,10 @@ impl Netd {
                     };
                     let dial = Dial::Service(service, port.container_port, Entrance::Host);
                     self.proxy.accepted(&mut self.world, client, address, dial, gate);
+                }
+                (_, ListenerKind::Inward(target)) => {
+                    let dial = Dial::Host(*target, None);
+                    self.proxy.accepted(&mut self.world, client, address, dial, None);
                 }
                 _ => self.intercepted(client, address),
             }
@@ -533,6 +539,7 @@ impl Netd {
         let mut names: Vec<NameSockets> = Vec::new();
         let mut fresh = Vec::new();
         let mut intercepted = Vec::new();
+        let mut inward = Vec::new();
         let mut udp = None;
         for (descriptor, fd) in descriptors.into_iter().zip(fds) {
             match descriptor {
@@ -543,6 +550,7 @@ impl Netd {
                 }
                 Descriptor::Listener(index) => fresh.push((index, fd)),
                 Descriptor::Intercepted(what) => intercepted.push((what, fd)),
+                Descriptor::Inward => inward.push(fd),
             }
         }
         let missing = (configuration.published.iter().enumerate())
@@ -554,13 +562,15 @@ impl Netd {
         if let Some(hub) = hub {
             self.world.sockets.join(&self.world.poll, hub.into())?;
         }
-        let Configuration { plan, published, resolvers, states } = *configuration;
+        let Configuration { plan, published, inward: inward_to, resolvers, states } = *configuration;
         self.resolver.set_states(states.clone());
         self.world.topology.configure(plan.clone(), states, &mut self.world.events);
         self.change_listeners(&published, fresh)?;
         if !intercepted.is_empty() {
             self.intercept(intercepted).map_err(|error| format!("watch what is intercepted: {error}"))?;
         }
+        self.listen_inside(inward.into_iter().zip(inward_to.iter().map(|one| one.target)))
+            .map_err(|error| format!("watch a container's port: {error}"))?;
         let world = &mut self.world;
         self.datagrams.close_replica(world, |world, replica| world.topology.container(replica).is_none());
         self.resolver.configure(&world.poll, plan, resolvers, names)?;
@@ -572,7 +582,7 @@ impl Netd {
     fn listens(&self, published: &Published) -> bool {
         let mut tcp = self.listeners.iter().filter_map(|(_, listener)| match &listener.kind {
             ListenerKind::Published(other) => Some(other),
-            ListenerKind::Intercepted => None,
+            ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
         });
         tcp.any(|other| same_port(other, published))
             || self.udp.iter().any(|(_, one)| same_port(one, published))
@@ -630,6 +640,22 @@ impl Netd {
         let key = self.listeners.insert(listener);
         let Some(listener) = self.listeners.get(key) else { return Ok(()) };
         self.world.poll.add(&listener.socket, Token::Listener(key), EventFlags::IN)
+    }
+
+    /// Takes new sockets of containers whose ports lead to the host, in place of those before.
+    fn listen_inside(
+        &mut self,
+        sockets: impl Iterator<Item = (OwnedFd, SocketAddr)>,
+    ) -> rustix::io::Result<()> {
+        let old = self.listeners.iter().filter(|(_, one)| matches!(one.kind, ListenerKind::Inward(_)));
+        let old: Vec<Key> = old.map(|(key, _)| key).collect();
+        for listener in old.into_iter().filter_map(|key| self.listeners.remove(key)) {
+            self.world.poll.delete(&listener.socket);
+        }
+        for (socket, target) in sockets {
+            self.watch(Listener { socket, kind: ListenerKind::Inward(target), rests: false })?;
+        }
+        Ok(())
     }
 
     /// Takes new sockets for what containers send out of their networks, in place of those before.
