@@ -331,7 +331,9 @@ impl Proxy {
     /// Ends connections that have carried nothing for long.
     fn sweep(&mut self, world: &mut World) {
         let mut idle = Vec::new();
-        for (key, connection) in self.connections.iter_mut().filter(|(_, c)| c.established) {
+        // An FTP control connection is silent for as long as a transfer takes; its server loses patience by itself.
+        let judged = |connection: &Connection| connection.established && connection.gate.is_none();
+        for (key, connection) in self.connections.iter_mut().filter(|(_, connection)| judged(connection)) {
             connection.quiet = connection.quiet.saturating_add(1);
             let half = connection.up.done || connection.down.done;
             if connection.quiet > if half { HALF_OPEN_SWEEPS } else { IDLE_SWEEPS } {
@@ -445,12 +447,13 @@ impl Proxy {
         if let (Some(control), Some(upstream), Some(gate)) =
             (&mut connection.control, &mut connection.upstream, connection.gate)
         {
-            let World { topology, ftp, events, .. } = world;
+            let World { topology, ftp, events, poll, .. } = world;
             let mut around = Around { key, service: topology.name(gate.service), expected: ftp, events };
-            match control.ready((&connection.client, &*upstream), end, flags, &mut around) {
+            match control.ready(poll, (&mut connection.client, upstream), end, flags, &mut around) {
                 Course::Goes => {}
                 Course::Opaque => connection.control = None,
                 Course::Over => return self.close(world, key),
+                Course::Broken => return self.reset(world, key),
             }
             if connection.watch(&world.poll, key).is_err() {
                 self.abort(world, key);
@@ -562,9 +565,7 @@ impl Connection {
         if broken {
             let failed = !matches!(sockopt::socket_error(&this.socket), Ok(Ok(())));
             if failed || flags.contains(EventFlags::HUP) {
-                poll.delete(&this.socket);
-                this.interest = None;
-                this.hung = true;
+                this.hang_up(poll);
                 // Nothing can be written to it any more; unless we had ended that ourselves, it was reset.
                 self.reset |= failed || !to.done;
                 to.finish(pipes);
