@@ -22,10 +22,9 @@ trap end EXIT
 
 # run ARGUMENT... : inception-run, as the user.
 run() { setpriv --reuid "$user" --regid "$user" --init-groups env HOME="$work" inception-run "$@"; }
-# from SERVICE QUESTION... : each is asked from a service, with a line as answer. In one go: an `exec` takes a second.
-from() { run exec "$1" sh -c 'for question; do /bin/ask $question 2>&1; done' sh "${@:2}"; }
-# outside ARGUMENT... : asks as the client.
-outside() { ip netns exec client "$ask" "$@" 2>&1; }
+# from SERVICE QUESTION... / outside QUESTION... : asked from a service, or as the client; a line as answer to each.
+from() { run exec "$1" /bin/ask "${@:2}"; }
+outside() { ip netns exec client "$ask" "$@"; }
 part() { echo "--- after $SECONDS s: $1"; }
 modules() { cut -d' ' -f1 /proc/modules | sort; }
 
@@ -105,10 +104,11 @@ has 'events' "some egress refused: tcp $VM:7001" "$out"
 has 'events' "none egress refused: tcp $VM:7000" "$out"
 
 part 'the way in'
-has 'TCP' "^web(-2)? $CLIENT\$" "$(outside $VM 8080)"
-has 'UDP' "^web(-2)? $CLIENT\$" "$(outside -u $VM 8080)"
-has 'TCP over IPv6' "^web(-2)? $CLIENT6\$" "$(outside $VM6 8080)"
-same 'directly' "direct $CLIENT" "$(outside $VM 8081)"
+mapfile -t answers < <(outside "$VM 8080" "-u $VM 8080" "$VM6 8080" "$VM 8081")
+has 'TCP' "^web(-2)? $CLIENT\$" "${answers[0]}"
+has 'UDP' "^web(-2)? $CLIENT\$" "${answers[1]}"
+has 'TCP over IPv6' "^web(-2)? $CLIENT6\$" "${answers[2]}"
+same 'directly' "direct $CLIENT" "${answers[3]}"
 
 part 'names, and the address that replicas share'
 mapfile -t answers < <(from app 'web-1 80' 'web-2 80' 'tasks.web 80' 'direct 80' 'web 80' 'web 80' 'web 80' 'web 80')
@@ -124,7 +124,7 @@ load() {
 	local what=$1 client
 	shift
 	rm -f .ended
-	outside until .ended $VM 8080 >load.log &
+	outside -until .ended "$VM 8080" >load.log &
 	client=$!
 	eventually 20 "$what: clients" grep -q begun load.log
 	succeeds "$@"
@@ -139,7 +139,7 @@ stack 2 >stack.toml
 load 'up --rolling' run up -d --rolling
 load 'restart' run restart web
 pkill -KILL -f '__[n]etd'
-has 'the way in, with a new netd' '^web' "$(outside $VM 8080)"
+has 'the way in, with a new netd' '^web' "$(outside "$VM 8080")"
 has 'events' 'netd restarted' "$(run events --recent --no-follow)"
 same 'the way out' "vm $VM" "$(from app "$VM 7000")"
 
