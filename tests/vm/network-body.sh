@@ -98,7 +98,7 @@ mapfile -t answers < <(from some "$VM 7000" "$VM 7001")
 same 'what a list allows' "vm $VM" "${answers[0]}"
 same 'what it does not' 'No route to host' "${answers[1]}"
 same 'nothing is allowed' 'No route to host' "$(from none "$VM 7000")"
-has 'ping, with nothing allowed' '0 packets received' "$(run exec none ping -c 1 -w 1 $VM 2>&1)"
+has 'ping, with nothing allowed' '0 packets received' "$(run exec none ping -c 1 -W 1 $VM 2>&1)"
 out=$(run events --recent --no-follow)
 has 'events' "some egress refused: tcp $VM:7001" "$out"
 has 'events' "none egress refused: tcp $VM:7000" "$out"
@@ -153,10 +153,10 @@ faults() {
 	above '50000 bytes at 400 kbit/s, in ms' 900 "$(from app "-t direct 80 50000")"
 	succeeds run net heal
 	succeeds run net loss direct 100%
-	has 'all is lost' '0 packets received' "$(run exec app ping -c 2 -w 2 direct 2>&1)"
+	has 'all is lost' '0 packets received' "$(run exec app ping -c 2 -W 1 direct 2>&1)"
 	succeeds run net heal
 	succeeds run net partition app direct
-	has 'a partition' '0 packets received' "$(run exec app ping -c 2 -w 2 direct 2>&1)"
+	has 'a partition' '0 packets received' "$(run exec app ping -c 2 -W 1 direct 2>&1)"
 	succeeds run net heal
 	same 'healed' 'direct' "$(from app "direct 80" | cut -d' ' -f1)"
 }
