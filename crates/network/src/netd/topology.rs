@@ -345,15 +345,54 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// What nobody outside can be reached at. The host's loopback is the host's own.
+/// What nobody outside can be reached at. The host's loopback is the host's own. An IPv4 address within an IPv6 one
+/// never is in an honest packet (RFC 4291 section 2.5.5.2), but to a socket of the host it is that IPv4 address
+/// (ipv6(7)), and could be of the stack, link-local, or 0.0.0.0, which is the host itself.
 fn is_unreachable(address: IpAddr) -> bool {
     let special = match address {
         IpAddr::V4(address) => address.is_broadcast(),
-        IpAddr::V6(address) => address.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
+        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
     };
     special
         || address.is_loopback()
         || address.is_unspecified()
         || address.is_multicast()
         || is_link_local(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Attachment, EndpointRequest, NetworkRequest, allocate};
+
+    #[test]
+    fn what_is_the_hosts_own_or_the_stacks_is_nowhere() {
+        let network = NetworkRequest { name: "n".into(), ipv6: true, ..NetworkRequest::default() };
+        let attachments = vec![Attachment { network: "n".into(), ..Attachment::default() }];
+        let endpoint = EndpointRequest { service: "web".into(), attachments, ..EndpointRequest::default() };
+        let plan = allocate(&[network], &[endpoint], &[]).unwrap();
+        let mut topology = Topology::default();
+        topology.configure(plan.clone(), BTreeMap::new(), &mut Vec::new());
+        let link = &plan.endpoints[0].interfaces[0];
+        let now = Instant::now();
+        let way = |source: IpAddr, to: &str| topology.way(source, to.parse().unwrap(), now);
+        let (v4, v6) = (IpAddr::V4(link.address), IpAddr::V6(link.address6.unwrap()));
+        let outside = Way::World("web".into());
+        assert_eq!(
+            (way(v4, "192.0.2.1:80"), way(v6, "[2001:db8::1]:80")),
+            (outside, way(v4, "192.0.2.1:80"))
+        );
+        for to in ["127.0.0.1:80", "0.0.0.0:80", "255.255.255.255:80", "224.0.0.1:80", "169.254.169.254:80"] {
+            assert_eq!(way(v4, to), Way::Nowhere, "{to}");
+            assert_eq!(way(v6, &format!("[::ffff:{}]:80", to.trim_end_matches(":80"))), Way::Nowhere, "{to}");
+        }
+        for to in ["[::]:80", "[::1]:80", "[fe80::1]:80", "[ff02::1]:80", "[::ffff:192.0.2.1]:80"] {
+            assert_eq!(way(v6, to), Way::Nowhere, "{to}");
+        }
+        let mapped = link.address.to_ipv6_mapped();
+        for to in [v4, v6, plan.networks[0].gateway.into(), mapped.into()] {
+            assert_eq!(way(v6, &SocketAddr::new(to, 80).to_string()), Way::Nowhere, "{to}");
+        }
+        assert_eq!(way("192.0.2.9".parse().unwrap(), "192.0.2.1:80"), Way::Nowhere, "who is that?");
+    }
 }
