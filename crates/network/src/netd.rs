@@ -14,6 +14,7 @@ mod proxy;
 mod resolver;
 mod slab;
 mod sockets;
+mod tally;
 mod topology;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -31,7 +31,7 @@ const REST: Duration = Duration::from_millis(100);
 /// Connections accepted from one listener before others get their turn.
 const ACCEPTS: usize = 64;
 
-/// Events that wait for the supervisor; of refusals, further ones are dropped.
+/// Messages that wait for the supervisor; of refusals, further ones are dropped.
 const EVENTS: usize = 1024;
 /// Refusals that are told in a second.
 const REFUSALS: u32 = 64;
@@ -138,6 +138,8 @@ pub(super) struct World {
     pub(super) ftp: Expected,
     /// What the supervisor is to be told.
     pub(super) events: Vec<Event>,
+    /// How many connections the limit of descriptors allows, even if all are busy.
+    pub(super) room: usize,
     /// The second in which refusals are counted, and how many there were.
     refusals: (Instant, u32),
 }
@@ -186,8 +188,6 @@ struct Netd {
     intercepted_udp: Vec<Key>,
     /// Listeners that rest are watched again then.
     resting: Option<Instant>,
-    /// Connections at a time, and of one service.
-    limits: (usize, usize),
     proxy: Proxy,
     datagrams: Datagrams,
     echo: Echo,
@@ -195,8 +195,8 @@ struct Netd {
     resolver: Resolver,
     /// A configuration whose descriptors have not all come.
     incoming: Option<Incoming>,
-    /// Events that the supervisor has not taken yet.
-    outgoing: VecDeque<Event>,
+    /// What the supervisor has not taken yet.
+    outgoing: VecDeque<Reply>,
 }
 
 struct Incoming {
@@ -232,6 +232,7 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         topology: Topology::default(),
         ftp: Expected::default(),
         events: Vec::new(),
+        room: connections.max(16),
         refusals: (Instant::now(), 0),
     };
     let mut netd = Netd {
@@ -241,8 +242,6 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         udp: Vec::new(),
         intercepted_udp: Vec::new(),
         resting: None,
-        // One service may not keep all others from theirs.
-        limits: (connections.max(16), connections.saturating_mul(3) / 4),
         proxy: Proxy::new(),
         datagrams: Datagrams::new(),
         echo: Echo::new(),
@@ -273,11 +272,13 @@ impl Netd {
                 if !self.handle(Token::decode(data.u64()), flags)? {
                     return Ok(());
                 }
+                // Who has been told an address may connect there while other events are handled.
+                self.learn();
             }
             if self.next_deadline().is_some() {
                 self.expire(Instant::now());
+                self.learn();
             }
-            self.learn();
             self.tell();
         }
     }
@@ -361,6 +362,12 @@ impl Netd {
         }
     }
 
+    /// How many connections one service may have, and how many one container may begin: it does not keep all others
+    /// from theirs.
+    fn most_of_one(&self) -> usize {
+        self.world.room / 4 * 3
+    }
+
     fn accept(&mut self, key: Key) {
         for _ in 0..ACCEPTS {
             let Some(listener) = self.listeners.get(key) else { return };
@@ -369,7 +376,7 @@ impl Netd {
                 ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
             };
             let open = service.map_or(0, |service| self.world.topology.open(service));
-            if self.proxy.len() >= self.limits.0 || open >= self.limits.1 {
+            if self.proxy.len() >= self.world.room || open >= self.most_of_one() {
                 return self.rest(key);
             }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -387,6 +394,10 @@ impl Netd {
                 }
             };
             let Ok(address) = address else { continue };
+            if service.is_none() && self.proxy.begun_by(address.ip()) >= self.most_of_one() {
+                super::flow::reset_on_close(&client);
+                continue;
+            }
             match (service, &listener.kind) {
                 (Some(service), ListenerKind::Published(published)) => {
                     let (pool, port) = (published.ftp_data, published.port);
@@ -474,12 +485,11 @@ impl Netd {
         for event in self.world.events.drain(..) {
             let expendable = matches!(event, Event::Refused { .. } | Event::Ftp { .. });
             if self.outgoing.len() < EVENTS || !expendable {
-                self.outgoing.push_back(event);
+                self.outgoing.push_back(Reply::Event(event));
             }
         }
-        while let Some(event) = self.outgoing.front() {
-            let message = encode(&Reply::Event(event.clone()));
-            match message.and_then(|message| self.supervisor.send(&message, &[])) {
+        while let Some(reply) = self.outgoing.front() {
+            match encode(reply).and_then(|message| self.supervisor.send(&message, &[])) {
                 Ok(()) => drop(self.outgoing.pop_front()),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     self.resting.get_or_insert_with(|| Instant::now() + REST);
@@ -528,8 +538,9 @@ impl Netd {
             Ok(()) => Reply::Configured,
             Err(reason) => Reply::Refused(reason),
         };
-        let reply = encode(&reply).doing(|| "encode reply")?;
-        self.supervisor.send(&reply, &[]).doing(|| "answer the supervisor")
+        // A supervisor that was busy for a while may have no room for it now: it waits in line.
+        self.outgoing.push_back(reply);
+        Ok(())
     }
 
     /// Checks everything first, then changes over; on refusal the old configuration stays in force.

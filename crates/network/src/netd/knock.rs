@@ -2,7 +2,7 @@
 //! have been. So a container's `connect` fails as it would without us, and at once where its policy does not allow it.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,14 @@ use rustix::net::sockopt;
 use super::event::{Token, World};
 use super::proxy::{FAR_PATIENCE, outside};
 use super::slab::{Key, Slab};
+use super::tally::Tally;
 use super::topology::Way;
 use crate::queue::{self, Verdict, Waiting};
 
-/// Connections under way; what comes then is tried again by its sender a second later.
-const UNDER_WAY: usize = 4096;
+/// Connections under way and not claimed yet; what comes then is tried again by its sender a second later.
+const OPEN: usize = 4096;
+/// Of these, what one container may have.
+const OPEN_EACH: usize = 1024;
 /// How long one that has been made waits for the container's to arrive: a moment, unless the container is gone.
 const CLAIMED: Duration = Duration::from_secs(5);
 /// Packets before others get their turn.
@@ -38,8 +41,10 @@ pub(super) struct Knocks {
     queue: Option<OwnedFd>,
     under_way: Slab<Knock>,
     by_pair: HashMap<Pair, Key>,
-    /// Made, and not claimed yet.
-    made: HashMap<Pair, OwnedFd>,
+    /// Made, and not claimed yet; how long they can be.
+    made: HashMap<Pair, (OwnedFd, Instant)>,
+    /// How many of both each container has.
+    open: Tally<IpAddr>,
     deadlines: VecDeque<(Instant, Key)>,
     claims: VecDeque<(Instant, Pair)>,
 }
@@ -64,13 +69,26 @@ impl Knocks {
             self.conclude(key, Verdict::Unreachable);
         }
         while let Some((_, pair)) = self.claims.pop_front_if(|(at, _)| *at <= now) {
-            self.made.remove(&pair);
+            // The same two may have met again since.
+            if self.made.get(&pair).is_some_and(|(_, until)| *until <= now) {
+                self.claim(pair.0, pair.1);
+            }
         }
     }
 
     /// The connection that was made for this one.
     pub(super) fn claim(&mut self, from: SocketAddr, to: SocketAddr) -> Option<OwnedFd> {
-        self.made.remove(&(from, to))
+        let (socket, _) = self.made.remove(&(from, to))?;
+        self.open.take(&from.ip());
+        let made = &self.made;
+        while self.claims.pop_front_if(|(_, pair)| !made.contains_key(pair)).is_some() {}
+        Some(socket)
+    }
+
+    /// Whether there is room for one more of a container.
+    fn has_room(&self, world: &World, container: IpAddr) -> bool {
+        let most = OPEN.min(world.room / 2);
+        self.under_way.len() + self.made.len() < most && self.open.of(&container) < OPEN_EACH.min(most / 4)
     }
 
     /// Containers want to connect.
@@ -97,6 +115,10 @@ impl Knocks {
             let old = std::mem::replace(&mut knock.packet, packet);
             return self.decide(old, Verdict::Forgotten);
         }
+        if self.made.contains_key(&pair) {
+            // Sent again, because our answer was lost.
+            return self.decide(packet, Verdict::Arrives);
+        }
         let now = Instant::now();
         if world.ftp.is_expected(from.ip(), to) {
             return self.decide(packet, Verdict::Arrives);
@@ -108,8 +130,8 @@ impl Knocks {
                 world.refuse(container, to, name, "tcp", now);
                 self.decide(packet, Verdict::Prohibited);
             }
-            Way::World(_) if self.under_way.len() >= UNDER_WAY => self.decide(packet, Verdict::Forgotten),
-            Way::World(_) => self.call(world, waiting, now),
+            Way::World(_) if self.has_room(world, from.ip()) => self.call(world, waiting, now),
+            Way::World(_) => self.decide(packet, Verdict::Forgotten),
         }
     }
 
@@ -129,6 +151,7 @@ impl Knocks {
         };
         let key = self.under_way.insert(Knock { pair: (from, to), packet, socket });
         self.by_pair.insert((from, to), key);
+        self.open.add(from.ip());
         let Some(knock) = self.under_way.get(key) else { return };
         match begun.and_then(|()| world.poll.add(&knock.socket, Token::Called(key), EventFlags::OUT)) {
             Ok(()) => self.deadlines.push_back((now + FAR_PATIENCE, key)),
@@ -154,8 +177,11 @@ impl Knocks {
         let Some(Knock { pair, packet, socket }) = self.under_way.remove(key) else { return };
         self.by_pair.remove(&pair);
         if verdict == Verdict::Arrives {
-            self.made.insert(pair, socket);
-            self.claims.push_back((Instant::now() + CLAIMED, pair));
+            let until = Instant::now() + CLAIMED;
+            self.made.insert(pair, (socket, until));
+            self.claims.push_back((until, pair));
+        } else {
+            self.open.take(&pair.0.ip());
         }
         self.decide(packet, verdict);
     }

@@ -10,7 +10,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
 use super::ftp::{Around, Control, Course, Gate};
 use super::slab::{Key, Slab};
 use super::sockets::Waiter;
+use super::tally::Tally;
 use super::topology::{Entrance, Replica, ServiceId, Target};
 use crate::balance::{MemberId, Pick};
 
@@ -70,9 +71,22 @@ pub(super) enum Dial {
     Host(SocketAddr, Option<SocketAddr>),
 }
 
+impl Dial {
+    /// Whether a container has begun the connection, rather than somebody outside.
+    const fn is_by_container(&self) -> bool {
+        match self {
+            Self::Service(_, _, entrance) => matches!(entrance, Entrance::Network(_)),
+            Self::Stack(..) => false,
+            Self::Host(..) => true,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Proxy {
     connections: Slab<Connection>,
+    /// How many of these each container has begun.
+    begun: Tally<IpAddr>,
     pipes: Vec<Pipe>,
     /// When a connection must be established, or its present attempt be, by the number of attempts before it.
     deadlines: BinaryHeap<Reverse<(Instant, Key, u32)>>,
@@ -130,6 +144,7 @@ impl Proxy {
     pub(super) fn new() -> Self {
         Self {
             connections: Slab::new(),
+            begun: Tally::default(),
             pipes: Vec::new(),
             deadlines: BinaryHeap::new(),
             held: VecDeque::new(),
@@ -141,9 +156,14 @@ impl Proxy {
         }
     }
 
-    /// How many connections there are.
+    /// How many connections there are, those included that are almost over.
     pub(super) fn len(&self) -> usize {
-        self.connections.len()
+        self.connections.len() + self.lingering.len()
+    }
+
+    /// How many of them a container has begun.
+    pub(super) fn begun_by(&self, container: IpAddr) -> usize {
+        self.begun.of(&container)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -206,6 +226,9 @@ impl Proxy {
             until,
         };
         self.sweep.get_or_insert(now + SWEEP);
+        if attempt.dial.is_by_container() {
+            self.begun.add(address.ip());
+        }
         self.connections.insert(Connection {
             client: Side::new(client),
             upstream: None,
@@ -295,7 +318,9 @@ impl Proxy {
                 }
                 waits
             });
-            self.look = (!self.lingering.is_empty()).then_some(now + LOOK);
+            // Looking at many takes its time, and nobody waits for it.
+            let pause = LOOK * (1 + self.lingering.len() as u32 / 64);
+            self.look = (!self.lingering.is_empty()).then_some(now + pause);
         }
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
@@ -518,6 +543,9 @@ impl Proxy {
 
     fn remove(&mut self, world: &mut World, key: Key) -> Option<Connection> {
         let connection = self.connections.remove(key)?;
+        if connection.attempt.dial.is_by_container() {
+            self.begun.take(&connection.attempt.client.ip());
+        }
         if connection.gate.is_some() {
             world.ftp.forget(key);
         }
