@@ -53,6 +53,8 @@ impl Knocks {
     /// Takes the queue in which new connections wait.
     pub(super) fn listen(&mut self, world: &World, queue: OwnedFd) -> rustix::io::Result<()> {
         world.poll.add(&queue, Token::Knock, EventFlags::IN)?;
+        // Of a netd that was there before: what it has read nobody else would ever decide about.
+        queue::forget(&queue)?;
         if let Some(old) = self.queue.replace(queue) {
             world.poll.delete(&old);
         }
