@@ -21,12 +21,15 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::datagram::{address, errno};
 use super::event::{Token, World};
 use super::slab::{Key, Slab};
+use super::tally::Tally;
 use super::topology::Way;
 
 /// How long a program's requests to one address keep their socket after the last of them.
 const IDLE: Duration = Duration::from_secs(30);
 /// Pinging programs at a time.
 const FLOWS: usize = 256;
+/// Of these, what one container may have.
+const FLOWS_EACH: usize = 64;
 /// Messages of one socket before others get their turn.
 const TURNS: usize = 64;
 /// Length of an echo message's header.
@@ -51,6 +54,8 @@ pub(super) struct Echo {
     v6: Option<OwnedFd>,
     flows: Slab<Flow>,
     by_label: HashMap<Label, Key>,
+    /// How many flows each container has.
+    open: Tally<IpAddr>,
     deadlines: VecDeque<(Instant, Key)>,
     buffer: Vec<u8>,
 }
@@ -62,6 +67,7 @@ impl Echo {
             v6: None,
             flows: Slab::new(),
             by_label: HashMap::new(),
+            open: Tally::default(),
             deadlines: VecDeque::new(),
             // Zeroed memory that is never touched takes no room.
             buffer: vec![0; 1 << 16],
@@ -90,6 +96,7 @@ impl Echo {
             let Some(flow) = self.flows.get(key) else { continue };
             if flow.deadline <= now {
                 self.by_label.remove(&flow.label);
+                self.open.take(&flow.label.0);
                 self.flows.remove(key);
             } else {
                 self.deadlines.push_back((now + IDLE, key));
@@ -152,7 +159,7 @@ impl Echo {
     }
 
     fn open(&mut self, world: &World, label: Label, now: Instant) -> Option<Key> {
-        if self.flows.len() >= FLOWS {
+        if self.flows.len() >= FLOWS || self.open.of(&label.0) >= FLOWS_EACH {
             return None;
         }
         let (socket, raw) = match outside(label.1) {
@@ -170,6 +177,7 @@ impl Echo {
             return None;
         }
         self.by_label.insert(label, key);
+        self.open.add(label.0);
         self.deadlines.push_back((now + IDLE, key));
         Some(key)
     }
