@@ -528,6 +528,7 @@ impl Netd {
             Request::States(states) => {
                 self.resolver.change_states(states.clone());
                 self.world.topology.set_states(states, Instant::now(), &mut self.world.events);
+                self.datagrams.leave_replicas(&mut self.world);
                 self.proxy.retry_held(&mut self.world);
                 return Ok(());
             }
@@ -575,7 +576,7 @@ impl Netd {
         }
         let Configuration { plan, published, inward: inward_to, resolvers, states } = *configuration;
         self.resolver.set_states(states.clone());
-        self.world.topology.configure(plan.clone(), states, &mut self.world.events);
+        let changed = self.world.topology.configure(plan.clone(), states, &mut self.world.events);
         self.change_listeners(&published, fresh)?;
         if !intercepted.is_empty() {
             self.intercept(intercepted).map_err(|error| format!("watch what is intercepted: {error}"))?;
@@ -583,7 +584,8 @@ impl Netd {
         self.listen_inside(inward.into_iter().zip(inward_to.iter().map(|one| one.target)))
             .map_err(|error| format!("watch a container's port: {error}"))?;
         let world = &mut self.world;
-        self.datagrams.close_replica(world, |world, replica| world.topology.container(replica).is_none());
+        self.datagrams.leave_senders(world, &changed);
+        self.datagrams.leave_replicas(world);
         self.resolver.configure(&world.poll, plan, resolvers, names)?;
         self.proxy.retry_held(world);
         Ok(())
@@ -599,11 +601,26 @@ impl Netd {
             || self.udp.iter().any(|(_, one)| same_port(one, published))
     }
 
+    /// Whether a published port has this very socket.
+    fn listens_with(&self, published: &Published, socket: &OwnedFd) -> bool {
+        let tcp = self.listeners.iter().filter_map(|(_, listener)| match &listener.kind {
+            ListenerKind::Published(other) => Some((other, &listener.socket)),
+            ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
+        });
+        let udp = self.udp.iter().filter_map(|(key, one)| Some((one, self.datagrams.socket(*key)?)));
+        let mut own = tcp.chain(udp).filter(|(one, _)| same_port(one, published));
+        own.any(|(_, own)| crate::direct::is_same(own.as_fd(), socket.as_fd()))
+    }
+
     fn change_listeners(
         &mut self,
         published: &[Published],
-        fresh: Vec<(usize, OwnedFd)>,
+        mut fresh: Vec<(usize, OwnedFd)>,
     ) -> Result<(), String> {
+        // Those that are there already stay, with their flows.
+        fresh.retain(|(index, socket)| {
+            !published.get(*index).is_some_and(|one| self.listens_with(one, socket))
+        });
         let replaced: BTreeSet<usize> = fresh.iter().map(|(index, _)| *index).collect();
         let stays = |other: &Published| {
             let mut kept = published.iter().enumerate().filter(|(index, _)| !replaced.contains(index));

@@ -87,13 +87,14 @@ pub(super) struct Topology {
 }
 
 impl Topology {
-    /// Takes a new plan. Containers that have drained by that are added to `events`.
+    /// Takes a new plan. Containers that have drained by that are added to `events`. Returns the addresses that are
+    /// another container's now, or nobody's, or that of one that may go elsewhere than before.
     pub(super) fn configure(
         &mut self,
         plan: NetworkPlan,
         states: BTreeMap<String, State>,
         events: &mut Vec<Event>,
-    ) {
+    ) -> Vec<IpAddr> {
         let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for endpoint in &plan.endpoints {
             members.entry(&endpoint.group).or_default().push(&endpoint.service);
@@ -106,7 +107,7 @@ impl Topology {
             pool.set_balance(balance.map_or_else(Balance::default, |group| group.balance.clone()));
             pool.set_members(members.get(name).into_iter().flatten().copied());
         }
-        self.places = HashMap::new();
+        let places = std::mem::take(&mut self.places);
         self.virtuals = HashMap::new();
         let network_of = |name: &str| plan.networks.iter().position(|network| network.name == name);
         for (endpoint, interface) in
@@ -130,8 +131,19 @@ impl Topology {
             self.learned.forget(&old.service);
         }
         self.states.retain(|name, _| has_container(&plan, name));
-        self.plan = plan;
+        let before = std::mem::replace(&mut self.plan, plan);
         self.set_states(states, Instant::now(), events);
+        let who = |plan: &NetworkPlan, place: &Place| {
+            plan.endpoints.get(place.endpoint).map(|one| (one.service.clone(), one.egress.clone()))
+        };
+        let is_same = |address: &IpAddr, place: &Place| {
+            who(&before, place) == self.places.get(address).and_then(|place| who(&self.plan, place))
+        };
+        places
+            .iter()
+            .filter(|(address, place)| !is_same(address, place))
+            .map(|(address, _)| *address)
+            .collect()
     }
 
     /// Takes what has become of containers.
@@ -230,6 +242,18 @@ impl Topology {
         let Some(name) = service.pool.name(replica.member) else { return false };
         let since = service.ready_since.get(name);
         self.states.get(name) == Some(&State::Starting) || since.is_some_and(|at| now < *at + SETTLING)
+    }
+
+    /// Whether a replica has this address, and takes what comes there or has not ended yet.
+    pub(super) fn serves(&self, replica: Replica, address: IpAddr) -> bool {
+        self.container(replica).is_some_and(|endpoint| {
+            let has = |link: &Interface| {
+                address == IpAddr::V4(link.address)
+                    || link.address6.is_some_and(|own| address == IpAddr::V6(own))
+            };
+            let state = self.states.get(&endpoint.service).copied().unwrap_or_default();
+            endpoint.interfaces.iter().any(has) && !matches!(state, State::Starting | State::Down)
+        })
     }
 
     /// The container that is a replica.
@@ -394,5 +418,44 @@ mod tests {
             assert_eq!(way(v6, &SocketAddr::new(to, 80).to_string()), Way::Nowhere, "{to}");
         }
         assert_eq!(way("192.0.2.9".parse().unwrap(), "192.0.2.1:80"), Way::Nowhere, "who is that?");
+    }
+    #[test]
+    fn what_is_another_containers_now_is_told_and_a_replica_serves_at_its_address() {
+        let network = NetworkRequest { name: "n".into(), ..NetworkRequest::default() };
+        let attachments = vec![Attachment { network: "n".into(), ..Attachment::default() }];
+        let endpoint = |service: &str| EndpointRequest {
+            service: service.into(),
+            attachments: attachments.clone(),
+            ..EndpointRequest::default()
+        };
+        let plan = allocate(&[network], &[endpoint("web"), endpoint("db")], &[]).unwrap();
+        let mut topology = Topology::default();
+        let mut configure = |topology: &mut Topology, plan: &NetworkPlan| {
+            let mut changed = topology.configure(plan.clone(), BTreeMap::new(), &mut Vec::new());
+            changed.sort_unstable();
+            changed
+        };
+        let [web, db] = [0, 1].map(|at: usize| IpAddr::V4(plan.endpoints[at].interfaces[0].address));
+        assert_eq!(configure(&mut topology, &plan), [], "nobody was there");
+        assert_eq!(configure(&mut topology, &plan), []);
+        let service = topology.intern("web");
+        let Pick::Member(member) = topology.pick(service, db, &[], Instant::now()) else { panic!() };
+        let replica = Replica { service, member };
+        assert!(topology.serves(replica, web) && !topology.serves(replica, db));
+        for (state, serves) in [(State::Down, false), (State::Draining, true), (State::Starting, false)] {
+            let states = BTreeMap::from([("web".to_owned(), state)]);
+            topology.set_states(states, Instant::now(), &mut Vec::new());
+            assert_eq!(topology.serves(replica, web), serves, "{state:?}");
+        }
+        let mut other = plan.clone();
+        other.endpoints[0].egress = crate::egress::Policy::None;
+        assert_eq!(configure(&mut topology, &other), [web], "it may go elsewhere");
+        other.endpoints.swap(0, 1);
+        assert_eq!(configure(&mut topology, &other), []);
+        other.endpoints.truncate(1);
+        assert_eq!(configure(&mut topology, &other), [web], "it is gone");
+        assert!(!topology.serves(replica, web));
+        other.endpoints[0].service = "cache".into();
+        assert_eq!(configure(&mut topology, &other), [db], "it is another's");
     }
 }
