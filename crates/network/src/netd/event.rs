@@ -403,13 +403,20 @@ impl Netd {
         }
         let dial = match self.world.topology.way(source.ip(), destination, now) {
             Way::Service(service, entrance) => Dial::Service(service, destination.port(), entrance),
-            Way::World(_) => Dial::Host(destination, None),
+            Way::World(service) => Dial::World(destination, service),
             Way::Nowhere => return super::flow::reset_on_close(&client),
             Way::Forbidden(container, name) => {
                 self.world.refuse(container, destination, name, "tcp", now);
                 return super::flow::reset_on_close(&client);
             }
         };
+        if let Dial::Service(service, ..) | Dial::World(_, service) = dial
+            && self.world.topology.open(service) >= self.limits.1
+        {
+            // All containers share this listener: who has enough may not keep it from others by having to wait.
+            tracing::debug!(service = self.world.topology.name(service), "has too many connections");
+            return super::flow::reset_on_close(&client);
+        }
         self.proxy.accepted(&mut self.world, client, source, dial, None);
     }
 
