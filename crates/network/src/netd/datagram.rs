@@ -340,7 +340,9 @@ impl Datagrams {
             let Some(socket) = socket else { return };
             let received = rustix::net::recvfrom(socket, &mut self.buffer[..], RecvFlags::DONTWAIT);
             let (length, sender) = match received {
-                Ok((_, length, sender)) => (length, sender.and_then(|sender| SocketAddr::try_from(sender).ok())),
+                Ok((_, length, sender)) => {
+                    (length, sender.and_then(|sender| SocketAddr::try_from(sender).ok()))
+                }
                 Err(Errno::AGAIN) => return,
                 // What was sent has come back: nobody listens there. The sender will notice in its own way.
                 Err(error) => {

@@ -106,7 +106,8 @@ pub fn has_ipv6() -> bool {
 pub fn sixth(address: Ipv4Addr) -> Option<IpAddr> {
     let [first, .., third, fourth] = address.octets();
     let outer = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0xcb00, 0x7100 | u16::from(fourth));
-    let inner = Ipv6Addr::new(0xfd00, 211, third.into(), 0, 0, 0, 0x0ad3, u16::from_be_bytes([third, fourth]));
+    let inner =
+        Ipv6Addr::new(0xfd00, 211, third.into(), 0, 0, 0, 0x0ad3, u16::from_be_bytes([third, fourth]));
     has_ipv6().then_some(IpAddr::V6(if first == 203 { outer } else { inner }))
 }
 
@@ -233,8 +234,14 @@ impl Site {
         let (tcp4, udp4) = (next(), next());
         let mut optional = present.into_iter().map(|is| is.then(&mut next));
         let mut optional = || optional.next().unwrap();
-        let intercepted =
-            Intercepted { tcp4, udp4, icmp4: optional(), tcp6: optional(), udp6: optional(), icmp6: optional() };
+        let intercepted = Intercepted {
+            tcp4,
+            udp4,
+            icmp4: optional(),
+            tcp6: optional(),
+            udp6: optional(),
+            icmp6: optional(),
+        };
         let resolver = Fake::start();
         let resolvers = vec![resolver.address];
         let configuration = Configuration { plan, resolvers, ..Configuration::default() };
@@ -379,9 +386,8 @@ impl Site {
     pub fn port(&self, service: &str, at: impl Into<IpAddr>, udp: bool) -> SocketAddr {
         let at = at.into();
         let mut all = self.configuration.published.iter();
-        let is = |one: &&Published| {
-            one.service == service && one.port.host_ip == at && one.port.is_udp() == udp
-        };
+        let is =
+            |one: &&Published| one.service == service && one.port.host_ip == at && one.port.is_udp() == udp;
         SocketAddr::new(at, all.find(is).unwrap().port.host_port)
     }
 

@@ -44,7 +44,8 @@ fn equal(replicas: &[&str], each: usize) -> BTreeMap<String, usize> {
 
 fn about(name: &'static str) -> impl Fn(&Event) -> bool {
     move |event| {
-        let (Event::Ejected { container } | Event::Restored { container } | Event::Drained { container }) = event
+        let (Event::Ejected { container } | Event::Restored { container } | Event::Drained { container }) =
+            event
         else {
             return false;
         };
@@ -132,7 +133,8 @@ fn full_listener(site: &Site, at: &str) -> (OwnedFd, Vec<TcpStream>) {
     let address = (site.address(at, HOST.into()), 80).into();
     site.within(at, || {
         let socket =
-            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .unwrap();
         rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
         rustix::net::bind(&socket, &address).unwrap();
         rustix::net::listen(&socket, 0).unwrap();
@@ -143,6 +145,7 @@ fn full_listener(site: &Site, at: &str) -> (OwnedFd, Vec<TcpStream>) {
 }
 
 pub fn silent(site: &mut Site) {
+    site.balance(Algorithm::RoundRobin, 1);
     let mut servers = servers(site);
     servers.remove("rep-3");
     let full = full_listener(site, "rep-3");
@@ -218,7 +221,8 @@ pub fn virtual_address(site: &mut Site) {
     for address in both(VIRTUAL) {
         let servers: Vec<Server> =
             REPLICAS.iter().map(|name| Server::named(site, name, site.address(name, address), 80)).collect();
-        let gateway = both(Ipv4Addr::new(10, 211, 0, 1)).find(|ip| ip.is_ipv4() == address.is_ipv4()).unwrap();
+        let gateway =
+            both(Ipv4Addr::new(10, 211, 0, 1)).find(|ip| ip.is_ipv4() == address.is_ipv4()).unwrap();
         let mut counts = BTreeMap::new();
         // A replica among them: it may get itself.
         for from in ["web", "app", "rep"].iter().cycle().take(30) {

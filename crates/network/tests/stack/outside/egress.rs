@@ -176,10 +176,7 @@ pub fn nowhere(site: &mut Site) {
         assert!(site.connect("web", to).is_err(), "{to:?}");
     }
     let datagrams = [v4(127, 0, 0, 1), v4(169, 254, 1, 1), v4(224, 0, 0, 251), v4(255, 255, 255, 255), far];
-    let receivers = [
-        site.udp("far", far, 93),
-        UdpSocket::bind("127.0.0.1:93").unwrap(),
-    ];
+    let receivers = [site.udp("far", far, 93), UdpSocket::bind("127.0.0.1:93").unwrap()];
     let socket = site.udp("web", Ipv4Addr::UNSPECIFIED.into(), 0);
     socket.set_broadcast(true).unwrap();
     for to in datagrams {

@@ -1,7 +1,7 @@
 //! Echo requests of containers.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use network::egress::Policy;
@@ -14,6 +14,11 @@ use nix::sys::socket::{
 use super::{PEER, Site, VIRTUAL, both};
 
 fn socket(site: &Site, from: &str, to: IpAddr) -> UdpSocket {
+    socket_with(site, from, to, None)
+}
+
+/// One whose identifier is the port of `own`.
+fn socket_with(site: &Site, from: &str, to: IpAddr, own: Option<SocketAddr>) -> UdpSocket {
     let (family, protocol) = match to {
         IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
         IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
@@ -21,6 +26,9 @@ fn socket(site: &Site, from: &str, to: IpAddr) -> UdpSocket {
     let socket = site.within(from, || {
         nix::sys::socket::socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol).unwrap()
     });
+    if let Some(own) = own {
+        rustix::net::bind(&socket, &own).unwrap();
+    }
     let socket = UdpSocket::from(socket);
     socket.set_read_timeout(Some(super::PATIENCE)).unwrap();
     socket.connect((to, 0)).unwrap();
@@ -71,13 +79,9 @@ fn is_prohibited(site: &Site, from: &str, to: IpAddr) {
     assert_eq!(told, Some(expected), "{from} {to}");
 }
 
-/// Of the host's namespace.
-fn allow_ordinary_users(groups: &str) {
-    std::fs::write("/proc/sys/net/ipv4/ping_group_range", groups).unwrap();
-}
-
 fn pings(site: &mut Site) {
-    for (from, to) in [("web", PEER), ("app", PEER), ("web", VIRTUAL), ("web", Ipv4Addr::new(10, 211, 0, 1))] {
+    for (from, to) in [("web", PEER), ("app", PEER), ("web", VIRTUAL), ("web", Ipv4Addr::new(10, 211, 0, 1))]
+    {
         both(to).for_each(|to| is_answered(site, from, to));
     }
     // Another network's gateway and virtual address.
@@ -101,27 +105,27 @@ fn pings(site: &mut Site) {
 }
 
 pub fn privileged(site: &mut Site) {
-    allow_ordinary_users("1 0");
     pings(site);
     // Programs with the same identifier, in two containers: to each its own replies, and no other's.
-    let sockets = ["web", "app"].map(|from| {
-        let socket = socket(site, from, PEER.into());
-        nix::sys::socket::getsockname::<SockaddrStorage>(socket.as_raw_fd()).unwrap();
-        socket
-    });
+    let same = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 77));
+    let sockets = ["web", "app"].map(|from| socket_with(site, from, PEER.into(), Some(same)));
     for (socket, number) in sockets.iter().zip(1..) {
         send(socket, PEER.into(), number);
     }
+    // Whatever came before this has come.
+    is_answered(site, "web", PEER.into());
     for (socket, number) in sockets.iter().zip(1..) {
         let mut reply = [0; 64];
         socket.recv(&mut reply).unwrap();
         assert_eq!(reply[7], number);
+        socket.set_nonblocking(true).unwrap();
+        assert_eq!(socket.recv(&mut reply).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 }
 
 pub fn unprivileged(site: &mut Site) {
-    // Where nobody may, it is said.
+    // By default nobody may, and it is said.
     both(PEER).for_each(|to| is_prohibited(site, "web", to));
-    allow_ordinary_users("0 0");
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
     pings(site);
 }
