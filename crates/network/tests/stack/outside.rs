@@ -68,7 +68,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("who is down refuses", balanced::down),
     ("a virtual address leads to the replicas", balanced::virtual_address),
     ("echo requests by a raw socket", pings::privileged),
-    ("5,000 connections leave nothing behind", limits::nothing_stays),
+    ("7,500 connections leave nothing behind", limits::nothing_stays),
     ("a client that never reads is only its own problem", limits::never_reads),
     ("another netd takes over the sockets", restart),
     ("echo requests by a socket for ordinary users", pings::unprivileged),

@@ -1,7 +1,7 @@
 //! Those who take more than they should.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{HOST, PEER, Site, until};
 
 /// A service that takes connections and keeps them, and tells of each.
 struct Keeper {
-    server: Server,
+    _server: Server,
     came: mpsc::Receiver<TcpStream>,
 }
 
@@ -21,7 +21,13 @@ impl Keeper {
             // When the check is over nobody takes it.
             let _over = sender.send(stream);
         });
-        Self { server, came }
+        Self { _server: server, came }
+    }
+
+    /// All that come, until none has come for longer than a lost packet takes to be sent again.
+    fn all(&self) -> Vec<TcpStream> {
+        let next = || self.came.recv_timeout(Duration::from_millis(1500)).ok();
+        std::iter::from_fn(next).collect()
     }
 }
 
@@ -46,22 +52,20 @@ pub fn nothing_stays(site: &mut Site) {
             (&inner).read_exact(&mut [0]).unwrap();
             open.push((outer, inner));
         }
-        // But for what it had in store.
-        assert!(site.netd_descriptors() + 64 >= before + 2 * connections);
+        assert!(site.netd_descriptors() >= 2 * connections);
         is_served(site, "web");
         drop(open);
         until("all are closed", super::PATIENCE, || site.netd_descriptors() <= before + 64);
     };
     round(site, 100);
     let start = site.netd_private_kb();
-    round(site, CONNECTIONS);
-    let after = site.netd_private_kb();
-    println!("netd: {start} kB private before {CONNECTIONS} connections, {after} kB after");
-    round(site, CONNECTIONS);
-    let again = site.netd_private_kb();
-    println!("netd: {again} kB after as many again");
-    assert!(after <= start + 512 && again <= after + 64, "{start} kB, {after} kB, {again} kB");
-    drop(keeper.server);
+    let after = [(); 3].map(|()| {
+        round(site, CONNECTIONS);
+        site.netd_private_kb()
+    });
+    println!("netd: {start} kB private before, {after:?} kB after {CONNECTIONS} connections each");
+    // A round takes more than 1 MB; the allocator may keep that for the next one.
+    assert!(after.iter().all(|after| *after <= start + 2048), "{start} kB, {after:?} kB");
 }
 
 pub fn never_reads(site: &mut Site) {
@@ -95,10 +99,7 @@ pub fn slow_clients(site: &mut Site) {
     let keeper = Keeper::start(site, "app", site.address("app", HOST.into()));
     let port = site.port("app", HOST, false);
     let mut clients: Vec<TcpStream> = (0..1500).map(|_| site.connect("c1", port).unwrap()).collect();
-    let mut services = Vec::new();
-    while let Ok(service) = keeper.came.recv_timeout(Duration::from_millis(1500)) {
-        services.push(service);
-    }
+    let mut services = keeper.all();
     assert!((500..900).contains(&services.len()), "{} connections of 1500", services.len());
     is_served(site, "web");
     // Who has waited gets a place as soon as there is one.
@@ -110,23 +111,15 @@ pub fn slow_clients(site: &mut Site) {
 
 pub fn slow_containers(site: &mut Site) {
     let _web = Server::named(site, "web", site.address("web", HOST.into()), 80);
-    let listener = site.within("peer", || TcpListener::bind((PEER, 80)).unwrap());
-    std::thread::scope(|scope| {
-        let (sender, came) = mpsc::channel();
-        scope.spawn(move || {
-            let mut kept = Vec::new();
-            while let Ok((stream, _)) = listener.accept() {
-                kept.push(stream);
-                if sender.send(()).is_err() {
-                    return;
-                }
-            }
-        });
-        let open: Vec<TcpStream> = (0..1500).map_while(|_| site.connect("app", (PEER, 80)).ok()).collect();
-        assert!(came.recv_timeout(super::PATIENCE).is_ok());
-        is_served(site, "web");
-        drop((open, came));
-        // The listener's thread ends with the next connection.
-        until("the end", super::PATIENCE, || site.connect("web", (PEER, 80)).is_err());
-    });
+    let before = site.netd_descriptors();
+    let keeper = Keeper::start(site, "peer", PEER.into());
+    let open: Vec<TcpStream> = (0..1500).map(|_| site.connect("app", (PEER, 80)).unwrap()).collect();
+    let kept = keeper.all();
+    assert!((500..900).contains(&kept.len()), "{} connections of 1500", kept.len());
+    is_served(site, "web");
+    // Those of another service to outside are, too.
+    let stream = site.connect("web", (PEER, 80)).unwrap();
+    drop(keeper.came.recv_timeout(super::PATIENCE).unwrap());
+    drop((open, kept, stream));
+    until("all are closed", super::PATIENCE, || site.netd_descriptors() <= before + 64);
 }
