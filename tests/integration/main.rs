@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod build;
+mod build_network;
 mod events;
 mod harness;
 mod hostile;

@@ -47,6 +47,26 @@ pub struct Intercepted {
     pub icmp6: Option<OwnedFd>,
 }
 
+impl Intercepted {
+    /// The sockets in an order of their own, and which of the optional ones are among them: what it takes to pass
+    /// them to another process.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<OwnedFd>, [bool; 4]) {
+        let optional = [self.icmp4, self.tcp6, self.udp6, self.icmp6];
+        let there = optional.each_ref().map(Option::is_some);
+        ([self.tcp4, self.udp4].into_iter().chain(optional.into_iter().flatten()).collect(), there)
+    }
+
+    /// The other way round; `None` when there are too few.
+    #[must_use]
+    pub fn from_parts(sockets: impl IntoIterator<Item = OwnedFd>, there: [bool; 4]) -> Option<Self> {
+        let mut sockets = sockets.into_iter();
+        let (tcp4, udp4) = sockets.next().zip(sockets.next())?;
+        let [icmp4, tcp6, udp6, icmp6] = there.map(|there| if there { sockets.next() } else { None });
+        Some(Self { tcp4, udp4, icmp4, tcp6, udp6, icmp6 })
+    }
+}
+
 /// Ports of the transparent listeners; IPv4 and IPv6 have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Interception {
