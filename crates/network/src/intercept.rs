@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, soc
 use crate::Error;
 use crate::error::Doing;
 use crate::netlink::{LOOPBACK, Netlink};
-use crate::nft::{Chain, Expression, Family, Hook, Meta, Rule, Table};
+use crate::nft::{Chain, Expression, Family, Header, Hook, Meta, Rule, Table};
 
 /// Mark of packets that are delivered here whatever their destination is.
 pub(crate) const MARK: u32 = 0x696e;
@@ -82,7 +82,7 @@ impl Interception {
         let transport =
             |protocol: Protocol| [Load(Meta::Transport), Equal(vec![protocol.as_raw().get() as u8])];
         let echo = |protocol, kind: u8| -> Rule {
-            let kind = [Transport { offset: 0, length: 1 }, Equal(vec![kind])];
+            let kind = [Bytes { of: Header::Transport, offset: 0, length: 1, at: 0 }, Equal(vec![kind])];
             transport(protocol).into_iter().chain(kind).chain(mark()).collect()
         };
         let proxy = |protocol, port: u16| -> Rule {
@@ -105,7 +105,7 @@ impl Interception {
             [SocketTransparent, Equal(vec![1])].into_iter().chain(mark()).collect(),
         ];
         let chain = Chain { name: "prerouting", hook: Hook::Prerouting, priority: CHAIN_PRIORITY, rules };
-        Table { family: Family::Inet, name: "inception", chains: vec![chain] }
+        Table { family: Family::Inet, name: "inception", sets: Vec::new(), chains: vec![chain] }
     }
 }
 
