@@ -9,6 +9,7 @@
 
 mod check;
 mod faults;
+mod senders;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,6 +124,10 @@ impl Namespaces {
             self.connect(endpoint, plan, namespace.as_fd())?;
         }
         self.netlink.flush()?;
+        // Before anything runs at the other end of a new link.
+        if !fresh.is_empty() {
+            senders::bind(plan, &self.peers)?;
+        }
         for (endpoint, (namespace, netlink)) in fresh.iter().zip(&mut made) {
             configure(endpoint, plan, namespace.as_fd(), netlink)?;
             if self.intercepts {

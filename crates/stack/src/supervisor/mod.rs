@@ -20,7 +20,6 @@ mod stop;
 mod unit;
 mod wiring;
 
-pub use netd::{NETD_ARGUMENT, netd};
 pub use process::{ARGUMENT, main};
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

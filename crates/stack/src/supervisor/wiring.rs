@@ -15,9 +15,10 @@ use sys::channel::Channel;
 
 use super::Supervisor;
 use super::connection::Pending;
-use super::netd::{Deaths, Netd, Presence, Revival, Starter};
+use super::netd::{Deaths, Presence, Revival};
 use crate::control::Notice;
 use crate::hub::client::Hub;
+use crate::netd::{Netd, Starter};
 use crate::plan::Plan;
 use crate::remote::{Context, RemoteError};
 
