@@ -154,6 +154,7 @@ impl Namespaces {
             return Ok(sockets);
         }
         intercept::route(&mut self.netlink, ipv6)?;
+        settings::answer_all(ipv6)?;
         if sockets.icmp4.is_some() {
             settings::leave_echo_requests(sockets.icmp6.is_some())?;
         }
