@@ -64,7 +64,7 @@ fn has_default_route6(table: &str) -> bool {
 /// the keeper, the name server's two sockets and those of [`Intercepted::into_parts`].
 #[derive(Debug, Serialize, Deserialize)]
 enum Wired {
-    Done { way_out: Result<[bool; 4], RemoteError> },
+    Done { way_out: Result<[bool; 5], RemoteError> },
     Failed(RemoteError),
 }
 
@@ -231,7 +231,7 @@ impl WayOut {
         &mut self,
         starter: &Starter,
         plan: &NetworkPlan,
-        optional: [bool; 4],
+        optional: [bool; 5],
         fds: Vec<OwnedFd>,
     ) -> Result<(), RemoteError> {
         let mut fds = fds.into_iter();
@@ -245,6 +245,7 @@ impl WayOut {
             names: &names,
             listeners: &[],
             intercepted: Some(&intercepted),
+            ..Descriptors::default()
         };
         let netd = self.netd.insert(starter.start()?);
         netd.client.configure(&configuration, &with)?;
