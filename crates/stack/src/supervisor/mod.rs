@@ -501,7 +501,7 @@ impl Supervisor {
             return;
         }
         if let Some(binds) = &mut run.binds {
-            binds.answer(&unit.service.ports, |port| self.wiring.socket_of(port));
+            binds.answer(&unit.service.ports, |port| self.wiring.socket_of(&unit.service.name, port));
         }
     }
 
