@@ -9,12 +9,14 @@
 
 mod bad_input;
 mod build;
+mod direct;
 mod events;
 mod harness;
 mod hostile;
 mod killed;
 mod lifecycle;
 mod network;
+mod network_mode;
 mod oci;
 mod pid1;
 mod replicas;

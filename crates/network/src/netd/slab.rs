@@ -14,6 +14,12 @@ pub(super) struct Slab<T> {
     free: Vec<u32>,
 }
 
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Slab<T> {
     pub(super) const fn new() -> Self {
         Self { entries: Vec::new(), free: Vec::new() }
