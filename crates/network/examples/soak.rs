@@ -453,7 +453,7 @@ struct Account {
     done: BTreeMap<String, u64>,
     failures: Vec<Deed>,
     excused: usize,
-    incidents: usize,
+    incidents: Vec<Incident>,
 }
 
 impl Account {
@@ -471,7 +471,6 @@ impl Account {
     /// Takes those out of the failures that an incident explains.
     fn excuse(&mut self, incidents: Vec<Incident>) {
         let mut lost = BTreeSet::new();
-        self.incidents += incidents.len();
         self.failures.retain(|deed| {
             let server = deed.failure.as_ref().and_then(|(server, _)| server.as_ref());
             let explains = |incident: &Incident| {
@@ -483,6 +482,7 @@ impl Account {
             !explaining.any(|at| lost.insert((deed.worker.clone(), at)))
         });
         self.excused += lost.len();
+        self.incidents.extend(incidents);
     }
 
     fn add(&mut self, other: Self) {
@@ -491,7 +491,7 @@ impl Account {
         }
         self.failures.extend(other.failures);
         self.excused += other.excused;
-        self.incidents += other.incidents;
+        self.incidents.extend(other.incidents);
     }
 
     fn print(&self) {
@@ -499,9 +499,12 @@ impl Account {
             let failed = self.failures.iter().filter(|deed| deed.worker == *worker).count();
             println!("{worker:<28} {count:>8} done, {failed} failed");
         }
-        println!("{} killed, {} connections lost with them", self.incidents, self.excused);
+        println!("{} killed, {} connections lost with them", self.incidents.len(), self.excused);
         for deed in self.failures.iter().take(20) {
             println!("failed: {deed:?}");
+            // The last one before, for whoever looks for a reason.
+            let before = self.incidents.iter().rev().find(|incident| incident.begun <= deed.ended);
+            println!("    after {before:?}");
         }
     }
 }
