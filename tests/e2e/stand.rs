@@ -174,6 +174,17 @@ impl Stand {
         stand
     }
 
+    /// A stack of a test's own, with the repository's bundles.
+    pub(crate) fn of_stack(name: &str, text: &str) -> Self {
+        let stand = Self::empty(name);
+        let bundles = [repository().join("bundles"), stand.directory.join("bundles")];
+        run(tool("cp", ["-r", "--"]).args(bundles), &[]).ok();
+        let file = stand.directory.join("stack.toml");
+        fs::write(&file, text).unwrap();
+        stand.adapt(&file);
+        stand
+    }
+
     /// Copies a stack file, with another name than the user may have used in the same data directory, and with
     /// an address of its own.
     fn adapt(&self, file: &Path) {
@@ -181,7 +192,7 @@ impl Stand {
         let name = stack.lines().find(|line| line.starts_with("name = ")).unwrap();
         let ours = format!("{}-e2e\"", name.strip_suffix('"').unwrap());
         let address = format!("\"{}:", self.address);
-        assert_eq!(stack.contains("ports = "), stack.contains("\"127.0.0.1:"), "the published addresses");
+        assert_eq!(stack.contains("ports = "), stack.contains("\"127.0.0.1"), "the published addresses");
         let stack = stack.replace(name, &ours).replace("\"127.0.0.1:", &address);
         let stack = stack.replace("host_ip = \"127.0.0.1\"", &format!("host_ip = \"{}\"", self.address));
         fs::write(self.directory.join("stack.toml"), stack).unwrap();
