@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use crate::stand::{Said, Stand, run, spawn, tool, wait_for};
+use crate::stand::{Said, Stand, is_root, run, spawn, tool, wait_for};
 
 /// The control port; no other one that is published is at an address of the stand's own.
 const PORT: u16 = 2121;
@@ -343,4 +343,125 @@ fn one_that_dies_takes_its_own_sessions_only(stand: &Stand, site: &str) {
         let said = run(&mut tool("curl", ["--disable", "-sS", "--user", LOGIN, &format!("{site}/who")]), &[]);
         (said.text() == "ftp-2").then_some(())
     });
+}
+
+/// Clients on another machine: servers see them under their own addresses.
+#[test]
+fn two_ftp_servers_and_a_client_elsewhere() {
+    // A namespace of an ordinary user's has no other ids to give to the stack's containers.
+    if !is_root() {
+        println!("skipped: two_ftp_servers_and_a_client_elsewhere: it needs root");
+        return;
+    }
+    // The stack runs in one network namespace, the client is in another one.
+    let elsewhere = Elsewhere::new();
+    let mut stand = Stand::of_stack("ftp-far", &file(21_000).replace("\"::1\"", "\"::\""));
+    fs::write(stand.directory.join(".env"), "FTP_PASSWORD=word\n").unwrap();
+    stand.share_images();
+    let text = fs::read_to_string(stand.directory.join("stack.toml")).unwrap();
+    fs::write(stand.directory.join("stack.toml"), text.replace(&stand.address, "0.0.0.0")).unwrap();
+    stand.within = elsewhere.stack_side();
+    up(&stand);
+    for (site, client) in
+        [("ftp://198.51.100.1:2121", "::ffff:198.51.100.9"), ("ftp://[2001:db8::1]:21000", "2001:db8::9")]
+    {
+        for (passive, secured) in [(true, false), (true, true), (false, false), (false, true)] {
+            let settings = format!("set ftp:passive-mode {passive}; {}", tls(secured));
+            let session = || elsewhere.run(&lftp(&stand, site, &settings, "cat who; cls -1"));
+            let seen: BTreeSet<String> = (0..2).map(|_| replica(&session())).collect();
+            assert_eq!(seen, both(), "{site} {settings}");
+        }
+        let log = stand.say(["logs", "ftp-2"]).ok();
+        assert!(log.contains(client), "no {client} in {log}");
+    }
+    // What comes from port 20 with a server on 21 comes from 2120 here, and from 20999.
+    for (at, port, wanted) in
+        [("198.51.100.1", 2121, "198.51.100.1:2120"), ("2001:db8::1", 21000, "[2001:db8::1]:20999")]
+    {
+        let said = elsewhere.run(&tool("perl", ["-e", ACTIVE, at, &port.to_string()]));
+        assert_eq!(said.ok(), [wanted; 3].join("\n"));
+    }
+    stand.say(["down", "-v"]).ok();
+}
+
+/// A client for active mode: three downloads to one port, of which it prints where they come from.
+const ACTIVE: &str = r#"
+use strict; use warnings; use IO::Socket::IP;
+my ($host, $port) = @ARGV;
+my $control = IO::Socket::IP->new(PeerHost => $host, PeerPort => $port) or die "connect: $@";
+sub answer { while (my $line = <$control>) { return $line if $line =~ /^\d{3} / } die "closed" }
+sub ask { my ($line, $code) = @_; print $control "$line\r\n"; my $got = answer(); $got =~ /^$code/ or die "$line: $got" }
+answer();
+ask('USER ftpuser', 331); ask('PASS word', 230);
+my $own = $control->sockhost;
+my $data = IO::Socket::IP->new(Listen => 1, LocalHost => $own, Timeout => 10) or die "listen: $@";
+for (1 .. 3) {
+    ask('EPRT |' . ($own =~ /:/ ? 2 : 1) . "|$own|" . $data->sockport . '|', 200);
+    ask('RETR who', 150);
+    my $connection = $data->accept or die "nobody connects: $@";
+    my ($from, $at) = ($connection->peerport, $connection->peerhost);
+    my $who = join '', <$connection>;
+    $who =~ /^ftp/ or die "got `$who'";
+    close $connection;
+    answer() =~ /^226/ or die 'not complete';
+    print $at =~ /:/ ? "[$at]:$from\n" : "$at:$from\n";
+}
+"#;
+
+/// Two network namespaces with a link between them.
+struct Elsewhere {
+    stack: Child,
+    client: Child,
+}
+
+impl Elsewhere {
+    fn new() -> Self {
+        let namespace = || {
+            let mut holder = spawn(&mut tool("unshare", ["--net", "sh", "-c", "echo; exec cat"]));
+            // By then it has its namespace.
+            holder.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            holder
+        };
+        let pair = Self { stack: namespace(), client: namespace() };
+        let address = |last: u8| {
+            format!(
+                "ip link set lo up; ip addr add 198.51.100.{last}/24 dev far; \
+                 ip addr add 2001:db8::{last}/64 dev far nodad; ip link set far up"
+            )
+        };
+        let link =
+            format!("ip link add far type veth peer name far netns {}; {}", pair.client.id(), address(1));
+        run(&mut enter(&pair.stack, &tool("sh", ["-e", "-c", &link])), &[]).ok();
+        run(&mut enter(&pair.client, &tool("sh", ["-e", "-c", &address(9)])), &[]).ok();
+        pair
+    }
+
+    /// What a command of the stack is to be prefixed with.
+    fn stack_side(&self) -> Vec<String> {
+        ["nsenter", "--net", "--target", &self.stack.id().to_string(), "--"].map(str::to_owned).into()
+    }
+
+    fn run(&self, command: &Command) -> Said {
+        run(&mut enter(&self.client, command), &[])
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        for holder in [&mut self.stack, &mut self.client] {
+            holder.kill().ok();
+            holder.wait().ok();
+        }
+    }
+}
+
+/// The same command in the network namespace of a process.
+fn enter(holder: &Child, command: &Command) -> Command {
+    let mut entered = tool("nsenter", ["--net", "--target", &holder.id().to_string(), "--"]);
+    entered.arg(command.get_program()).args(command.get_args());
+    entered.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(directory) = command.get_current_dir() {
+        entered.current_dir(directory);
+    }
+    entered
 }

@@ -141,6 +141,8 @@ pub(crate) struct Stand {
     keep_data: bool,
     /// Where the ports are published. Not 127.0.0.1, where a stack of the user's may have them.
     pub(crate) address: String,
+    /// What the command under test is started by, where it shall run elsewhere.
+    pub(crate) within: Vec<String>,
     /// What `.env` says.
     pub(crate) settings: BTreeMap<String, String>,
 }
@@ -222,6 +224,7 @@ impl Stand {
             data: directory.join("data"),
             keep_data: false,
             address: format!("127.{network}.{}.{}", id >> 8 & 0xff, 1 + id % 254),
+            within: Vec::new(),
             settings: BTreeMap::new(),
             directory,
         }
@@ -229,7 +232,10 @@ impl Stand {
 
     /// `inception-run` with these arguments.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = tool(self.binary.to_str().unwrap(), arguments);
+        let words = self.within.iter().map(String::as_str).chain(self.binary.to_str());
+        let words: Vec<&str> = words.collect();
+        let mut command = tool(words[0], &words[1..]);
+        command.args(arguments);
         command.current_dir(&self.directory);
         command.env("INCEPTION_DATA_DIR", &self.data).env("INCEPTION_RUNTIME_DIR", &self.runtime);
         // What the caller has set must not get into the stack by way of its variables.
