@@ -166,7 +166,16 @@ impl Netlink {
                 message.attributes.push(AddressAttribute::Broadcast(Ipv4Addr::from(broadcast)));
             }
             IpAddr::V4(_) => {}
-            IpAddr::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
+            IpAddr::V6(_) => {
+                message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+                if prefix == 128 {
+                    // One of several of its kind that connections come to: none that they come from, or it would
+                    // be preferred to the gateway's (RFC 6724, section 5, rule 3).
+                    let mut deprecated = CacheInfo::default();
+                    deprecated.ifa_valid = u32::MAX;
+                    message.attributes.push(AddressAttribute::CacheInfo(deprecated));
+                }
+            }
         }
         // One beside others is not to be taken for the source of what has none of its own: "deprecated" (RFC 6724).
         if address.is_ipv6() && prefix == 128 {
