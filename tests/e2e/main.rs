@@ -7,6 +7,7 @@
 
 mod browser;
 mod ftp;
+mod ftp_replicas;
 mod layers;
 mod proxy;
 mod stand;

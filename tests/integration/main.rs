@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod build;
+mod build_network;
 mod direct;
 mod events;
 mod harness;

@@ -138,8 +138,10 @@ pub(super) struct World {
     pub(super) ftp: Expected,
     /// What the supervisor is to be told.
     pub(super) events: Vec<Event>,
-    /// How many connections the limit of descriptors allows, even if all are busy.
-    pub(super) room: usize,
+    /// Connections at a time.
+    pub(super) most: usize,
+    /// Connections of one service at a time: it may not keep all others from theirs.
+    pub(super) most_each: usize,
     /// The second in which refusals are counted, and how many there were.
     refusals: (Instant, u32),
 }
@@ -232,7 +234,8 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         topology: Topology::default(),
         ftp: Expected::default(),
         events: Vec::new(),
-        room: connections.max(16),
+        most: connections.max(16),
+        most_each: connections.saturating_mul(3) / 4,
         refusals: (Instant::now(), 0),
     };
     let mut netd = Netd {
@@ -329,7 +332,7 @@ impl Netd {
         self.proxy.expire(&mut self.world, now);
         self.datagrams.expire(&mut self.world, now);
         self.echo.expire(now);
-        self.knocks.expire(now);
+        self.knocks.expire(&mut self.world, now);
         self.resolver.expire(&self.world.poll, now);
         self.world.sockets.expire(now);
         if self.resting.is_some_and(|until| until <= now) {
@@ -362,12 +365,6 @@ impl Netd {
         }
     }
 
-    /// How many connections one service may have, and how many one container may begin: it does not keep all others
-    /// from theirs.
-    fn most_of_one(&self) -> usize {
-        self.world.room / 4 * 3
-    }
-
     fn accept(&mut self, key: Key) {
         for _ in 0..ACCEPTS {
             let Some(listener) = self.listeners.get(key) else { return };
@@ -376,7 +373,7 @@ impl Netd {
                 ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
             };
             let open = service.map_or(0, |service| self.world.topology.open(service));
-            if self.proxy.len() >= self.world.room || open >= self.most_of_one() {
+            if self.proxy.len() >= self.world.most || open >= self.world.most_each {
                 return self.rest(key);
             }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -394,10 +391,6 @@ impl Netd {
                 }
             };
             let Ok(address) = address else { continue };
-            if service.is_none() && self.proxy.begun_by(address.ip()) >= self.most_of_one() {
-                super::flow::reset_on_close(&client);
-                continue;
-            }
             match (service, &listener.kind) {
                 (Some(service), ListenerKind::Published(published)) => {
                     let (pool, port) = (published.ftp_data, published.port);
@@ -429,8 +422,9 @@ impl Netd {
         // The address that it connected to is the accepted socket's own (`TPROXY`).
         let destination = rustix::net::getsockname(&client).ok().and_then(|at| SocketAddr::try_from(at).ok());
         let Some(destination) = destination else { return };
-        if let Some(socket) = self.knocks.claim(source, destination) {
-            return self.proxy.joined(&mut self.world, client, source, (socket, destination));
+        if let Some((socket, service)) = self.knocks.claim(&mut self.world, source, destination) {
+            let dial = Dial::World(destination, service);
+            return self.proxy.joined(&mut self.world, client, source, socket, dial);
         }
         if let Some((client_address, from)) = self.world.ftp.active(source.ip(), destination) {
             let dial = Dial::Host(client_address, Some(from));
@@ -438,13 +432,20 @@ impl Netd {
         }
         let dial = match self.world.topology.way(source.ip(), destination, now) {
             Way::Service(service, entrance) => Dial::Service(service, destination.port(), entrance),
-            Way::World(_) => Dial::Host(destination, None),
+            Way::World(service) => Dial::World(destination, service),
             Way::Nowhere => return super::flow::reset_on_close(&client),
             Way::Forbidden(container, name) => {
                 self.world.refuse(container, destination, name, "tcp", now);
                 return super::flow::reset_on_close(&client);
             }
         };
+        if let Dial::Service(service, ..) | Dial::World(_, service) = dial
+            && self.world.topology.open(service) >= self.world.most_each
+        {
+            // All containers share this listener: who has enough may not keep it from others by having to wait.
+            tracing::debug!(service = self.world.topology.name(service), "has too many connections");
+            return super::flow::reset_on_close(&client);
+        }
         self.proxy.accepted(&mut self.world, client, source, dial, None);
     }
 

@@ -10,7 +10,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,6 @@ use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
 use super::ftp::{Around, Control, Course, Gate};
 use super::slab::{Key, Slab};
 use super::sockets::Waiter;
-use super::tally::Tally;
 use super::topology::{Entrance, Replica, ServiceId, Target};
 use crate::balance::{MemberId, Pick};
 
@@ -69,24 +68,13 @@ pub(super) enum Dial {
     Stack(Target, Vec<Target>),
     /// A place in the host's network, and the address to come from if that matters.
     Host(SocketAddr, Option<SocketAddr>),
-}
-
-impl Dial {
-    /// Whether a container has begun the connection, rather than somebody outside.
-    const fn is_by_container(&self) -> bool {
-        match self {
-            Self::Service(_, _, entrance) => matches!(entrance, Entrance::Network(_)),
-            Self::Stack(..) => false,
-            Self::Host(..) => true,
-        }
-    }
+    /// A place outside, for a container of this service.
+    World(SocketAddr, ServiceId),
 }
 
 #[derive(Debug)]
 pub(super) struct Proxy {
     connections: Slab<Connection>,
-    /// How many of these each container has begun.
-    begun: Tally<IpAddr>,
     pipes: Vec<Pipe>,
     /// When a connection must be established, or its present attempt be, by the number of attempts before it.
     deadlines: BinaryHeap<Reverse<(Instant, Key, u32)>>,
@@ -144,7 +132,6 @@ impl Proxy {
     pub(super) fn new() -> Self {
         Self {
             connections: Slab::new(),
-            begun: Tally::default(),
             pipes: Vec::new(),
             deadlines: BinaryHeap::new(),
             held: VecDeque::new(),
@@ -159,11 +146,6 @@ impl Proxy {
     /// How many connections there are, those included that are almost over.
     pub(super) fn len(&self) -> usize {
         self.connections.len() + self.lingering.len()
-    }
-
-    /// How many of them a container has begun.
-    pub(super) fn begun_by(&self, container: IpAddr) -> usize {
-        self.begun.of(&container)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -182,7 +164,7 @@ impl Proxy {
         gate: Option<Gate>,
     ) {
         let now = Instant::now();
-        let key = self.insert(client, address, dial, gate, now);
+        let key = self.insert(world, client, address, dial, gate, now);
         self.dial(world, key, now);
         if let Some(connection) = self.connections.get(key).filter(|connection| !connection.established) {
             self.deadlines.push(Reverse((connection.attempt.until, key, u32::MAX)));
@@ -195,26 +177,31 @@ impl Proxy {
         world: &mut World,
         client: OwnedFd,
         address: SocketAddr,
-        upstream: (OwnedFd, SocketAddr),
+        upstream: OwnedFd,
+        dial: Dial,
     ) {
         let now = Instant::now();
-        let (socket, destination) = upstream;
-        let key = self.insert(client, address, Dial::Host(destination, None), None, now);
+        let key = self.insert(world, client, address, dial, None, now);
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.upstream = Some(Side::new(socket));
+            connection.upstream = Some(Side::new(upstream));
             self.establish(world, key);
         }
     }
 
     fn insert(
         &mut self,
+        world: &mut World,
         client: OwnedFd,
         address: SocketAddr,
         dial: Dial,
         gate: Option<Gate>,
         now: Instant,
     ) -> Key {
-        let until = now + if matches!(dial, Dial::Host(..)) { FAR_PATIENCE } else { PATIENCE };
+        let until =
+            now + if matches!(dial, Dial::Host(..) | Dial::World(..)) { FAR_PATIENCE } else { PATIENCE };
+        if let Dial::World(_, service) = dial {
+            world.topology.went_out(service);
+        }
         let attempt = Attempt {
             dial,
             client: address,
@@ -226,9 +213,6 @@ impl Proxy {
             until,
         };
         self.sweep.get_or_insert(now + SWEEP);
-        if attempt.dial.is_by_container() {
-            self.begun.add(address.ip());
-        }
         self.connections.insert(Connection {
             client: Side::new(client),
             upstream: None,
@@ -248,16 +232,8 @@ impl Proxy {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let attempt = &mut connection.attempt;
         let target = match attempt.dial {
-            Dial::Host(address, source) => {
-                let target = Target { address, source: None, gateway: address.ip() };
-                return match outside(address, source) {
-                    Ok(socket) => self.connect(world, key, socket, target),
-                    Err(error) => {
-                        tracing::warn!(%error, %address, "make a socket");
-                        self.abort(world, key);
-                    }
-                };
-            }
+            Dial::Host(address, source) => return self.dial_host(world, key, address, source),
+            Dial::World(address, _) => return self.dial_host(world, key, address, None),
             Dial::Stack(target, _) => Some(target),
             Dial::Service(service, port, entrance) => {
                 match world.topology.pick(service, attempt.client.ip(), &attempt.tried, now) {
@@ -280,6 +256,17 @@ impl Proxy {
         let kind = if target.address.is_ipv4() { Kind::Tcp4 } else { Kind::Tcp6 };
         if let Some(socket) = world.sockets.take(kind, Waiter::Connection(key)) {
             self.connect(world, key, socket, target);
+        }
+    }
+
+    fn dial_host(&mut self, world: &mut World, key: Key, address: SocketAddr, source: Option<SocketAddr>) {
+        let target = Target { address, source: None, gateway: address.ip() };
+        match outside(address, source) {
+            Ok(socket) => self.connect(world, key, socket, target),
+            Err(error) => {
+                tracing::warn!(%error, %address, "make a socket");
+                self.abort(world, key);
+            }
         }
     }
 
@@ -415,7 +402,8 @@ impl Proxy {
             return self.abort(world, key);
         };
         let service = *service;
-        if world.topology.is_settling(replica, now) {
+        // Who is silent does listen, or is not there.
+        if error != Errno::TIMEDOUT && world.topology.is_settling(replica, now) {
             world.events.extend(world.topology.closed(replica));
             return self.hold(world, key, now);
         }
@@ -543,11 +531,11 @@ impl Proxy {
 
     fn remove(&mut self, world: &mut World, key: Key) -> Option<Connection> {
         let connection = self.connections.remove(key)?;
-        if connection.attempt.dial.is_by_container() {
-            self.begun.take(&connection.attempt.client.ip());
-        }
         if connection.gate.is_some() {
             world.ftp.forget(key);
+        }
+        if let Dial::World(_, service) = connection.attempt.dial {
+            world.topology.came_back(service);
         }
         let drained = connection.attempt.replica.and_then(|replica| world.topology.closed(replica));
         world.events.extend(drained);
