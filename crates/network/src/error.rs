@@ -154,3 +154,8 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
         self.map_err(|source| Error::system(operation(), source))
     }
 }
+
+/// What the kernel said, as the other of the two libraries that ask it names that.
+pub(crate) fn errno(error: nix::errno::Errno) -> rustix::io::Errno {
+    rustix::io::Errno::from_raw_os_error(error as i32)
+}

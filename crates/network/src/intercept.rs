@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
 
 use crate::Error;
-use crate::error::Doing;
+use crate::error::{Doing, errno};
 use crate::netlink::{LOOPBACK, Netlink};
 use crate::nft::{self, Chain, Expression, Family, Header, Hook, Meta, Rejection, Rule, Table};
 use crate::queue::{self, MARK_PROHIBITED, MARK_RESET, MARK_UNREACHABLE, QUEUE};
@@ -265,8 +265,4 @@ fn absent_if(socket: rustix::io::Result<OwnedFd>, reason: Errno) -> rustix::io::
         Err(errno) if errno == reason => Ok(None),
         other => other.map(Some),
     }
-}
-
-fn errno(errno: nix::errno::Errno) -> Errno {
-    Errno::from_raw_os_error(errno as i32)
 }

@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags, SocketType};
 
 use super::Kind;
 use super::event::{Token, World};
 use super::proxy::End;
 use super::slab::{Key, Slab};
-use super::sockets::Waiter;
+use super::sockets::{self, Waiter};
 use super::topology::{Entrance, Replica, ServiceId, Way};
 use crate::balance::Pick;
+use crate::error::errno;
 
 /// How long a flow without a reply is kept: what the kernel's connection tracking keeps it for
 /// (`nf_conntrack_udp_timeout`).
@@ -268,12 +269,7 @@ impl Datagrams {
             // The far side first: it needs no more than this.
             (_, true) => {
                 if let Some(source) = flow.source {
-                    let any_port = SocketAddr::new(source.ip(), 0);
-                    let bound = rustix::net::bind(&socket, &source)
-                        .or_else(|_taken| rustix::net::bind(&socket, &any_port));
-                    if let Err(error) = bound {
-                        tracing::warn!(%error, %source, "keep the sender's address");
-                    }
+                    sockets::keep_address(&socket, source);
                 }
                 if let Err(error) = rustix::net::connect(&socket, &flow.destination) {
                     tracing::debug!(%error, to = %flow.destination, "connect");
@@ -427,9 +423,7 @@ fn send(socket: &OwnedFd, datagram: &[u8]) {
 
 /// A socket of the host's namespace that is connected to `address`.
 fn outside(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    let socket = sockets::outside(address, SocketType::DGRAM)?;
     rustix::net::connect(&socket, &address)?;
     Ok(socket)
 }
@@ -469,8 +463,4 @@ fn receive(
 pub(super) fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     v4.or_else(|| storage.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
-}
-
-pub(super) fn errno(error: nix::Error) -> Errno {
-    Errno::from_raw_os_error(error as i32)
 }

@@ -18,11 +18,12 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 
-use super::datagram::{address, errno};
+use super::datagram::address;
 use super::event::{Token, World};
 use super::slab::{Key, Slab};
 use super::tally::Tally;
 use super::topology::Way;
+use crate::error::errno;
 
 /// How long a program's requests to one address keep their socket after the last of them.
 const IDLE: Duration = Duration::from_secs(30);

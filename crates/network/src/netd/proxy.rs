@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{SocketType, sockopt};
 
 use super::Kind;
 use super::event::{Poll, Token, World};
 use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
 use super::ftp::{Around, Control, Course, Gate};
 use super::slab::{Key, Slab};
-use super::sockets::Waiter;
+use super::sockets::{self, Waiter};
 use super::topology::{Entrance, Replica, ServiceId, Target};
 use crate::balance::{MemberId, Pick};
 
@@ -358,7 +358,7 @@ impl Proxy {
     fn connect(&mut self, world: &mut World, key: Key, socket: OwnedFd, target: Target) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if let Some(source) = target.source {
-            come_from(&socket, source);
+            sockets::keep_address(&socket, source);
         }
         let result = rustix::net::connect(&socket, &target.address);
         let mut upstream = Side::new(socket);
@@ -545,29 +545,13 @@ impl Proxy {
 
 /// A socket of the host's namespace for a connection to `address`.
 pub(super) fn outside(address: SocketAddr, source: Option<SocketAddr>) -> rustix::io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    let socket = sockets::outside(address, SocketType::STREAM)?;
     crate::publish::tune(&socket)?;
     if let Some(source) = source {
         sockopt::set_socket_reuseaddr(&socket, true)?;
-        // Whoever may not have a low port comes from another one.
-        if let Err(error) = rustix::net::bind(&socket, &source) {
-            tracing::debug!(%error, %source, "bind");
-            rustix::net::bind(&socket, &SocketAddr::new(source.ip(), 0))?;
-        }
+        sockets::come_from(&socket, source)?;
     }
     Ok(socket)
-}
-
-/// Gives a transparent socket of the stack's namespace the client's own address.
-fn come_from(socket: &OwnedFd, source: SocketAddr) {
-    // The port may be taken by another connection of the same client, to another port of the host.
-    let any_port = SocketAddr::new(source.ip(), 0);
-    let bound = rustix::net::bind(socket, &source).or_else(|_taken| rustix::net::bind(socket, &any_port));
-    if let Err(error) = bound {
-        tracing::warn!(%error, %source, "keep the client's address");
-    }
 }
 
 impl Connection {
