@@ -95,7 +95,6 @@ pub fn never_reads(site: &mut Site) {
 /// netd has 4096 descriptors, which is enough for 896 connections, and 672 of one service.
 pub fn slow_clients(site: &mut Site) {
     site.replace_netd();
-    let before = site.netd_descriptors();
     let _web = Server::named(site, "web", site.address("web", HOST.into()), 80);
     let keeper = Keeper::start(site, "app", site.address("app", HOST.into()));
     let port = site.port("app", HOST, false);
@@ -108,13 +107,13 @@ pub fn slow_clients(site: &mut Site) {
     services.clear();
     let first = keeper.came.recv_timeout(super::PATIENCE).unwrap();
     drop((first, clients));
-    until("all are closed", super::PATIENCE, || site.netd_descriptors() <= before + 64);
 }
 
 pub fn slow_containers(site: &mut Site) {
     let _web = Server::named(site, "web", site.address("web", HOST.into()), 80);
     let before = site.netd_descriptors();
     let keeper = Keeper::start(site, "peer", PEER.into());
+    // Those that are too many are reset, some before they are known to be there.
     let open: Vec<TcpStream> = (0..1500).filter_map(|_| site.connect("app", (PEER, 80)).ok()).collect();
     let kept = keeper.all();
     assert!((500..900).contains(&kept.len()), "{} connections of 1500", kept.len());
