@@ -6,8 +6,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod browser;
+#[path = "../integration/client.rs"]
+#[allow(dead_code)]
+mod client;
 mod ftp;
 mod layers;
+mod outside;
 mod proxy;
 mod stand;
 mod traces;

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod build;
+mod client;
 mod events;
 mod harness;
 mod hostile;
@@ -16,6 +17,7 @@ mod killed;
 mod lifecycle;
 mod network;
 mod oci;
+mod outside;
 mod pid1;
 mod replicas;
 mod sandbox;
