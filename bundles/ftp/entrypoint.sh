@@ -51,15 +51,26 @@ make_user() {
 make_user
 mkdir -p /run/vsftpd/empty
 echo "$FTP_USER" > /run/vsftpd/users
+# Replicas have one volume for it: one of them makes it, and the others wait.
+exec 9> "$TLS/lock"
+flock 9
 if [ ! -s "$TLS/certificate.pem" ] || [ ! -s "$TLS/key.pem" ]; then
     make_certificate
 fi
+exec 9>&-
 
 # A session's own standard output is its connection, so the log is the one of this process, which
-# becomes the server. Passive mode must announce an address which reaches the published ports.
+# becomes the server. Passive mode must announce an address and ports which lead to this very replica.
+passive=${INCEPTION_FTP_PASSIVE:-21100-21110}
+# A socket of IPv6 takes clients of IPv4 too; a kernel may have none.
+[ -e /proc/net/if_inet6 ] && ipv6=YES ipv4=NO || ipv6=NO ipv4=YES
 {
     cat /etc/inception/vsftpd.conf
-    echo "pasv_address=${PASV_ADDRESS:-127.0.0.1}"
+    echo "listen=$ipv4"
+    echo "listen_ipv6=$ipv6"
+    echo "pasv_address=${INCEPTION_FTP_ADDRESS:-${PASV_ADDRESS:-127.0.0.1}}"
+    echo "pasv_min_port=${passive%-*}"
+    echo "pasv_max_port=${passive#*-}"
     echo "xferlog_file=/proc/$$/fd/1"
 } > /run/vsftpd/vsftpd.conf
 

@@ -111,7 +111,7 @@ fn all_are_healthy(stand: &Stand) {
         assert!(service.pid.is_some(), "{name}: {service:?}");
     }
     let ports: Vec<_> = services.values().map(|service| service.ports.len()).collect();
-    assert_eq!(ports, [2, 0, 1, 0, 0], "{services:?}");
+    assert_eq!(ports, [1, 0, 1, 0, 0], "{services:?}");
 }
 
 fn the_title(stand: &Stand, browser: &Browser) {

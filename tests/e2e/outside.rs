@@ -28,7 +28,8 @@ RUN apt-get update \\
 
 #[test]
 fn programs_go_out() {
-    let mut stand = Stand::of_files("outside", &[("stack.toml", STACK), ("tools/Dockerfile.debian", DOCKERFILE)]);
+    let mut stand =
+        Stand::of_files("outside", &[("stack.toml", STACK), ("tools/Dockerfile.debian", DOCKERFILE)]);
     stand.share_images();
     stand.say(["up", "-d", "--wait", "--base", "debian"]).ok();
     let exec = |service: &str, line: &str| -> Said { stand.exec(service, line) };

@@ -194,6 +194,7 @@ impl Stand {
         let address = format!("\"{}:", self.address);
         assert_eq!(stack.contains("ports = "), stack.contains("\"127.0.0.1:"), "the published addresses");
         let stack = stack.replace(name, &ours).replace("\"127.0.0.1:", &address);
+        let stack = stack.replace("host_ip = \"127.0.0.1\"", &format!("host_ip = \"{}\"", self.address));
         fs::write(self.directory.join("stack.toml"), stack).unwrap();
     }
 

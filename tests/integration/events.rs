@@ -115,6 +115,31 @@ fn a_start_that_fails_is_an_event() {
     assert!(failed[0]["error"].as_str().unwrap().contains("/no/such/program"), "{failed:?}");
 }
 
+#[test]
+fn what_egress_refuses_is_told_and_a_flood_of_it_counted() {
+    let stack = Stack::new("[services.a]\ncommand = [\"sleep\", \"1000\"]\negress = \"none\"\n");
+    stack.up();
+    // Also what is refused before it listens.
+    let watched = Watched::new(&stack, &["--recent", "a"]);
+    // An address for documentation (RFC 5737): nobody is there, and nobody is asked.
+    assert_ne!(stack.exec("a", "echo x | nc -w 2 192.0.2.1 443").out, "x\n");
+    let refused = watched.next("a", "egress-refused");
+    assert!(refused["protocol"] == "tcp" && refused["destination"] == "192.0.2.1:443", "{refused}");
+    stack.wait_log("a", "egress refused: tcp 192.0.2.1:443");
+    stack.exec("a", "for i in $(seq 40); do nc -w 1 192.0.2.1 $i < /dev/null; done");
+    // However slow this machine is: each was told, or counted.
+    let mut seen = 0;
+    while seen < 40 {
+        let row = watched.lines.recv_timeout(DEADLINE).unwrap();
+        seen += match row["event"].as_str() {
+            Some("egress-refused") => 1,
+            Some("egress-refusals") => row["left_out"].as_u64().unwrap(),
+            _ => 0,
+        };
+    }
+    assert_eq!(seen, 40);
+}
+
 /// A server that sends a megabyte to whoever connects, and one who can ask it.
 const SERVED: &str = r#"
 [services.web]

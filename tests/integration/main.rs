@@ -10,12 +10,14 @@
 mod bad_input;
 mod build;
 mod client;
+mod direct;
 mod events;
 mod harness;
 mod hostile;
 mod killed;
 mod lifecycle;
 mod network;
+mod network_mode;
 mod oci;
 mod outside;
 mod pid1;

@@ -64,10 +64,11 @@ fn inside(count: u32, argv: &[String]) -> Result<i32, Box<dyn Error>> {
         stdio: [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()],
         detached: &[],
         filters: &filters,
+        beside: false,
     };
     let mut code = 0;
     for _ in 0..count {
-        code = status(launch(&sandbox, &around)?.pid)?;
+        code = status(launch(&sandbox, &around)?.child.pid)?;
     }
     Ok(code)
 }
@@ -93,6 +94,7 @@ fn describe(argv: &[String], capabilities: u64) -> Sandbox {
             ..Process::default()
         },
         init: Some(0),
+        asks_to_bind: false,
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Target<'a> {
     pub entered: &'a [OwnedFd],
     /// Seccomp programs.
     pub filters: &'a [Filter],
+    /// The new process becomes a child of the caller's parent, which reaps it.
+    pub beside: bool,
 }
 
 /// Every namespace of a sandbox but the user namespace, which its makers stand in.
@@ -41,19 +43,14 @@ pub const SANDBOX: u64 = namespace::MOUNT
     | namespace::IPC
     | namespace::CGROUP;
 
-/// Starts `process` in the namespaces of the sandbox. It becomes a child of the caller, who must be root of the
-/// user namespace that owns the sandbox.
+/// Starts `process` in `namespaces` of the sandbox ([`SANDBOX`], or those of it that are its own), and in the caller's
+/// otherwise. It becomes a child of the caller, who must be root of the user namespace that owns them.
 ///
 /// # Errors
 /// The step that failed; no process is left then.
-pub fn join(process: &Process, target: &Target<'_>) -> Result<Child, Error> {
-    let joining = Joining {
-        namespaces: SANDBOX,
-        root: false,
-        keyring: None,
-        affinity: [None, None],
-        process: process.clone(),
-    };
+pub fn join(process: &Process, namespaces: u64, target: &Target<'_>) -> Result<Child, Error> {
+    let joining =
+        Joining { namespaces, root: false, keyring: None, affinity: [None, None], process: process.clone() };
     join_as(&joining, target, |_, _| Ok(()))
 }
 
@@ -72,7 +69,8 @@ pub(crate) fn join_as<E: From<Error>>(
     let description =
         sys::fd::sealed(c"process", &encoded, false).map_err(fail("store the process in memory"))?;
     let (read, write) = Channel::pair().map_err(fail("create a socket pair"))?;
-    let spawn = sys::process::SpawnArgs { cgroup: target.cgroup, ..Default::default() };
+    let spawn =
+        sys::process::SpawnArgs { cgroup: target.cgroup, sibling: target.beside, ..Default::default() };
     let joiner = sys::process::spawn_with(spawn, || {
         let inherited = [target.pidfd, description.as_fd(), write.as_fd()];
         let failure = become_joiner(target, joining.process.preserve_fds, &inherited);
@@ -81,15 +79,18 @@ pub(crate) fn join_as<E: From<Error>>(
     })
     .map_err(fail("create a process"))?;
     drop(write);
+    let end = if target.beside { userns::end_of_another } else { userns::end };
     let started = match receive(read.as_fd()) {
         Ok(Outcome::Started(pid)) => pid,
         outcome => {
-            userns::end(&joiner).map_err(fail("reap the joiner"))?;
+            end(&joiner).map_err(fail("reap the joiner"))?;
             return Err(refused(outcome, "process").into());
         }
     };
-    // The joiner ends by itself after its message.
-    waitpid(Pid::from_raw(joiner.pid), None).map_err(|e| fail("wait for the joiner")(e.into()))?;
+    // The joiner ends by itself after its message; otherwise it is not ours to reap.
+    if !target.beside {
+        waitpid(Pid::from_raw(joiner.pid), None).map_err(|e| fail("wait for the joiner")(e.into()))?;
+    }
     let child = userns::adopt(started)?;
     let mut executed = || -> Result<(), E> {
         meanwhile(started, None)?;
@@ -105,7 +106,7 @@ pub(crate) fn join_as<E: From<Error>>(
     match executed() {
         Ok(()) => Ok(child),
         Err(error) => {
-            userns::end(&child).map_err(fail("reap the new process"))?;
+            end(&child).map_err(fail("reap the new process"))?;
             Err(error)
         }
     }

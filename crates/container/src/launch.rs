@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use init::process::{Assumed, Filter};
 use init::report::{self, Failure, Outcome, Stage};
 use rustix::mount::UnmountFlags;
-use rustix::pipe::PipeFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use sys::channel::Channel;
 use sys::process::{Child, SpawnArgs, namespace};
 
 use crate::Error;
@@ -35,6 +35,17 @@ pub struct Surroundings<'a> {
     pub detached: &'a [OwnedFd],
     /// Seccomp programs, see [`crate::seccomp`].
     pub filters: &'a [Filter],
+    /// The sandbox's first process becomes a child of the caller's parent, which reaps it.
+    pub beside: bool,
+}
+
+/// A sandbox that runs.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its PID 1.
+    pub child: Child,
+    /// Where calls that one of the filters asks about are answered, if one does (`seccomp_unotify(2)`).
+    pub listener: Option<OwnedFd>,
 }
 
 /// Starts a sandbox. The caller must be root of the user namespace that is to own it, with one thread, and its
@@ -44,12 +55,10 @@ pub struct Surroundings<'a> {
 ///
 /// # Errors
 /// The step that failed; nothing of the sandbox is left then but what it wrote to its upper directory.
-pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Child, Error> {
-    // A packet pipe keeps two messages apart.
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::DIRECT)
-        .map_err(|e| Error::system("create a pipe")(e.into()))?;
+pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Launched, Error> {
+    let (read, write) = Channel::pair().map_err(Error::system("create a socket pair"))?;
     let namespaces = namespace::PID | namespace::MOUNT | namespace::UTS | namespace::IPC;
-    let spawn = SpawnArgs { namespaces, cgroup: around.cgroup, sibling: false };
+    let spawn = SpawnArgs { namespaces, cgroup: around.cgroup, sibling: around.beside };
     let child = sys::process::spawn_with(spawn, || {
         let failure = match enter(sandbox, around, write.as_fd()) {
             Ok(assumed) => become_program(sandbox, around, &assumed, write.as_fd()),
@@ -60,13 +69,17 @@ pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Child, Err
     })
     .map_err(Error::system("create the namespaces of the service"))?;
     drop(write);
-    match receive(read.as_fd()) {
-        Ok(Outcome::Executed) => Ok(child),
-        outcome => {
-            userns::end(&child).map_err(Error::system("reap the new process"))?;
-            Err(refused(outcome, "service"))
+    let mut listener = None;
+    let outcome = loop {
+        match receive_with(read.as_fd()) {
+            Ok((Outcome::Executed, _)) => return Ok(Launched { child, listener }),
+            Ok((Outcome::Listener, end)) => listener = end,
+            other => break other.map(|(outcome, _)| outcome),
         }
-    }
+    };
+    let end = if around.beside { userns::end_of_another } else { userns::end };
+    end(&child).map_err(Error::system("reap the new process"))?;
+    Err(refused(outcome, "service"))
 }
 
 /// Why a new process, a `what`, did not execute its program.
@@ -139,7 +152,7 @@ fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -
 
     // 4. The program's identity.
     let keep: &[BorrowedFd<'_>] = if sandbox.init.is_some() { &[report] } else { &[] };
-    sandbox.process.assume(around.filters, keep, None)
+    sandbox.process.assume(around.filters, keep, Some(report))
 }
 
 fn become_program(

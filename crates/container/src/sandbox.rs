@@ -26,6 +26,9 @@ pub struct Sandbox {
     pub process: Process,
     /// Our init is PID 1, with this verbosity; `None` makes the program PID 1.
     pub init: Option<u8>,
+    /// Somebody else answers each `bind` of what is started with it: [`crate::launch::Launched::listener`].
+    #[serde(default)]
+    pub asks_to_bind: bool,
 }
 
 /// An overlay of read-only layers below one writable directory. Paths are relative to the data directory and

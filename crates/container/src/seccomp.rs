@@ -83,14 +83,18 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Filter, Error> {
     let rules = Rules::read(seccomp)?;
     let notify = rules.notify;
     let (listener_path, listener_metadata) = rules::listener(seccomp, notify)?;
-    let program = program::assemble(&rules.ranges())?;
     Ok(Filter {
-        program: program.iter().flat_map(program::Instruction::bytes).collect(),
+        program: assemble(&rules)?,
         flags: flags(seccomp, notify),
         notify,
         listener_path,
         listener_metadata,
     })
+}
+
+fn assemble(rules: &Rules) -> Result<Vec<u8>, Error> {
+    let program = program::assemble(&rules.ranges())?;
+    Ok(program.iter().flat_map(program::Instruction::bytes).collect())
 }
 
 fn flags(seccomp: &LinuxSeccomp, notify: bool) -> u32 {
@@ -131,6 +135,19 @@ pub fn default_profile(capabilities: u64) -> Result<Vec<process::Filter>, crate:
     });
     let Filter { program, flags, .. } = compiled.map_err(crate::Error::Seccomp)?;
     Ok(vec![process::Filter { program, flags }])
+}
+
+/// A program to load beside those of [`default_profile`], which has somebody asked about every `bind` of an address as
+/// long as one of IPv4 or longer. Who answers is whoever has the listener; other calls are let pass.
+///
+/// A process has one such program: one of its own is refused with EBUSY.
+///
+/// # Errors
+/// When this architecture is not known.
+pub fn asking_to_bind() -> Result<process::Filter, crate::Error> {
+    let compiled = profile::asking_to_bind().and_then(|profile| assemble(&Rules::read(&profile)?));
+    let program = compiled.map_err(crate::Error::Seccomp)?;
+    Ok(process::Filter { program, flags: sys::seccomp::NEW_LISTENER })
 }
 
 #[cfg(test)]

@@ -120,6 +120,21 @@ pub fn end(child: &Child) -> io::Result<()> {
     Ok(())
 }
 
+/// How long the kernel may take for a process that was killed.
+const END_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Ends a process that somebody else reaps; nothing of it runs when this returns.
+///
+/// # Errors
+/// What `pidfd_send_signal(2)` and `poll(2)` report.
+pub(crate) fn end_of_another(child: &Child) -> io::Result<()> {
+    match sys::process::pidfd_kill(child.pidfd.as_fd(), libc::SIGKILL) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    wait_readable(child.pidfd.as_fd(), Instant::now() + END_DEADLINE)
+}
+
 /// Writes a map that somebody else chose: directly, where this process may, and with the helpers otherwise.
 pub(crate) fn write_container_map(map: &IdMap, pid: i32) -> Result<(), Error> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());

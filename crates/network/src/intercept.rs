@@ -15,7 +15,8 @@ use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, soc
 use crate::Error;
 use crate::error::Doing;
 use crate::netlink::{LOOPBACK, Netlink};
-use crate::nft::{Chain, Expression, Family, Hook, Meta, Rule, Table};
+use crate::nft::{self, Chain, Expression, Family, Hook, Meta, Rejection, Rule, Table};
+use crate::queue::{self, MARK_PROHIBITED, MARK_RESET, MARK_UNREACHABLE, QUEUE};
 
 /// Mark of packets that are delivered here whatever their destination is.
 pub(crate) const MARK: u32 = 0x696e;
@@ -45,6 +46,18 @@ pub struct Intercepted {
     pub udp6: Option<OwnedFd>,
     /// As `icmp4`, but without IP header; may send from any address that `IPV6_PKTINFO` says.
     pub icmp6: Option<OwnedFd>,
+    /// The queue in which the first packets of connections wait (a netlink socket); `None` where the kernel has
+    /// none: connections are then accepted before it is known whether the other end is there.
+    pub connections: Option<OwnedFd>,
+}
+
+/// How the kernel at hand puts packets into a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queueing {
+    /// nftables' own expression.
+    Native,
+    /// The target of iptables, for kernels without that.
+    Target,
 }
 
 /// Ports of the transparent listeners; IPv4 and IPv6 have the same.
@@ -56,7 +69,7 @@ pub(crate) struct Interception {
 
 impl Interception {
     /// The rules, for every packet that comes into the stack's namespace.
-    pub(crate) fn table(self) -> Table {
+    pub(crate) fn table(self, queueing: Option<Queueing>) -> Table {
         use Expression::*;
         let mark = || [Constant(MARK.to_ne_bytes().to_vec()), SetMark, Accept];
         let transport =
@@ -69,10 +82,19 @@ impl Interception {
             let to = [Constant(port.to_be_bytes().to_vec()), TransparentProxy];
             transport(protocol).into_iter().chain(to).chain(mark()).collect()
         };
-        let rules = vec![
-            vec![Load(Meta::InputInterface), Equal(LOOPBACK.to_ne_bytes().to_vec()), Accept],
-            // What a bridge floods, broadcasts and multicasts.
-            vec![Load(Meta::PacketType), Differs(vec![PACKET_HOST]), Accept],
+        let passed_over = || {
+            [
+                vec![Load(Meta::InputInterface), Equal(LOOPBACK.to_ne_bytes().to_vec()), Accept],
+                // What a bridge floods, broadcasts and multicasts.
+                vec![Load(Meta::PacketType), Differs(vec![PACKET_HOST]), Accept],
+            ]
+        };
+        let refusal =
+            |mark: u32, how| vec![Load(Meta::Mark), Equal(mark.to_ne_bytes().to_vec()), Reject(how)];
+        let rules = passed_over().into_iter().chain([
+            refusal(MARK_RESET, Rejection::Reset),
+            refusal(MARK_UNREACHABLE, Rejection::HostUnreachable),
+            refusal(MARK_PROHIBITED, Rejection::Prohibited),
             // IPv4 has `rp_filter` for this: a source of another network is not believed.
             vec![Load(Meta::Protocol), Equal(vec![NFPROTO_IPV6]), ReversePath, Equal(vec![0; 4]), Drop],
             // What an ordinary socket waits for: the name server's, and netd's to published ports.
@@ -83,13 +105,29 @@ impl Interception {
             proxy(ipproto::UDP, self.udp),
             // Neither TCP nor UDP, and yet for such a socket: an ICMP error about what it sent.
             [SocketTransparent, Equal(vec![1])].into_iter().chain(mark()).collect(),
-        ];
-        let chain = Chain { name: "prerouting", hook: Hook::Prerouting, priority: CHAIN_PRIORITY, rules };
-        Table { family: Family::Inet, name: "inception", chains: vec![chain] }
+        ]);
+        let rules = rules.collect();
+        let hook = Hook::Prerouting;
+        let chain = Chain { name: "prerouting", hook, priority: CHAIN_PRIORITY, rules };
+        let queue = queueing.map(|queueing| {
+            let flags =
+                [Transport { offset: 13, length: 1 }, Masked(vec![FIN | SYN | RST | ACK]), Equal(vec![SYN])];
+            let new = transport(ipproto::TCP).into_iter().chain(flags);
+            let own = vec![SocketTransparent, Equal(vec![0]), Accept];
+            let queued = new.chain([Queue(queueing, QUEUE)]).collect();
+            let rules = passed_over().into_iter().chain([own, queued]).collect();
+            Chain { name: "connections", hook, priority: CHAIN_PRIORITY - 1, rules }
+        });
+        Table { family: Family::Inet, name: "inception", chains: queue.into_iter().chain([chain]).collect() }
     }
 }
 
 const PACKET_HOST: u8 = 0;
+/// Flags of a TCP header (RFC 9293 section 3.1).
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
 const NFPROTO_IPV6: u8 = 10;
 /// Types of echo requests: RFC 792, RFC 4443.
 const ICMP_ECHO: u8 = 8;
@@ -110,7 +148,29 @@ pub(crate) fn listen() -> Result<(Intercepted, Interception), Error> {
     let doing = || "open the socket that intercepted echo requests arrive at";
     let icmp4 = where_privileged(icmp4()).doing(doing)?;
     let icmp6 = if tcp6.is_some() { where_privileged(icmp6()).doing(doing)? } else { None };
-    Ok((Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6 }, Interception { tcp, udp }))
+    let connections = None;
+    Ok((Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6, connections }, Interception { tcp, udp }))
+}
+
+/// Installs the rules, with a queue for new connections where the kernel has one; and opens that queue.
+///
+/// # Errors
+/// When the rules are not to be had even without a queue.
+pub(crate) fn install(ports: Interception) -> Result<Option<OwnedFd>, Error> {
+    let queue = match queue::open() {
+        Ok(queue) => queue,
+        Err(error) => {
+            tracing::debug!(%error, "no queue for new connections");
+            return nft::install(&ports.table(None)).map(|()| None);
+        }
+    };
+    for queueing in [Queueing::Native, Queueing::Target] {
+        match nft::install(&ports.table(Some(queueing))) {
+            Ok(()) => return Ok(Some(queue)),
+            Err(error) => tracing::debug!(%error, ?queueing, "no queue for new connections"),
+        }
+    }
+    nft::install(&ports.table(None)).map(|()| None)
 }
 
 /// Delivers marked packets to this namespace's sockets.

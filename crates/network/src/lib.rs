@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod balance;
+pub mod direct;
 pub mod egress;
 mod error;
 pub mod ftp;
@@ -20,6 +21,7 @@ mod netlink;
 mod nft;
 pub mod plan;
 pub mod publish;
+mod queue;
 pub mod shape;
 
 pub use error::Error;

@@ -23,7 +23,6 @@ use crate::Error;
 use crate::error::Doing;
 use crate::intercept::{self, Intercepted};
 use crate::netlink::{LOOPBACK, Netlink, Veth};
-use crate::nft;
 use crate::plan::{Endpoint, Interface, Network, NetworkPlan};
 
 pub(crate) use check::contains;
@@ -147,10 +146,10 @@ impl Namespaces {
     }
 
     fn try_intercept(&mut self) -> Result<Intercepted, Error> {
-        let (sockets, ports) = intercept::listen()?;
+        let (mut sockets, ports) = intercept::listen()?;
         let ipv6 = sockets.tcp6.is_some();
         // Where the rules are without a routing table, or without their sockets, what they match is not delivered.
-        nft::install(&ports.table())?;
+        sockets.connections = intercept::install(ports)?;
         if self.intercepts {
             return Ok(sockets);
         }

@@ -9,6 +9,7 @@ mod echo;
 mod event;
 mod flow;
 mod ftp;
+mod knock;
 mod proxy;
 mod resolver;
 mod slab;
@@ -42,6 +43,8 @@ pub struct Configuration {
     pub plan: NetworkPlan,
     /// Which ports lead where.
     pub published: Vec<Published>,
+    /// Ports of containers that lead to the host.
+    pub inward: Vec<Inward>,
     /// The host's resolvers for names that are not the stack's; empty to follow the host's `/etc/resolv.conf`.
     pub resolvers: Vec<SocketAddr>,
     /// Which containers take connections, by name; those that are not named are ready.
@@ -78,6 +81,18 @@ impl Published {
     }
 }
 
+/// A port of a container that leads to a socket of the host's namespace: the container accepts on that itself
+/// ([`crate::direct`]), and who is in the stack reaches it by the container's address all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inward {
+    /// Name of the container.
+    pub container: String,
+    /// Port inside.
+    pub port: u16,
+    /// Where to connect to on the host.
+    pub target: SocketAddr,
+}
+
 /// Descriptors that go with a [`Configuration`]: only what netd has not got yet.
 #[derive(Debug, Default)]
 pub struct Descriptors<'a> {
@@ -92,6 +107,9 @@ pub struct Descriptors<'a> {
     /// What takes everything that containers send out of their networks, from
     /// [`crate::link::Namespaces::intercept`]; kept until others come.
     pub intercepted: Option<&'a Intercepted>,
+    /// Listening sockets of containers' namespaces, from [`crate::direct::listen_in`]: all of them, each time, in the
+    /// order of [`Configuration::inward`].
+    pub inward: &'a [BorrowedFd<'a>],
 }
 
 impl<'a> Descriptors<'a> {
@@ -109,13 +127,15 @@ impl<'a> Descriptors<'a> {
                 (Intercept::Udp6, sockets.udp6.as_ref()),
                 (Intercept::Icmp4, sockets.icmp4.as_ref()),
                 (Intercept::Icmp6, sockets.icmp6.as_ref()),
+                (Intercept::Connections, sockets.connections.as_ref()),
             ];
             optional
                 .into_iter()
                 .filter_map(|(what, socket)| Some((Descriptor::Intercepted(what), socket?.as_fd())))
         });
         let hub = self.hub.map(|hub| (Descriptor::Hub, hub));
-        hub.into_iter().chain(names).chain(listeners).chain(intercepted)
+        let inward = self.inward.iter().map(|fd| (Descriptor::Inward, *fd));
+        hub.into_iter().chain(names).chain(listeners).chain(intercepted).chain(inward)
     }
 }
 
@@ -144,6 +164,8 @@ enum Descriptor {
     /// The published port of this index.
     Listener(usize),
     Intercepted(Intercept),
+    /// Of the next of `inward`.
+    Inward,
 }
 
 /// What is intercepted by a socket.
@@ -154,6 +176,7 @@ enum Intercept {
     Udp6,
     Icmp4,
     Icmp6,
+    Connections,
 }
 
 /// What netd tells the supervisor.

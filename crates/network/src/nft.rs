@@ -8,6 +8,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 
 use crate::Error;
 use crate::error::Doing;
+use crate::intercept::Queueing;
 use crate::netlink::attributes::Attributes;
 use crate::netlink::exchange;
 
@@ -72,15 +73,34 @@ pub(crate) enum Expression {
     /// Gives the packet to the established transparent socket that it belongs to, else to the listening one at
     /// the port that is loaded. Without such a socket the rule does not apply.
     TransparentProxy,
+    /// Of what is loaded, these bits.
+    Masked(Vec<u8>),
+    /// Puts the packet into the queue of this number, if somebody reads it.
+    Queue(Queueing, u16),
+    /// Answers the packet with an error, and ends it.
+    Reject(Rejection),
     /// Ends the evaluation of the chain: the packet goes on.
     Accept,
     /// The packet ends here.
     Drop,
 }
 
+/// How a packet is rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// A TCP reset.
+    Reset,
+    /// An ICMP error: the host cannot be reached.
+    HostUnreachable,
+    /// An ICMP error: communication is administratively prohibited.
+    Prohibited,
+}
+
 /// A property of a packet (`enum nft_meta_keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meta {
+    /// Its mark; four bytes, in host order.
+    Mark = 3,
     /// Index of the interface that it came in by; four bytes, in host order.
     InputInterface = 4,
     /// Name of that interface; 16 bytes, see [`interface_name`].
@@ -111,6 +131,10 @@ const BASE_TRANSPORT: u32 = 2;
 const FIB_SOURCE_AND_INPUT: u32 = 1 | 8;
 const FIB_RESULT_INTERFACE: u32 = 1;
 const SOCKET_TRANSPARENT: u32 = 0;
+/// `NFT_QUEUE_FLAG_BYPASS`, and `NFQ_FLAG_BYPASS`: without a reader packets go on.
+const QUEUE_BYPASS: u16 = 1;
+const REJECT_RESET: u32 = 1;
+const REJECT_ICMPX: u32 = 2;
 const COMPARE_EQUAL: u32 = 0;
 const COMPARE_DIFFERS: u32 = 1;
 
@@ -143,6 +167,25 @@ impl Expression {
             Self::SetMark => ("meta", new().be32(2, META_MARK).be32(3, REGISTER)),
             // Family 0: both.
             Self::TransparentProxy => ("tproxy", new().be32(1, 0).be32(3, REGISTER)),
+            Self::Masked(mask) => {
+                let length = mask.len() as u32;
+                let registers = new().be32(1, REGISTER).be32(2, REGISTER).be32(3, length);
+                ("bitwise", registers.nested(4, &value(mask)).nested(5, &value(&vec![0; mask.len()])))
+            }
+            Self::Queue(Queueing::Native, number) => {
+                let [one, bypass] = [1, QUEUE_BYPASS].map(u16::to_be_bytes);
+                ("queue", new().bytes(1, &number.to_be_bytes()).bytes(2, &one).bytes(3, &bypass))
+            }
+            // `struct xt_NFQ_info_v3`: number, how many, flags.
+            Self::Queue(Queueing::Target, number) => {
+                let information = [*number, 1, QUEUE_BYPASS, 0].map(u16::to_ne_bytes).concat();
+                ("target", new().string(1, "NFQUEUE").be32(2, 3).bytes(3, &information))
+            }
+            Self::Reject(Rejection::Reset) => ("reject", new().be32(1, REJECT_RESET).bytes(2, &[0])),
+            Self::Reject(Rejection::HostUnreachable) => {
+                ("reject", new().be32(1, REJECT_ICMPX).bytes(2, &[2]))
+            }
+            Self::Reject(Rejection::Prohibited) => ("reject", new().be32(1, REJECT_ICMPX).bytes(2, &[3])),
             Self::Accept => verdict(NF_ACCEPT),
             Self::Drop => verdict(NF_DROP),
         };

@@ -13,7 +13,7 @@ use crate::error::Doing;
 use crate::plan::PublishedPort;
 
 /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// Opens a published port: a socket that listens, or takes datagrams, non-blocking and close-on-exec, and the
 /// address it got (its port differs from the asked one when that was 0). Connections accepted from it inherit no
@@ -58,7 +58,7 @@ pub(crate) fn tune(socket: &OwnedFd) -> rustix::io::Result<()> {
     sockopt::set_tcp_keepcnt(socket, 4)
 }
 
-fn refusal(address: SocketAddr, source: io::Error) -> Error {
+pub(crate) fn refusal(address: SocketAddr, source: io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::AddrInUse => Error::PortTaken { address, holder: holder(address.port()), source },
         io::ErrorKind::PermissionDenied => {

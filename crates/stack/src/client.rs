@@ -12,7 +12,7 @@ use sys::channel::Channel;
 
 use crate::control::{Command, Notice};
 use crate::paths::Paths;
-use crate::plan::{Limits, Plan};
+use crate::plan::{Limits, NetworkMode, Plan};
 use crate::remote::{self, Context, RemoteError};
 use crate::supervisor;
 
@@ -68,8 +68,10 @@ pub fn start(plan: &Plan) -> Result<Client, RemoteError> {
     let netd = if plan.network.networks.is_empty() { "alone" } else { "netd" };
     let limited = plan.services.iter().any(|service| service.limits != Limits::default());
     let limits = if limited { "limits" } else { "unlimited" };
+    let on_host = plan.services.iter().any(|service| service.network_mode == NetworkMode::Host);
+    let network = if on_host { "host" } else { "own" };
     let process = Process::new("/proc/self/exe")
-        .args([supervisor::ARGUMENT, &plan.name, netd, limits])
+        .args([supervisor::ARGUMENT, &plan.name, netd, limits, network])
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .spawn()

@@ -139,6 +139,16 @@ impl NetworkMode {
     pub fn is_own(&self) -> bool {
         *self == Self::Own
     }
+
+    /// The container whose network namespace `container` is in; `None` is the host's.
+    #[must_use]
+    pub fn owner<'a>(&'a self, container: &'a str) -> Option<&'a str> {
+        match self {
+            Self::Own => Some(container),
+            Self::Service(owner) => Some(owner),
+            Self::Host => None,
+        }
+    }
 }
 
 /// Where a root file system comes from.

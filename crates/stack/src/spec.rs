@@ -97,6 +97,7 @@ pub(crate) fn resolve(service: &Service, from: &Ingredients<'_>) -> Result<Resol
         sysctls: service.sysctls.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         process: process(service, from.image)?,
         init: service.init.then_some(service.init_verbosity),
+        asks_to_bind: false,
     };
     Ok(Resolved { sandbox, detached })
 }

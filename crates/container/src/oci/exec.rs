@@ -111,6 +111,7 @@ impl Runtime {
         let [stdin, stdout, stderr] =
             [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         let target = Target {
+            beside: false,
             pidfd,
             init: init.as_fd(),
             // A process with a terminal has its socket as standard input until then.

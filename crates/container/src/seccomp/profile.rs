@@ -128,6 +128,28 @@ pub fn docker_profile(capabilities: u64) -> Result<LinuxSeccomp, Error> {
     Ok(profile)
 }
 
+/// Length in bytes of the shortest address of IPv4 or IPv6 that `bind` takes, `struct sockaddr_in`; of netlink's, which C
+/// libraries bind to for every look-up of interfaces, it is 12.
+const SHORTEST_ADDRESS: u64 = size_of::<libc::sockaddr_in>() as u64;
+
+/// Asks about each `bind` of a longer address, and lets everything else pass.
+///
+/// # Errors
+/// When the numbers of this architecture are not known.
+pub(super) fn asking_to_bind() -> Result<LinuxSeccomp, Error> {
+    let mut profile = LinuxSeccomp::default();
+    let longer = LinuxSeccompOperator::ScmpCmpGe;
+    let mut bind = allow_if("bind", 2, longer, SHORTEST_ADDRESS);
+    if let Some(bind) = &mut bind {
+        bind.set_action(LinuxSeccompAction::ScmpActNotify);
+    }
+    profile
+        .set_default_action(LinuxSeccompAction::ScmpActAllow)
+        .set_architectures(Some(vec![architecture::native()?]))
+        .set_syscalls(Some(bind.into_iter().collect()));
+    Ok(profile)
+}
+
 fn rules(native: Arch, capabilities: u64) -> Vec<LinuxSyscall> {
     let has = |name: &str| capability::bit(name).is_ok_and(|bit| capabilities & bit != 0);
     let mut rules = vec![allow(ALWAYS)];

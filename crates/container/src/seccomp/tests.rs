@@ -261,6 +261,28 @@ fn jumps_that_are_too_far_are_made_in_two_steps() {
     }
 }
 
+#[test]
+fn somebody_is_asked_about_binding_an_address_of_the_internet() {
+    let process::Filter { program, flags } = asking_to_bind().unwrap();
+    assert_eq!(flags, sys::seccomp::NEW_LISTENER);
+    let filter = Filter { program, flags, notify: true, listener_path: None, listener_metadata: None };
+    let native = native().unwrap();
+    let bind = |length: u64| answer(&filter, native, "bind", [3, 0, length, 0, 0, 0]);
+    let (netlink, ipv4, ipv6) = (12, size_of::<libc::sockaddr_in>(), size_of::<libc::sockaddr_in6>());
+    assert_eq!(bind(netlink), action::ALLOW);
+    assert_eq!(bind(ipv4 as u64 - 1), action::ALLOW);
+    assert_eq!(bind(ipv4 as u64), action::NOTIFY);
+    assert_eq!(bind(ipv6 as u64), action::NOTIFY);
+    // The kernel looks at the lower half only.
+    assert_eq!(bind(1 << 32 | ipv4 as u64), action::NOTIFY);
+    let other = Architecture::native().unwrap();
+    for (name, _) in numbers::TABLE.iter().filter(|(name, _)| *name != "bind") {
+        let Some(number) = other.number(name) else { continue };
+        let call = Call { architecture: other.audit, number, arguments: [u64::MAX; 6] };
+        assert_eq!(run(&filter.program, call).0, action::ALLOW, "{name}");
+    }
+}
+
 mod default_profile {
     use super::*;
 

@@ -148,6 +148,12 @@ impl Query {
         &self.name
     }
 
+    /// The question as it came.
+    #[must_use]
+    pub fn question(&self) -> &[u8] {
+        self.head.get(HEADER..).unwrap_or_default()
+    }
+
     /// Longest reply that the client takes, in bytes.
     pub(crate) fn limit(&self) -> usize {
         match (self.transport, self.edns) {
@@ -176,7 +182,8 @@ impl Query {
 
     /// What a resolver is asked: the same question under another id, and nothing else that the client may have put
     /// into its message.
-    pub(crate) fn onward(&self, id: [u8; 2]) -> Vec<u8> {
+    #[must_use]
+    pub fn onward(&self, id: [u8; 2]) -> Vec<u8> {
         let (third, fourth) = self.flags();
         let mut message = self.head.clone();
         let header =
@@ -333,19 +340,21 @@ fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// The name at `at`, lower case, and where it ends. A pointer must lead back behind the header, to before the part of
-/// the name that it is in: that ends (RFC 1035 section 4.1.4).
+/// The name at `at`, lower case, and where it ends. A pointer must lead back (RFC 1035 section 4.1.4), behind the
+/// header, to a part that ends before the one that the pointer is in: so reading it ends, too.
 fn read_name(message: &[u8], at: usize) -> Option<(String, usize)> {
     let end = skip_name(message, at)?;
     let mut name = String::new();
     let mut length = 0;
-    let (mut at, mut start) = (at, at);
+    let mut start = at;
+    let mut part = message;
+    let mut at = at;
     loop {
-        let first = *message.get(at)?;
+        let first = *part.get(at)?;
         match first {
             0 => return Some((name, end)),
             1..=63 => {
-                let label = message.get(at + 1..at + 1 + usize::from(first))?;
+                let label = part.get(at + 1..at + 1 + usize::from(first))?;
                 at += 1 + label.len();
                 length += 1 + label.len();
                 // With the last zero.
@@ -358,11 +367,12 @@ fn read_name(message: &[u8], at: usize) -> Option<(String, usize)> {
                 label.iter().for_each(|byte| push_escaped(&mut name, *byte));
             }
             192.. => {
-                let target = usize::from(number(message, at)? & 0x3fff);
-                if target < HEADER || target >= start {
+                let target = usize::from(number(part, at)? & 0x3fff);
+                part = part.get(..start)?;
+                (at, start) = (target, target);
+                if target < HEADER {
                     return None;
                 }
-                (at, start) = (target, target);
             }
             _ => return None,
         }

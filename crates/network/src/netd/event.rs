@@ -14,6 +14,7 @@ use sys::channel::{Channel, Message};
 use super::datagram::{Datagrams, Purpose};
 use super::echo::Echo;
 use super::ftp::{Expected, Gate};
+use super::knock::Knocks;
 use super::proxy::{Dial, End, Proxy};
 use super::resolver::{Learned, Resolver};
 use super::slab::{Key, Slab};
@@ -53,6 +54,10 @@ pub(super) enum Token {
     /// A raw socket that echo requests come to: of IPv6 or not.
     EchoRequest(bool),
     EchoReply(Key),
+    /// The queue of connections that containers begin.
+    Knock,
+    /// One that is made for them.
+    Called(Key),
 }
 
 impl Token {
@@ -74,6 +79,8 @@ impl Token {
             Self::Datagram(key, End::Upstream) => pack(11, key),
             Self::EchoRequest(v6) => (12 << 56) | u64::from(v6),
             Self::EchoReply(key) => pack(13, key),
+            Self::Knock => 14 << 56,
+            Self::Called(key) => pack(15, key),
         })
     }
 
@@ -93,7 +100,9 @@ impl Token {
             10 => Self::Datagram(key, End::Client),
             11 => Self::Datagram(key, End::Upstream),
             12 => Self::EchoRequest(data & 1 == 1),
-            _ => Self::EchoReply(key),
+            13 => Self::EchoReply(key),
+            14 => Self::Knock,
+            _ => Self::Called(key),
         }
     }
 }
@@ -129,6 +138,8 @@ pub(super) struct World {
     pub(super) ftp: Expected,
     /// What the supervisor is to be told.
     pub(super) events: Vec<Event>,
+    /// Connections that one service may have, to it and from it.
+    pub(super) most_each: usize,
     /// The second in which refusals are counted, and how many there were.
     refusals: (Instant, u32),
 }
@@ -163,6 +174,8 @@ struct Listener {
 enum ListenerKind {
     Published(Published),
     Intercepted,
+    /// A container's, of which connections go to the host.
+    Inward(SocketAddr),
 }
 
 struct Netd {
@@ -175,11 +188,12 @@ struct Netd {
     intercepted_udp: Vec<Key>,
     /// Listeners that rest are watched again then.
     resting: Option<Instant>,
-    /// Connections at a time, and of one service.
-    limits: (usize, usize),
+    /// Connections at a time.
+    most: usize,
     proxy: Proxy,
     datagrams: Datagrams,
     echo: Echo,
+    knocks: Knocks,
     resolver: Resolver,
     /// A configuration whose descriptors have not all come.
     incoming: Option<Incoming>,
@@ -220,6 +234,8 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         topology: Topology::default(),
         ftp: Expected::default(),
         events: Vec::new(),
+        // One service may not keep all others from theirs.
+        most_each: connections.saturating_mul(3) / 4,
         refusals: (Instant::now(), 0),
     };
     let mut netd = Netd {
@@ -229,11 +245,11 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         udp: Vec::new(),
         intercepted_udp: Vec::new(),
         resting: None,
-        // One service may not keep all others from theirs.
-        limits: (connections.max(16), connections.saturating_mul(3) / 4),
+        most: connections.max(16),
         proxy: Proxy::new(),
         datagrams: Datagrams::new(),
         echo: Echo::new(),
+        knocks: Knocks::default(),
         resolver: Resolver::new(),
         incoming: None,
         outgoing: VecDeque::new(),
@@ -288,6 +304,8 @@ impl Netd {
             Token::Datagram(key, end) => self.datagrams.ready(key, end),
             Token::EchoRequest(v6) => self.echo.request(world, v6),
             Token::EchoReply(key) => self.echo.reply(key),
+            Token::Knock => self.knocks.arrive(world),
+            Token::Called(key) => self.knocks.called(world, key),
             Token::NameUdp(key) => self.resolver.datagrams(&world.poll, key),
             Token::NameTcp(key) => self.resolver.accept(&world.poll, key),
             Token::NameClient(key) => self.resolver.client_ready(&world.poll, key, flags),
@@ -301,6 +319,7 @@ impl Netd {
             self.proxy.next_deadline(),
             self.datagrams.next_deadline(),
             self.echo.next_deadline(),
+            self.knocks.next_deadline(),
             self.resolver.next_deadline(),
             self.world.sockets.next_deadline(),
             self.resting,
@@ -312,6 +331,7 @@ impl Netd {
         self.proxy.expire(&mut self.world, now);
         self.datagrams.expire(&mut self.world, now);
         self.echo.expire(now);
+        self.knocks.expire(&mut self.world.topology, now);
         self.resolver.expire(&self.world.poll, now);
         self.world.sockets.expire(now);
         if self.resting.is_some_and(|until| until <= now) {
@@ -349,10 +369,10 @@ impl Netd {
             let Some(listener) = self.listeners.get(key) else { return };
             let service = match &listener.kind {
                 ListenerKind::Published(published) => Some(self.world.topology.intern(&published.service)),
-                ListenerKind::Intercepted => None,
+                ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
             };
             let open = service.map_or(0, |service| self.world.topology.open(service));
-            if self.proxy.len() >= self.limits.0 || open >= self.limits.1 {
+            if self.proxy.len() >= self.most || open >= self.world.most_each {
                 return self.rest(key);
             }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -386,6 +406,10 @@ impl Netd {
                     let dial = Dial::Service(service, port.container_port, Entrance::Host);
                     self.proxy.accepted(&mut self.world, client, address, dial, gate);
                 }
+                (_, ListenerKind::Inward(target)) => {
+                    let dial = Dial::Host(*target, None);
+                    self.proxy.accepted(&mut self.world, client, address, dial, None);
+                }
                 _ => self.intercepted(client, address),
             }
         }
@@ -397,6 +421,9 @@ impl Netd {
         // The address that it connected to is the accepted socket's own (`TPROXY`).
         let destination = rustix::net::getsockname(&client).ok().and_then(|at| SocketAddr::try_from(at).ok());
         let Some(destination) = destination else { return };
+        if let Some((socket, service)) = self.knocks.claim(source, destination) {
+            return self.proxy.joined(&mut self.world, client, source, service, (socket, destination));
+        }
         if let Some((client_address, from)) = self.world.ftp.active(source.ip(), destination) {
             let dial = Dial::Host(client_address, Some(from));
             return self.proxy.accepted(&mut self.world, client, source, dial, None);
@@ -411,7 +438,7 @@ impl Netd {
             }
         };
         if let Dial::Service(service, ..) | Dial::World(_, service) = dial
-            && self.world.topology.open(service) >= self.limits.1
+            && self.world.topology.open(service) >= self.world.most_each
         {
             // All containers share this listener: who has enough may not keep it from others by having to wait.
             tracing::debug!(service = self.world.topology.name(service), "has too many connections");
@@ -522,6 +549,7 @@ impl Netd {
         let mut names: Vec<NameSockets> = Vec::new();
         let mut fresh = Vec::new();
         let mut intercepted = Vec::new();
+        let mut inward = Vec::new();
         let mut udp = None;
         for (descriptor, fd) in descriptors.into_iter().zip(fds) {
             match descriptor {
@@ -532,6 +560,7 @@ impl Netd {
                 }
                 Descriptor::Listener(index) => fresh.push((index, fd)),
                 Descriptor::Intercepted(what) => intercepted.push((what, fd)),
+                Descriptor::Inward => inward.push(fd),
             }
         }
         let missing = (configuration.published.iter().enumerate())
@@ -543,13 +572,15 @@ impl Netd {
         if let Some(hub) = hub {
             self.world.sockets.join(&self.world.poll, hub.into())?;
         }
-        let Configuration { plan, published, resolvers, states } = *configuration;
+        let Configuration { plan, published, inward: inward_to, resolvers, states } = *configuration;
         self.resolver.set_states(states.clone());
         self.world.topology.configure(plan.clone(), states, &mut self.world.events);
         self.change_listeners(&published, fresh)?;
         if !intercepted.is_empty() {
             self.intercept(intercepted).map_err(|error| format!("watch what is intercepted: {error}"))?;
         }
+        self.listen_inside(inward.into_iter().zip(inward_to.iter().map(|one| one.target)))
+            .map_err(|error| format!("watch a container's port: {error}"))?;
         let world = &mut self.world;
         self.datagrams.close_replica(world, |world, replica| world.topology.container(replica).is_none());
         self.resolver.configure(&world.poll, plan, resolvers, names)?;
@@ -561,7 +592,7 @@ impl Netd {
     fn listens(&self, published: &Published) -> bool {
         let mut tcp = self.listeners.iter().filter_map(|(_, listener)| match &listener.kind {
             ListenerKind::Published(other) => Some(other),
-            ListenerKind::Intercepted => None,
+            ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
         });
         tcp.any(|other| same_port(other, published))
             || self.udp.iter().any(|(_, one)| same_port(one, published))
@@ -621,6 +652,22 @@ impl Netd {
         self.world.poll.add(&listener.socket, Token::Listener(key), EventFlags::IN)
     }
 
+    /// Takes new sockets of containers whose ports lead to the host, in place of those before.
+    fn listen_inside(
+        &mut self,
+        sockets: impl Iterator<Item = (OwnedFd, SocketAddr)>,
+    ) -> rustix::io::Result<()> {
+        let old = self.listeners.iter().filter(|(_, one)| matches!(one.kind, ListenerKind::Inward(_)));
+        let old: Vec<Key> = old.map(|(key, _)| key).collect();
+        for listener in old.into_iter().filter_map(|key| self.listeners.remove(key)) {
+            self.world.poll.delete(&listener.socket);
+        }
+        for (socket, target) in sockets {
+            self.watch(Listener { socket, kind: ListenerKind::Inward(target), rests: false })?;
+        }
+        Ok(())
+    }
+
     /// Takes new sockets for what containers send out of their networks, in place of those before.
     fn intercept(&mut self, sockets: Vec<(Intercept, OwnedFd)>) -> rustix::io::Result<()> {
         let old = self.listeners.iter().filter(|(_, one)| matches!(one.kind, ListenerKind::Intercepted));
@@ -642,6 +689,7 @@ impl Netd {
                     let key = self.datagrams.listen(&self.world, socket, Purpose::Intercepted)?;
                     self.intercepted_udp.push(key);
                 }
+                Intercept::Connections => self.knocks.listen(&self.world, socket)?,
                 Intercept::Icmp4 => self.echo.listen(&self.world, socket, false)?,
                 Intercept::Icmp6 => self.echo.listen(&self.world, socket, true)?,
             }

@@ -74,6 +74,14 @@ impl Side {
         self.interest = Some(flags);
         Ok(())
     }
+
+    /// It is closed both ways.
+    pub(super) fn hang_up(&mut self, poll: &Poll) {
+        if self.interest.take().is_some() {
+            poll.delete(&self.socket);
+        }
+        self.hung = true;
+    }
 }
 
 /// Makes the end of a socket a reset of its connection.

@@ -30,7 +30,7 @@ use crate::balance::{MemberId, Pick};
 /// How long a client may wait for its connection to be established, a restart of the service included.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long one to outside of the stack may take to be.
-const FAR_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const FAR_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a single replica may take to answer, before another one is tried.
 const ATTEMPT: Duration = Duration::from_secs(3);
 /// How long one waits that nobody takes: a container that has just died is not known to be starting again yet.
@@ -164,11 +164,44 @@ impl Proxy {
         gate: Option<Gate>,
     ) {
         let now = Instant::now();
-        let until =
-            now + if matches!(dial, Dial::Host(..) | Dial::World(..)) { FAR_PATIENCE } else { PATIENCE };
         if let Dial::World(_, service) = dial {
             world.topology.went_out(service);
         }
+        let key = self.insert(client, address, dial, gate, now);
+        self.dial(world, key, now);
+        if let Some(connection) = self.connections.get(key).filter(|connection| !connection.established) {
+            self.deadlines.push(Reverse((connection.attempt.until, key, u32::MAX)));
+        }
+    }
+
+    /// Takes a new connection of a service's container whose other end is connected, and counted, already.
+    pub(super) fn joined(
+        &mut self,
+        world: &mut World,
+        client: OwnedFd,
+        address: SocketAddr,
+        service: ServiceId,
+        upstream: (OwnedFd, SocketAddr),
+    ) {
+        let now = Instant::now();
+        let (socket, destination) = upstream;
+        let key = self.insert(client, address, Dial::World(destination, service), None, now);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.upstream = Some(Side::new(socket));
+            self.establish(world, key);
+        }
+    }
+
+    fn insert(
+        &mut self,
+        client: OwnedFd,
+        address: SocketAddr,
+        dial: Dial,
+        gate: Option<Gate>,
+        now: Instant,
+    ) -> Key {
+        let far = matches!(dial, Dial::Host(..) | Dial::World(..));
+        let until = now + if far { FAR_PATIENCE } else { PATIENCE };
         let attempt = Attempt {
             dial,
             client: address,
@@ -179,7 +212,8 @@ impl Proxy {
             begun: now,
             until,
         };
-        let key = self.connections.insert(Connection {
+        self.sweep.get_or_insert(now + SWEEP);
+        self.connections.insert(Connection {
             client: Side::new(client),
             upstream: None,
             attempt,
@@ -190,12 +224,7 @@ impl Proxy {
             gate,
             reset: false,
             quiet: 0,
-        });
-        self.sweep.get_or_insert(now + SWEEP);
-        self.dial(world, key, now);
-        if self.connections.get(key).is_some_and(|connection| !connection.established) {
-            self.deadlines.push(Reverse((until, key, u32::MAX)));
-        }
+        })
     }
 
     /// Tries to connect the upstream end.
@@ -312,7 +341,9 @@ impl Proxy {
     /// Ends connections that have carried nothing for long.
     fn sweep(&mut self, world: &mut World) {
         let mut idle = Vec::new();
-        for (key, connection) in self.connections.iter_mut().filter(|(_, c)| c.established) {
+        // An FTP control connection is silent for as long as a transfer takes; its server loses patience by itself.
+        let judged = |connection: &Connection| connection.established && connection.gate.is_none();
+        for (key, connection) in self.connections.iter_mut().filter(|(_, connection)| judged(connection)) {
             connection.quiet = connection.quiet.saturating_add(1);
             let half = connection.up.done || connection.down.done;
             if connection.quiet > if half { HALF_OPEN_SWEEPS } else { IDLE_SWEEPS } {
@@ -427,12 +458,13 @@ impl Proxy {
         if let (Some(control), Some(upstream), Some(gate)) =
             (&mut connection.control, &mut connection.upstream, connection.gate)
         {
-            let World { topology, ftp, events, .. } = world;
+            let World { topology, ftp, events, poll, .. } = world;
             let mut around = Around { key, service: topology.name(gate.service), expected: ftp, events };
-            match control.ready((&connection.client, &*upstream), end, flags, &mut around) {
+            match control.ready(poll, (&mut connection.client, upstream), end, flags, &mut around) {
                 Course::Goes => {}
                 Course::Opaque => connection.control = None,
                 Course::Over => return self.close(world, key),
+                Course::Broken => return self.reset(world, key),
             }
             if connection.watch(&world.poll, key).is_err() {
                 self.abort(world, key);
@@ -510,7 +542,7 @@ impl Proxy {
 }
 
 /// A socket of the host's namespace for a connection to `address`.
-fn outside(address: SocketAddr, source: Option<SocketAddr>) -> rustix::io::Result<OwnedFd> {
+pub(super) fn outside(address: SocketAddr, source: Option<SocketAddr>) -> rustix::io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -547,9 +579,7 @@ impl Connection {
         if broken {
             let failed = !matches!(sockopt::socket_error(&this.socket), Ok(Ok(())));
             if failed || flags.contains(EventFlags::HUP) {
-                poll.delete(&this.socket);
-                this.interest = None;
-                this.hung = true;
+                this.hang_up(poll);
                 // Nothing can be written to it any more; unless we had ended that ourselves, it was reset.
                 self.reset |= failed || !to.done;
                 to.finish(pipes);

@@ -452,3 +452,36 @@ impl Resolver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::wire::Received;
+
+    #[test]
+    fn what_a_container_with_rules_is_told_is_learned() {
+        let message =
+            [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x03wWw\x04test\0", &[0, 1, 0, 1]].concat();
+        let query = wire::Query::read(&message, Transport::Udp).unwrap();
+        let sent = query.onward([1, 1]);
+        let mut reply = sent.clone();
+        (reply[2], reply[7]) = (0x81, 1);
+        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+        let Received::Whole(reply) = Reply::read(&reply, &sent) else { panic!() };
+        let mut resolver = Resolver::new();
+        for learns in [false, true] {
+            let origin = Origin::Tcp(Key { index: 0, generation: 0 });
+            let waiter = Waiter { origin, container: "web".into(), query: query.clone(), learns };
+            let delivered = resolver.deliver(&waiter, &reply, Duration::from_secs(20));
+            assert_eq!(delivered[..message.len()][12..], message[12..]);
+        }
+        let learned = Learned {
+            container: "web".into(),
+            name: "www.test".into(),
+            addresses: vec![[192, 0, 2, 1].into()],
+            lifetime: Duration::from_secs(40),
+        };
+        assert_eq!(resolver.take_learned(), [learned]);
+        assert_eq!(resolver.take_learned(), []);
+    }
+}

@@ -21,6 +21,12 @@ pub(super) struct Slab<T> {
 /// Places that always stay.
 const STAY: usize = 64;
 
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Slab<T> {
     pub(super) const fn new() -> Self {
         Self { entries: Vec::new(), free: Vec::new(), generation: 0, few: 0 }

@@ -103,7 +103,9 @@ impl Hub {
         let mut namespaces = Namespaces::open().unwrap();
         let plan = plan();
         namespaces.apply(&plan).unwrap();
-        let sockets = namespaces.intercept().unwrap();
+        let mut sockets = namespaces.intercept().unwrap();
+        // Nobody reads the queue here: closed, it lets everything pass.
+        sockets.connections = None;
         Self { home, plan, namespaces, sockets }
     }
 
@@ -443,7 +445,8 @@ fn ipv6_only_where_planned(hub: &mut Hub) {
 }
 
 fn replaced(hub: &mut Hub) {
-    let new = hub.namespaces.intercept().unwrap();
+    let mut new = hub.namespaces.intercept().unwrap();
+    new.connections = None;
     let old = std::mem::replace(&mut hub.sockets, new);
     tcp_arrives(hub);
     udp_arrives(hub);

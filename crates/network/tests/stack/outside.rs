@@ -241,6 +241,7 @@ impl Site {
             tcp6: optional(),
             udp6: optional(),
             icmp6: optional(),
+            connections: optional(),
         };
         let resolver = Fake::start();
         let resolvers = vec![resolver.address];
@@ -292,6 +293,7 @@ impl Site {
             names: &self.names,
             listeners: &listeners,
             intercepted: Some(&self.intercepted),
+            ..Descriptors::default()
         };
         netd.client.configure(&self.configuration, &with).unwrap();
         netd.client.confirmed(Instant::now() + PATIENCE).unwrap();
@@ -412,12 +414,13 @@ impl Site {
     }
 }
 
-/// Whether a connection was refused: a container's is established first, and then reset.
+/// Whether a connection was refused. Where the kernel has no queue for new ones a container's is established first,
+/// and then reset.
 #[track_caller]
 pub fn is_refused(connection: std::io::Result<TcpStream>) -> bool {
     let refused = |error: std::io::Error| {
-        let kind = error.kind();
-        assert!(matches!(kind, ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset), "{error}");
+        let kinds = [ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset, ErrorKind::HostUnreachable];
+        assert!(kinds.contains(&error.kind()) || error.kind() == ErrorKind::PermissionDenied, "{error}");
         true
     };
     match connection {
@@ -472,7 +475,8 @@ fn hub_process(plan: &NetworkPlan, site: &Channel, mut netds: Vec<Channel>) {
     namespaces.apply(plan).unwrap();
     let intercepted = namespaces.intercept().unwrap();
     let names = bind_in_current_namespace(&plan.networks).unwrap();
-    let optional = [&intercepted.icmp4, &intercepted.tcp6, &intercepted.udp6, &intercepted.icmp6];
+    let Intercepted { icmp4, tcp6, udp6, icmp6, connections, .. } = &intercepted;
+    let optional = [icmp4, tcp6, udp6, icmp6, connections];
     let present: Vec<bool> = optional.iter().map(|socket| socket.is_some()).collect();
     let fds: Vec<BorrowedFd<'_>> = (names.iter().flat_map(|one| [one.udp.as_fd(), one.tcp.as_fd()]))
         .chain(plan.endpoints.iter().map(|endpoint| namespaces.get(&endpoint.service).unwrap()))

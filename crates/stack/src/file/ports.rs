@@ -98,6 +98,8 @@ fn long(node: &Node, entries: &[(Key, Node)], ports: &mut Vec<PortFile>) -> Chec
             "host_ip" => host_ip = Some(address(&value.span, &value.text("host_ip")?)?),
             "protocol" => protocol = word(&value.span, &value.text("protocol")?)?,
             "passive" => passive = Some((key, pool(value)?)),
+            // So that a variable may decide.
+            "announce" if value.text("announce")?.is_empty() => {}
             "announce" => announce = Some((key, ipv4(value, "announce")?)),
             "mode" if mode(value)? == Mode::Direct => direct = Some(value),
             "mode" | "name" | "app_protocol" => {}

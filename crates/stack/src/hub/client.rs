@@ -27,6 +27,8 @@ pub(crate) struct Hub {
     /// The hub process; readable when it is gone.
     pub(crate) process: Child,
     exits: VecDeque<Exit>,
+    /// It can start what has the host's network.
+    pub(crate) on_host: bool,
     /// An answer did not come in time. It may still come, and would be taken for that of a later request.
     unanswered: bool,
 }
@@ -49,20 +51,29 @@ pub(crate) struct Started {
     pub(crate) pid: i32,
     /// Its pidfd.
     pub(crate) pidfd: OwnedFd,
+    /// Where calls that it asks about are answered.
+    pub(crate) asks: Option<OwnedFd>,
 }
 
 impl Hub {
-    /// Makes the hub of a stack, which calls `release` first, for what it is to have no copy of. Must be called before
-    /// this process has threads.
-    pub(crate) fn spawn(map: &IdMap, data: &OwnedFd, release: impl FnOnce()) -> Result<Self, RemoteError> {
-        let namespaces =
-            namespace::MOUNT | namespace::NETWORK | namespace::PID | namespace::UTS | namespace::IPC;
+    /// Makes the hub of a stack, one that can start what has the host's network if `on_host`. It calls `release` first,
+    /// for what it is to have no copy of. Must be called before this process has threads.
+    pub(crate) fn spawn(
+        map: &IdMap,
+        data: &OwnedFd,
+        on_host: bool,
+        release: impl FnOnce(),
+    ) -> Result<Self, RemoteError> {
+        let mut namespaces = namespace::MOUNT | namespace::PID | namespace::UTS | namespace::IPC;
+        if !on_host {
+            namespaces |= namespace::NETWORK;
+        }
         let serve = |channel| {
             release();
-            super::serve(channel)
+            super::serve(channel, on_host)
         };
         let (process, channel) = container::userns::spawn(map, namespaces, data.as_fd(), serve)?;
-        Ok(Self { channel, process, exits: VecDeque::new(), unanswered: false })
+        Ok(Self { channel, process, exits: VecDeque::new(), unanswered: false, on_host })
     }
 
     /// Wires the networks; returns the name server's sockets of those that are new.
@@ -89,11 +100,12 @@ impl Hub {
         };
         let mut sockets = sockets.into_iter();
         let (tcp4, udp4) = sockets.next().zip(sockets.next()).ok_or_else(unexpected)?;
-        let [icmp4, tcp6, udp6, icmp6] = optional.map(|there| if there { sockets.next() } else { None });
-        Ok(Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6 })
+        let [icmp4, tcp6, udp6, icmp6, connections] =
+            optional.map(|there| if there { sockets.next() } else { None });
+        Ok(Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6, connections })
     }
 
-    /// Starts a sandbox.
+    /// Starts a sandbox in the network namespace of a container, or in the host's.
     pub(crate) fn start(
         &mut self,
         sandbox: Sandbox,
@@ -126,6 +138,12 @@ impl Hub {
     /// A TCP socket in a service's network namespace.
     pub(crate) fn socket(&mut self, service: &str) -> Result<OwnedFd, RemoteError> {
         let (_, mut fds) = self.call(&Request::Socket { service: service.to_owned() }, &[])?;
+        fds.pop().ok_or_else(unexpected)
+    }
+
+    /// A TCP socket that listens on a port in a container's network namespace.
+    pub(crate) fn listen(&mut self, container: &str, port: u16) -> Result<OwnedFd, RemoteError> {
+        let (_, mut fds) = self.call(&Request::Listen { container: container.to_owned(), port }, &[])?;
         fds.pop().ok_or_else(unexpected)
     }
 
@@ -213,9 +231,10 @@ impl AsFd for Hub {
     }
 }
 
-fn started((event, mut fds): (Event, Vec<OwnedFd>)) -> Result<Started, RemoteError> {
-    match (event, fds.pop()) {
-        (Event::Started { pid }, Some(pidfd)) => Ok(Started { pid, pidfd }),
+fn started((event, fds): (Event, Vec<OwnedFd>)) -> Result<Started, RemoteError> {
+    let mut fds = fds.into_iter();
+    match (event, fds.next()) {
+        (Event::Started { pid }, Some(pidfd)) => Ok(Started { pid, pidfd, asks: fds.next() }),
         _ => Err(unexpected()),
     }
 }

@@ -4,18 +4,22 @@
 //! [`client::Hub`] is the supervisor's side; [`serve`] is what the hub process runs.
 
 pub(crate) mod client;
+mod launcher;
+mod porter;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use container::Process;
+use container::launch::Launched;
 use container::sandbox::Sandbox;
-use container::{Filter, Process};
 use network::intercept::Intercepted;
 use network::link::Namespaces;
 use network::plan::NetworkPlan;
 use network::shape::Shape;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -23,6 +27,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::mount::MountPropagationFlags;
 use serde::{Deserialize, Serialize};
 use sys::channel::{Channel, Message};
+use sys::process::Child;
+
+use launcher::Launcher;
+use porter::Porter;
 
 use crate::remote::{self, Context, RemoteError};
 
@@ -35,13 +43,16 @@ pub(crate) enum Request {
     Netd,
     /// Have what containers send out of their networks end at sockets. Answered by `Intercepted`.
     Intercept,
-    /// Start a sandbox. Descriptors: standard input, output, error, then the detached mounts, then the cgroup
+    /// Start a sandbox in the network namespace of the container `network`, or in the host's. Descriptors: standard
+    /// input, output, error, then the detached mounts, then the cgroup
     /// directory if there is one.
     Start { sandbox: Box<Sandbox>, network: Option<String>, cgroup: bool },
     /// Start a process in the sandbox whose PID 1 is `target`. Descriptors: as with `Start`.
     Exec { target: i32, process: Box<Process>, cgroup: bool },
     /// A TCP socket in a service's network namespace.
     Socket { service: String },
+    /// A TCP socket that listens on a port in a container's network namespace.
+    Listen { container: String, port: u16 },
     /// Shape a container's links like this and no more.
     Shape { container: String, shape: Shape },
     /// Cut a container off from these too, or from everybody when there is none.
@@ -59,8 +70,9 @@ pub(crate) enum Event {
     Done { networks: Vec<String> },
     /// The sockets that get what containers send, in the order of [`Intercepted`]'s fields; whether the optional ones
     /// are among them.
-    Intercepted { optional: [bool; 4] },
-    /// A process runs: its number in the hub's PID namespace, and its pidfd.
+    Intercepted { optional: [bool; 5] },
+    /// A process runs: its number in the hub's PID namespace, and its pidfd; then, if it asks about its calls, where
+    /// they are answered.
     Started { pid: i32 },
     /// It could not be done, and nothing is left of the attempt.
     Failed(RemoteError),
@@ -68,9 +80,10 @@ pub(crate) enum Event {
     Exited { pid: i32, status: i32, signal: Option<i32> },
 }
 
-/// The hub's life. Returns when the supervisor is gone; its exit takes the stack with it.
-pub(crate) fn serve(supervisor: Channel) -> i32 {
-    match Hub::new(supervisor).and_then(|mut hub| hub.run()) {
+/// The hub's life. Returns when the supervisor is gone; its exit takes the stack with it. `on_host`: this process is in
+/// the host's network namespace, where it leaves a porter behind.
+pub(crate) fn serve(supervisor: Channel, on_host: bool) -> i32 {
+    match Hub::new(supervisor, on_host).and_then(|mut hub| hub.run()) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("error: the stack's hub stops: {error}");
@@ -83,16 +96,23 @@ struct Hub {
     supervisor: Channel,
     netd: Option<Channel>,
     children: SignalFd,
-    init: OwnedFd,
+    launcher: Launcher,
+    /// Starts what has the host's network, in a stack with such services.
+    porter: Option<Porter>,
     network: Namespaces,
-    /// Compiled seccomp programs by capability set.
-    filters: HashMap<u64, Vec<Filter>>,
     /// PID 1 of each sandbox, by its number here.
-    sandboxes: HashMap<i32, OwnedFd>,
+    sandboxes: HashMap<i32, Running>,
+}
+
+/// A sandbox that runs.
+struct Running {
+    pidfd: OwnedFd,
+    /// It has the host's network.
+    on_host: bool,
 }
 
 impl Hub {
-    fn new(supervisor: Channel) -> Result<Self, RemoteError> {
+    fn new(supervisor: Channel, on_host: bool) -> Result<Self, RemoteError> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         mask.thread_block().map_err(io::Error::from).context(|| "block signals".into())?;
@@ -101,10 +121,18 @@ impl Hub {
             .map_err(io::Error::from)
             .context(|| "open a signalfd".into())?;
         prepare_mounts().context(|| "prepare the stack's mount namespace".into())?;
-        let init = container::program::init().context(|| "seal the init program in memory".into())?;
+        let launcher = Launcher::new()?;
+        let mut porter = None;
+        if on_host {
+            // This process still is in the host's network namespace.
+            porter = Some(Porter::spawn(launcher.of_child()?)?);
+            unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(io::Error::from)
+                .context(|| "create the stack's network namespace".into())?;
+        }
         let network = Namespaces::open()?;
-        let (filters, sandboxes) = (HashMap::new(), HashMap::new());
-        Ok(Self { supervisor, netd: None, children, init, network, filters, sandboxes })
+        let sandboxes = HashMap::new();
+        Ok(Self { supervisor, netd: None, children, launcher, porter, network, sandboxes })
     }
 
     fn run(&mut self) -> Result<(), RemoteError> {
@@ -193,24 +221,23 @@ impl Hub {
                 Ok((done(), Vec::new()))
             }
             Request::Intercept => {
-                let Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6 } = self.network.intercept()?;
-                let optional = [icmp4, tcp6, udp6, icmp6];
+                let Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6, connections } =
+                    self.network.intercept()?;
+                let optional = [icmp4, tcp6, udp6, icmp6, connections];
                 let event = Event::Intercepted { optional: optional.each_ref().map(Option::is_some) };
                 Ok((event, [tcp4, udp4].into_iter().chain(optional.into_iter().flatten()).collect()))
             }
             Request::Start { sandbox, network, cgroup } => {
-                let cgroup = if cgroup { fds.pop() } else { None };
-                self.start(&sandbox, network.as_deref(), cgroup.as_ref(), &fds)
+                self.start(sandbox, network.as_deref(), cgroup, fds)
             }
-            Request::Exec { target, process, cgroup } => {
-                let cgroup = if cgroup { fds.pop() } else { None };
-                self.exec(target, &process, cgroup.as_ref(), &fds)
-            }
+            Request::Exec { target, process, cgroup } => self.exec(target, process, cgroup, fds),
             Request::Socket { service } => {
-                let namespace = self.network.get(&service).ok_or_else(|| {
-                    RemoteError::message(format!("service `{service}` has no network namespace"))
-                })?;
+                let namespace = namespace_of(&self.network, &service)?;
                 Ok((done(), vec![network::link::socket_in(namespace)?]))
+            }
+            Request::Listen { container, port } => {
+                let namespace = namespace_of(&self.network, &container)?;
+                Ok((done(), vec![network::direct::listen_in(namespace, port)?]))
             }
             Request::Shape { container, shape } => {
                 self.network.shape(&container, &shape)?;
@@ -235,58 +262,57 @@ impl Hub {
 
     fn start(
         &mut self,
-        sandbox: &Sandbox,
+        sandbox: Box<Sandbox>,
         network: Option<&str>,
-        cgroup: Option<&OwnedFd>,
-        fds: &[OwnedFd],
-    ) -> Result<(Event, Vec<OwnedFd>), RemoteError> {
-        for directory in [&sandbox.root.upper, &sandbox.root.work] {
-            std::fs::create_dir_all(directory).context(|| format!("create {directory}"))?;
+        cgroup: bool,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Reply, RemoteError> {
+        let (event, fds) = match network {
+            Some(container) => {
+                let namespace = Some(namespace_of(&self.network, container)?);
+                let Launched { child, listener } = self.launcher.start(&sandbox, namespace, cgroup, fds)?;
+                launched(child, listener)?
+            }
+            None => self.porter()?.start(sandbox, cgroup, &fds)?,
+        };
+        if let (Event::Started { pid }, Some(pidfd)) = (&event, fds.first()) {
+            let pidfd = pidfd.try_clone()?;
+            self.sandboxes.insert(*pid, Running { pidfd, on_host: network.is_none() });
         }
-        let network = match network {
-            Some(service) => Some(self.network.get(service).ok_or_else(|| {
-                RemoteError::message(format!("service `{service}` has no network namespace"))
-            })?),
-            None => None,
-        };
-        let (stdio, detached) = split_stdio(fds)?;
-        let filters = filters(&mut self.filters, sandbox.process.capabilities.bounding())?;
-        let around = container::launch::Surroundings {
-            init: self.init.as_fd(),
-            network,
-            cgroup: cgroup.map(AsFd::as_fd),
-            stdio,
-            detached,
-            filters,
-        };
-        let child = container::launch::launch(sandbox, &around)?;
-        let pidfd = child.pidfd.try_clone()?;
-        self.sandboxes.insert(child.pid, child.pidfd);
-        Ok((Event::Started { pid: child.pid }, vec![pidfd]))
+        Ok((event, fds))
     }
 
     fn exec(
         &mut self,
         target: i32,
-        process: &Process,
-        cgroup: Option<&OwnedFd>,
-        fds: &[OwnedFd],
-    ) -> Result<(Event, Vec<OwnedFd>), RemoteError> {
-        let pidfd =
+        process: Box<Process>,
+        cgroup: bool,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Reply, RemoteError> {
+        let target =
             self.sandboxes.get(&target).ok_or_else(|| RemoteError::message("the service is not running"))?;
-        let (stdio, _) = split_stdio(fds)?;
-        let filters = filters(&mut self.filters, process.capabilities.bounding())?;
-        let target = container::join::Target {
-            entered: &[],
-            pidfd: pidfd.as_fd(),
-            init: self.init.as_fd(),
-            stdio,
-            cgroup: cgroup.map(AsFd::as_fd),
-            filters,
-        };
-        let child = container::join::join(process, &target)?;
-        Ok((Event::Started { pid: child.pid }, vec![child.pidfd]))
+        if target.on_host {
+            return self.porter()?.exec(target.pidfd.as_fd(), process, cgroup, &fds);
+        }
+        launched(self.launcher.exec(target.pidfd.as_fd(), &process, cgroup, fds)?, None)
     }
+
+    fn porter(&self) -> Result<&Porter, RemoteError> {
+        self.porter.as_ref().ok_or_else(|| RemoteError::message("the stack has no porter"))
+    }
+}
+
+/// What is sent back: an event and its descriptors.
+type Reply = (Event, Vec<OwnedFd>);
+
+fn launched(child: Child, listener: Option<OwnedFd>) -> Result<Reply, RemoteError> {
+    let Child { pid, pidfd } = child;
+    Ok((Event::Started { pid }, std::iter::once(pidfd).chain(listener).collect()))
+}
+
+fn namespace_of<'a>(network: &'a Namespaces, container: &str) -> Result<BorrowedFd<'a>, RemoteError> {
+    let missing = || RemoteError::message(format!("container `{container}` has no network namespace"));
+    network.get(container).ok_or_else(missing)
 }
 
 struct Ready {
@@ -297,20 +323,6 @@ struct Ready {
 
 fn done() -> Event {
     Event::Done { networks: Vec::new() }
-}
-
-fn filters(cache: &mut HashMap<u64, Vec<Filter>>, capabilities: u64) -> Result<&[Filter], RemoteError> {
-    if let std::collections::hash_map::Entry::Vacant(entry) = cache.entry(capabilities) {
-        entry.insert(container::seccomp::default_profile(capabilities)?);
-    }
-    Ok(cache.get(&capabilities).map_or(&[], Vec::as_slice))
-}
-
-fn split_stdio(fds: &[OwnedFd]) -> Result<([BorrowedFd<'_>; 3], &[OwnedFd]), RemoteError> {
-    let (stdio, rest) = fds
-        .split_first_chunk::<3>()
-        .ok_or_else(|| RemoteError::message("a start came without standard input and output"))?;
-    Ok((stdio.each_ref().map(AsFd::as_fd), rest))
 }
 
 /// Nothing that is mounted from here on reaches the host, and nothing of the host's reaches us any more. The

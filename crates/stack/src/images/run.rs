@@ -59,6 +59,7 @@ impl SandboxRunner {
                 ..Process::default()
             },
             init: Some(0),
+            asks_to_bind: false,
         }
     }
 }
@@ -88,9 +89,10 @@ impl Runner for SandboxRunner {
             stdio: [null.as_fd(), write.as_fd(), write.as_fd()],
             detached: &[],
             filters: &self.filters,
+            beside: false,
         };
         let child = match launch(&self.sandbox(step), &around) {
-            Ok(child) => child,
+            Ok(launched) => launched.child,
             Err(error) if matches!(error.exit_code(), 126 | 127) => {
                 // A program that is not there is the command's failure, as a shell would report it.
                 output(format!("{error}\n").as_bytes());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use network::plan::{Protocol, PublishedPort};
+use network::plan::{Mode, Protocol, PublishedPort};
 
 use super::Context;
 use crate::diagnostic::{Checked, Fault, Span};
@@ -43,6 +43,7 @@ pub(super) fn check(file: &StackFile, context: &Context<'_>) -> Checked<()> {
     // TCP and UDP are apart.
     let mut holders: BTreeMap<(bool, u16), Vec<Holder<'_>>> = BTreeMap::new();
     for service in &file.services {
+        check_direct(service, context)?;
         let name = service.key.name.as_str();
         for port in &service.ports {
             let ip = port.host_ip.unwrap_or(default_host_ip(context.format));
@@ -73,6 +74,23 @@ pub(super) fn check(file: &StackFile, context: &Context<'_>) -> Checked<()> {
                 }
                 others.push(Holder { service: name, ip, span: &port.span });
             }
+        }
+    }
+    Ok(())
+}
+
+/// What a service accepts on by itself is one socket for each port and family.
+fn check_direct(service: &ServiceFile, context: &Context<'_>) -> Checked<()> {
+    let mut taken: BTreeMap<(bool, bool, u16), &Span> = BTreeMap::new();
+    for port in service.ports.iter().filter(|port| port.mode == Mode::Direct) {
+        let ip = port.host_ip.unwrap_or(default_host_ip(context.format));
+        let udp = port.protocol == Protocol::Udp;
+        if let Some(other) = taken.insert((udp, ip.is_ipv4(), port.container_port), &port.span) {
+            let number = port.container_port;
+            return Err(Fault::new(&port.span, format!("port {number} of a service is published twice"))
+                .label("in direct mode again")
+                .other(other, "first published here")
+                .hint("leave `mode` out of one of them: a service accepts on one socket in direct mode"));
         }
     }
     Ok(())

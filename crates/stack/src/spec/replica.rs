@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use network::plan::{Protocol, passive_slice, replica_name};
+use network::plan::{Protocol, PublishedPort, passive_slice, replica_name};
 
 use crate::plan::Service;
 
@@ -26,8 +26,10 @@ pub(crate) fn replica_environment(service: &Service, number: u16, of: Option<u16
     if of.is_some() {
         environment.push(("INCEPTION_REPLICA".to_owned(), number.to_string()));
     }
-    for port in &service.ports {
-        let Protocol::Ftp { passive, announce } = port.protocol else { continue };
+    // A port may be published once for each family; only IPv4 has an address to announce.
+    let is_ftp = |port: &&PublishedPort| matches!(port.protocol, Protocol::Ftp { .. });
+    let port = service.ports.iter().filter(is_ftp).min_by_key(|port| port.host_ip.is_ipv6());
+    if let Some((port, Protocol::Ftp { passive, announce })) = port.map(|port| (port, port.protocol)) {
         if let Some((first, last)) = passive_slice(passive, number, of.unwrap_or(1)) {
             environment.push(("INCEPTION_FTP_PASSIVE".to_owned(), format!("{first}-{last}")));
         }

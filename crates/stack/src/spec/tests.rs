@@ -125,6 +125,18 @@ ports = [{ target = 21, published = 2121, protocol = "ftp", passive = "21100-211
         address(Ipv4Addr::UNSPECIFIED.into(), Some([203, 0, 113, 5])),
         "INCEPTION_FTP_ADDRESS=203.0.113.5"
     );
+    // Published for both families, it has one address.
+    let first =
+        network::plan::PublishedPort { host_ip: std::net::Ipv6Addr::LOCALHOST.into(), ..service.ports[0] };
+    service.ports.insert(0, first);
+    service.ports[1].host_ip = Ipv4Addr::new(192, 0, 2, 7).into();
+    if let network::plan::Protocol::Ftp { announce, .. } = &mut service.ports[1].protocol {
+        *announce = None;
+    }
+    assert_eq!(
+        variables(&service, 1, None),
+        ["INCEPTION_FTP_PASSIVE=21100-21109", "INCEPTION_FTP_ADDRESS=192.0.2.7"]
+    );
 
     service.environment.insert("INCEPTION_REPLICA".to_owned(), "mine".to_owned());
     let second = replica(&service, 2, Some(3));

@@ -7,13 +7,14 @@ use image::{Digest, Image};
 use network::plan::{Endpoint, Interface, NetworkPlan, replica_name};
 
 use super::connection::Pending;
+use super::direct;
 use super::fleet::{self, Present};
 use super::logs::Log;
 use super::rolling::Rolling;
 use super::unit::{Standing, Unit};
 use super::{Purpose, Supervisor};
 use crate::control::{Notice, Scale, Up};
-use crate::plan::{Plan, SecretSource, Service};
+use crate::plan::{NetworkMode, Plan, SecretSource, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
 
@@ -133,6 +134,16 @@ impl Supervisor {
                 .and_then(|()| spec::stop_signal(service, &image).map(drop))
                 .context(|| format!("cannot start service `{}`", service.name))?;
         }
+        if let Some(error) = direct::unconfined(&up.plan).filter(|_| up.strict) {
+            return Err(error.or_hint("without `--strict` this is a warning"));
+        }
+        let on_host = up.plan.services.iter().find(|service| service.network_mode == NetworkMode::Host);
+        if let Some(service) = on_host.filter(|_| !self.hub.on_host) {
+            let message = format!("service `{}` is to have the host's network", service.name);
+            return Err(RemoteError::message(message)
+                .caused_by("the stack was started without any service that has it")
+                .or_hint("`inception-run down` first, then `inception-run up`"));
+        }
         let limits: Vec<_> = up.plan.services.iter().map(spec::limits).collect::<Result<_, _>>()?;
         match self.delegation.shortfall(&limits) {
             Some(shortfall) if up.strict => {
@@ -156,7 +167,8 @@ impl Supervisor {
             .map(|endpoint| (endpoint.group.clone(), endpoint.clone()))
             .collect();
         // What is there keeps its addresses, and so has to be in the plan while these are given.
-        for unit in self.units.iter().filter(|unit| planned(&unit.service.name).is_some()) {
+        let has_own = |unit: &&Unit| planned(&unit.service.name).is_some_and(|s| s.network_mode.is_own());
+        for unit in self.units.iter().filter(has_own) {
             fleet::add(&mut network, &unit.service.name, unit.name())?;
         }
         for container in self.one_off_containers() {
@@ -196,7 +208,10 @@ impl Supervisor {
         let is_same = |unit: &Unit| {
             service.config_hash == unit.service.config_hash
                 && up.images.get(name) == Some(&unit.image_id)
-                && links(running, unit.name()) == links(network, unit.name())
+                && service
+                    .network_mode
+                    .owner(unit.name())
+                    .is_none_or(|owner| links(running, owner) == links(network, owner))
                 && fleet::has_its_slice(unit, service)
                 && secrets_of(service, &up.secrets) == unit.secrets
         };
@@ -245,7 +260,9 @@ impl Supervisor {
             }
         }
         let names: Vec<String> = stays.iter().map(|slot| replica_name(name, *slot)).collect();
-        fleet::place(network, name, &names)?;
+        if service.network_mode.is_own() {
+            fleet::place(network, name, &names)?;
+        }
         decision.fresh.extend(slots.fresh.into_iter().map(|slot| (name.to_owned(), slot)));
         Ok(())
     }
@@ -316,6 +333,11 @@ impl Supervisor {
             unit.want();
         }
         let replaced = |unit: &Unit| matches!(unit.standing, Standing::Replaced { .. });
+        if let Some(error) = direct::unconfined(&up.plan) {
+            for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {
+                self.notify(id, Notice::Warning(error.to_string()));
+            }
+        }
         self.open_way_out(&up.plan.network, up.strict)?;
         self.wire(&up.plan, &made)?;
         let gone: Vec<String> = self

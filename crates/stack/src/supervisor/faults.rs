@@ -23,7 +23,8 @@ impl Supervisor {
         if let Change::Partition(from) = &mut change {
             *from = self.containers(from)?;
             if let Some(name) = from.iter().find(|name| containers.contains(name)) {
-                return Err(RemoteError::message(format!("service `{name}` cannot be cut off from itself")));
+                let text = format!("service `{name}` cannot be cut off from itself");
+                return Err(RemoteError { exit_code: 2, ..RemoteError::message(text) });
             }
         }
         let mut changed = Vec::new();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{SendFlags, SocketAddrV4};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrV4, SocketFlags, SocketType};
 
 use crate::control::Health;
 use crate::plan::{Healthcheck, Probe};
@@ -16,6 +16,12 @@ use crate::plan::{Healthcheck, Probe};
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of a probe's output that are kept.
 const OUTPUT_LIMIT: usize = 4096;
+
+/// A TCP socket of this network namespace, to connect with.
+pub(crate) fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?)
+}
 
 /// The health of one running service.
 #[derive(Debug)]

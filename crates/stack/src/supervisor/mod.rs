@@ -4,6 +4,7 @@
 
 mod adoption;
 mod connection;
+mod direct;
 mod events;
 mod faults;
 mod fleet;
@@ -45,6 +46,7 @@ use crate::remote::{Context, RemoteError};
 use crate::spec;
 use adoption::{Change, Next};
 use connection::{Connection, Pending};
+use direct::Binds;
 use events::History;
 use health::{Active, Kind, Monitor};
 use logs::{Output, Streams};
@@ -114,6 +116,7 @@ enum Token {
     Output(usize, usize),
     Probe(usize),
     Memory(usize),
+    Binds(usize),
 }
 
 impl Supervisor {
@@ -169,6 +172,8 @@ impl Supervisor {
             }
             let memory = unit.run.as_ref().and_then(|run| run.memory.as_ref());
             sources.extend(memory.map(|watch| (Token::Memory(index), watch.as_fd(), PollFlags::PRI)));
+            let binds = unit.run.as_ref().and_then(|run| run.binds.as_ref());
+            sources.extend(binds.map(|binds| (Token::Binds(index), binds.as_fd(), PollFlags::IN)));
             let monitor = unit.run.as_ref().and_then(|run| run.monitor.as_ref());
             let active = monitor.and_then(|monitor| monitor.active.as_ref());
             if let Some((fd, flags)) = active.and_then(Active::interest) {
@@ -201,6 +206,7 @@ impl Supervisor {
             Token::Output(unit, stream) => self.read_output(unit, stream),
             Token::Probe(unit) => self.read_probe(unit),
             Token::Memory(unit) => self.tell_kills(unit, Instant::now()),
+            Token::Binds(unit) => self.answer_bind(unit, flags),
         }
         Ok(())
     }
@@ -323,13 +329,14 @@ impl Supervisor {
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = &self.units[index];
         let from = self.ingredients(unit, unit.name(), &plan.network);
-        let resolved = spec::resolve(&unit.service, &from)?;
+        let mut resolved = spec::resolve(&unit.service, &from)?;
+        resolved.sandbox.asks_to_bind = direct::is_needed(&unit.service.ports);
         if unit.recreate {
             self.hub.remove(vec![spec::container_directory(&self.stack, unit.name())])?;
         }
         let streams = Streams::open(&unit.service, self.owner).context(|| "open its output".into())?;
         let stdio = streams.theirs.each_ref().map(AsFd::as_fd);
-        let network = Some(self.units[index].name().to_owned());
+        let network = unit.service.network_mode.owner(unit.name()).map(str::to_owned);
         let unit = &self.units[index];
         let cgroup = self.service_cgroup(&unit.service, unit.name())?;
         let memory = cgroup.as_ref().and_then(|cgroup| memory::watch(cgroup, unit.name()));
@@ -337,6 +344,13 @@ impl Supervisor {
         // What `exec` and health checks are like: each replica has variables of its own.
         let process = resolved.sandbox.process.clone();
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
+        let binds = match started.asks.map(Binds::new).transpose() {
+            Ok(binds) => binds,
+            Err(error) => {
+                sys::process::pidfd_kill(started.pidfd.as_fd(), 9)?;
+                return Err(error);
+            }
+        };
         // It may have ended and been reaped already; the news of that is on its way.
         let host_pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
         let now = Instant::now();
@@ -346,7 +360,17 @@ impl Supervisor {
         unit.outputs.extend(streams.outputs().context(|| "take its terminal".into())?);
         let monitor = unit.check.clone().map(|check| Monitor::new(check, now));
         let (pid, pidfd) = (started.pid, started.pidfd);
-        unit.started(Run { pid, pidfd, host_pid, started: now, monitor, cgroup, memory, kill_at: None });
+        unit.started(Run {
+            pid,
+            pidfd,
+            host_pid,
+            started: now,
+            monitor,
+            cgroup,
+            memory,
+            binds,
+            kill_at: None,
+        });
         let restarts = unit.restarts;
         self.tell_state(index, None);
         self.tell_event_of(index, What::Started { restarts });
@@ -467,6 +491,19 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    fn answer_bind(&mut self, index: usize, flags: PollFlags) {
+        let Some(unit) = self.units.get_mut(index) else { return };
+        let Some(run) = &mut unit.run else { return };
+        if !flags.contains(PollFlags::IN) {
+            // Nobody is left who could ask.
+            run.binds = None;
+            return;
+        }
+        if let Some(binds) = &mut run.binds {
+            binds.answer(&unit.service.ports, |port| self.wiring.socket_of(port));
+        }
     }
 
     fn read_output(&mut self, index: usize, stream: usize) {

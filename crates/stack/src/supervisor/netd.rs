@@ -182,9 +182,6 @@ impl Supervisor {
 
     fn told_by_netd(&mut self, told: network::netd::Event) {
         let (container, what) = event::from_netd(told);
-        if what == What::Drained {
-            self.drained(&container);
-        }
         match what {
             What::EgressRefused { .. } => self.tell_refusal(&container, what, Instant::now()),
             What::Drained => {

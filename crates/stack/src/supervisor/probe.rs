@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use super::Supervisor;
@@ -76,15 +76,21 @@ impl Supervisor {
                     text: Vec::new(),
                 })
             }
-            Some(Probe::Tcp(port)) => {
-                let name = unit.name().to_owned();
-                Ok(health::connect(self.hub.socket(&name)?, port, None)?)
-            }
+            Some(Probe::Tcp(port)) => Ok(health::connect(self.socket_beside(index)?, port, None)?),
             Some(Probe::Http { port, path }) => {
-                let name = unit.name().to_owned();
-                Ok(health::connect(self.hub.socket(&name)?, port, Some(&path))?)
+                Ok(health::connect(self.socket_beside(index)?, port, Some(&path))?)
             }
             None => Err(RemoteError::message("there is nothing to try")),
+        }
+    }
+
+    /// A TCP socket of the network namespace that a container is in.
+    fn socket_beside(&mut self, index: usize) -> Result<OwnedFd, RemoteError> {
+        let unit = &self.units[index];
+        match unit.service.network_mode.owner(unit.name()).map(str::to_owned) {
+            Some(owner) => self.hub.socket(&owner),
+            // That is where we are.
+            None => Ok(health::socket()?),
         }
     }
 }

@@ -24,17 +24,18 @@ use crate::remote::{self, Context, RemoteError};
 /// The first argument that makes our binary a supervisor.
 pub const ARGUMENT: &str = "__supervise";
 
-/// Body of the supervisor process: `__supervise STACK netd|alone limits|unlimited`, with the channel to the command that started it as
-/// standard input. Returns the exit status.
+/// Body of the supervisor process: `__supervise STACK netd|alone limits|unlimited host|own`, with the channel to the
+/// command that started it as standard input. Returns the exit status.
 pub fn main() -> i32 {
     let args: Vec<String> = std::env::args().skip(2).collect();
-    let [stack, netd, limits] = &args[..] else {
+    let [stack, netd, limits, network] = &args[..] else {
         eprintln!("inception-run: {ARGUMENT} is not for use by hand");
         return 2;
     };
     let Ok(channel) = io::stdin().as_fd().try_clone_to_owned() else { return 125 };
     let channel = Channel::from(channel);
-    match begin(stack, netd == "netd", limits == "limits", &channel) {
+    let needs = Needs { netd: netd == "netd", limits: limits == "limits", host: network == "host" };
+    match begin(stack, needs, &channel) {
         Ok(mut supervisor) => {
             let ended = take_over(&mut supervisor, channel).and_then(|()| supervisor.run());
             supervisor.leave(ended)
@@ -48,12 +49,16 @@ pub fn main() -> i32 {
     }
 }
 
-fn begin(
-    stack: &str,
-    needs_netd: bool,
-    has_limits: bool,
-    channel: &Channel,
-) -> Result<Supervisor, RemoteError> {
+/// What the plan, which is not known yet, will take.
+struct Needs {
+    netd: bool,
+    /// Cgroups.
+    limits: bool,
+    /// Services with the host's network.
+    host: bool,
+}
+
+fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, RemoteError> {
     // A session of its own: a terminal's Ctrl-C is for the command, which then asks us to end.
     rustix::process::setsid().map_err(io::Error::from).context(|| "start a session".into())?;
     if !container::userns::tie_to_parent(channel.as_fd())? {
@@ -67,21 +72,21 @@ fn begin(
     let map = IdMap::current()?;
     let data = paths.open_data(&map)?;
     // First, because it may move this process into another cgroup, and what it starts is to be there too.
-    let delegation = match has_limits {
+    let delegation = match needs.limits {
         true => container::cgroup::delegation_for(stack),
         false => container::cgroup::delegation(),
     };
     delegation.remove_stale(stack)?;
-    let cgroup = if has_limits { delegation.stack(stack)? } else { None };
+    let cgroup = if needs.limits { delegation.stack(stack)? } else { None };
     // What the command's caller left open is nothing for others.
     sys::fd::close_on_exec_from(3).context(|| "keep descriptors to ourselves".into())?;
     // First: its exec takes a while, in which the hub is made.
     let starter =
         Starter { stack: stack.to_owned(), lock: lock.try_clone().context(|| "share the lock".into())? };
-    let mut netd = if needs_netd { Some(starter.start()?) } else { None };
+    let mut netd = if needs.netd { Some(starter.start()?) } else { None };
     // Made before this process knows any secret. It is a copy of it, and has no business with netd's channel: as
     // long as it had that open, netd would not see it end.
-    let mut hub = Hub::spawn(&map, &data, || drop(netd.take()))?;
+    let mut hub = Hub::spawn(&map, &data, needs.host, || drop(netd.take()))?;
     if let Some(cgroup) = cgroup.as_ref().filter(|_| map.direct) {
         container::cgroup::Delegation::admit_hub(cgroup, hub.process.pid, map.root())?;
     }

@@ -252,7 +252,9 @@ impl Supervisor {
         let unit = self.unit(&exec.service)?;
         let container = self.run_name(&unit.service.name, plan);
         let mut network = plan.network.clone();
-        network.add_endpoint_like(&unit.service.name, &container)?;
+        if unit.service.network_mode.is_own() {
+            network.add_endpoint_like(&unit.service.name, &container)?;
+        }
         let from = self.ingredients(unit, &container, &network);
         // Under a name of its own: the service's name stays the service's, in /etc/hosts too.
         let mut service = Service { hostname: container.clone(), ..unit.service.clone() };
@@ -269,7 +271,7 @@ impl Supervisor {
         self.plan = Some(changed);
         self.next_run += 1;
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
-        let network = Some(container.clone());
+        let network = service.network_mode.owner(&container).map(str::to_owned);
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached);
         let started = match started {
             Ok(started) => started,

@@ -10,6 +10,7 @@ use image::Image;
 use network::balance;
 use network::plan::replica_name;
 
+use super::direct::Binds;
 use super::health::Monitor;
 use super::logs::{Log, Output};
 use super::memory::Watch;
@@ -100,6 +101,8 @@ pub(crate) struct Run {
     pub(crate) cgroup: Option<Cgroup>,
     /// Tells of processes that are killed for memory.
     pub(crate) memory: Option<Watch>,
+    /// Where its `bind` calls are answered, if it has a port that it accepts on by itself.
+    pub(crate) binds: Option<Binds>,
     /// When SIGKILL follows the stop signal.
     pub(crate) kill_at: Option<Instant>,
 }
@@ -363,7 +366,17 @@ pub(crate) mod tests {
         let pidfd =
             rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
                 .unwrap();
-        Run { pid: 1, pidfd, host_pid: 1, started, monitor: None, cgroup: None, memory: None, kill_at: None }
+        Run {
+            pid: 1,
+            pidfd,
+            host_pid: 1,
+            started,
+            monitor: None,
+            cgroup: None,
+            memory: None,
+            binds: None,
+            kill_at: None,
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use network::balance::State;
 use network::intercept::Intercepted;
 use network::names::NameSockets;
-use network::netd::{Configuration, Descriptors, Event, Published};
-use network::plan::{NetworkPlan, Protocol, PublishedPort};
+use network::netd::{Configuration, Descriptors, Event, Inward, Published};
+use network::plan::{Mode, NetworkPlan, Protocol, PublishedPort};
 use sys::channel::Channel;
 
 use super::Supervisor;
@@ -40,6 +40,8 @@ pub(crate) struct Wiring {
     plan: NetworkPlan,
     /// The ports that are published.
     published: Vec<Published>,
+    /// Ports of containers that lead to the host, with what listens there.
+    inward: Vec<(Inward, OwnedFd)>,
     /// What became of containers.
     states: BTreeMap<String, State>,
 }
@@ -56,6 +58,7 @@ impl Wiring {
             intercepted: None,
             plan: NetworkPlan::default(),
             published: Vec::new(),
+            inward: Vec::new(),
             states: BTreeMap::new(),
         }
     }
@@ -73,8 +76,11 @@ impl Wiring {
         let mut bound = BTreeMap::new();
         for Published { service, port, .. } in &wanted {
             if !self.listeners.contains_key(port) {
-                let socket = network::publish::bind(port)
-                    .context(|| format!("publish a port of service `{service}`"))?;
+                let bind = match port.mode {
+                    Mode::Proxy => network::publish::bind,
+                    Mode::Direct => network::direct::bind,
+                };
+                let socket = bind(port).context(|| format!("publish a port of service `{service}`"))?;
                 bound.insert(*port, socket);
             }
         }
@@ -82,6 +88,7 @@ impl Wiring {
         self.listeners.retain(|port, _| wanted.iter().any(|one| one.port == *port));
         self.listeners.extend(bound);
         self.published = wanted;
+        self.listen_inside(plan, hub)?;
         self.names.retain(|old| {
             let stays = plan.network.networks.iter().any(|network| network.name == old.network);
             stays && names.iter().all(|fresh| fresh.network != old.network)
@@ -114,6 +121,9 @@ impl Wiring {
         let mut listeners = Vec::new();
         for one in &self.published {
             let Some((listener, at)) = self.listeners.get(&one.port) else { continue };
+            if one.port.mode == Mode::Direct {
+                continue;
+            }
             listeners.push((published.len(), listener.as_fd()));
             let port = PublishedPort { host_port: at.port(), ..one.port };
             published.push(Published { port, ..one.clone() });
@@ -121,6 +131,7 @@ impl Wiring {
         let configuration = Configuration {
             plan: self.plan.clone(),
             published,
+            inward: self.inward.iter().map(|(inward, _)| inward.clone()).collect(),
             states: self.states.clone(),
             ..Configuration::default()
         };
@@ -132,11 +143,13 @@ impl Wiring {
         }
         let known = if netd.configured { fresh } else { 0 };
         netd.configured = true;
+        let inward: Vec<BorrowedFd<'_>> = self.inward.iter().map(|(_, listener)| listener.as_fd()).collect();
         let with = Descriptors {
             hub: channel.as_ref().map(AsFd::as_fd),
             names: self.names.get(known..).unwrap_or_default(),
             listeners: &listeners,
             intercepted: self.intercepted.as_ref().filter(|_| !netd.intercepts),
+            inward: &inward,
         };
         netd.intercepts = self.intercepted.is_some();
         let sent = netd.client.configure(&configuration, &with);
@@ -145,6 +158,42 @@ impl Wiring {
             Err(error) if error.is_netd_gone() => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Has something listen on direct ports inside, where their containers do not: others of the stack connect to the
+    /// container's address.
+    fn listen_inside(&mut self, plan: &Plan, hub: &mut Hub) -> Result<(), RemoteError> {
+        let mut wanted: BTreeMap<(String, u16), SocketAddr> = BTreeMap::new();
+        for Published { service, port, .. } in
+            self.published.iter().filter(|one| one.port.mode == Mode::Direct && !one.port.is_udp())
+        {
+            let Some((_, at)) = self.listeners.get(port) else { continue };
+            let containers = plan.network.endpoints.iter().filter(|endpoint| endpoint.group == *service);
+            let at = network::direct::reached_at(*at);
+            // Of both families, the one that was named first.
+            for container in containers {
+                wanted.entry((container.service.clone(), port.container_port)).or_insert(at);
+            }
+        }
+        // With another plan, namespaces may be others.
+        let mut kept = std::mem::take(&mut self.inward);
+        if self.plan != plan.network {
+            kept.clear();
+        }
+        for ((container, port), target) in wanted {
+            let same = |(one, _): &(Inward, OwnedFd)| one.container == container && one.port == port;
+            let listener = match kept.iter().position(same) {
+                Some(at) => kept.swap_remove(at).1,
+                None => hub.listen(&container, port)?,
+            };
+            self.inward.push((Inward { container, port, target }, listener));
+        }
+        Ok(())
+    }
+
+    /// The socket of a published port.
+    pub(crate) fn socket_of(&self, port: &PublishedPort) -> Option<BorrowedFd<'_>> {
+        self.listeners.get(port).map(|(socket, _)| socket.as_fd())
     }
 
     /// Tells netd what has changed in the states of all containers; the next netd hears of all of them.
@@ -218,6 +267,7 @@ impl Wiring {
     pub(crate) fn close(&mut self) -> io::Result<()> {
         self.listeners.clear();
         self.names.clear();
+        self.inward.clear();
         match std::mem::take(&mut self.netd) {
             Presence::Running(netd) => netd.end().map(drop),
             Presence::Unneeded | Presence::Due { .. } => Ok(()),

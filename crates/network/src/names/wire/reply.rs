@@ -131,7 +131,8 @@ impl Reply {
     }
 
     /// The message for whoever asked `query`, `age` after it came: times to live are what is left of them.
-    pub(crate) fn deliver(&self, query: &Query, age: Duration) -> Vec<u8> {
+    #[must_use]
+    pub fn deliver(&self, query: &Query, age: Duration) -> Vec<u8> {
         let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
         let mut message = self.message.clone();
         for at in self.times.iter().map(|at| usize::from(*at)) {
@@ -148,7 +149,7 @@ impl Reply {
         }
         // Its own id, and its own spelling of the name, which some check.
         overwrite(&mut message, 0, query.head.get(..2).unwrap_or_default());
-        overwrite(&mut message, HEADER, query.head.get(HEADER..).unwrap_or_default());
+        overwrite(&mut message, HEADER, query.question());
         query.append_opt(&mut message, Code::Ok);
         message
     }

@@ -215,6 +215,9 @@ fn hostile_replies_are_failures() {
     fails(&[record(&SAME, TYPE_AAAA, 1, &[1; 17])]);
     fails(&[record(&SAME, TYPE_CNAME, 1, &[0xc0, end + 12])]);
     fails(&[record(&SAME, TYPE_CNAME, 1, &[0, 0])]);
+    // From the question's last byte, 1, on, over the record that the pointer is in.
+    let through = [record(&SAME, TYPE_CNAME, 1, &[0xc0, end - 1]), vec![0; 64]].concat();
+    fails(&[through]);
     fails(&[record(&SAME, TYPE_A, 1, &[1, 2, 3, 4])[..15].to_vec()]);
     fails(&[vec![0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0]]);
     // A name of more than 255 bytes, made of pointers.

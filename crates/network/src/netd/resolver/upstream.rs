@@ -261,3 +261,26 @@ impl Forwarded {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{EndpointRequest, NetworkRequest, allocate};
+
+    #[test]
+    fn a_service_can_have_resolvers_of_its_own_and_we_are_never_one() {
+        let network = NetworkRequest { name: "front".into(), ipv6: true, ..NetworkRequest::default() };
+        let plan = allocate(&[network], &[EndpointRequest::default()], &[]).unwrap();
+        let (gateway, gateway6) = (plan.networks[0].gateway, plan.networks[0].v6.unwrap().gateway);
+        let at = |address: IpAddr, port| SocketAddr::new(address, port);
+        let configured = [at(gateway.into(), 53), at([192, 0, 2, 1].into(), 5353), at(gateway6.into(), 53)];
+        let mut host = Host::new(&configured);
+        let mut asker = plan.endpoints[0].clone();
+        assert_eq!(*host.resolvers_of(&asker, &plan), [configured[1]]);
+        assert_eq!(*host.resolvers_of(&asker, &NetworkPlan::default()), configured);
+        asker.resolvers = vec![gateway6.into(), [192, 0, 2, 7].into(), gateway.into()];
+        assert_eq!(*host.resolvers_of(&asker, &plan), [at([192, 0, 2, 7].into(), 53)]);
+        asker.resolvers = vec![gateway.into()];
+        assert!(host.resolvers_of(&asker, &plan).is_empty(), "and the host's are not asked instead");
+    }
+}
