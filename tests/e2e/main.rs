@@ -6,8 +6,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod browser;
+#[path = "../integration/client.rs"]
+#[allow(dead_code)]
+mod client;
 mod ftp;
+mod ftp_replicas;
 mod layers;
+mod outside;
 mod proxy;
 mod stand;
 mod traces;

@@ -176,6 +176,31 @@ pub struct Build {
     pub args: BTreeMap<String, String>,
     /// Stage to stop at.
     pub target: Option<String>,
+    /// The network of `RUN` instructions that ask for none.
+    #[serde(default, skip_serializing_if = "BuildNetwork::is_own")]
+    pub network: BuildNetwork,
+    /// `RUN --network=host` gets what it asks for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allows_host_network: bool,
+}
+
+/// The network of `RUN` instructions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildNetwork {
+    /// A namespace of their own, with a way out.
+    #[default]
+    Own,
+    /// A namespace of their own, without.
+    None,
+    /// The host's.
+    Host,
+}
+
+impl BuildNetwork {
+    fn is_own(&self) -> bool {
+        *self == Self::Own
+    }
 }
 
 /// The Dockerfile for one base distribution.

@@ -34,6 +34,8 @@ const FLOWS: usize = 16 * 1024;
 const FLOWS_EACH: usize = 1024;
 /// Datagrams that wait for a flow's socket.
 const PENDING: usize = 16;
+/// Bytes in all of them.
+const WAITING: usize = 4 << 20;
 /// Datagrams of one socket before others get their turn.
 const TURNS: usize = 64;
 
@@ -80,6 +82,8 @@ pub(super) struct Datagrams {
     /// Of each sender, oldest first.
     senders: HashMap<IpAddr, VecDeque<Key>>,
     deadlines: VecDeque<(Instant, Key)>,
+    /// Bytes that wait for flows' sockets.
+    waiting: usize,
     buffer: Vec<u8>,
 }
 
@@ -91,6 +95,7 @@ impl Datagrams {
             by_label: HashMap::new(),
             senders: HashMap::new(),
             deadlines: VecDeque::new(),
+            waiting: 0,
             // Zeroed memory that is never touched takes no room.
             buffer: vec![0; 1 << 16],
         }
@@ -195,6 +200,10 @@ impl Datagrams {
             return None;
         };
         self.make_room(world, from.ip());
+        if self.deadlines.len() > 2 * FLOWS {
+            // Of many flows that had to leave early.
+            self.deadlines.retain(|(_, key)| self.flows.get(*key).is_some());
+        }
         let deadline = now + UNREPLIED;
         let flow = self.flows.insert(Flow {
             label,
@@ -278,6 +287,7 @@ impl Datagrams {
                     return self.close(world, key);
                 }
                 flow.near = Some(socket);
+                self.watch_far(world, key);
             }
             (None, false) => {}
         }
@@ -285,14 +295,23 @@ impl Datagrams {
 
     fn set_far(&mut self, world: &mut World, key: Key, socket: OwnedFd) {
         let Some(flow) = self.flows.get_mut(key) else { return };
-        if let Err(error) = world.poll.add(&socket, Token::Datagram(key, End::Upstream), EventFlags::IN) {
-            tracing::warn!(%error, "watch a flow");
-            return self.close(world, key);
-        }
         for datagram in std::mem::take(&mut flow.pending) {
+            self.waiting = self.waiting.saturating_sub(datagram.len());
             send(&socket, &datagram);
         }
         flow.far = Some(socket);
+        // Replies wait in it for the socket that they are to come from.
+        if flow.label.2.is_none() {
+            self.watch_far(world, key);
+        }
+    }
+
+    fn watch_far(&mut self, world: &mut World, key: Key) {
+        let Some(far) = self.flows.get(key).and_then(|flow| flow.far.as_ref()) else { return };
+        if let Err(error) = world.poll.add(far, Token::Datagram(key, End::Upstream), EventFlags::IN) {
+            tracing::warn!(%error, "watch a flow");
+            self.close(world, key);
+        }
     }
 
     /// Sends what is in the buffer to the flow's destination.
@@ -302,7 +321,10 @@ impl Datagrams {
         flow.deadline = now + if flow.replied { REPLIED } else { UNREPLIED };
         match &flow.far {
             Some(far) => send(far, datagram),
-            None if flow.pending.len() < PENDING => flow.pending.push_back(datagram.to_vec()),
+            None if flow.pending.len() < PENDING && self.waiting + length <= WAITING => {
+                self.waiting += length;
+                flow.pending.push_back(datagram.to_vec());
+            }
             None => {}
         }
     }
@@ -316,8 +338,11 @@ impl Datagrams {
                 End::Upstream => &flow.far,
             };
             let Some(socket) = socket else { return };
-            let length = match rustix::net::recv(socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
-                Ok((_, length)) => length,
+            let received = rustix::net::recvfrom(socket, &mut self.buffer[..], RecvFlags::DONTWAIT);
+            let (length, sender) = match received {
+                Ok((_, length, sender)) => {
+                    (length, sender.and_then(|sender| SocketAddr::try_from(sender).ok()))
+                }
                 Err(Errno::AGAIN) => return,
                 // What was sent has come back: nobody listens there. The sender will notice in its own way.
                 Err(error) => {
@@ -327,7 +352,10 @@ impl Datagrams {
             };
             let now = Instant::now();
             if end == End::Client {
-                self.forward(key, length, now);
+                // Between its being bound and connected the socket may have got what others sent there.
+                if sender == Some(flow.label.1) {
+                    self.forward(key, length, now);
+                }
                 continue;
             }
             flow.replied = true;
@@ -343,7 +371,6 @@ impl Datagrams {
                         tracing::debug!(%error, %from, "send datagram");
                     }
                 }
-                // The socket that replies come from is not there yet; what is lost is sent again.
                 _ => {}
             }
         }
@@ -352,6 +379,7 @@ impl Datagrams {
     pub(super) fn close(&mut self, world: &mut World, key: Key) {
         let Some(flow) = self.flows.remove(key) else { return };
         self.by_label.remove(&flow.label);
+        self.waiting = self.waiting.saturating_sub(flow.pending.iter().map(Vec::len).sum());
         let sender = flow.label.1.ip();
         if let Some(flows) = self.senders.get_mut(&sender) {
             flows.retain(|other| *other != key);

@@ -138,6 +138,10 @@ pub(super) struct World {
     pub(super) ftp: Expected,
     /// What the supervisor is to be told.
     pub(super) events: Vec<Event>,
+    /// Connections at a time.
+    most: usize,
+    /// Connections of one service at a time: it may not keep all others from theirs.
+    pub(super) most_each: usize,
     /// The second in which refusals are counted, and how many there were.
     refusals: (Instant, u32),
 }
@@ -186,8 +190,6 @@ struct Netd {
     intercepted_udp: Vec<Key>,
     /// Listeners that rest are watched again then.
     resting: Option<Instant>,
-    /// Connections at a time, and of one service.
-    limits: (usize, usize),
     proxy: Proxy,
     datagrams: Datagrams,
     echo: Echo,
@@ -232,6 +234,8 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         topology: Topology::default(),
         ftp: Expected::default(),
         events: Vec::new(),
+        most: connections.max(16),
+        most_each: connections.saturating_mul(3) / 4,
         refusals: (Instant::now(), 0),
     };
     let mut netd = Netd {
@@ -241,8 +245,6 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         udp: Vec::new(),
         intercepted_udp: Vec::new(),
         resting: None,
-        // One service may not keep all others from theirs.
-        limits: (connections.max(16), connections.saturating_mul(3) / 4),
         proxy: Proxy::new(),
         datagrams: Datagrams::new(),
         echo: Echo::new(),
@@ -328,7 +330,7 @@ impl Netd {
         self.proxy.expire(&mut self.world, now);
         self.datagrams.expire(&mut self.world, now);
         self.echo.expire(now);
-        self.knocks.expire(now);
+        self.knocks.expire(&mut self.world, now);
         self.resolver.expire(&self.world.poll, now);
         self.world.sockets.expire(now);
         if self.resting.is_some_and(|until| until <= now) {
@@ -369,7 +371,7 @@ impl Netd {
                 ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
             };
             let open = service.map_or(0, |service| self.world.topology.open(service));
-            if self.proxy.len() >= self.limits.0 || open >= self.limits.1 {
+            if self.proxy.len() >= self.world.most || open >= self.world.most_each {
                 return self.rest(key);
             }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -418,8 +420,9 @@ impl Netd {
         // The address that it connected to is the accepted socket's own (`TPROXY`).
         let destination = rustix::net::getsockname(&client).ok().and_then(|at| SocketAddr::try_from(at).ok());
         let Some(destination) = destination else { return };
-        if let Some(socket) = self.knocks.claim(source, destination) {
-            return self.proxy.joined(&mut self.world, client, source, (socket, destination));
+        if let Some((socket, service)) = self.knocks.claim(&mut self.world, source, destination) {
+            let dial = Dial::World(destination, service);
+            return self.proxy.joined(&mut self.world, client, source, socket, dial);
         }
         if let Some((client_address, from)) = self.world.ftp.active(source.ip(), destination) {
             let dial = Dial::Host(client_address, Some(from));
@@ -427,13 +430,20 @@ impl Netd {
         }
         let dial = match self.world.topology.way(source.ip(), destination, now) {
             Way::Service(service, entrance) => Dial::Service(service, destination.port(), entrance),
-            Way::World(_) => Dial::Host(destination, None),
+            Way::World(service) => Dial::World(destination, service),
             Way::Nowhere => return super::flow::reset_on_close(&client),
             Way::Forbidden(container, name) => {
                 self.world.refuse(container, destination, name, "tcp", now);
                 return super::flow::reset_on_close(&client);
             }
         };
+        if let Dial::Service(service, ..) | Dial::World(_, service) = dial
+            && self.world.topology.open(service) >= self.world.most_each
+        {
+            // All containers share this listener: who has enough may not keep it from others by having to wait.
+            tracing::debug!(service = self.world.topology.name(service), "has too many connections");
+            return super::flow::reset_on_close(&client);
+        }
         self.proxy.accepted(&mut self.world, client, source, dial, None);
     }
 

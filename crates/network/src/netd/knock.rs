@@ -13,7 +13,7 @@ use rustix::net::sockopt;
 use super::event::{Token, World};
 use super::proxy::{FAR_PATIENCE, outside};
 use super::slab::{Key, Slab};
-use super::topology::Way;
+use super::topology::{ServiceId, Way};
 use crate::queue::{self, Verdict, Waiting};
 
 /// Connections under way; what comes then is tried again by its sender a second later.
@@ -31,6 +31,15 @@ struct Knock {
     pair: Pair,
     packet: u32,
     socket: OwnedFd,
+    service: ServiceId,
+}
+
+#[derive(Debug)]
+struct Made {
+    socket: OwnedFd,
+    service: ServiceId,
+    /// Until when it is kept.
+    until: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +48,7 @@ pub(super) struct Knocks {
     under_way: Slab<Knock>,
     by_pair: HashMap<Pair, Key>,
     /// Made, and not claimed yet.
-    made: HashMap<Pair, OwnedFd>,
+    made: HashMap<Pair, Made>,
     deadlines: VecDeque<(Instant, Key)>,
     claims: VecDeque<(Instant, Pair)>,
 }
@@ -59,18 +68,28 @@ impl Knocks {
         first.into_iter().chain(self.claims.front().map(|(at, _)| *at)).min()
     }
 
-    pub(super) fn expire(&mut self, now: Instant) {
+    pub(super) fn expire(&mut self, world: &mut World, now: Instant) {
         while let Some((_, key)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
-            self.conclude(key, Verdict::Unreachable);
+            self.conclude(world, key, Verdict::Unreachable);
         }
         while let Some((_, pair)) = self.claims.pop_front_if(|(at, _)| *at <= now) {
-            self.made.remove(&pair);
+            // The same two may have a newer one.
+            if self.made.get(&pair).is_some_and(|made| made.until <= now) {
+                self.claim(world, pair.0, pair.1);
+            }
         }
     }
 
-    /// The connection that was made for this one.
-    pub(super) fn claim(&mut self, from: SocketAddr, to: SocketAddr) -> Option<OwnedFd> {
-        self.made.remove(&(from, to))
+    /// The connection that was made for this one, and whose it is.
+    pub(super) fn claim(
+        &mut self,
+        world: &mut World,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Option<(OwnedFd, ServiceId)> {
+        let Made { socket, service, .. } = self.made.remove(&(from, to))?;
+        world.topology.came_back(service);
+        Some((socket, service))
     }
 
     /// Containers want to connect.
@@ -109,12 +128,16 @@ impl Knocks {
                 self.decide(packet, Verdict::Prohibited);
             }
             Way::World(_) if self.under_way.len() >= UNDER_WAY => self.decide(packet, Verdict::Forgotten),
-            Way::World(_) => self.call(world, waiting, now),
+            Way::World(service) if world.topology.open(service) >= world.most_each => {
+                tracing::debug!(service = world.topology.name(service), "has too many connections");
+                self.decide(packet, Verdict::Refused);
+            }
+            Way::World(service) => self.call(world, waiting, service, now),
         }
     }
 
     /// Begins to make the connection.
-    fn call(&mut self, world: &World, waiting: Waiting, now: Instant) {
+    fn call(&mut self, world: &mut World, waiting: Waiting, service: ServiceId, now: Instant) {
         let Waiting { packet, from, to } = waiting;
         let socket = match outside(to, None) {
             Ok(socket) => socket,
@@ -127,35 +150,40 @@ impl Knocks {
             Ok(()) | Err(Errno::INPROGRESS) => Ok(()),
             Err(error) => Err(error),
         };
-        let key = self.under_way.insert(Knock { pair: (from, to), packet, socket });
+        let key = self.under_way.insert(Knock { pair: (from, to), packet, socket, service });
         self.by_pair.insert((from, to), key);
+        world.topology.went_out(service);
         let Some(knock) = self.under_way.get(key) else { return };
         match begun.and_then(|()| world.poll.add(&knock.socket, Token::Called(key), EventFlags::OUT)) {
             Ok(()) => self.deadlines.push_back((now + FAR_PATIENCE, key)),
-            Err(error) => self.conclude(key, verdict(error)),
+            Err(error) => self.conclude(world, key, verdict(error)),
         }
     }
 
     /// A connection has been made, or not.
-    pub(super) fn called(&mut self, world: &World, key: Key) {
+    pub(super) fn called(&mut self, world: &mut World, key: Key) {
         let Some(knock) = self.under_way.get(key) else { return };
         match sockopt::socket_error(&knock.socket) {
             Ok(Ok(())) => {
                 world.poll.delete(&knock.socket);
-                self.conclude(key, Verdict::Arrives);
+                self.conclude(world, key, Verdict::Arrives);
             }
-            Ok(Err(error)) | Err(error) => self.conclude(key, verdict(error)),
+            Ok(Err(error)) | Err(error) => self.conclude(world, key, verdict(error)),
         }
         let under_way = &self.under_way;
         while self.deadlines.pop_front_if(|(_, key)| under_way.get(*key).is_none()).is_some() {}
     }
 
-    fn conclude(&mut self, key: Key, verdict: Verdict) {
-        let Some(Knock { pair, packet, socket }) = self.under_way.remove(key) else { return };
+    fn conclude(&mut self, world: &mut World, key: Key, verdict: Verdict) {
+        let Some(Knock { pair, packet, socket, service }) = self.under_way.remove(key) else { return };
         self.by_pair.remove(&pair);
         if verdict == Verdict::Arrives {
-            self.made.insert(pair, socket);
-            self.claims.push_back((Instant::now() + CLAIMED, pair));
+            let until = Instant::now() + CLAIMED;
+            let old = self.made.insert(pair, Made { socket, service, until });
+            old.into_iter().for_each(|old| world.topology.came_back(old.service));
+            self.claims.push_back((until, pair));
+        } else {
+            world.topology.came_back(service);
         }
         self.decide(packet, verdict);
     }

@@ -68,6 +68,8 @@ pub(super) enum Dial {
     Stack(Target, Vec<Target>),
     /// A place in the host's network, and the address to come from if that matters.
     Host(SocketAddr, Option<SocketAddr>),
+    /// A place outside, for a container of this service.
+    World(SocketAddr, ServiceId),
 }
 
 #[derive(Debug)]
@@ -162,39 +164,44 @@ impl Proxy {
         gate: Option<Gate>,
     ) {
         let now = Instant::now();
-        let key = self.insert(client, address, dial, gate, now);
+        let key = self.insert(world, client, address, dial, gate, now);
         self.dial(world, key, now);
         if let Some(connection) = self.connections.get(key).filter(|connection| !connection.established) {
             self.deadlines.push(Reverse((connection.attempt.until, key, u32::MAX)));
         }
     }
 
-    /// Takes a new connection whose other end is connected already.
+    /// Takes a new connection of a service's container whose other end is connected, and counted, already.
     pub(super) fn joined(
         &mut self,
         world: &mut World,
         client: OwnedFd,
         address: SocketAddr,
-        upstream: (OwnedFd, SocketAddr),
+        upstream: OwnedFd,
+        dial: Dial,
     ) {
         let now = Instant::now();
-        let (socket, destination) = upstream;
-        let key = self.insert(client, address, Dial::Host(destination, None), None, now);
+        let key = self.insert(world, client, address, dial, None, now);
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.upstream = Some(Side::new(socket));
+            connection.upstream = Some(Side::new(upstream));
             self.establish(world, key);
         }
     }
 
     fn insert(
         &mut self,
+        world: &mut World,
         client: OwnedFd,
         address: SocketAddr,
         dial: Dial,
         gate: Option<Gate>,
         now: Instant,
     ) -> Key {
-        let until = now + if matches!(dial, Dial::Host(..)) { FAR_PATIENCE } else { PATIENCE };
+        let until =
+            now + if matches!(dial, Dial::Host(..) | Dial::World(..)) { FAR_PATIENCE } else { PATIENCE };
+        if let Dial::World(_, service) = dial {
+            world.topology.went_out(service);
+        }
         let attempt = Attempt {
             dial,
             client: address,
@@ -225,16 +232,8 @@ impl Proxy {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let attempt = &mut connection.attempt;
         let target = match attempt.dial {
-            Dial::Host(address, source) => {
-                let target = Target { address, source: None, gateway: address.ip() };
-                return match outside(address, source) {
-                    Ok(socket) => self.connect(world, key, socket, target),
-                    Err(error) => {
-                        tracing::warn!(%error, %address, "make a socket");
-                        self.abort(world, key);
-                    }
-                };
-            }
+            Dial::Host(address, source) => return self.dial_host(world, key, address, source),
+            Dial::World(address, _) => return self.dial_host(world, key, address, None),
             Dial::Stack(target, _) => Some(target),
             Dial::Service(service, port, entrance) => {
                 match world.topology.pick(service, attempt.client.ip(), &attempt.tried, now) {
@@ -257,6 +256,17 @@ impl Proxy {
         let kind = if target.address.is_ipv4() { Kind::Tcp4 } else { Kind::Tcp6 };
         if let Some(socket) = world.sockets.take(kind, Waiter::Connection(key)) {
             self.connect(world, key, socket, target);
+        }
+    }
+
+    fn dial_host(&mut self, world: &mut World, key: Key, address: SocketAddr, source: Option<SocketAddr>) {
+        let target = Target { address, source: None, gateway: address.ip() };
+        match outside(address, source) {
+            Ok(socket) => self.connect(world, key, socket, target),
+            Err(error) => {
+                tracing::warn!(%error, %address, "make a socket");
+                self.abort(world, key);
+            }
         }
     }
 
@@ -390,7 +400,8 @@ impl Proxy {
             return self.abort(world, key);
         };
         let service = *service;
-        if world.topology.is_settling(replica, now) {
+        // Who is silent does listen, or is not there.
+        if error != Errno::TIMEDOUT && world.topology.is_settling(replica, now) {
             world.events.extend(world.topology.closed(replica));
             return self.hold(world, key, now);
         }
@@ -520,6 +531,9 @@ impl Proxy {
         let connection = self.connections.remove(key)?;
         if connection.gate.is_some() {
             world.ftp.forget(key);
+        }
+        if let Dial::World(_, service) = connection.attempt.dial {
+            world.topology.came_back(service);
         }
         let drained = connection.attempt.replica.and_then(|replica| world.topology.closed(replica));
         world.events.extend(drained);

@@ -25,7 +25,7 @@ struct Service {
     pool: Pool,
     /// When a container was last said to take connections after it had not.
     ready_since: BTreeMap<String, Instant>,
-    /// Connections and flows that are open.
+    /// Connections and flows that are open, to it and from it to outside.
     open: usize,
 }
 
@@ -50,8 +50,8 @@ pub(super) enum Entrance {
 pub(super) enum Way {
     /// A service's virtual address.
     Service(ServiceId, Entrance),
-    /// Outside of the stack, for this container.
-    World(String),
+    /// Outside of the stack, for a container of this service.
+    World(ServiceId),
     /// Nowhere: it is the stack's own and nothing is there, or not for who asks.
     Nowhere,
     /// The policy of this container does not allow it; with the name that the address was looked up by.
@@ -71,6 +71,7 @@ pub(super) struct Target {
 #[derive(Debug, Clone, Copy)]
 struct Place {
     endpoint: usize,
+    service: ServiceId,
     network: usize,
 }
 
@@ -113,9 +114,10 @@ impl Topology {
             plan.endpoints.iter().enumerate().flat_map(|(at, e)| e.interfaces.iter().map(move |i| (at, i)))
         {
             let Some(network) = network_of(&interface.network) else { continue };
+            let service = self.intern(&plan.endpoints[endpoint].group);
             let addresses = std::iter::once(IpAddr::V4(interface.address));
             for address in addresses.chain(interface.address6.map(IpAddr::V6)) {
-                self.places.insert(address, Place { endpoint, network });
+                self.places.insert(address, Place { endpoint, service, network });
             }
         }
         for group in &plan.groups {
@@ -177,6 +179,17 @@ impl Topology {
     /// How many connections a service has open.
     pub(super) fn open(&self, service: ServiceId) -> usize {
         self.services[service.0].open
+    }
+
+    /// A container of the service has a connection to outside.
+    pub(super) fn went_out(&mut self, service: ServiceId) {
+        self.services[service.0].open += 1;
+    }
+
+    /// It has ended.
+    pub(super) fn came_back(&mut self, service: ServiceId) {
+        let open = &mut self.services[service.0].open;
+        *open = open.saturating_sub(1);
     }
 
     /// How many replicas may be tried after the first.
@@ -306,6 +319,15 @@ impl Topology {
         gateway || self.virtuals.get(&address).is_some_and(|(_, network)| *network == place.network)
     }
 
+    /// The gateway of the network that a container has this address on.
+    pub(super) fn gateway(&self, source: IpAddr) -> Option<IpAddr> {
+        let network = self.plan.networks.get(self.places.get(&source)?.network)?;
+        match source {
+            IpAddr::V4(_) => Some(IpAddr::V4(network.gateway)),
+            IpAddr::V6(_) => network.v6.map(|v6| IpAddr::V6(v6.gateway)),
+        }
+    }
+
     /// What it means that `source`, an address on a bridge, wants to reach `destination`.
     pub(super) fn way(&self, source: IpAddr, destination: SocketAddr, now: Instant) -> Way {
         let Some(place) = self.places.get(&source).copied() else { return Way::Nowhere };
@@ -327,7 +349,7 @@ impl Topology {
         let container = endpoint.service.clone();
         let names = || self.learned.names(&container, destination.ip(), now);
         if endpoint.egress.allows(destination, names()) {
-            return Way::World(container);
+            return Way::World(place.service);
         }
         let name = names().next().map(str::to_owned);
         Way::Forbidden(container, name)
@@ -349,7 +371,9 @@ fn is_link_local(address: IpAddr) -> bool {
 fn is_unreachable(address: IpAddr) -> bool {
     let special = match address {
         IpAddr::V4(address) => address.is_broadcast(),
-        IpAddr::V6(address) => address.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
+        // IPv4 by another name, which no packet should have (RFC 4291, section 2.5.5.2): it would lead past what is
+        // said here of IPv4.
+        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
     };
     special
         || address.is_loopback()
