@@ -99,6 +99,13 @@ impl Error {
         }
     }
 
+    /// Whether netd took nothing, or did not answer, for too long.
+    #[must_use]
+    pub fn is_netd_silent(&self) -> bool {
+        let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+        matches!(self, Self::System { source, .. } if kinds.contains(&source.kind()))
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

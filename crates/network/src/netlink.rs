@@ -172,16 +172,10 @@ impl Netlink {
                     // One of several of its kind that connections come to: none that they come from, or it would
                     // be preferred to the gateway's (RFC 6724, section 5, rule 3).
                     let mut deprecated = CacheInfo::default();
-                    deprecated.ifa_valid = u32::MAX;
+                    (deprecated.ifa_preferred, deprecated.ifa_valid) = (0, u32::MAX);
                     message.attributes.push(AddressAttribute::CacheInfo(deprecated));
                 }
             }
-        }
-        // One beside others is not to be taken for the source of what has none of its own: "deprecated" (RFC 6724).
-        if address.is_ipv6() && prefix == 128 {
-            let mut lifetime = CacheInfo::default();
-            (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
-            message.attributes.push(AddressAttribute::CacheInfo(lifetime));
         }
         self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewAddress(message))
     }

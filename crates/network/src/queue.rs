@@ -24,6 +24,7 @@ const COPIED: u32 = 128;
 const SUBSYSTEM: u16 = 3;
 const PACKET: u16 = SUBSYSTEM << 8;
 const VERDICT: u16 = SUBSYSTEM << 8 | 1;
+const VERDICT_BATCH: u16 = SUBSYSTEM << 8 | 3;
 const CONFIG: u16 = SUBSYSTEM << 8 | 2;
 const REQUEST: u16 = netlink_packet_core::NLM_F_REQUEST;
 const ACK: u16 = netlink_packet_core::NLM_F_ACK;
@@ -105,6 +106,14 @@ pub(crate) fn decide(queue: impl AsFd, packet: u32, verdict: Verdict) -> rustix:
     let header = [code.to_be_bytes(), packet.to_be_bytes()].concat();
     let attributes = Attributes::new().bytes(2, &header).be32(3, mark);
     rustix::net::send(queue, &message(VERDICT, 0, 0, &attributes), SendFlags::empty()).map(drop)
+}
+
+/// Forgets all packets that wait: whoever read of them before has not decided. The senders will try again.
+pub(crate) fn forget(queue: impl AsFd) -> rustix::io::Result<()> {
+    // All up to this number, which is as far from the first one's as numbers can be.
+    let header = [NF_DROP.to_be_bytes(), (u32::MAX / 2).to_be_bytes()].concat();
+    let attributes = Attributes::new().bytes(2, &header);
+    rustix::net::send(queue, &message(VERDICT_BATCH, 0, 0, &attributes), SendFlags::empty()).map(drop)
 }
 
 fn message(kind: u16, flags: u16, sequence: u32, attributes: &Attributes) -> Vec<u8> {

@@ -82,6 +82,21 @@ pub(crate) struct Netd {
 }
 
 impl Netd {
+    /// Whether it did as it was told. One that is gone did not; nor did one that is silent, which is ended. The loop
+    /// notices either, and the next one hears of everything.
+    pub(crate) fn did(&mut self, result: Result<(), network::Error>) -> Result<bool, RemoteError> {
+        match result {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_netd_gone() => Ok(false),
+            Err(error) if error.is_netd_silent() => {
+                eprintln!("warning: netd does not answer and is ended: {error}");
+                self.process.kill().context(|| "end netd".into())?;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Ends it and reaps it, also when it has ended already; returns how it ended, in words.
     pub(crate) fn end(mut self) -> io::Result<String> {
         self.process.kill()?;

@@ -118,6 +118,11 @@ impl Datagrams {
         }
     }
 
+    /// The socket of a listener.
+    pub(super) fn socket(&self, listener: Key) -> Option<&OwnedFd> {
+        self.listeners.get(listener).map(|listener| &listener.socket)
+    }
+
     /// Takes no more from it; its flows end.
     pub(super) fn close_listener(&mut self, world: &mut World, key: Key) {
         if let Some(listener) = self.listeners.remove(key) {
@@ -244,10 +249,11 @@ impl Datagrams {
     }
 
     fn make_room(&mut self, world: &mut World, sender: IpAddr) {
-        let own = self.senders.get(&sender).filter(|flows| flows.len() >= FLOWS_EACH);
+        let most = FLOWS.min(world.most);
+        let own = self.senders.get(&sender).filter(|flows| flows.len() >= FLOWS_EACH.min(most / 4));
         let oldest = own.and_then(|flows| flows.front().copied());
         let any = || self.deadlines.iter().map(|(_, key)| *key).find(|key| self.flows.get(*key).is_some());
-        let leaves = oldest.or_else(|| (self.flows.len() >= FLOWS).then(any).flatten());
+        let leaves = oldest.or_else(|| (self.flows.len() >= most).then(any).flatten());
         if let Some(key) = leaves {
             self.close(world, key);
         }
@@ -388,13 +394,27 @@ impl Datagrams {
             }
         }
         world.events.extend(flow.replica.and_then(|replica| world.topology.closed(replica)));
+        let flows = &self.flows;
+        while self.deadlines.pop_front_if(|(_, key)| flows.get(*key).is_none()).is_some() {}
     }
 
-    /// Ends the flows of a container that is gone or to be left alone.
-    pub(super) fn close_replica(&mut self, world: &mut World, gone: impl Fn(&World, Replica) -> bool) {
-        let flows = self.flows.iter().filter(|(_, flow)| flow.replica.is_some_and(|one| gone(world, one)));
+    /// Ends the flows to replicas that take no datagrams any more: what comes next goes to another.
+    pub(super) fn leave_replicas(&mut self, world: &mut World) {
+        let is_left = |flow: &Flow| {
+            flow.replica.is_some_and(|replica| !world.topology.serves(replica, flow.destination.ip()))
+        };
+        let flows = self.flows.iter().filter(|(_, flow)| is_left(flow));
         let keys: Vec<Key> = flows.map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.close(world, key));
+    }
+
+    /// Ends the flows that were begun from these addresses.
+    pub(super) fn leave_senders(&mut self, world: &mut World, senders: &[IpAddr]) {
+        for sender in senders {
+            for key in self.senders.get(sender).cloned().into_iter().flatten() {
+                self.close(world, key);
+            }
+        }
     }
 }
 

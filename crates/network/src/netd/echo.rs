@@ -21,12 +21,15 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::datagram::{address, errno};
 use super::event::{Token, World};
 use super::slab::{Key, Slab};
+use super::tally::Tally;
 use super::topology::Way;
 
 /// How long a program's requests to one address keep their socket after the last of them.
 const IDLE: Duration = Duration::from_secs(30);
 /// Pinging programs at a time.
 const FLOWS: usize = 256;
+/// Of these, what one container may have.
+const FLOWS_EACH: usize = 64;
 /// Messages of one socket before others get their turn.
 const TURNS: usize = 64;
 /// Length of an echo message's header.
@@ -53,6 +56,8 @@ pub(super) struct Echo {
     v6: Option<OwnedFd>,
     flows: Slab<Flow>,
     by_label: HashMap<Label, Key>,
+    /// How many flows each container has.
+    open: Tally<IpAddr>,
     deadlines: VecDeque<(Instant, Key)>,
     buffer: Vec<u8>,
 }
@@ -64,6 +69,7 @@ impl Echo {
             v6: None,
             flows: Slab::new(),
             by_label: HashMap::new(),
+            open: Tally::default(),
             deadlines: VecDeque::new(),
             // Zeroed memory that is never touched takes no room.
             buffer: vec![0; 1 << 16],
@@ -91,12 +97,17 @@ impl Echo {
         while let Some((_, key)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
             let Some(flow) = self.flows.get(key) else { continue };
             if flow.deadline <= now {
-                self.by_label.remove(&flow.label);
-                self.flows.remove(key);
+                self.close(key);
             } else {
                 self.deadlines.push_back((now + IDLE, key));
             }
         }
+    }
+
+    fn close(&mut self, key: Key) {
+        let Some(flow) = self.flows.remove(key) else { return };
+        self.by_label.remove(&flow.label);
+        self.open.take(&flow.label.0);
     }
 
     /// Messages have come from containers.
@@ -160,9 +171,12 @@ impl Echo {
     }
 
     fn open(&mut self, world: &World, label: Label, now: Instant) -> Option<Key> {
-        if self.flows.len() >= FLOWS {
-            let oldest = self.deadlines.iter().map(|(_, key)| *key).find_map(|key| self.flows.remove(key));
-            oldest.and_then(|flow| self.by_label.remove(&flow.label));
+        let has_many = self.open.of(&label.0) >= FLOWS_EACH;
+        if has_many || self.flows.len() >= FLOWS {
+            let may_go = |flow: &Flow| !has_many || flow.label.0 == label.0;
+            let mut keys = self.deadlines.iter().map(|(_, key)| *key);
+            let oldest = keys.find(|key| self.flows.get(*key).is_some_and(may_go));
+            oldest.into_iter().for_each(|key| self.close(key));
         }
         if self.deadlines.len() > 2 * FLOWS {
             // Of flows that had to leave early.
@@ -186,6 +200,7 @@ impl Echo {
             return None;
         }
         self.by_label.insert(label, key);
+        self.open.add(label.0);
         self.deadlines.push_back((now + IDLE, key));
         Some(key)
     }

@@ -31,7 +31,7 @@ const REST: Duration = Duration::from_millis(100);
 /// Connections accepted from one listener before others get their turn.
 const ACCEPTS: usize = 64;
 
-/// Events that wait for the supervisor; of refusals, further ones are dropped.
+/// Messages that wait for the supervisor; of refusals, further ones are dropped.
 const EVENTS: usize = 1024;
 /// Refusals that are told in a second.
 const REFUSALS: u32 = 64;
@@ -139,7 +139,7 @@ pub(super) struct World {
     /// What the supervisor is to be told.
     pub(super) events: Vec<Event>,
     /// Connections at a time.
-    most: usize,
+    pub(super) most: usize,
     /// Connections of one service at a time: it may not keep all others from theirs.
     pub(super) most_each: usize,
     /// The second in which refusals are counted, and how many there were.
@@ -197,8 +197,8 @@ struct Netd {
     resolver: Resolver,
     /// A configuration whose descriptors have not all come.
     incoming: Option<Incoming>,
-    /// Events that the supervisor has not taken yet.
-    outgoing: VecDeque<Event>,
+    /// What the supervisor has not taken yet.
+    outgoing: VecDeque<Reply>,
 }
 
 struct Incoming {
@@ -275,11 +275,13 @@ impl Netd {
                 if !self.handle(Token::decode(data.u64()), flags)? {
                     return Ok(());
                 }
+                // Who has been told an address may connect there while other events are handled.
+                self.learn();
             }
             if self.next_deadline().is_some() {
                 self.expire(Instant::now());
+                self.learn();
             }
-            self.learn();
             self.tell();
         }
     }
@@ -484,12 +486,11 @@ impl Netd {
         for event in self.world.events.drain(..) {
             let expendable = matches!(event, Event::Refused { .. } | Event::Ftp { .. });
             if self.outgoing.len() < EVENTS || !expendable {
-                self.outgoing.push_back(event);
+                self.outgoing.push_back(Reply::Event(event));
             }
         }
-        while let Some(event) = self.outgoing.front() {
-            let message = encode(&Reply::Event(event.clone()));
-            match message.and_then(|message| self.supervisor.send(&message, &[])) {
+        while let Some(reply) = self.outgoing.front() {
+            match encode(reply).and_then(|message| self.supervisor.send(&message, &[])) {
                 Ok(()) => drop(self.outgoing.pop_front()),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     self.resting.get_or_insert_with(|| Instant::now() + REST);
@@ -528,6 +529,7 @@ impl Netd {
             Request::States(states) => {
                 self.resolver.change_states(states.clone());
                 self.world.topology.set_states(states, Instant::now(), &mut self.world.events);
+                self.datagrams.leave_replicas(&mut self.world);
                 self.proxy.retry_held(&mut self.world);
                 return Ok(());
             }
@@ -538,8 +540,9 @@ impl Netd {
             Ok(()) => Reply::Configured,
             Err(reason) => Reply::Refused(reason),
         };
-        let reply = encode(&reply).doing(|| "encode reply")?;
-        self.supervisor.send(&reply, &[]).doing(|| "answer the supervisor")
+        // A supervisor that was busy for a while may have no room for it now: it waits in line.
+        self.outgoing.push_back(reply);
+        Ok(())
     }
 
     /// Checks everything first, then changes over; on refusal the old configuration stays in force.
@@ -574,7 +577,7 @@ impl Netd {
         }
         let Configuration { plan, published, inward: inward_to, resolvers, states } = *configuration;
         self.resolver.set_states(states.clone());
-        self.world.topology.configure(plan.clone(), states, &mut self.world.events);
+        let changed = self.world.topology.configure(plan.clone(), states, &mut self.world.events);
         self.change_listeners(&published, fresh)?;
         if !intercepted.is_empty() {
             self.intercept(intercepted).map_err(|error| format!("watch what is intercepted: {error}"))?;
@@ -582,7 +585,8 @@ impl Netd {
         self.listen_inside(inward.into_iter().zip(inward_to.iter().map(|one| one.target)))
             .map_err(|error| format!("watch a container's port: {error}"))?;
         let world = &mut self.world;
-        self.datagrams.close_replica(world, |world, replica| world.topology.container(replica).is_none());
+        self.datagrams.leave_senders(world, &changed);
+        self.datagrams.leave_replicas(world);
         self.resolver.configure(&world.poll, plan, resolvers, names)?;
         self.proxy.retry_held(world);
         Ok(())
@@ -598,11 +602,26 @@ impl Netd {
             || self.udp.iter().any(|(_, one)| same_port(one, published))
     }
 
+    /// Whether a published port has this very socket.
+    fn listens_with(&self, published: &Published, socket: &OwnedFd) -> bool {
+        let tcp = self.listeners.iter().filter_map(|(_, listener)| match &listener.kind {
+            ListenerKind::Published(other) => Some((other, &listener.socket)),
+            ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
+        });
+        let udp = self.udp.iter().filter_map(|(key, one)| Some((one, self.datagrams.socket(*key)?)));
+        let mut own = tcp.chain(udp).filter(|(one, _)| same_port(one, published));
+        own.any(|(_, own)| crate::direct::is_same(own.as_fd(), socket.as_fd()))
+    }
+
     fn change_listeners(
         &mut self,
         published: &[Published],
-        fresh: Vec<(usize, OwnedFd)>,
+        mut fresh: Vec<(usize, OwnedFd)>,
     ) -> Result<(), String> {
+        // Those that are there already stay, with their flows.
+        fresh.retain(|(index, socket)| {
+            !published.get(*index).is_some_and(|one| self.listens_with(one, socket))
+        });
         let replaced: BTreeSet<usize> = fresh.iter().map(|(index, _)| *index).collect();
         let stays = |other: &Published| {
             let mut kept = published.iter().enumerate().filter(|(index, _)| !replaced.contains(index));

@@ -2,7 +2,7 @@
 //! have been. So a container's `connect` fails as it would without us, and at once where its policy does not allow it.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,14 @@ use rustix::net::sockopt;
 use super::event::{Token, World};
 use super::proxy::{FAR_PATIENCE, outside};
 use super::slab::{Key, Slab};
+use super::tally::Tally;
 use super::topology::{ServiceId, Way};
 use crate::queue::{self, Verdict, Waiting};
 
-/// Connections under way; what comes then is tried again by its sender a second later.
-const UNDER_WAY: usize = 4096;
+/// Connections under way and not claimed yet; what comes then is tried again by its sender a second later.
+const OPEN: usize = 4096;
+/// Of these, what one container may have.
+const OPEN_EACH: usize = 1024;
 /// How long one that has been made waits for the container's to arrive: a moment, unless the container is gone.
 const CLAIMED: Duration = Duration::from_secs(5);
 /// Packets before others get their turn.
@@ -49,6 +52,8 @@ pub(super) struct Knocks {
     by_pair: HashMap<Pair, Key>,
     /// Made, and not claimed yet.
     made: HashMap<Pair, Made>,
+    /// How many of both each container has.
+    open: Tally<IpAddr>,
     deadlines: VecDeque<(Instant, Key)>,
     claims: VecDeque<(Instant, Pair)>,
 }
@@ -57,6 +62,8 @@ impl Knocks {
     /// Takes the queue in which new connections wait.
     pub(super) fn listen(&mut self, world: &World, queue: OwnedFd) -> rustix::io::Result<()> {
         world.poll.add(&queue, Token::Knock, EventFlags::IN)?;
+        // Of a netd that was there before: what it has read nobody else would ever decide about.
+        queue::forget(&queue)?;
         if let Some(old) = self.queue.replace(queue) {
             world.poll.delete(&old);
         }
@@ -88,8 +95,17 @@ impl Knocks {
         to: SocketAddr,
     ) -> Option<(OwnedFd, ServiceId)> {
         let Made { socket, service, .. } = self.made.remove(&(from, to))?;
+        self.open.take(&from.ip());
         world.topology.came_back(service);
+        let made = &self.made;
+        while self.claims.pop_front_if(|(_, pair)| !made.contains_key(pair)).is_some() {}
         Some((socket, service))
+    }
+
+    /// Whether there is room for one more of a container.
+    fn has_room(&self, world: &World, container: IpAddr) -> bool {
+        let most = OPEN.min(world.most / 2);
+        self.under_way.len() + self.made.len() < most && self.open.of(&container) < OPEN_EACH.min(most / 4)
     }
 
     /// Containers want to connect.
@@ -116,6 +132,10 @@ impl Knocks {
             let old = std::mem::replace(&mut knock.packet, packet);
             return self.decide(old, Verdict::Forgotten);
         }
+        if self.made.contains_key(&pair) {
+            // Sent again, because our answer was lost.
+            return self.decide(packet, Verdict::Arrives);
+        }
         let now = Instant::now();
         if world.ftp.is_expected(from.ip(), to) {
             return self.decide(packet, Verdict::Arrives);
@@ -127,12 +147,12 @@ impl Knocks {
                 world.refuse(container, to, name, "tcp", now);
                 self.decide(packet, Verdict::Prohibited);
             }
-            Way::World(_) if self.under_way.len() >= UNDER_WAY => self.decide(packet, Verdict::Forgotten),
             Way::World(service) if world.topology.open(service) >= world.most_each => {
                 tracing::debug!(service = world.topology.name(service), "has too many connections");
                 self.decide(packet, Verdict::Refused);
             }
-            Way::World(service) => self.call(world, waiting, service, now),
+            Way::World(service) if self.has_room(world, from.ip()) => self.call(world, waiting, service, now),
+            Way::World(_) => self.decide(packet, Verdict::Forgotten),
         }
     }
 
@@ -152,6 +172,7 @@ impl Knocks {
         };
         let key = self.under_way.insert(Knock { pair: (from, to), packet, socket, service });
         self.by_pair.insert((from, to), key);
+        self.open.add(from.ip());
         world.topology.went_out(service);
         let Some(knock) = self.under_way.get(key) else { return };
         match begun.and_then(|()| world.poll.add(&knock.socket, Token::Called(key), EventFlags::OUT)) {
@@ -179,10 +200,10 @@ impl Knocks {
         self.by_pair.remove(&pair);
         if verdict == Verdict::Arrives {
             let until = Instant::now() + CLAIMED;
-            let old = self.made.insert(pair, Made { socket, service, until });
-            old.into_iter().for_each(|old| world.topology.came_back(old.service));
+            self.made.insert(pair, Made { socket, service, until });
             self.claims.push_back((until, pair));
         } else {
+            self.open.take(&pair.0.ip());
             world.topology.came_back(service);
         }
         self.decide(packet, verdict);

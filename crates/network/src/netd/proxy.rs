@@ -143,9 +143,9 @@ impl Proxy {
         }
     }
 
-    /// How many connections there are.
+    /// How many connections there are, those included that are almost over.
     pub(super) fn len(&self) -> usize {
-        self.connections.len()
+        self.connections.len() + self.lingering.len()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -305,7 +305,9 @@ impl Proxy {
                 }
                 waits
             });
-            self.look = (!self.lingering.is_empty()).then_some(now + LOOK);
+            // Looking at many takes its time, and nobody waits for it.
+            let pause = LOOK * (1 + self.lingering.len() as u32 / 64);
+            self.look = (!self.lingering.is_empty()).then_some(now + pause);
         }
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;

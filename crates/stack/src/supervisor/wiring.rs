@@ -163,11 +163,8 @@ impl Wiring {
         };
         netd.intercepts = self.intercepted.is_some();
         let sent = netd.client.configure(&configuration, &with);
-        match sent.and_then(|()| netd.client.confirmed(Instant::now() + DEADLINE)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_netd_gone() => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        let confirmed = sent.and_then(|()| netd.client.confirmed(Instant::now() + DEADLINE));
+        netd.did(confirmed)
     }
 
     /// Has something listen on direct ports inside, where their containers do not: others of the stack connect to the
@@ -212,11 +209,9 @@ impl Wiring {
         let news = states.iter().filter(is_news).map(|(name, state)| (name.clone(), *state));
         let news: BTreeMap<String, State> = news.collect();
         self.states = states;
-        let Some(netd) = self.netd.running().filter(|_| !news.is_empty()) else { return Ok(()) };
-        match netd.client.states(&news) {
-            Err(error) if !error.is_netd_gone() => Err(error.into()),
-            _ => Ok(()),
-        }
+        let Some(netd) = self.netd.running_mut().filter(|_| !news.is_empty()) else { return Ok(()) };
+        let told = netd.client.states(&news);
+        netd.did(told).map(drop)
     }
 
     /// The next thing that netd tells, if there is one by now; an error when netd is gone.
