@@ -187,6 +187,17 @@ impl Stand {
         stand
     }
 
+    /// These files: names and texts.
+    pub(crate) fn of_files(name: &str, files: &[(&str, &str)]) -> Self {
+        let stand = Self::empty(name);
+        for (name, text) in files {
+            let file = stand.directory.join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+        stand
+    }
+
     /// Copies a stack file, with another name than the user may have used in the same data directory, and with
     /// an address of its own.
     fn adapt(&self, file: &Path) {

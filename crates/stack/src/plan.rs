@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use container::landlock::Landlock;
 use serde::{Deserialize, Serialize};
 
+pub use network::egress::Policy;
+pub use network::plan::{Mode, Protocol, PublishedPort};
+
 /// A whole stack, resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -82,7 +85,7 @@ pub struct Service {
     /// Size of `/dev/shm` in bytes.
     pub shm_size: u64,
     /// Published ports, ranges expanded.
-    pub ports: Vec<network::plan::PublishedPort>,
+    pub ports: Vec<PublishedPort>,
     /// How many containers run it (`replicas`, `deploy.replicas`, `scale`); 0 is none.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub replicas: u16,

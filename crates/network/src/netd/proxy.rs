@@ -171,7 +171,7 @@ impl Proxy {
         }
     }
 
-    /// Takes a new connection whose other end is connected already.
+    /// Takes a new connection of a service's container whose other end is connected, and counted, already.
     pub(super) fn joined(
         &mut self,
         world: &mut World,

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use container::cgroup::{self, Controller, Delegation, Reason};
 use container::idmap::IdMap;
+use network::link::Namespaces;
 use network::plan::{Attachment, EndpointRequest, NetworkRequest};
+use network::shape::Shape;
 use rustix::mount::MountFlags;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 use serde::{Deserialize, Serialize};
 use sys::channel::Channel;
 use sys::process::namespace;
@@ -23,8 +24,8 @@ use crate::remote::{self, RemoteError};
 
 /// How long the attempts may take.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How long the kernel may take to answer a message.
-const NETLINK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Name of the network and of its one service.
+const PROBE: &str = "doctor";
 
 /// What came of it.
 #[derive(Debug, Clone)]
@@ -43,10 +44,23 @@ pub(super) struct Trials {
     pub(super) overlay: Result<(), String>,
     /// A bridge, and a network namespace that is linked to it.
     pub(super) links: Result<(), String>,
-    /// A table of packet rules.
-    pub(super) nftables: Result<(), String>,
+    /// What else networks need; `None` without links to try it with.
+    pub(super) packets: Option<Packets>,
     /// Files of the current directory with mapped owners, as root only.
     pub(super) idmap: Option<Result<(), String>>,
+}
+
+/// What was tried with packets; errors in words.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Packets {
+    /// The rules that bring what leaves a network to netd, and their routes.
+    pub(super) nftables: Result<(), String>,
+    /// New connections wait in a queue until netd knows whether the other end is there.
+    pub(super) queue: bool,
+    /// Rules of a bridge.
+    pub(super) partition: Result<(), String>,
+    /// A link that delays.
+    pub(super) netem: Result<(), String>,
 }
 
 /// Makes a user namespace with the id map, as a stack's would be, and tries what a stack does in it.
@@ -62,11 +76,14 @@ fn attempt(paths: &Paths) -> Result<Attempt, RemoteError> {
     let here = fs::File::open(existing(&paths.data)).or_else(|_| fs::File::open("/"))?;
     let namespaces = namespace::MOUNT | namespace::PID | namespace::NETWORK;
     let spawned = container::userns::spawn(&map, namespaces, here.as_fd(), |channel| {
-        let links = links().map_err(|error| error.to_string());
-        let nftables = table().map_err(|error| error.to_string());
+        let linked = links().map_err(|error| error.to_string());
+        let (links, packets) = match linked {
+            Ok(mut namespaces) => (Ok(()), Some(packets(&mut namespaces))),
+            Err(error) => (Err(error), None),
+        };
         // Last, because it covers /tmp.
         let overlay = overlay().map_err(|(step, error)| format!("{step}: {error}"));
-        let trials = Trials { overlay, links, nftables, idmap: None };
+        let trials = Trials { overlay, links, packets, idmap: None };
         remote::send(&channel, &trials, &[]).map_or(1, |()| 0)
     });
     let (child, channel) = match spawned {
@@ -132,8 +149,8 @@ pub(super) fn scope() -> Result<Found, RemoteError> {
 }
 
 /// A network with one service, as a stack has it, in the child's own network namespace.
-fn links() -> Result<(), RemoteError> {
-    let name = "doctor".to_owned();
+fn links() -> Result<Namespaces, RemoteError> {
+    let name = PROBE.to_owned();
     let attachment = Attachment { network: name.clone(), ..Attachment::default() };
     let endpoint = EndpointRequest {
         service: name.clone(),
@@ -142,75 +159,23 @@ fn links() -> Result<(), RemoteError> {
     };
     let network = NetworkRequest { name, ..NetworkRequest::default() };
     let plan = network::plan::allocate(&[network], &[endpoint], &[])?;
-    network::link::wire(&plan)?;
-    Ok(())
+    let mut namespaces = Namespaces::open()?;
+    namespaces.apply(&plan)?;
+    Ok(namespaces)
 }
 
-/// A table of nftables in the child's own network namespace, in one transaction (`linux/netfilter/nfnetlink.h`).
-fn table() -> io::Result<()> {
-    let flags = SocketFlags::CLOEXEC;
-    let socket =
-        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::NETFILTER))?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(NETLINK_TIMEOUT))?;
-    rustix::net::send(&socket, &transaction(), SendFlags::empty())?;
-    let mut answer = [0u8; 4096];
-    let (length, _) = rustix::net::recv(&socket, &mut answer[..], RecvFlags::empty())?;
-    match status(answer.get(..length).unwrap_or_default()) {
-        Some(0) => Ok(()),
-        Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-        None => Err(io::ErrorKind::InvalidData.into()),
+/// What the rest of a stack's network needs of the kernel, tried with a service that is linked already.
+fn packets(namespaces: &mut Namespaces) -> Packets {
+    let words = |error: network::Error| RemoteError::from(error).to_string();
+    let intercepted = namespaces.intercept().map_err(words);
+    let queue = intercepted.as_ref().is_ok_and(|sockets| sockets.connections.is_some());
+    let delay = Shape { delay: Some(Duration::from_millis(1)), ..Shape::default() };
+    Packets {
+        nftables: intercepted.map(drop),
+        queue,
+        partition: namespaces.partition(PROBE, &[]).map_err(words),
+        netem: namespaces.shape(PROBE, &delay).map_err(words),
     }
-}
-
-/// `NLM_F_REQUEST`, `NLM_F_ACK`, `NLM_F_CREATE` of netlink(7).
-const REQUEST: u16 = 0x1;
-const ACKNOWLEDGE: u16 = 0x4;
-const CREATE: u16 = 0x400;
-/// `NLMSG_ERROR` of netlink(7), which an acknowledgement is too.
-const ERROR: u16 = 2;
-/// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
-const BEGIN: u16 = 0x10;
-const END: u16 = 0x11;
-/// `NFNL_SUBSYS_NFTABLES`; the upper half of a message's type. The lower half 0 is `NFT_MSG_NEWTABLE`.
-const NFTABLES: u16 = 10;
-/// `NFPROTO_INET`.
-const INET: u8 = 1;
-/// `NFTA_TABLE_NAME`.
-const TABLE_NAME: u16 = 1;
-
-/// Begin, a new table, end.
-fn transaction() -> Vec<u8> {
-    let mut bytes = message(BEGIN, REQUEST, 1, 0, NFTABLES, &[]);
-    // Length, type, a name with its zero.
-    let name = b"doctor\0\0";
-    let mut attribute = (4 + 7u16).to_ne_bytes().to_vec();
-    attribute.extend(TABLE_NAME.to_ne_bytes());
-    attribute.extend(name);
-    bytes.extend(message(NFTABLES << 8, REQUEST | ACKNOWLEDGE | CREATE, 2, INET, 0, &attribute));
-    bytes.extend(message(END, REQUEST, 3, 0, NFTABLES, &[]));
-    bytes
-}
-
-/// A netlink message with nfnetlink's header.
-fn message(kind: u16, flags: u16, sequence: u32, family: u8, resource: u16, body: &[u8]) -> Vec<u8> {
-    let mut bytes = (20 + body.len() as u32).to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend(sequence.to_ne_bytes());
-    // To the kernel.
-    bytes.extend(0u32.to_ne_bytes());
-    // Version 0.
-    bytes.extend([family, 0]);
-    bytes.extend(resource.to_be_bytes());
-    bytes.extend(body);
-    bytes
-}
-
-/// The error number in an acknowledgement; 0 is success.
-fn status(answer: &[u8]) -> Option<i32> {
-    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
-    let negative = i32::from_ne_bytes(answer.get(16..20)?.try_into().ok()?);
-    (kind == ERROR).then_some(negative.checked_neg()?)
 }
 
 /// Mounts an overlay on a tmpfs, in the child's own mount namespace, and writes through it.
@@ -234,38 +199,4 @@ fn overlay() -> Result<(), (&'static str, io::Error)> {
 fn idmap(pid: i32) -> io::Result<()> {
     let namespace = OwnedFd::from(fs::File::open(format!("/proc/{pid}/ns/user"))?);
     sys::mount::idmapped_tree(Path::new("."), &namespace).map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_whole() {
-        let bytes = transaction();
-        let mut rest = bytes.as_slice();
-        let mut kinds = Vec::new();
-        while !rest.is_empty() {
-            let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
-            assert!(length.is_multiple_of(4) && length <= rest.len());
-            kinds.push(u16::from_ne_bytes(rest[4..6].try_into().unwrap()));
-            rest = &rest[length..];
-        }
-        assert_eq!(kinds, [0x10, 0x0a00, 0x11]);
-    }
-
-    #[test]
-    fn answers_of_the_kernel() {
-        let answer = |kind: u16, errno: i32| {
-            let mut bytes = message(kind, 0, 2, 0, 0, &[]);
-            bytes.truncate(16);
-            bytes.extend(errno.to_ne_bytes());
-            bytes
-        };
-        assert_eq!(status(&answer(ERROR, 0)), Some(0));
-        assert_eq!(status(&answer(ERROR, -1)), Some(1));
-        assert_eq!(status(&answer(3, 0)), None);
-        assert_eq!(status(&answer(ERROR, i32::MIN)), None);
-        assert_eq!(status(&[]), None);
-    }
 }

@@ -34,6 +34,8 @@ pub(super) struct Facts {
     pub(super) session: Session,
     /// `net.ipv4.ip_unprivileged_port_start`.
     pub(super) first_port: u64,
+    /// The user may send echo requests.
+    pub(super) may_ping: bool,
     pub(super) data: DataDirectory,
     pub(super) runtime: RuntimeDirectory,
     /// Where the program is that makes Debian base images.
@@ -197,6 +199,7 @@ impl Facts {
             user,
             // ip(7): the kernel's default where the file is absent.
             first_port: number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024),
+            may_ping: may_ping(&text("/proc/sys/net/ipv4/ping_group_range"), &groups()),
             data: data_directory(&paths.data),
             runtime: runtime_directory(&paths.runtime, uid.as_raw()),
             mmdebstrap: find("mmdebstrap"),
@@ -340,6 +343,19 @@ fn session(user: &str) -> Session {
     }
 }
 
+fn groups() -> Vec<u32> {
+    let mut groups = rustix::process::getgroups().unwrap_or_default();
+    groups.push(rustix::process::getegid());
+    groups.into_iter().map(rustix::process::Gid::as_raw).collect()
+}
+
+/// Whether one of the groups is in `net.ipv4.ping_group_range`: the first and the last group (icmp(7)).
+fn may_ping(range: &str, groups: &[u32]) -> bool {
+    let mut ends = range.split_whitespace().map(str::parse::<u32>);
+    let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else { return false };
+    groups.iter().any(|group| (first..=last).contains(group))
+}
+
 /// The nearest directory that is there: the data directory may not have been made yet.
 pub(super) fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
@@ -378,6 +394,15 @@ mod tests {
     fn the_nearest_directory_that_exists() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(existing(&directory.path().join("a/b/c")), directory.path());
+    }
+
+    #[test]
+    fn who_may_ping() {
+        assert!(may_ping("0\t2147483647\n", &[1000]));
+        assert!(may_ping("27\t27\n", &[1000, 27]));
+        // The kernel's default: nobody.
+        assert!(!may_ping("1\t0\n", &[0, 1]));
+        assert!(!may_ping("", &[0]));
     }
 
     #[test]

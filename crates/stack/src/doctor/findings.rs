@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use container::cgroup::{Controller, Reason};
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Packets};
 use super::facts::{Facts, Helper, Layout, RuntimeState};
 use super::{Check, Status};
 
@@ -91,6 +91,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
     if !facts.root {
         checks.extend(session(facts));
         checks.push(low_ports(facts));
+        checks.push(ping(facts));
     }
     checks.extend(data_directory(facts));
     checks.push(room(facts));
@@ -301,20 +302,10 @@ fn attempt(attempt: &Attempt) -> Vec<Check> {
             "networks",
             format!("cannot be made: {error}"),
             "only services with `network_mode: none` can run",
-            "echo 'bridge veth' | tr ' ' '\\n' | sudo tee /etc/modules-load.d/inception-run.conf && \
-             sudo modprobe -a bridge veth",
+            modules(&["bridge", "veth"]),
         ),
     });
-    checks.push(match &trials.nftables {
-        Ok(()) => Check::ok("nftables", "rules can be made in a network namespace"),
-        Err(error) => Check::warning(
-            "nftables",
-            format!("no rules can be made in a network namespace: {error}"),
-            "the traffic of a stack's networks cannot be filtered or redirected; published ports and services \
-             among each other do without",
-            "echo nf_tables | sudo tee /etc/modules-load.d/nf_tables.conf && sudo modprobe nf_tables",
-        ),
-    });
+    checks.extend(trials.packets.as_ref().map(packets).unwrap_or_default());
     checks.extend(trials.idmap.as_ref().map(|idmap| match idmap {
         Ok(()) => Check::ok("idmapped mounts", "the file system of this directory has them"),
         Err(error) => Check::warning(
@@ -325,6 +316,58 @@ fn attempt(attempt: &Attempt) -> Vec<Check> {
         ),
     }));
     checks
+}
+
+/// What a stack's networks need beside links.
+fn packets(packets: &Packets) -> Vec<Check> {
+    let Packets { nftables, queue, partition, netem } = packets;
+    let name = "nftables";
+    let mut checks = Vec::new();
+    checks.push(match nftables {
+        Ok(()) => Check::ok(name, "transparent proxies can be made in a network namespace (tproxy, socket, fib)"),
+        Err(error) => Check::warning(
+            name,
+            format!("no transparent proxies can be made in a network namespace: {error}"),
+            "services reach nothing outside of their networks, and addresses that replicas share do not answer; \
+             published ports and services among each other do without",
+            modules(&["nf_tables", "nft_tproxy", "nft_socket", "nft_fib_inet", "nft_reject_inet"]),
+        ),
+    });
+    if nftables.is_ok() && !queue {
+        checks.push(Check::warning(
+            "nftables queue",
+            "new connections cannot be made to wait in a queue",
+            "what a service connects to outside accepts at once, and is closed again if nobody is there",
+            modules(&["nfnetlink_queue", "nft_queue"]),
+        ));
+    }
+    if let Err(error) = partition {
+        checks.push(Check::warning(
+            "nftables of bridges",
+            format!("no rules can be made: {error}"),
+            "`net partition` is refused",
+            modules(&["nf_tables"]),
+        ));
+    }
+    checks.push(match netem {
+        Ok(()) => Check::ok("netem", "links can be slow and lossy on purpose"),
+        Err(error) => Check::warning(
+            "netem",
+            format!("links cannot be made slow and lossy: {error}"),
+            "`net delay` and `net loss` are refused",
+            modules(&["sch_netem"]),
+        ),
+    });
+    checks
+}
+
+/// Loads modules of the kernel, now and when it starts.
+fn modules(names: &[&str]) -> String {
+    let names = names.join(" ");
+    format!(
+        "sudo modprobe -a {names} && echo {names} | tr ' ' '\\n' | sudo tee -a \
+         /etc/modules-load.d/inception-run.conf"
+    )
 }
 
 fn seccomp(facts: &Facts) -> Check {
@@ -456,6 +499,19 @@ fn low_ports(facts: &Facts) -> Check {
             "publish higher ones (8443:443), or: {}",
             persistent(&format!("net.ipv4.ip_unprivileged_port_start = {LOWEST_PORT}"))
         ),
+    )
+}
+
+fn ping(facts: &Facts) -> Check {
+    let name = "ping";
+    if facts.may_ping {
+        return Check::ok(name, "an ordinary user may send echo requests");
+    }
+    Check::warning(
+        name,
+        "none of your groups is in net.ipv4.ping_group_range",
+        "a `ping` from a service to the outside is not answered",
+        persistent("net.ipv4.ping_group_range = 0 2147483647"),
     )
 }
 

@@ -1,6 +1,6 @@
 //! Findings for hosts that this one is not.
 
-use super::super::attempt::Trials;
+use super::super::attempt::{Packets, Trials};
 use super::super::facts::{
     Calls, Cgroups, DataDirectory, Ids, Installed, Refusal, RuntimeDirectory, Session, Switches,
 };
@@ -32,7 +32,7 @@ fn good() -> Facts {
         attempt: Some(Attempt::Made(Trials {
             overlay: Ok(()),
             links: Ok(()),
-            nftables: Ok(()),
+            packets: Some(Packets { nftables: Ok(()), queue: true, partition: Ok(()), netem: Ok(()) }),
             idmap: None,
         })),
         calls: Calls {
@@ -52,6 +52,7 @@ fn good() -> Facts {
         },
         session: Session { systemd: true, runtime: Some("/run/user/1000".into()), bus: true, linger: true },
         first_port: 21,
+        may_ping: true,
         data: DataDirectory {
             path: "/home/me/.local/share/inception-run".into(),
             existing: "/home/me".into(),
@@ -145,12 +146,19 @@ fn trials(facts: &mut Facts) -> &mut Trials {
     }
 }
 
+fn packets(facts: &mut Facts) -> &mut Packets {
+    trials(facts).packets.as_mut().unwrap()
+}
+
 #[test]
 fn what_costs_something() {
     let costs = |name: &str, fix: &str, change: fn(&mut Facts)| only(name, Status::Warning, fix, change);
     costs("subordinate ids", "usermod", |f| f.ids = Ok(Ids { count: 1000, first: 1 }));
     costs("networks", "modprobe", |f| trials(f).links = Err("not supported".into()));
-    costs("nftables", "nf_tables", |f| trials(f).nftables = Err("not supported".into()));
+    costs("nftables", "nft_tproxy", |f| packets(f).nftables = Err("not supported".into()));
+    costs("nftables queue", "nft_queue", |f| packets(f).queue = false);
+    costs("nftables of bridges", "nf_tables", |f| packets(f).partition = Err("not supported".into()));
+    costs("netem", "sch_netem", |f| packets(f).netem = Err("not found".into()));
     costs("idmapped mounts", "ext4", |f| trials(f).idmap = Some(Err("invalid".into())));
     costs("system calls", "around", |f| f.calls.clone3 = false);
     costs("seccomp", "standard kernel", |f| f.calls.seccomp = "errno allow".into());
@@ -159,6 +167,7 @@ fn what_costs_something() {
     costs("session", "dbus-user-session", |f| f.session.bus = false);
     costs("linger", "loginctl enable-linger me", |f| f.session.linger = false);
     costs("low ports", "ip_unprivileged_port_start = 21", |f| f.first_port = 1024);
+    costs("ping", "net.ipv4.ping_group_range = 0 2147483647", |f| f.may_ping = false);
     costs("disk space", "larger/disk", |f| f.data.free = 1 << 30);
     costs("inodes", "larger/disk", |f| f.data.free_inodes = Some(50_000));
     costs("Debian base images", "mmdebstrap", |f| f.mmdebstrap = None);

@@ -1,0 +1,164 @@
+#!/bin/bash
+# network-body.sh USER : runs as root; the stack is that user's, and the outside of it is ours: an address of the machine
+# (`vm`), and a client in a network namespace.
+# shellcheck source=tests/vm/expect.sh disable=SC2016
+. "$(dirname "$0")/expect.sh"
+ask=$(dirname "$0")/ask
+user=$1
+
+readonly VM=198.51.100.1 CLIENT=198.51.100.9 VM6=2001:db8:1::1 CLIENT6=2001:db8:1::9
+work=$(mktemp -d /tmp/network.XXXXXX)
+cd "$work" || die "no $work"
+export INCEPTION_DATA_DIR=$work/d INCEPTION_RUNTIME_DIR=$work/r
+server=
+# shellcheck disable=SC2317 # called by the trap
+end() {
+	run down -v >/dev/null 2>&1
+	[ -z "$server" ] || kill "$server"
+	ip netns delete client
+	cd / && rm -rf "$work"
+}
+trap end EXIT
+
+# run ARGUMENT... : inception-run, as the user.
+run() { setpriv --reuid "$user" --regid "$user" --init-groups env HOME="$work" inception-run "$@"; }
+# from SERVICE ARGUMENT... / outside ARGUMENT... : asks from a service, or as the client.
+from() { run exec "$1" /bin/ask "${@:2}" 2>&1; }
+outside() { ip netns exec client "$ask" "$@" 2>&1; }
+modules() { cut -d' ' -f1 /proc/modules | sort; }
+
+modules >modules.before
+ip netns add client
+ip link add outside type veth peer name eth0 netns client
+for end in "$VM $VM6 outside" "$CLIENT $CLIENT6 eth0 -n client"; do
+	read -r four six link where <<<"$end"
+	# shellcheck disable=SC2086 # two words or none
+	for address in "$four/24" "$six/64 nodad"; do ip $where address add $address dev "$link"; done
+	# shellcheck disable=SC2086
+	ip $where link set "$link" up
+done
+hostname vm
+# As systemd has it.
+echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range
+"$ask" serve 7000 7001 &
+server=$!
+
+# A root file system of busybox, and perl for `ask`.
+mkdir -p rootfs/{bin,dev,etc,proc,sys,tmp,lib64}
+cp /bin/busybox "$ask" rootfs/bin/
+for name in sh sleep ping nslookup; do ln -s busybox rootfs/bin/$name; done
+cp -rL --parents /usr/bin/perl /usr/lib/x86_64-linux-gnu/perl-base rootfs
+for library in $(ldd /usr/bin/perl | grep -o '/[^ ]*'); do cp -L --parents "$library" rootfs; done
+
+stack() {
+	cat <<-TOML
+		name = "net"
+		[networks.default]
+		enable_ipv6 = true
+		[services.web]
+		rootfs = "rootfs"
+		command = ["/bin/ask", "serve", "80"]
+		environment = { VERSION = "$1" }
+		stop_grace_period = "2s"
+		replicas = 2
+		ports = ["0.0.0.0:8080:80", "0.0.0.0:8080:80/udp", "[::]:8080:80"]
+		healthcheck = { test = ["TCP", "80"], interval = "500ms", timeout = "10s", start_period = "60s" }
+		[services.direct]
+		rootfs = "rootfs"
+		command = ["/bin/ask", "serve", "80"]
+		ports = [{ target = 80, published = 8081, host_ip = "0.0.0.0", mode = "direct" }]
+	TOML
+	for policy in 'app "all"' "some [\"$VM:7000\"]" 'none "none"'; do
+		printf '[services.%s]\nrootfs = "rootfs"\ncommand = ["sleep", "100000"]\nstop_signal = "SIGKILL"\n' "${policy% *}"
+		echo "egress = ${policy#* }"
+	done
+}
+stack 1 >stack.toml
+chown -R "$user": "$work"
+
+out=$(run doctor)
+for finding in 'nftables +transparent proxies' netem; do has doctor "ok +$finding" "$out"; done
+same 'doctor warns of' '' "$(grep -E '(warning|error) +(networks|nft|ping)' <<<"$out")"
+
+out=$(run up -d --wait 2>&1) || die "up: $out"$'\n'"$(run logs; run doctor)"
+# Debian lets nobody but root put a filter on a TCP socket either.
+[ "$user" = root ] || warned="warning: service \`direct\` has a port in direct mode and could connect from the host's network \
+with it: put a filter on a TCP socket: Operation not permitted (os error 1)"
+same 'up warns of' "${warned:-}" "$(grep warning <<<"$out")"
+
+echo '--- the way out'
+same 'TCP' "vm $VM" "$(from app $VM 7000)"
+same 'UDP' "vm $VM" "$(from app -u $VM 7000)"
+same 'TCP over IPv6' "vm $VM6" "$(from app $VM6 7000)"
+has 'ping' '1 packets received' "$(run exec app ping -c 1 -w 20 $VM 2>&1)"
+same 'a closed port' 'Connection refused' "$(from app $VM 7009)"
+same 'what a list allows' "vm $VM" "$(from some $VM 7000)"
+has 'what it does not' 'No route to host' "$(from some $VM 7001)"
+has 'nothing is allowed' 'No route to host' "$(from none $VM 7000)"
+has 'ping, with nothing allowed' '0 packets received' "$(run exec none ping -c 1 -w 2 $VM 2>&1)"
+out=$(run events --recent --no-follow)
+has 'events' "some egress refused: tcp $VM:7001" "$out"
+has 'events' "none egress refused: tcp $VM:7000" "$out"
+
+echo '--- the way in'
+has 'TCP' "^web(-2)? $CLIENT\$" "$(outside $VM 8080)"
+has 'UDP' "^web(-2)? $CLIENT\$" "$(outside -u $VM 8080)"
+has 'TCP over IPv6' "^web(-2)? $CLIENT6\$" "$(outside $VM6 8080)"
+same 'directly' "direct $CLIENT" "$(outside $VM 8081)"
+
+echo '--- names, and the address that replicas share'
+for name in web-1 web-2 tasks.web direct; do has "$name" '^(web|web-2|direct) ' "$(from app $name 80)"; done
+has 'IPv6 addresses' 'Address.*: fd' "$(run exec app nslookup -type=aaaa web 2>&1)"
+answers() { for _ in 1 2 3 4; do from app web 80; done | cut -d' ' -f1 | sort -u | xargs; }
+same 'web' 'web web-2' "$(answers)"
+
+# load WHAT COMMAND... : while the command runs, every connection to the published port is answered.
+load() {
+	local what=$1 client
+	shift
+	rm -f .done
+	(
+		asked=0
+		until [ -e .done ]; do
+			asked=$((asked + 1))
+			answer=$(outside $VM 8080)
+			[[ $answer = web* ]] || echo "failed: $answer"
+		done
+		echo "asked: $asked"
+	) >load.log &
+	client=$!
+	succeeds "$@"
+	touch .done
+	wait $client
+	same "$what: failures" '' "$(grep failed load.log)"
+	above "$what: connections" 0 "$(sed -n 's/asked: //p' load.log)"
+}
+echo '--- changes under load'
+load 'scale' run scale web=3
+stack 2 >stack.toml
+load 'up --rolling' run up -d --rolling
+load 'restart' run restart web
+load 'netd killed' pkill -KILL -f '__[n]etd'
+eventually 20 'a new netd is told of' eval 'run events --recent --no-follow | grep "netd restarted"'
+same 'the way out after that' "vm $VM" "$(from app $VM 7000)"
+
+echo '--- faults'
+succeeds run net delay direct 300ms
+above 'a round trip with a delay of 300 ms each way, in ms' 599 "$(from app -t direct 80)"
+has 'ping' 'min/avg/max = [6-9][0-9][0-9]|min/avg/max = [0-9]{4}' "$(run exec app ping -c 2 -w 20 direct 2>&1)"
+succeeds run net heal
+succeeds run net rate direct 400kbit
+above '100000 bytes at 400 kbit/s, in ms' 1000 "$(from app -t direct 80 100000)"
+succeeds run net heal
+succeeds run net loss direct 100%
+has 'all is lost' '0 packets received' "$(run exec app ping -c 2 -w 3 direct 2>&1)"
+succeeds run net heal
+succeeds run net partition app direct
+has 'a partition' '0 packets received' "$(run exec app ping -c 2 -w 3 direct 2>&1)"
+succeeds run net heal
+same 'healed' 'direct' "$(from app direct 80 | cut -d' ' -f1)"
+
+succeeds run down -v
+same 'processes left' '' "$(pgrep -x inception-init)"
+echo "modules that were loaded: $(modules | comm -13 modules.before - | xargs)"
+finish
