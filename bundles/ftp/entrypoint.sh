@@ -62,17 +62,20 @@ exec 9>&-
 # A session's own standard output is its connection, so the log is the one of this process, which
 # becomes the server. Passive mode must announce an address and ports which lead to this very replica.
 passive=${INCEPTION_FTP_PASSIVE:-21100-21110}
-# A socket of IPv6 takes clients of IPv4 too; a kernel may have none.
-[ -e /proc/net/if_inet6 ] && ipv6=YES ipv4=NO || ipv6=NO ipv4=YES
 {
     cat /etc/inception/vsftpd.conf
-    echo "listen=$ipv4"
-    echo "listen_ipv6=$ipv6"
     echo "pasv_address=${INCEPTION_FTP_ADDRESS:-${PASV_ADDRESS:-127.0.0.1}}"
     echo "pasv_min_port=${passive%-*}"
     echo "pasv_max_port=${passive#*-}"
     echo "xferlog_file=/proc/$$/fd/1"
 } > /run/vsftpd/vsftpd.conf
+
+# A server of its own for IPv6, where there is an address of it that is not of the link only: one socket for both
+# would announce 0.0.0.0 to clients of IPv4. When it ends so does the other, whose child it is.
+address6=$(awk '$4 == "00" { gsub(/..../, "&:", $1); sub(/:$/, "", $1); print $1; exit }' /proc/net/if_inet6 2> /dev/null) || true
+if [ -n "$address6" ]; then
+    vsftpd /run/vsftpd/vsftpd.conf -olisten=NO -olisten_ipv6=YES "-olisten_address6=$address6" &
+fi
 
 # vsftpd counts its children and dies of one that it does not know: as PID 1 it would inherit some with
 # every session. The shell takes that place where there is no init.

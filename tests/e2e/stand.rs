@@ -141,6 +141,8 @@ pub(crate) struct Stand {
     keep_data: bool,
     /// Where the ports are published. Not 127.0.0.1, where a stack of the user's may have them.
     pub(crate) address: String,
+    /// What the command under test is started by, where it shall run elsewhere.
+    pub(crate) within: Vec<String>,
     /// What `.env` says.
     pub(crate) settings: BTreeMap<String, String>,
 }
@@ -174,6 +176,28 @@ impl Stand {
         stand
     }
 
+    /// A stack of a test's own, with the repository's bundles.
+    pub(crate) fn of_stack(name: &str, text: &str) -> Self {
+        let stand = Self::empty(name);
+        let bundles = [repository().join("bundles"), stand.directory.join("bundles")];
+        run(tool("cp", ["-r", "--"]).args(bundles), &[]).ok();
+        let file = stand.directory.join("stack.toml");
+        fs::write(&file, text).unwrap();
+        stand.adapt(&file);
+        stand
+    }
+
+    /// These files: names and texts.
+    pub(crate) fn of_files(name: &str, files: &[(&str, &str)]) -> Self {
+        let stand = Self::empty(name);
+        for (name, text) in files {
+            let file = stand.directory.join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+        stand
+    }
+
     /// Copies a stack file, with another name than the user may have used in the same data directory, and with
     /// an address of its own.
     fn adapt(&self, file: &Path) {
@@ -181,7 +205,7 @@ impl Stand {
         let name = stack.lines().find(|line| line.starts_with("name = ")).unwrap();
         let ours = format!("{}-e2e\"", name.strip_suffix('"').unwrap());
         let address = format!("\"{}:", self.address);
-        assert_eq!(stack.contains("ports = "), stack.contains("\"127.0.0.1:"), "the published addresses");
+        assert_eq!(stack.contains("ports = "), stack.contains("\"127.0.0.1"), "the published addresses");
         let stack = stack.replace(name, &ours).replace("\"127.0.0.1:", &address);
         let stack = stack.replace("host_ip = \"127.0.0.1\"", &format!("host_ip = \"{}\"", self.address));
         fs::write(self.directory.join("stack.toml"), stack).unwrap();
@@ -211,6 +235,7 @@ impl Stand {
             data: directory.join("data"),
             keep_data: false,
             address: format!("127.{network}.{}.{}", id >> 8 & 0xff, 1 + id % 254),
+            within: Vec::new(),
             settings: BTreeMap::new(),
             directory,
         }
@@ -218,7 +243,10 @@ impl Stand {
 
     /// `inception-run` with these arguments.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = tool(self.binary.to_str().unwrap(), arguments);
+        let words = self.within.iter().map(String::as_str).chain(self.binary.to_str());
+        let words: Vec<&str> = words.collect();
+        let mut command = tool(words[0], &words[1..]);
+        command.args(arguments);
         command.current_dir(&self.directory);
         command.env("INCEPTION_DATA_DIR", &self.data).env("INCEPTION_RUNTIME_DIR", &self.runtime);
         // What the caller has set must not get into the stack by way of its variables.

@@ -8,7 +8,7 @@ use crate::harness::{Ended, Stack, busybox_rootfs, ended, finish, until};
 const SERVICE: &str = "[services.web]\nbuild = \"web\"\n";
 
 /// A stack whose Dockerfiles may be `FROM alpine:3.99`, which is busybox.
-fn with_base(services: &str) -> Stack {
+pub(crate) fn with_base(services: &str) -> Stack {
     let stack = Stack::new(services);
     let root = stack.path("base-root");
     busybox_rootfs(&root);
@@ -19,20 +19,20 @@ fn with_base(services: &str) -> Stack {
     stack
 }
 
-fn command(stack: &Stack, arguments: &[&str]) -> std::process::Command {
+pub(crate) fn command(stack: &Stack, arguments: &[&str]) -> std::process::Command {
     let mut command = stack.command(arguments);
     command.env("INCEPTION_BASE_DIR", stack.path("bases"));
     command
 }
 
 #[track_caller]
-fn run(stack: &Stack, arguments: &[&str]) -> Ended {
+pub(crate) fn run(stack: &Stack, arguments: &[&str]) -> Ended {
     ended(&mut command(stack, arguments))
 }
 
 /// `build`, which must succeed; its progress.
 #[track_caller]
-fn build(stack: &Stack) -> String {
+pub(crate) fn build(stack: &Stack) -> String {
     let ended = run(stack, &["build"]);
     let progress = ended.err.clone();
     ended.ok();
@@ -272,9 +272,7 @@ fn what_runs_during_a_build_is_in_a_sandbox() {
     );
     let progress = build(&stack);
     let link = |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
-    // The host's network, to download from, and nothing else of the host's.
-    assert!(progress.contains(link("net").to_str().unwrap()), "{progress}");
-    for name in ["mnt", "pid", "uts", "ipc", "user"] {
+    for name in ["net", "mnt", "pid", "uts", "ipc", "user"] {
         assert!(!progress.contains(link(name).to_str().unwrap()), "{name}: {progress}");
     }
     for line in [

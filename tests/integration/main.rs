@@ -9,6 +9,8 @@
 
 mod bad_input;
 mod build;
+mod build_network;
+mod client;
 mod direct;
 mod events;
 mod harness;
@@ -18,6 +20,7 @@ mod lifecycle;
 mod network;
 mod network_mode;
 mod oci;
+mod outside;
 mod pid1;
 mod replicas;
 mod sandbox;

@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
     // The supervisor and netd are this binary too, and need nothing of what a command needs.
     let process: Option<fn() -> i32> = match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some(stack::supervisor::ARGUMENT) => Some(stack::supervisor::main),
-        Some(stack::supervisor::NETD_ARGUMENT) => Some(stack::supervisor::netd),
+        Some(stack::netd::ARGUMENT) => Some(stack::netd::main),
         _ => None,
     };
     if let Some(process) = process {

@@ -2,7 +2,9 @@
 
 use stack::RemoteError;
 use stack::control::{Command, Health, Notice, State, Status};
-use stack::plan::{Condition, MountKind, Plan, Service, Source};
+use stack::plan::{
+    Condition, Mode, MountKind, NetworkMode, Plan, Policy, Protocol, PublishedPort, Service, Source,
+};
 
 use crate::args::Format;
 use crate::output::{self, Failure, age};
@@ -182,7 +184,18 @@ fn facts(plan: &Plan, service: &Service) -> Vec<(&'static str, String)> {
             .map(|i| format!("{} on {} ({}) as {}", i.address, i.network, i.name, i.aliases.join(", ")))
             .collect(),
     );
-    add("port", folded(service));
+    add(
+        "replicas",
+        Some(service.replicas).filter(|number| *number != 1).iter().map(u16::to_string).collect(),
+    );
+    let mode = match &service.network_mode {
+        NetworkMode::Own => None,
+        NetworkMode::Host => Some("the host's".to_owned()),
+        NetworkMode::Service(other) => Some(format!("that of service {other}")),
+    };
+    add("network", mode.into_iter().collect());
+    add("egress", endpoint.map_or(Vec::new(), |endpoint| egress(&endpoint.egress)));
+    add("port", folded(&service.ports));
     add(
         "mount",
         service
@@ -221,37 +234,90 @@ fn probe(test: &Option<stack::plan::Probe>) -> String {
 }
 
 /// Published ports, neighbours folded into ranges.
-fn folded(service: &Service) -> Vec<String> {
-    let mut ranges: Vec<(std::net::IpAddr, u16, u16, u16)> = Vec::new();
-    for port in &service.ports {
+fn folded(ports: &[PublishedPort]) -> Vec<String> {
+    let mut ranges: Vec<(PublishedPort, u16)> = Vec::new();
+    for port in ports {
         match ranges.last_mut() {
-            Some((ip, host, inside, more))
-                if *ip == port.host_ip
-                    && u32::from(*host) + u32::from(*more) + 1 == u32::from(port.host_port)
-                    && u32::from(*inside) + u32::from(*more) + 1 == u32::from(port.container_port) =>
+            Some((first, more))
+                if (first.host_ip, first.protocol, first.mode)
+                    == (port.host_ip, port.protocol, port.mode)
+                    && u32::from(first.host_port) + u32::from(*more) + 1 == u32::from(port.host_port)
+                    && u32::from(first.container_port) + u32::from(*more) + 1
+                        == u32::from(port.container_port) =>
             {
                 *more += 1;
             }
-            _ => ranges.push((port.host_ip, port.host_port, port.container_port, 0)),
+            _ => ranges.push((*port, 0)),
         }
     }
-    let range = |first: u16, more: u16| match more {
-        0 => first.to_string(),
-        _ => format!("{first}-{}", first + more),
+    let end = |first: u16, more: u16| if more > 0 { format!("-{}", first + more) } else { String::new() };
+    let text = |(port, more): &(PublishedPort, u16)| {
+        let host = std::net::SocketAddr::new(port.host_ip, port.host_port);
+        let (host_end, inside) = (end(port.host_port, *more), port.container_port);
+        let inside_end = end(inside, *more);
+        format!("{host}{host_end} -> {inside}{inside_end}{}", carried(port))
     };
-    ranges
-        .iter()
-        .map(|(ip, host, inside, more)| {
-            let host = std::net::SocketAddr::new(*ip, *host);
-            let tail = if *more > 0 { format!("-{}", host.port() + more) } else { String::new() };
-            format!("{host}{tail} -> {}", range(*inside, *more))
-        })
-        .collect()
+    ranges.iter().map(text).collect()
+}
+
+/// What a port carries and who accepts, where it is not TCP and netd.
+fn carried(port: &PublishedPort) -> String {
+    let protocol = match port.protocol {
+        Protocol::Tcp => String::new(),
+        Protocol::Udp => "/udp".to_owned(),
+        Protocol::Ftp { passive: (first, last), announce } => {
+            let announced = announce.map(|address| format!(", announced as {address}")).unwrap_or_default();
+            format!("/ftp, passive ports {first}-{last}{announced}")
+        }
+    };
+    match port.mode {
+        Mode::Proxy => protocol,
+        Mode::Direct => protocol + ", direct",
+    }
+}
+
+/// Where a service may connect to outside of the stack; nothing where that is everywhere.
+fn egress(policy: &Policy) -> Vec<String> {
+    match policy {
+        Policy::All => Vec::new(),
+        Policy::None => vec!["none".to_owned()],
+        Policy::Only(rules) if rules.is_empty() => vec!["none".to_owned()],
+        Policy::Only(rules) => rules.iter().map(ToString::to_string).collect(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_say_what_is_unusual_about_them() {
+        let tcp = |host, inside| PublishedPort::tcp([127, 0, 0, 1].into(), host, inside);
+        let udp = |host, inside| PublishedPort { protocol: Protocol::Udp, ..tcp(host, inside) };
+        let ftp = Protocol::Ftp { passive: (2100, 2109), announce: Some([192, 0, 2, 1].into()) };
+        let ports = [
+            tcp(8000, 80),
+            tcp(8001, 81),
+            udp(8002, 82),
+            PublishedPort { mode: Mode::Direct, ..tcp(8003, 83) },
+            PublishedPort { protocol: ftp, ..tcp(2121, 21) },
+        ];
+        let expected = [
+            "127.0.0.1:8000-8001 -> 80-81",
+            "127.0.0.1:8002 -> 82/udp",
+            "127.0.0.1:8003 -> 83, direct",
+            "127.0.0.1:2121 -> 21/ftp, passive ports 2100-2109, announced as 192.0.2.1",
+        ];
+        assert_eq!(folded(&ports), expected);
+    }
+
+    #[test]
+    fn egress_is_told_where_it_is_limited() {
+        let rules = ["example.org:443", "10.0.0.0/8"].map(|rule| rule.parse().unwrap());
+        assert_eq!(egress(&Policy::Only(rules.to_vec())), ["example.org:443", "10.0.0.0/8"]);
+        assert_eq!(egress(&Policy::None), ["none"]);
+        assert!(egress(&Policy::All).is_empty());
+    }
 
     #[test]
     fn the_row_of_a_stopped_service() {

@@ -3,6 +3,7 @@
 //! Every path of the sandbox is resolved beneath its root with openat2(2) and used as a descriptor from then
 //! on, so a symbolic link in the image, or one that is swapped in while we work, cannot lead out of it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -24,8 +25,7 @@ pub const SCRATCH: &str = "mnt/scratch";
 /// Mounts the overlay on [`ROOTFS`]; the working directory is the data directory.
 pub(crate) fn root(root: &Root) -> Result<OwnedFd, Failure> {
     let fail = |what: String| move |errno: Errno| Failure::new(Stage::Rootfs, what, errno);
-    // overlayfs wants the topmost layer first.
-    let layers: Vec<&str> = root.layers.iter().rev().map(String::as_str).collect();
+    let layers = lower_directories(&root.layers);
     let options =
         format!("userxattr,lowerdir={},upperdir={},workdir={}", layers.join(":"), root.upper, root.work);
     let options = std::ffi::CString::new(options).map_err(|_| fail("a layer's name".into())(Errno::INVAL))?;
@@ -33,6 +33,13 @@ pub(crate) fn root(root: &Root) -> Result<OwnedFd, Failure> {
         .map_err(fail(format!("overlay of {} layers", layers.len())))?;
     rustix::fs::open(ROOTFS, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(fail("open it".into()))
+}
+
+/// The topmost first, as overlayfs wants them. It refuses one that comes twice, which two instructions with the same
+/// effect make; the lower of the two changes nothing that the upper does not change in the same way.
+fn lower_directories(layers: &[String]) -> Vec<&str> {
+    let mut seen = BTreeSet::new();
+    layers.iter().rev().map(String::as_str).filter(|layer| seen.insert(*layer)).collect()
 }
 
 /// Mounts the file system for generated files on [`SCRATCH`]. Some of them can be written to inside, so that it has
@@ -305,7 +312,13 @@ pub(crate) fn ensure_directory(root: BorrowedFd<'_>, path: &str) -> io::Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::joined;
+    use super::{joined, lower_directories};
+
+    #[test]
+    fn a_layer_is_mounted_once() {
+        let layers = ["l/a", "l/b", "l/c", "l/b"].map(str::to_owned);
+        assert_eq!(lower_directories(&layers), ["l/b", "l/c", "l/a"]);
+    }
 
     #[test]
     fn links_end_beneath_the_root() {

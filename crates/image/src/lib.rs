@@ -25,7 +25,7 @@ mod user;
 mod view;
 
 pub use archive::Limits;
-pub use build::{BuildEvent, BuildRequest, RunStep, Runner, build};
+pub use build::{BuildEvent, BuildRequest, Network, RunStep, Runner, build};
 pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, RootFs, architecture,
 };

@@ -89,6 +89,14 @@ pub fn listen_in(netns: BorrowedFd<'_>, port: u16) -> Result<OwnedFd, Error> {
     socket.doing(|| format!("listen on port {port} of the container"))
 }
 
+/// Whether two descriptors are of the same socket.
+#[must_use]
+pub fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let cookie = sockopt::socket_cookie;
+    // What is no socket has none.
+    matches!((cookie(one), cookie(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// Where a socket that is bound to `address` is connected to from its own host.
 #[must_use]
 pub fn reached_at(address: SocketAddr) -> SocketAddr {

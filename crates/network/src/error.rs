@@ -99,6 +99,13 @@ impl Error {
         }
     }
 
+    /// Whether netd took nothing, or did not answer, for too long.
+    #[must_use]
+    pub fn is_netd_silent(&self) -> bool {
+        let kinds = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+        matches!(self, Self::System { source, .. } if kinds.contains(&source.kind()))
+    }
+
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -146,4 +153,9 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
     fn doing<S: Into<String>>(self, operation: impl FnOnce() -> S) -> Result<T, Error> {
         self.map_err(|source| Error::system(operation(), source))
     }
+}
+
+/// What the kernel said, as the other of the two libraries that ask it names that.
+pub(crate) fn errno(error: nix::errno::Errno) -> rustix::io::Errno {
+    rustix::io::Errno::from_raw_os_error(error as i32)
 }

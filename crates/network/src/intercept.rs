@@ -13,10 +13,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
 
 use crate::Error;
-use crate::error::Doing;
+use crate::error::{Doing, errno};
 use crate::netlink::{LOOPBACK, Netlink};
-use crate::nft::{self, Chain, Expression, Family, Hook, Meta, Rejection, Rule, Table};
-use crate::queue::{self, MARK_PROHIBITED, MARK_RESET, MARK_UNREACHABLE, QUEUE};
+use crate::nft::{self, Chain, Expression, Family, Header, Hook, Meta, Rejection, Rule, Table};
+use crate::queue::{self, MARK_RESET, MARK_UNREACHABLE, QUEUE};
 
 /// Mark of packets that are delivered here whatever their destination is.
 pub(crate) const MARK: u32 = 0x696e;
@@ -60,6 +60,27 @@ pub(crate) enum Queueing {
     Target,
 }
 
+impl Intercepted {
+    /// The sockets in an order of their own, and which of the optional ones are among them: what it takes to pass
+    /// them to another process.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<OwnedFd>, [bool; 5]) {
+        let optional = [self.icmp4, self.tcp6, self.udp6, self.icmp6, self.connections];
+        let there = optional.each_ref().map(Option::is_some);
+        ([self.tcp4, self.udp4].into_iter().chain(optional.into_iter().flatten()).collect(), there)
+    }
+
+    /// The other way round; `None` when there are too few.
+    #[must_use]
+    pub fn from_parts(sockets: impl IntoIterator<Item = OwnedFd>, there: [bool; 5]) -> Option<Self> {
+        let mut sockets = sockets.into_iter();
+        let (tcp4, udp4) = sockets.next().zip(sockets.next())?;
+        let [icmp4, tcp6, udp6, icmp6, connections] =
+            there.map(|there| if there { sockets.next() } else { None });
+        Some(Self { tcp4, udp4, icmp4, tcp6, udp6, icmp6, connections })
+    }
+}
+
 /// Ports of the transparent listeners; IPv4 and IPv6 have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Interception {
@@ -75,7 +96,7 @@ impl Interception {
         let transport =
             |protocol: Protocol| [Load(Meta::Transport), Equal(vec![protocol.as_raw().get() as u8])];
         let echo = |protocol, kind: u8| -> Rule {
-            let kind = [Transport { offset: 0, length: 1 }, Equal(vec![kind])];
+            let kind = [Bytes { of: Header::Transport, offset: 0, length: 1, at: 0 }, Equal(vec![kind])];
             transport(protocol).into_iter().chain(kind).chain(mark()).collect()
         };
         let proxy = |protocol, port: u16| -> Rule {
@@ -94,7 +115,6 @@ impl Interception {
         let rules = passed_over().into_iter().chain([
             refusal(MARK_RESET, Rejection::Reset),
             refusal(MARK_UNREACHABLE, Rejection::HostUnreachable),
-            refusal(MARK_PROHIBITED, Rejection::Prohibited),
             // IPv4 has `rp_filter` for this: a source of another network is not believed.
             vec![Load(Meta::Protocol), Equal(vec![NFPROTO_IPV6]), ReversePath, Equal(vec![0; 4]), Drop],
             // What an ordinary socket waits for: the name server's, and netd's to published ports.
@@ -110,15 +130,19 @@ impl Interception {
         let hook = Hook::Prerouting;
         let chain = Chain { name: "prerouting", hook, priority: CHAIN_PRIORITY, rules };
         let queue = queueing.map(|queueing| {
-            let flags =
-                [Transport { offset: 13, length: 1 }, Masked(vec![FIN | SYN | RST | ACK]), Equal(vec![SYN])];
+            let flags = [
+                Bytes { of: Header::Transport, offset: 13, length: 1, at: 0 },
+                Masked(vec![FIN | SYN | RST | ACK]),
+                Equal(vec![SYN]),
+            ];
             let new = transport(ipproto::TCP).into_iter().chain(flags);
             let own = vec![SocketTransparent, Equal(vec![0]), Accept];
             let queued = new.chain([Queue(queueing, QUEUE)]).collect();
             let rules = passed_over().into_iter().chain([own, queued]).collect();
             Chain { name: "connections", hook, priority: CHAIN_PRIORITY - 1, rules }
         });
-        Table { family: Family::Inet, name: "inception", chains: queue.into_iter().chain([chain]).collect() }
+        let chains = queue.into_iter().chain([chain]).collect();
+        Table { family: Family::Inet, name: "inception", sets: Vec::new(), chains }
     }
 }
 
@@ -240,8 +264,4 @@ fn absent_if(socket: rustix::io::Result<OwnedFd>, reason: Errno) -> rustix::io::
         Err(errno) if errno == reason => Ok(None),
         other => other.map(Some),
     }
-}
-
-fn errno(errno: nix::errno::Errno) -> Errno {
-    Errno::from_raw_os_error(errno as i32)
 }

@@ -9,6 +9,7 @@
 
 mod check;
 mod faults;
+mod senders;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,6 +124,10 @@ impl Namespaces {
             self.connect(endpoint, plan, namespace.as_fd())?;
         }
         self.netlink.flush()?;
+        // Before anything runs at the other end of a new link.
+        if !fresh.is_empty() {
+            senders::bind(plan, &self.peers)?;
+        }
         for (endpoint, (namespace, netlink)) in fresh.iter().zip(&mut made) {
             configure(endpoint, plan, namespace.as_fd(), netlink)?;
             if self.intercepts {
@@ -154,6 +159,7 @@ impl Namespaces {
             return Ok(sockets);
         }
         intercept::route(&mut self.netlink, ipv6)?;
+        settings::answer_all(ipv6)?;
         if sockets.icmp4.is_some() {
             settings::leave_echo_requests(sockets.icmp6.is_some())?;
         }

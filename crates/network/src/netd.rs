@@ -14,15 +14,17 @@ mod proxy;
 mod resolver;
 mod slab;
 mod sockets;
+mod tally;
 mod topology;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::IpTransparent;
+use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use sys::channel::{Channel, MAX_FDS};
@@ -35,6 +37,9 @@ use crate::names::NameSockets;
 use crate::plan::{NetworkPlan, Protocol, PublishedPort};
 
 pub use event::run;
+
+/// How long netd, which never waits for anything, may leave a message in the channel when that is full.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everything netd does, at one moment; a new one replaces the last.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -247,9 +252,12 @@ impl AsFd for Client {
 }
 
 impl Client {
-    /// Takes the other end of the channel that [`run`] got.
+    /// Takes the other end of the channel that [`run`] got. What is sent may wait for netd for some seconds.
     #[must_use]
     pub fn new(channel: Channel) -> Self {
+        if let Err(error) = sockopt::set_socket_timeout(&channel, Timeout::Send, Some(PATIENCE)) {
+            tracing::debug!(%error, "limit the time to send");
+        }
         Self { channel, events: VecDeque::new() }
     }
 
@@ -378,7 +386,12 @@ pub fn serve_sockets(netd: &Channel) -> Result<bool, Error> {
     let sockets: Vec<OwnedFd> = wanted.map_while(|_| request.kind.socket().ok()).collect();
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
     let reply = encode(&request.kind).doing(|| "encode the answer to netd")?;
-    match netd.send(&reply, &fds) {
+    let sent = netd.send(&reply, &fds).or_else(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Err(error),
+        // The kernel takes no more descriptors that are on their way: netd gets none, and asks again.
+        _ => netd.send(&reply, &[]),
+    });
+    match sent {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Error::system("pass sockets to netd", error)),
@@ -387,4 +400,34 @@ pub fn serve_sockets(netd: &Channel) -> Result<bool, Error> {
 
 fn encode<T: Serialize>(message: &T) -> std::io::Result<Vec<u8>> {
     Ok(serde_json::to_vec(message)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisor_that_does_not_read_for_a_while_gets_every_answer() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let netd = std::thread::spawn(move || run(theirs));
+        let mut client = Client::new(ours);
+        for _ in 0..1000 {
+            client.configure(&Configuration::default(), &Descriptors::default()).unwrap();
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for _ in 0..1000 {
+            client.confirmed(deadline).unwrap();
+        }
+        drop(client);
+        netd.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_netd_that_takes_nothing_is_not_waited_for_for_ever() {
+        let (ours, _theirs) = Channel::pair().unwrap();
+        sockopt::set_socket_send_buffer_size(&ours, 4096).unwrap();
+        let client = Client::new(ours);
+        let error = std::iter::repeat_with(|| client.states(&BTreeMap::new())).find_map(Result::err).unwrap();
+        assert!(error.is_netd_silent() && !error.is_netd_gone(), "{error:?}");
+    }
 }

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use netlink_packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -166,7 +166,16 @@ impl Netlink {
                 message.attributes.push(AddressAttribute::Broadcast(Ipv4Addr::from(broadcast)));
             }
             IpAddr::V4(_) => {}
-            IpAddr::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
+            IpAddr::V6(_) => {
+                message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+                if prefix == 128 {
+                    // One of several of its kind that connections come to: none that they come from, or it would
+                    // be preferred to the gateway's (RFC 6724, section 5, rule 3).
+                    let mut deprecated = CacheInfo::default();
+                    (deprecated.ifa_preferred, deprecated.ifa_valid) = (0, u32::MAX);
+                    message.attributes.push(AddressAttribute::CacheInfo(deprecated));
+                }
+            }
         }
         self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewAddress(message))
     }

@@ -17,7 +17,18 @@ use crate::netlink::exchange;
 pub(crate) struct Table {
     pub(crate) family: Family,
     pub(crate) name: &'static str,
+    pub(crate) sets: Vec<Set>,
     pub(crate) chains: Vec<Chain>,
+}
+
+/// A set of keys, which rules of its table look something up in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Set {
+    pub(crate) name: &'static str,
+    /// Bytes of each key.
+    pub(crate) length: u32,
+    /// Each is what the registers have: its parts, each filled up with zeros to a multiple of four bytes.
+    pub(crate) keys: Vec<Vec<u8>>,
 }
 
 /// Which packets a table sees.
@@ -50,13 +61,14 @@ pub(crate) enum Hook {
 /// Expressions, evaluated one after another until one says that the rule does not apply.
 pub(crate) type Rule = Vec<Expression>;
 
-/// A step of a rule. What is loaded goes to register 1, and what uses a value takes it from there.
+/// A step of a rule. What is loaded goes to the first register, and what uses a value takes it from there. A key of
+/// several parts fills the registers that follow, too; each has four bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Expression {
     /// Loads a property of the packet.
     Load(Meta),
-    /// Loads bytes of the transport header.
-    Transport { offset: u32, length: u32 },
+    /// Loads bytes of a header, to the register `at` behind the first one.
+    Bytes { of: Header, offset: u32, length: u32, at: u32 },
     /// Loads the interface that packets to the packet's source leave by, if it came in by that one, else 0.
     ReversePath,
     /// Loads 1 when the socket that waits for the packet is transparent, and 0 when it is not. Without such a
@@ -68,6 +80,10 @@ pub(crate) enum Expression {
     Equal(Vec<u8>),
     /// The rule applies if what is loaded is something else.
     Differs(Vec<u8>),
+    /// The rule applies if the set of this name has what is loaded.
+    In(&'static str),
+    /// The rule applies if it has not.
+    NotIn(&'static str),
     /// Sets the packet's mark to what is loaded.
     SetMark,
     /// Gives the packet to the established transparent socket that it belongs to, else to the listening one at
@@ -92,8 +108,14 @@ pub(crate) enum Rejection {
     Reset,
     /// An ICMP error: the host cannot be reached.
     HostUnreachable,
-    /// An ICMP error: communication is administratively prohibited.
-    Prohibited,
+}
+
+/// A header of a packet (`enum nft_payload_bases`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Header {
+    Link = 0,
+    Network = 1,
+    Transport = 2,
 }
 
 /// A property of a packet (`enum nft_meta_keys`).
@@ -107,6 +129,8 @@ pub(crate) enum Meta {
     InputName = 6,
     /// Name of the interface that it leaves by.
     OutputName = 7,
+    /// What the link layer carries (`ETH_P_*`); two bytes, in network order.
+    LinkProtocol = 1,
     /// 2 is IPv4, 10 is IPv6; one byte.
     Protocol = 15,
     /// TCP, UDP, ... ; one byte.
@@ -126,7 +150,9 @@ const REGISTER_VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
-const BASE_TRANSPORT: u32 = 2;
+/// The first of those with four bytes (`NFT_REG32_00`), which is where [`REGISTER`] begins.
+const REGISTER_OF_FOUR: u32 = 8;
+const LOOKUP_INVERTED: u32 = 1;
 /// `NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF`.
 const FIB_SOURCE_AND_INPUT: u32 = 1 | 8;
 const FIB_RESULT_INTERFACE: u32 = 1;
@@ -152,8 +178,8 @@ impl Expression {
         };
         let (name, data) = match self {
             Self::Load(key) => ("meta", new().be32(1, REGISTER).be32(2, *key as u32)),
-            Self::Transport { offset, length } => {
-                let place = new().be32(1, REGISTER).be32(2, BASE_TRANSPORT).be32(3, *offset);
+            Self::Bytes { of, offset, length, at } => {
+                let place = new().be32(1, REGISTER_OF_FOUR + at).be32(2, *of as u32).be32(3, *offset);
                 ("payload", place.be32(4, *length))
             }
             Self::ReversePath => {
@@ -164,6 +190,8 @@ impl Expression {
             Self::Constant(bytes) => ("immediate", new().be32(1, REGISTER).nested(2, &value(bytes))),
             Self::Equal(bytes) => compare(COMPARE_EQUAL, bytes),
             Self::Differs(bytes) => compare(COMPARE_DIFFERS, bytes),
+            Self::In(set) => ("lookup", new().string(1, set).be32(2, REGISTER)),
+            Self::NotIn(set) => ("lookup", new().string(1, set).be32(2, REGISTER).be32(5, LOOKUP_INVERTED)),
             Self::SetMark => ("meta", new().be32(2, META_MARK).be32(3, REGISTER)),
             // Family 0: both.
             Self::TransparentProxy => ("tproxy", new().be32(1, 0).be32(3, REGISTER)),
@@ -185,7 +213,6 @@ impl Expression {
             Self::Reject(Rejection::HostUnreachable) => {
                 ("reject", new().be32(1, REJECT_ICMPX).bytes(2, &[2]))
             }
-            Self::Reject(Rejection::Prohibited) => ("reject", new().be32(1, REJECT_ICMPX).bytes(2, &[3])),
             Self::Accept => verdict(NF_ACCEPT),
             Self::Drop => verdict(NF_DROP),
         };
@@ -204,6 +231,11 @@ const NEW_TABLE: u16 = SUBSYSTEM << 8;
 const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
 const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+const NEW_SET: u16 = SUBSYSTEM << 8 | 9;
+const NEW_KEYS: u16 = SUBSYSTEM << 8 | 12;
+
+/// Keys in one request: what a list attribute has room for is 64 KiB.
+const KEYS: usize = 500;
 
 const REQUEST: u16 = netlink_packet_core::NLM_F_REQUEST;
 const CREATE: u16 = netlink_packet_core::NLM_F_CREATE;
@@ -259,6 +291,21 @@ impl Transaction {
         let (family, name) = (table.family as u8, table.name);
         let attributes = Attributes::new().string(1, name);
         self.push(format!("create nftables table `{name}`"), NEW_TABLE, CREATE, family, &attributes);
+        for (number, set) in (1..).zip(&table.sets) {
+            let what = format!("create set `{}` of nftables table `{name}`", set.name);
+            let attributes = Attributes::new().string(1, name).string(2, set.name).be32(3, 0);
+            let attributes = attributes.be32(5, set.length).be32(10, number);
+            self.push(what, NEW_SET, CREATE, family, &attributes);
+            for keys in set.keys.chunks(KEYS) {
+                let list = keys.iter().fold(Attributes::new(), |list, key| {
+                    let key = Attributes::new().nested(1, &Attributes::new().bytes(1, key));
+                    list.nested(1, &key)
+                });
+                let what = format!("fill set `{}` of nftables table `{name}`", set.name);
+                let attributes = Attributes::new().string(1, name).string(2, set.name).nested(3, &list);
+                self.push(what, NEW_KEYS, CREATE, family, &attributes.be32(4, number));
+            }
+        }
         for chain in &table.chains {
             let hook = Attributes::new().be32(1, chain.hook as u32).be32(2, chain.priority as u32);
             let attributes = Attributes::new().string(1, name).string(3, chain.name).nested(4, &hook);
@@ -325,6 +372,14 @@ mod tests {
         let value = Attributes::new().bytes(1, &[6]);
         let data = Attributes::new().be32(1, 1).be32(2, 0).nested(3, &value);
         assert_eq!(bytes, Attributes::new().string(1, "cmp").nested(2, &data));
+        // `ip saddr . tcp dport @s`, and `!= @s`.
+        let of = Header::Network;
+        let encoded = Expression::Bytes { of, offset: 12, length: 4, at: 3 }.encode();
+        let data = Attributes::new().be32(1, 11).be32(2, 1).be32(3, 12).be32(4, 4);
+        assert_eq!(encoded, Attributes::new().string(1, "payload").nested(2, &data));
+        let data = Attributes::new().string(1, "s").be32(2, 1).be32(5, 1);
+        let encoded = Expression::NotIn("s").encode();
+        assert_eq!(encoded, Attributes::new().string(1, "lookup").nested(2, &data));
         let verdict = Attributes::new().nested(2, &Attributes::new().be32(1, 1));
         let data = Attributes::new().be32(1, 0).nested(2, &verdict);
         assert_eq!(Expression::Accept.encode(), Attributes::new().string(1, "immediate").nested(2, &data));
@@ -334,19 +389,28 @@ mod tests {
     fn a_transaction_numbers_its_requests_and_names_their_objects() {
         let rules = vec![vec![Expression::Drop], vec![Expression::Accept]];
         let chain = Chain { name: "input", hook: Hook::Input, priority: -150, rules };
+        let set = Set { name: "s", length: 4, keys: vec![vec![0; 4]; KEYS + 1] };
         let mut transaction = Transaction::begin();
-        transaction.create(&Table { family: Family::Bridge, name: "t", chains: vec![chain] });
+        transaction.create(&Table {
+            family: Family::Bridge,
+            name: "t",
+            sets: vec![set],
+            chains: vec![chain],
+        });
         let expected = [
             "begin a transaction of nftables",
             "create nftables table `t`",
+            "create set `s` of nftables table `t`",
+            "fill set `s` of nftables table `t`",
+            "fill set `s` of nftables table `t`",
             "create chain `input` of nftables table `t`",
             "add rule 1 to chain `input` of nftables table `t`",
             "add rule 2 to chain `input` of nftables table `t`",
         ];
         assert_eq!(transaction.requests, expected);
         let mut rest = &transaction.bytes[..];
-        for (number, kind) in [BATCH_BEGIN, NEW_TABLE, NEW_CHAIN, NEW_RULE, NEW_RULE].into_iter().enumerate()
-        {
+        let kinds = [BATCH_BEGIN, NEW_TABLE, NEW_SET, NEW_KEYS, NEW_KEYS, NEW_CHAIN, NEW_RULE, NEW_RULE];
+        for (number, kind) in kinds.into_iter().enumerate() {
             let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
             assert_eq!(rest[4..6], kind.to_ne_bytes());
             assert_eq!(rest[8..12], (number as u32).to_ne_bytes());

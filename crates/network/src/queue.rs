@@ -24,6 +24,7 @@ const COPIED: u32 = 128;
 const SUBSYSTEM: u16 = 3;
 const PACKET: u16 = SUBSYSTEM << 8;
 const VERDICT: u16 = SUBSYSTEM << 8 | 1;
+const VERDICT_BATCH: u16 = SUBSYSTEM << 8 | 3;
 const CONFIG: u16 = SUBSYSTEM << 8 | 2;
 const REQUEST: u16 = netlink_packet_core::NLM_F_REQUEST;
 const ACK: u16 = netlink_packet_core::NLM_F_ACK;
@@ -38,20 +39,17 @@ const TCP: u8 = 6;
 pub(crate) const MARK_RESET: u32 = 0x696f;
 /// As [`MARK_RESET`], with an ICMP error: no such host.
 pub(crate) const MARK_UNREACHABLE: u32 = 0x6970;
-/// As [`MARK_RESET`], with an ICMP error: it is not allowed.
-pub(crate) const MARK_PROHIBITED: u32 = 0x6971;
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It arrives at the transparent listener.
     Arrives,
-    /// "Connection refused".
+    /// "Connection refused": by the other end, or because it is not allowed. That could be told by an ICMP error,
+    /// but the kernel forgets one that comes while `connect` has not let go of the socket yet.
     Refused,
     /// "No route to host".
     Unreachable,
-    /// The same, because it is not allowed.
-    Prohibited,
     /// It is forgotten; the sender will try again.
     Forgotten,
 }
@@ -99,12 +97,19 @@ pub(crate) fn decide(queue: impl AsFd, packet: u32, verdict: Verdict) -> rustix:
         Verdict::Arrives => (NF_ACCEPT, 0),
         Verdict::Refused => (NF_ACCEPT, MARK_RESET),
         Verdict::Unreachable => (NF_ACCEPT, MARK_UNREACHABLE),
-        Verdict::Prohibited => (NF_ACCEPT, MARK_PROHIBITED),
         Verdict::Forgotten => (NF_DROP, 0),
     };
     let header = [code.to_be_bytes(), packet.to_be_bytes()].concat();
     let attributes = Attributes::new().bytes(2, &header).be32(3, mark);
     rustix::net::send(queue, &message(VERDICT, 0, 0, &attributes), SendFlags::empty()).map(drop)
+}
+
+/// Forgets all packets that wait: whoever read of them before has not decided. The senders will try again.
+pub(crate) fn forget(queue: impl AsFd) -> rustix::io::Result<()> {
+    // All up to this number, which is as far from the first one's as numbers can be.
+    let header = [NF_DROP.to_be_bytes(), (u32::MAX / 2).to_be_bytes()].concat();
+    let attributes = Attributes::new().bytes(2, &header);
+    rustix::net::send(queue, &message(VERDICT_BATCH, 0, 0, &attributes), SendFlags::empty()).map(drop)
 }
 
 fn message(kind: u16, flags: u16, sequence: u32, attributes: &Attributes) -> Vec<u8> {

@@ -16,6 +16,7 @@ pub mod images;
 pub mod interpolate;
 pub mod load;
 mod lock;
+pub mod netd;
 mod order;
 pub mod paths;
 pub mod plan;

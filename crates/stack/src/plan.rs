@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use container::landlock::Landlock;
 use serde::{Deserialize, Serialize};
 
+pub use network::egress::Policy;
+pub use network::plan::{Mode, Protocol, PublishedPort};
+
 /// A whole stack, resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -82,7 +85,7 @@ pub struct Service {
     /// Size of `/dev/shm` in bytes.
     pub shm_size: u64,
     /// Published ports, ranges expanded.
-    pub ports: Vec<network::plan::PublishedPort>,
+    pub ports: Vec<PublishedPort>,
     /// How many containers run it (`replicas`, `deploy.replicas`, `scale`); 0 is none.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub replicas: u16,
@@ -176,6 +179,31 @@ pub struct Build {
     pub args: BTreeMap<String, String>,
     /// Stage to stop at.
     pub target: Option<String>,
+    /// The network of `RUN` instructions that ask for none.
+    #[serde(default, skip_serializing_if = "BuildNetwork::is_own")]
+    pub network: BuildNetwork,
+    /// `RUN --network=host` gets what it asks for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allows_host_network: bool,
+}
+
+/// The network of `RUN` instructions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildNetwork {
+    /// A namespace of their own, with a way out.
+    #[default]
+    Own,
+    /// A namespace of their own, without.
+    None,
+    /// The host's.
+    Host,
+}
+
+impl BuildNetwork {
+    fn is_own(&self) -> bool {
+        *self == Self::Own
+    }
 }
 
 /// The Dockerfile for one base distribution.

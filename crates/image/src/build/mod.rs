@@ -53,6 +53,20 @@ pub struct RunStep {
     pub cwd: String,
     /// `USER[:GROUP]`; empty is root.
     pub user: String,
+    /// Which network it asks for.
+    pub network: Network,
+}
+
+/// The network of a `RUN` instruction, as its flag `--network` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// What builds have when nothing is said.
+    #[default]
+    Default,
+    /// Its own loopback, and nothing else.
+    None,
+    /// The host's.
+    Host,
 }
 
 /// What to build.

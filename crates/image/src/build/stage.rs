@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::build::{BuildEvent, Builder, Outcome, RunStep, Step, cache, shorten};
+use crate::build::{BuildEvent, Builder, Network, Outcome, RunStep, Step, cache, shorten};
 use crate::config::{self, ContainerConfig, DEFAULT_PATH, Healthcheck, History, ImageConfig};
 use crate::digest::{Digest, LayerId};
 use crate::dockerfile::{Command, Health, Heredoc, Kind, Scope, platform_args};
@@ -152,14 +152,14 @@ impl Builder<'_> {
         step: Step<'_>,
     ) -> Result<Outcome> {
         match &step.kind {
-            Kind::Run { command, heredocs, ignored_mounts } => {
+            Kind::Run { command, heredocs, ignored_mounts, network } => {
                 if *ignored_mounts > 0 {
                     let place = format!("{}:{}", self.dockerfile.name, step.line);
                     let message =
                         format!("{place}: RUN: there are no cache mounts yet, the directory starts empty");
                     (self.progress)(BuildEvent::Warning(message));
                 }
-                return self.run(state, command, heredocs, step);
+                return self.run(state, command, heredocs, *network, step);
             }
             Kind::Copy(copy) => return self.copy(state, copy, stage, step),
             Kind::Workdir(path) => return self.workdir(state, path, step),
@@ -294,6 +294,7 @@ impl Builder<'_> {
         state: &mut StageState,
         command: &Command,
         heredocs: &[Heredoc],
+        network: Network,
         step: Step<'_>,
     ) -> Result<Outcome> {
         let argv = state.argv(&with_heredocs(command, heredocs));
@@ -320,6 +321,12 @@ impl Builder<'_> {
         key.field(b"");
         key.field(cwd.as_bytes());
         key.field(user.as_bytes());
+        // The default has the same keys as before there was a choice.
+        match network {
+            Network::Default => {}
+            Network::None => key.field(b"network none"),
+            Network::Host => key.field(b"network host"),
+        }
         for (name, value) in &self.request.args {
             if is_proxy_arg(name) && !env.iter().any(|(other, _)| other == name) {
                 env.push((name.clone(), value.clone()));
@@ -338,6 +345,7 @@ impl Builder<'_> {
                     env,
                     cwd,
                     user,
+                    network,
                 },
             )
         })

@@ -6,6 +6,7 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::build::Network;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
 
@@ -59,6 +60,7 @@ pub(crate) enum Kind {
         command: Command,
         heredocs: Vec<Heredoc>,
         ignored_mounts: usize,
+        network: Network,
     },
     Copy(Copy),
     Env(Vec<(String, String)>),

@@ -1,5 +1,6 @@
 //! Instructions of each kind.
 
+use crate::build::Network;
 use crate::dockerfile::lines::{self, Logical};
 use crate::dockerfile::{Command, Copy, Dockerfile, Health, Instruction, Kind, Stage, words};
 use crate::error::{Error, Result};
@@ -195,11 +196,19 @@ fn one_word(rest: &str, escape: char) -> Parsed<String> {
 
 fn run(found: &Logical, flags: &[(String, String)], rest: &str) -> Parsed<Kind> {
     let mut ignored_mounts = 0;
+    let mut network = Network::Default;
     for (name, value) in flags {
         match name.as_str() {
             "--mount" if value.split(',').any(|part| part == "type=cache") => ignored_mounts += 1,
             "--mount" => return Err(format!("`--mount={value}` is not supported").into()),
-            "--network" if value == "default" || value == "host" => {}
+            "--network" => {
+                network = match value.as_str() {
+                    "default" => Network::Default,
+                    "none" => Network::None,
+                    "host" => Network::Host,
+                    _ => return Err(format!("`--network={value}` is not one of default, none, host").into()),
+                };
+            }
             _ => return Err(format!("flag `{name}={value}` is not supported").into()),
         }
     }
@@ -216,7 +225,7 @@ fn run(found: &Logical, flags: &[(String, String)], rest: &str) -> Parsed<Kind> 
                 .into(),
         );
     }
-    Ok(Kind::Run { command, heredocs: found.heredocs.clone(), ignored_mounts })
+    Ok(Kind::Run { command, heredocs: found.heredocs.clone(), ignored_mounts, network })
 }
 
 /// Whether a `RUN` consists of a here-document alone, which is then the script.

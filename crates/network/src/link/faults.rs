@@ -185,7 +185,7 @@ fn table(cuts: &BTreeSet<Cut>, plan: &NetworkPlan) -> Table {
         chain("forward", Hook::Forward, forward),
         chain("output", Hook::Output, output),
     ];
-    Table { family: Family::Bridge, name: TABLE, chains }
+    Table { family: Family::Bridge, name: TABLE, sets: Vec::new(), chains }
 }
 
 #[cfg(test)]

@@ -69,6 +69,13 @@ pub(super) fn leave_echo_requests(ipv6: bool) -> Result<(), Error> {
     if ipv6 { set("net/ipv6/icmp/echo_ignore_all", "1") } else { Ok(()) }
 }
 
+/// Answers every connection that is not allowed: a container that tries many is not to wait for an error that the
+/// kernel holds back (icmp(7), `icmp_ratemask`).
+pub(super) fn answer_all(ipv6: bool) -> Result<(), Error> {
+    set("net/ipv4/icmp_ratemask", "0")?;
+    if ipv6 { set("net/ipv6/icmp/ratelimit", "0") } else { Ok(()) }
+}
+
 /// All groups that exist in this user namespace, as `ping_group_range` wants them: both ends must be mapped.
 pub(super) fn ping_groups() -> String {
     let map = std::fs::read_to_string("/proc/thread-self/gid_map").unwrap_or_default();

@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags, SocketType};
 
 use super::Kind;
 use super::event::{Token, World};
 use super::proxy::End;
 use super::slab::{Key, Slab};
-use super::sockets::Waiter;
+use super::sockets::{self, Waiter};
 use super::topology::{Entrance, Replica, ServiceId, Way};
 use crate::balance::Pick;
+use crate::error::errno;
 
 /// How long a flow without a reply is kept: what the kernel's connection tracking keeps it for
 /// (`nf_conntrack_udp_timeout`).
@@ -34,6 +35,8 @@ const FLOWS: usize = 16 * 1024;
 const FLOWS_EACH: usize = 1024;
 /// Datagrams that wait for a flow's socket.
 const PENDING: usize = 16;
+/// Bytes in all of them.
+const WAITING: usize = 4 << 20;
 /// Datagrams of one socket before others get their turn.
 const TURNS: usize = 64;
 
@@ -80,6 +83,8 @@ pub(super) struct Datagrams {
     /// Of each sender, oldest first.
     senders: HashMap<IpAddr, VecDeque<Key>>,
     deadlines: VecDeque<(Instant, Key)>,
+    /// Bytes that wait for flows' sockets.
+    waiting: usize,
     buffer: Vec<u8>,
 }
 
@@ -91,6 +96,7 @@ impl Datagrams {
             by_label: HashMap::new(),
             senders: HashMap::new(),
             deadlines: VecDeque::new(),
+            waiting: 0,
             // Zeroed memory that is never touched takes no room.
             buffer: vec![0; 1 << 16],
         }
@@ -111,6 +117,11 @@ impl Datagrams {
             }
             None => Err(Errno::BADF),
         }
+    }
+
+    /// The socket of a listener.
+    pub(super) fn socket(&self, listener: Key) -> Option<&OwnedFd> {
+        self.listeners.get(listener).map(|listener| &listener.socket)
     }
 
     /// Takes no more from it; its flows end.
@@ -195,6 +206,10 @@ impl Datagrams {
             return None;
         };
         self.make_room(world, from.ip());
+        if self.deadlines.len() > 2 * FLOWS {
+            // Of many flows that had to leave early.
+            self.deadlines.retain(|(_, key)| self.flows.get(*key).is_some());
+        }
         let deadline = now + UNREPLIED;
         let flow = self.flows.insert(Flow {
             label,
@@ -235,10 +250,11 @@ impl Datagrams {
     }
 
     fn make_room(&mut self, world: &mut World, sender: IpAddr) {
-        let own = self.senders.get(&sender).filter(|flows| flows.len() >= FLOWS_EACH);
+        let most = FLOWS.min(world.most);
+        let own = self.senders.get(&sender).filter(|flows| flows.len() >= FLOWS_EACH.min(most / 4));
         let oldest = own.and_then(|flows| flows.front().copied());
         let any = || self.deadlines.iter().map(|(_, key)| *key).find(|key| self.flows.get(*key).is_some());
-        let leaves = oldest.or_else(|| (self.flows.len() >= FLOWS).then(any).flatten());
+        let leaves = oldest.or_else(|| (self.flows.len() >= most).then(any).flatten());
         if let Some(key) = leaves {
             self.close(world, key);
         }
@@ -253,12 +269,7 @@ impl Datagrams {
             // The far side first: it needs no more than this.
             (_, true) => {
                 if let Some(source) = flow.source {
-                    let any_port = SocketAddr::new(source.ip(), 0);
-                    let bound = rustix::net::bind(&socket, &source)
-                        .or_else(|_taken| rustix::net::bind(&socket, &any_port));
-                    if let Err(error) = bound {
-                        tracing::warn!(%error, %source, "keep the sender's address");
-                    }
+                    sockets::keep_address(&socket, source);
                 }
                 if let Err(error) = rustix::net::connect(&socket, &flow.destination) {
                     tracing::debug!(%error, to = %flow.destination, "connect");
@@ -278,6 +289,7 @@ impl Datagrams {
                     return self.close(world, key);
                 }
                 flow.near = Some(socket);
+                self.watch_far(world, key);
             }
             (None, false) => {}
         }
@@ -285,14 +297,23 @@ impl Datagrams {
 
     fn set_far(&mut self, world: &mut World, key: Key, socket: OwnedFd) {
         let Some(flow) = self.flows.get_mut(key) else { return };
-        if let Err(error) = world.poll.add(&socket, Token::Datagram(key, End::Upstream), EventFlags::IN) {
-            tracing::warn!(%error, "watch a flow");
-            return self.close(world, key);
-        }
         for datagram in std::mem::take(&mut flow.pending) {
+            self.waiting = self.waiting.saturating_sub(datagram.len());
             send(&socket, &datagram);
         }
         flow.far = Some(socket);
+        // Replies wait in it for the socket that they are to come from.
+        if flow.label.2.is_none() {
+            self.watch_far(world, key);
+        }
+    }
+
+    fn watch_far(&mut self, world: &mut World, key: Key) {
+        let Some(far) = self.flows.get(key).and_then(|flow| flow.far.as_ref()) else { return };
+        if let Err(error) = world.poll.add(far, Token::Datagram(key, End::Upstream), EventFlags::IN) {
+            tracing::warn!(%error, "watch a flow");
+            self.close(world, key);
+        }
     }
 
     /// Sends what is in the buffer to the flow's destination.
@@ -302,7 +323,10 @@ impl Datagrams {
         flow.deadline = now + if flow.replied { REPLIED } else { UNREPLIED };
         match &flow.far {
             Some(far) => send(far, datagram),
-            None if flow.pending.len() < PENDING => flow.pending.push_back(datagram.to_vec()),
+            None if flow.pending.len() < PENDING && self.waiting + length <= WAITING => {
+                self.waiting += length;
+                flow.pending.push_back(datagram.to_vec());
+            }
             None => {}
         }
     }
@@ -316,8 +340,11 @@ impl Datagrams {
                 End::Upstream => &flow.far,
             };
             let Some(socket) = socket else { return };
-            let length = match rustix::net::recv(socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
-                Ok((_, length)) => length,
+            let received = rustix::net::recvfrom(socket, &mut self.buffer[..], RecvFlags::DONTWAIT);
+            let (length, sender) = match received {
+                Ok((_, length, sender)) => {
+                    (length, sender.and_then(|sender| SocketAddr::try_from(sender).ok()))
+                }
                 Err(Errno::AGAIN) => return,
                 // What was sent has come back: nobody listens there. The sender will notice in its own way.
                 Err(error) => {
@@ -327,7 +354,10 @@ impl Datagrams {
             };
             let now = Instant::now();
             if end == End::Client {
-                self.forward(key, length, now);
+                // Between its being bound and connected the socket may have got what others sent there.
+                if sender == Some(flow.label.1) {
+                    self.forward(key, length, now);
+                }
                 continue;
             }
             flow.replied = true;
@@ -343,7 +373,6 @@ impl Datagrams {
                         tracing::debug!(%error, %from, "send datagram");
                     }
                 }
-                // The socket that replies come from is not there yet; what is lost is sent again.
                 _ => {}
             }
         }
@@ -352,6 +381,7 @@ impl Datagrams {
     pub(super) fn close(&mut self, world: &mut World, key: Key) {
         let Some(flow) = self.flows.remove(key) else { return };
         self.by_label.remove(&flow.label);
+        self.waiting = self.waiting.saturating_sub(flow.pending.iter().map(Vec::len).sum());
         let sender = flow.label.1.ip();
         if let Some(flows) = self.senders.get_mut(&sender) {
             flows.retain(|other| *other != key);
@@ -360,13 +390,27 @@ impl Datagrams {
             }
         }
         world.events.extend(flow.replica.and_then(|replica| world.topology.closed(replica)));
+        let flows = &self.flows;
+        while self.deadlines.pop_front_if(|(_, key)| flows.get(*key).is_none()).is_some() {}
     }
 
-    /// Ends the flows of a container that is gone or to be left alone.
-    pub(super) fn close_replica(&mut self, world: &mut World, gone: impl Fn(&World, Replica) -> bool) {
-        let flows = self.flows.iter().filter(|(_, flow)| flow.replica.is_some_and(|one| gone(world, one)));
+    /// Ends the flows to replicas that take no datagrams any more: what comes next goes to another.
+    pub(super) fn leave_replicas(&mut self, world: &mut World) {
+        let is_left = |flow: &Flow| {
+            flow.replica.is_some_and(|replica| !world.topology.serves(replica, flow.destination.ip()))
+        };
+        let flows = self.flows.iter().filter(|(_, flow)| is_left(flow));
         let keys: Vec<Key> = flows.map(|(key, _)| key).collect();
         keys.into_iter().for_each(|key| self.close(world, key));
+    }
+
+    /// Ends the flows that were begun from these addresses.
+    pub(super) fn leave_senders(&mut self, world: &mut World, senders: &[IpAddr]) {
+        for sender in senders {
+            for key in self.senders.get(sender).cloned().into_iter().flatten() {
+                self.close(world, key);
+            }
+        }
     }
 }
 
@@ -379,9 +423,7 @@ fn send(socket: &OwnedFd, datagram: &[u8]) {
 
 /// A socket of the host's namespace that is connected to `address`.
 fn outside(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    let socket = sockets::outside(address, SocketType::DGRAM)?;
     rustix::net::connect(&socket, &address)?;
     Ok(socket)
 }
@@ -421,8 +463,4 @@ fn receive(
 pub(super) fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = storage.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
     v4.or_else(|| storage.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
-}
-
-pub(super) fn errno(error: nix::Error) -> Errno {
-    Errno::from_raw_os_error(error as i32)
 }

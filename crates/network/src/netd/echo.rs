@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -18,19 +18,25 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 
-use super::datagram::{address, errno};
+use super::datagram::address;
 use super::event::{Token, World};
 use super::slab::{Key, Slab};
+use super::tally::Tally;
 use super::topology::Way;
+use crate::error::errno;
 
 /// How long a program's requests to one address keep their socket after the last of them.
 const IDLE: Duration = Duration::from_secs(30);
 /// Pinging programs at a time.
 const FLOWS: usize = 256;
+/// Of these, what one container may have.
+const FLOWS_EACH: usize = 64;
 /// Messages of one socket before others get their turn.
 const TURNS: usize = 64;
 /// Length of an echo message's header.
 const HEADER: usize = 8;
+/// How much of an IPv6 message an error about it quotes, so that the error fits into the smallest MTU, 1280 bytes.
+const QUOTED: usize = 1280 - 40 - 8 - 40;
 
 /// Who asks whom, and the identifier that tells the sender's programs apart.
 type Label = (IpAddr, IpAddr, [u8; 2]);
@@ -39,9 +45,9 @@ type Label = (IpAddr, IpAddr, [u8; 2]);
 struct Flow {
     label: Label,
     socket: OwnedFd,
-    /// A raw socket, where the host has none for ordinary users: it gets replies with their IP header, and those
-    /// that are meant for others.
-    raw: bool,
+    /// The identifier of requests by a raw socket, where the host has none for ordinary users: it gets replies with
+    /// their IP header, and those that are meant for others. A socket for ordinary users has its own.
+    raw: Option<[u8; 2]>,
     deadline: Instant,
 }
 
@@ -51,6 +57,8 @@ pub(super) struct Echo {
     v6: Option<OwnedFd>,
     flows: Slab<Flow>,
     by_label: HashMap<Label, Key>,
+    /// How many flows each container has.
+    open: Tally<IpAddr>,
     deadlines: VecDeque<(Instant, Key)>,
     buffer: Vec<u8>,
 }
@@ -62,6 +70,7 @@ impl Echo {
             v6: None,
             flows: Slab::new(),
             by_label: HashMap::new(),
+            open: Tally::default(),
             deadlines: VecDeque::new(),
             // Zeroed memory that is never touched takes no room.
             buffer: vec![0; 1 << 16],
@@ -89,12 +98,17 @@ impl Echo {
         while let Some((_, key)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
             let Some(flow) = self.flows.get(key) else { continue };
             if flow.deadline <= now {
-                self.by_label.remove(&flow.label);
-                self.flows.remove(key);
+                self.close(key);
             } else {
                 self.deadlines.push_back((now + IDLE, key));
             }
         }
+    }
+
+    fn close(&mut self, key: Key) {
+        let Some(flow) = self.flows.remove(key) else { return };
+        self.by_label.remove(&flow.label);
+        self.open.take(&flow.label.0);
     }
 
     /// Messages have come from containers.
@@ -129,31 +143,45 @@ impl Echo {
             };
             let message = request.message(true);
             let label = (request.from, request.to, request.identifier());
-            let sent = !forbidden && self.send(world, label, &message, now);
-            if !sent && !v6 {
+            let sent = !forbidden && self.send(world, label, message, now);
+            if !sent {
                 let packet = self.buffer.get(..length).unwrap_or_default();
-                if let Some(socket) = &self.v4 {
-                    answer(socket, Ipv4Addr::UNSPECIFIED.into(), label.0, &prohibited(packet));
+                let message = if v6 { prohibited6(label.0, label.1, packet) } else { prohibited(packet) };
+                if let (Some(socket), Some(gateway)) =
+                    (if v6 { &self.v6 } else { &self.v4 }, world.topology.gateway(label.0))
+                {
+                    answer(socket, gateway, label.0, &message);
                 }
             }
         }
     }
 
     /// Sends a request on; `false` when there is no socket for it.
-    fn send(&mut self, world: &World, label: Label, message: &[u8], now: Instant) -> bool {
+    fn send(&mut self, world: &World, label: Label, mut message: Vec<u8>, now: Instant) -> bool {
         let known = self.by_label.get(&label).copied();
         let Some(key) = known.or_else(|| self.open(world, label, now)) else { return false };
         let Some(flow) = self.flows.get_mut(key) else { return false };
         flow.deadline = now + IDLE;
-        if let Err(error) = rustix::net::send(&flow.socket, message, SendFlags::DONTWAIT) {
+        if let Some(own) = flow.raw {
+            identify(&mut message, own);
+        }
+        if let Err(error) = rustix::net::send(&flow.socket, &message, SendFlags::DONTWAIT) {
             tracing::debug!(%error, to = %label.1, "send echo request");
         }
         true
     }
 
     fn open(&mut self, world: &World, label: Label, now: Instant) -> Option<Key> {
-        if self.flows.len() >= FLOWS {
-            return None;
+        let has_many = self.open.of(&label.0) >= FLOWS_EACH;
+        if has_many || self.flows.len() >= FLOWS {
+            let may_go = |flow: &Flow| !has_many || flow.label.0 == label.0;
+            let mut keys = self.deadlines.iter().map(|(_, key)| *key);
+            let oldest = keys.find(|key| self.flows.get(*key).is_some_and(may_go));
+            oldest.into_iter().for_each(|key| self.close(key));
+        }
+        if self.deadlines.len() > 2 * FLOWS {
+            // Of flows that had to leave early.
+            self.deadlines.retain(|(_, key)| self.flows.get(*key).is_some());
         }
         let (socket, raw) = match outside(label.1) {
             Ok(socket) => socket,
@@ -162,14 +190,18 @@ impl Echo {
                 return None;
             }
         };
-        let key = self.flows.insert(Flow { label, socket, raw, deadline: now + IDLE });
-        let flow = self.flows.get(key)?;
+        let key = self.flows.insert(Flow { label, socket, raw: None, deadline: now + IDLE });
+        let flow = self.flows.get_mut(key)?;
+        // Programs of several containers may have the same identifier, and each gets all replies.
+        let own = (key.index as u16).wrapping_add(std::process::id() as u16);
+        flow.raw = raw.then(|| own.to_be_bytes());
         if let Err(error) = world.poll.add(&flow.socket, Token::EchoReply(key), EventFlags::IN) {
             tracing::warn!(%error, "watch a socket for echo replies");
             self.flows.remove(key);
             return None;
         }
         self.by_label.insert(label, key);
+        self.open.add(label.0);
         self.deadlines.push_back((now + IDLE, key));
         Some(key)
     }
@@ -239,8 +271,8 @@ impl<'a> Request<'a> {
 }
 
 /// What came from outside, as a reply to the container's program; `None` when it is none.
-fn reply_message(packet: &[u8], raw: bool, v6: bool, identifier: [u8; 2]) -> Option<Vec<u8>> {
-    let message = match raw && !v6 {
+fn reply_message(packet: &[u8], raw: Option<[u8; 2]>, v6: bool, identifier: [u8; 2]) -> Option<Vec<u8>> {
+    let message = match raw.is_some() && !v6 {
         true => packet.get(usize::from(packet.first()? & 0x0f) * 4..)?,
         false => packet,
     };
@@ -249,7 +281,7 @@ fn reply_message(packet: &[u8], raw: bool, v6: bool, identifier: [u8; 2]) -> Opt
         return None;
     }
     // An ordinary user's socket has an identifier of its own, and gets its own replies only.
-    if raw && message.get(4..6) != Some(&identifier[..]) {
+    if raw.is_some_and(|own| message.get(4..6) != Some(&own[..])) {
         return None;
     }
     let rest = message.get(6..)?;
@@ -261,6 +293,23 @@ fn prohibited(packet: &[u8]) -> Vec<u8> {
     let header = usize::from(packet.first().copied().unwrap_or(0) & 0x0f) * 4;
     let quoted = packet.get(..header + 8).unwrap_or(packet);
     with_checksum([&[3, 13, 0, 0, 0, 0, 0, 0], quoted].concat())
+}
+
+/// The same over IPv6 (RFC 4443 section 3.1), about a message whose header has to be made again.
+fn prohibited6(from: IpAddr, to: IpAddr, message: &[u8]) -> Vec<u8> {
+    let (IpAddr::V6(from), IpAddr::V6(to)) = (from, to) else { return Vec::new() };
+    let length = u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes();
+    // Version 6, the length, the next header (ICMPv6), hops, and the two addresses.
+    let header = [&[0x60, 0, 0, 0], &length[..], &[58, 64], &from.octets(), &to.octets()].concat();
+    let quoted = message.get(..QUOTED).unwrap_or(message);
+    with_checksum([&[1, 1, 0, 0, 0, 0, 0, 0], &header[..], quoted].concat())
+}
+
+/// Replaces the identifier of a message.
+fn identify(message: &mut Vec<u8>, identifier: [u8; 2]) {
+    let rest = message.get(6..).unwrap_or_default();
+    let kind = message.first().copied().unwrap_or_default();
+    *message = with_checksum([&[kind, 0, 0, 0], &identifier[..], rest].concat());
 }
 
 /// Fills in the checksum (RFC 1071). For IPv6 the kernel does that again, with the addresses.
@@ -356,8 +405,12 @@ mod tests {
         assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "a right checksum makes all ones");
 
         let answered = [&[0, 0, 9, 9, 0xaa, 0xbb, 0, 1], &b"abcdefg"[..]].concat();
-        assert_eq!(reply_message(&answered, false, false, [0x12, 0x34]), Some(reply));
-        assert_eq!(reply_message(&answered, true, false, [0x12, 0x34]), None, "another program's");
+        let own = Some([0xaa, 0xbb]);
+        assert_eq!(reply_message(&answered, None, false, [0x12, 0x34]).as_ref(), Some(&reply));
+        let with_header = [&header[..], &answered].concat();
+        assert_eq!(reply_message(&with_header, own, false, [0x12, 0x34]), Some(reply));
+        let other = Some([0xaa, 0xbc]);
+        assert_eq!(reply_message(&with_header, other, false, [0x12, 0x34]), None, "another program's");
         for cut in 0..packet.len() {
             assert!(Request::read(&packet[..cut], from, None).is_none_or(|r| r.rest.len() >= 4));
         }

@@ -31,7 +31,7 @@ const REST: Duration = Duration::from_millis(100);
 /// Connections accepted from one listener before others get their turn.
 const ACCEPTS: usize = 64;
 
-/// Events that wait for the supervisor; of refusals, further ones are dropped.
+/// Messages that wait for the supervisor; of refusals, further ones are dropped.
 const EVENTS: usize = 1024;
 /// Refusals that are told in a second.
 const REFUSALS: u32 = 64;
@@ -138,6 +138,10 @@ pub(super) struct World {
     pub(super) ftp: Expected,
     /// What the supervisor is to be told.
     pub(super) events: Vec<Event>,
+    /// Connections at a time.
+    pub(super) most: usize,
+    /// Connections of one service at a time: it may not keep all others from theirs.
+    pub(super) most_each: usize,
     /// The second in which refusals are counted, and how many there were.
     refusals: (Instant, u32),
 }
@@ -186,8 +190,6 @@ struct Netd {
     intercepted_udp: Vec<Key>,
     /// Listeners that rest are watched again then.
     resting: Option<Instant>,
-    /// Connections at a time, and of one service.
-    limits: (usize, usize),
     proxy: Proxy,
     datagrams: Datagrams,
     echo: Echo,
@@ -195,8 +197,8 @@ struct Netd {
     resolver: Resolver,
     /// A configuration whose descriptors have not all come.
     incoming: Option<Incoming>,
-    /// Events that the supervisor has not taken yet.
-    outgoing: VecDeque<Event>,
+    /// What the supervisor has not taken yet.
+    outgoing: VecDeque<Reply>,
 }
 
 struct Incoming {
@@ -232,6 +234,8 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         topology: Topology::default(),
         ftp: Expected::default(),
         events: Vec::new(),
+        most: connections.max(16),
+        most_each: connections.saturating_mul(3) / 4,
         refusals: (Instant::now(), 0),
     };
     let mut netd = Netd {
@@ -241,8 +245,6 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
         udp: Vec::new(),
         intercepted_udp: Vec::new(),
         resting: None,
-        // One service may not keep all others from theirs.
-        limits: (connections.max(16), connections.saturating_mul(3) / 4),
         proxy: Proxy::new(),
         datagrams: Datagrams::new(),
         echo: Echo::new(),
@@ -273,11 +275,13 @@ impl Netd {
                 if !self.handle(Token::decode(data.u64()), flags)? {
                     return Ok(());
                 }
+                // Who has been told an address may connect there while other events are handled.
+                self.learn();
             }
             if self.next_deadline().is_some() {
                 self.expire(Instant::now());
+                self.learn();
             }
-            self.learn();
             self.tell();
         }
     }
@@ -328,7 +332,7 @@ impl Netd {
         self.proxy.expire(&mut self.world, now);
         self.datagrams.expire(&mut self.world, now);
         self.echo.expire(now);
-        self.knocks.expire(now);
+        self.knocks.expire(&mut self.world, now);
         self.resolver.expire(&self.world.poll, now);
         self.world.sockets.expire(now);
         if self.resting.is_some_and(|until| until <= now) {
@@ -369,7 +373,7 @@ impl Netd {
                 ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
             };
             let open = service.map_or(0, |service| self.world.topology.open(service));
-            if self.proxy.len() >= self.limits.0 || open >= self.limits.1 {
+            if self.proxy.len() >= self.world.most || open >= self.world.most_each {
                 return self.rest(key);
             }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -418,8 +422,9 @@ impl Netd {
         // The address that it connected to is the accepted socket's own (`TPROXY`).
         let destination = rustix::net::getsockname(&client).ok().and_then(|at| SocketAddr::try_from(at).ok());
         let Some(destination) = destination else { return };
-        if let Some(socket) = self.knocks.claim(source, destination) {
-            return self.proxy.joined(&mut self.world, client, source, (socket, destination));
+        if let Some((socket, service)) = self.knocks.claim(&mut self.world, source, destination) {
+            let dial = Dial::World(destination, service);
+            return self.proxy.joined(&mut self.world, client, source, socket, dial);
         }
         if let Some((client_address, from)) = self.world.ftp.active(source.ip(), destination) {
             let dial = Dial::Host(client_address, Some(from));
@@ -427,13 +432,20 @@ impl Netd {
         }
         let dial = match self.world.topology.way(source.ip(), destination, now) {
             Way::Service(service, entrance) => Dial::Service(service, destination.port(), entrance),
-            Way::World(_) => Dial::Host(destination, None),
+            Way::World(service) => Dial::World(destination, service),
             Way::Nowhere => return super::flow::reset_on_close(&client),
             Way::Forbidden(container, name) => {
                 self.world.refuse(container, destination, name, "tcp", now);
                 return super::flow::reset_on_close(&client);
             }
         };
+        if let Dial::Service(service, ..) | Dial::World(_, service) = dial
+            && self.world.topology.open(service) >= self.world.most_each
+        {
+            // All containers share this listener: who has enough may not keep it from others by having to wait.
+            tracing::debug!(service = self.world.topology.name(service), "has too many connections");
+            return super::flow::reset_on_close(&client);
+        }
         self.proxy.accepted(&mut self.world, client, source, dial, None);
     }
 
@@ -474,12 +486,11 @@ impl Netd {
         for event in self.world.events.drain(..) {
             let expendable = matches!(event, Event::Refused { .. } | Event::Ftp { .. });
             if self.outgoing.len() < EVENTS || !expendable {
-                self.outgoing.push_back(event);
+                self.outgoing.push_back(Reply::Event(event));
             }
         }
-        while let Some(event) = self.outgoing.front() {
-            let message = encode(&Reply::Event(event.clone()));
-            match message.and_then(|message| self.supervisor.send(&message, &[])) {
+        while let Some(reply) = self.outgoing.front() {
+            match encode(reply).and_then(|message| self.supervisor.send(&message, &[])) {
                 Ok(()) => drop(self.outgoing.pop_front()),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     self.resting.get_or_insert_with(|| Instant::now() + REST);
@@ -518,6 +529,7 @@ impl Netd {
             Request::States(states) => {
                 self.resolver.change_states(states.clone());
                 self.world.topology.set_states(states, Instant::now(), &mut self.world.events);
+                self.datagrams.leave_replicas(&mut self.world);
                 self.proxy.retry_held(&mut self.world);
                 return Ok(());
             }
@@ -528,8 +540,9 @@ impl Netd {
             Ok(()) => Reply::Configured,
             Err(reason) => Reply::Refused(reason),
         };
-        let reply = encode(&reply).doing(|| "encode reply")?;
-        self.supervisor.send(&reply, &[]).doing(|| "answer the supervisor")
+        // A supervisor that was busy for a while may have no room for it now: it waits in line.
+        self.outgoing.push_back(reply);
+        Ok(())
     }
 
     /// Checks everything first, then changes over; on refusal the old configuration stays in force.
@@ -564,7 +577,7 @@ impl Netd {
         }
         let Configuration { plan, published, inward: inward_to, resolvers, states } = *configuration;
         self.resolver.set_states(states.clone());
-        self.world.topology.configure(plan.clone(), states, &mut self.world.events);
+        let changed = self.world.topology.configure(plan.clone(), states, &mut self.world.events);
         self.change_listeners(&published, fresh)?;
         if !intercepted.is_empty() {
             self.intercept(intercepted).map_err(|error| format!("watch what is intercepted: {error}"))?;
@@ -572,7 +585,8 @@ impl Netd {
         self.listen_inside(inward.into_iter().zip(inward_to.iter().map(|one| one.target)))
             .map_err(|error| format!("watch a container's port: {error}"))?;
         let world = &mut self.world;
-        self.datagrams.close_replica(world, |world, replica| world.topology.container(replica).is_none());
+        self.datagrams.leave_senders(world, &changed);
+        self.datagrams.leave_replicas(world);
         self.resolver.configure(&world.poll, plan, resolvers, names)?;
         self.proxy.retry_held(world);
         Ok(())
@@ -588,11 +602,26 @@ impl Netd {
             || self.udp.iter().any(|(_, one)| same_port(one, published))
     }
 
+    /// Whether a published port has this very socket.
+    fn listens_with(&self, published: &Published, socket: &OwnedFd) -> bool {
+        let tcp = self.listeners.iter().filter_map(|(_, listener)| match &listener.kind {
+            ListenerKind::Published(other) => Some((other, &listener.socket)),
+            ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
+        });
+        let udp = self.udp.iter().filter_map(|(key, one)| Some((one, self.datagrams.socket(*key)?)));
+        let mut own = tcp.chain(udp).filter(|(one, _)| same_port(one, published));
+        own.any(|(_, own)| crate::direct::is_same(own.as_fd(), socket.as_fd()))
+    }
+
     fn change_listeners(
         &mut self,
         published: &[Published],
-        fresh: Vec<(usize, OwnedFd)>,
+        mut fresh: Vec<(usize, OwnedFd)>,
     ) -> Result<(), String> {
+        // Those that are there already stay, with their flows.
+        fresh.retain(|(index, socket)| {
+            !published.get(*index).is_some_and(|one| self.listens_with(one, socket))
+        });
         let replaced: BTreeSet<usize> = fresh.iter().map(|(index, _)| *index).collect();
         let stays = |other: &Published| {
             let mut kept = published.iter().enumerate().filter(|(index, _)| !replaced.contains(index));

@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{SocketType, sockopt};
 
 use super::Kind;
 use super::event::{Poll, Token, World};
 use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
 use super::ftp::{Around, Control, Course, Gate};
 use super::slab::{Key, Slab};
-use super::sockets::Waiter;
+use super::sockets::{self, Waiter};
 use super::topology::{Entrance, Replica, ServiceId, Target};
 use crate::balance::{MemberId, Pick};
 
@@ -68,6 +68,8 @@ pub(super) enum Dial {
     Stack(Target, Vec<Target>),
     /// A place in the host's network, and the address to come from if that matters.
     Host(SocketAddr, Option<SocketAddr>),
+    /// A place outside, for a container of this service.
+    World(SocketAddr, ServiceId),
 }
 
 #[derive(Debug)]
@@ -141,9 +143,9 @@ impl Proxy {
         }
     }
 
-    /// How many connections there are.
+    /// How many connections there are, those included that are almost over.
     pub(super) fn len(&self) -> usize {
-        self.connections.len()
+        self.connections.len() + self.lingering.len()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -162,39 +164,44 @@ impl Proxy {
         gate: Option<Gate>,
     ) {
         let now = Instant::now();
-        let key = self.insert(client, address, dial, gate, now);
+        let key = self.insert(world, client, address, dial, gate, now);
         self.dial(world, key, now);
         if let Some(connection) = self.connections.get(key).filter(|connection| !connection.established) {
             self.deadlines.push(Reverse((connection.attempt.until, key, u32::MAX)));
         }
     }
 
-    /// Takes a new connection whose other end is connected already.
+    /// Takes a new connection of a service's container whose other end is connected, and counted, already.
     pub(super) fn joined(
         &mut self,
         world: &mut World,
         client: OwnedFd,
         address: SocketAddr,
-        upstream: (OwnedFd, SocketAddr),
+        upstream: OwnedFd,
+        dial: Dial,
     ) {
         let now = Instant::now();
-        let (socket, destination) = upstream;
-        let key = self.insert(client, address, Dial::Host(destination, None), None, now);
+        let key = self.insert(world, client, address, dial, None, now);
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.upstream = Some(Side::new(socket));
+            connection.upstream = Some(Side::new(upstream));
             self.establish(world, key);
         }
     }
 
     fn insert(
         &mut self,
+        world: &mut World,
         client: OwnedFd,
         address: SocketAddr,
         dial: Dial,
         gate: Option<Gate>,
         now: Instant,
     ) -> Key {
-        let until = now + if matches!(dial, Dial::Host(..)) { FAR_PATIENCE } else { PATIENCE };
+        let until =
+            now + if matches!(dial, Dial::Host(..) | Dial::World(..)) { FAR_PATIENCE } else { PATIENCE };
+        if let Dial::World(_, service) = dial {
+            world.topology.went_out(service);
+        }
         let attempt = Attempt {
             dial,
             client: address,
@@ -225,16 +232,8 @@ impl Proxy {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let attempt = &mut connection.attempt;
         let target = match attempt.dial {
-            Dial::Host(address, source) => {
-                let target = Target { address, source: None, gateway: address.ip() };
-                return match outside(address, source) {
-                    Ok(socket) => self.connect(world, key, socket, target),
-                    Err(error) => {
-                        tracing::warn!(%error, %address, "make a socket");
-                        self.abort(world, key);
-                    }
-                };
-            }
+            Dial::Host(address, source) => return self.dial_host(world, key, address, source),
+            Dial::World(address, _) => return self.dial_host(world, key, address, None),
             Dial::Stack(target, _) => Some(target),
             Dial::Service(service, port, entrance) => {
                 match world.topology.pick(service, attempt.client.ip(), &attempt.tried, now) {
@@ -257,6 +256,17 @@ impl Proxy {
         let kind = if target.address.is_ipv4() { Kind::Tcp4 } else { Kind::Tcp6 };
         if let Some(socket) = world.sockets.take(kind, Waiter::Connection(key)) {
             self.connect(world, key, socket, target);
+        }
+    }
+
+    fn dial_host(&mut self, world: &mut World, key: Key, address: SocketAddr, source: Option<SocketAddr>) {
+        let target = Target { address, source: None, gateway: address.ip() };
+        match outside(address, source) {
+            Ok(socket) => self.connect(world, key, socket, target),
+            Err(error) => {
+                tracing::warn!(%error, %address, "make a socket");
+                self.abort(world, key);
+            }
         }
     }
 
@@ -295,7 +305,9 @@ impl Proxy {
                 }
                 waits
             });
-            self.look = (!self.lingering.is_empty()).then_some(now + LOOK);
+            // Looking at many takes its time, and nobody waits for it.
+            let pause = LOOK * (1 + self.lingering.len() as u32 / 64);
+            self.look = (!self.lingering.is_empty()).then_some(now + pause);
         }
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
@@ -346,7 +358,7 @@ impl Proxy {
     fn connect(&mut self, world: &mut World, key: Key, socket: OwnedFd, target: Target) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if let Some(source) = target.source {
-            come_from(&socket, source);
+            sockets::keep_address(&socket, source);
         }
         let result = rustix::net::connect(&socket, &target.address);
         let mut upstream = Side::new(socket);
@@ -390,7 +402,8 @@ impl Proxy {
             return self.abort(world, key);
         };
         let service = *service;
-        if world.topology.is_settling(replica, now) {
+        // Who is silent does listen, or is not there.
+        if error != Errno::TIMEDOUT && world.topology.is_settling(replica, now) {
             world.events.extend(world.topology.closed(replica));
             return self.hold(world, key, now);
         }
@@ -521,6 +534,9 @@ impl Proxy {
         if connection.gate.is_some() {
             world.ftp.forget(key);
         }
+        if let Dial::World(_, service) = connection.attempt.dial {
+            world.topology.came_back(service);
+        }
         let drained = connection.attempt.replica.and_then(|replica| world.topology.closed(replica));
         world.events.extend(drained);
         Some(connection)
@@ -529,29 +545,13 @@ impl Proxy {
 
 /// A socket of the host's namespace for a connection to `address`.
 pub(super) fn outside(address: SocketAddr, source: Option<SocketAddr>) -> rustix::io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    let socket = sockets::outside(address, SocketType::STREAM)?;
     crate::publish::tune(&socket)?;
     if let Some(source) = source {
         sockopt::set_socket_reuseaddr(&socket, true)?;
-        // Whoever may not have a low port comes from another one.
-        if let Err(error) = rustix::net::bind(&socket, &source) {
-            tracing::debug!(%error, %source, "bind");
-            rustix::net::bind(&socket, &SocketAddr::new(source.ip(), 0))?;
-        }
+        sockets::come_from(&socket, source)?;
     }
     Ok(socket)
-}
-
-/// Gives a transparent socket of the stack's namespace the client's own address.
-fn come_from(socket: &OwnedFd, source: SocketAddr) {
-    // The port may be taken by another connection of the same client, to another port of the host.
-    let any_port = SocketAddr::new(source.ip(), 0);
-    let bound = rustix::net::bind(socket, &source).or_else(|_taken| rustix::net::bind(socket, &any_port));
-    if let Err(error) = bound {
-        tracing::warn!(%error, %source, "keep the client's address");
-    }
 }
 
 impl Connection {

@@ -18,6 +18,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use super::event::{Poll, Token};
 use super::slab::{Key, Slab};
+use super::tally::Tally;
 use crate::balance::State;
 use crate::egress::Policy;
 use crate::names::cache::{Asked, Cache};
@@ -53,7 +54,7 @@ pub(super) struct Resolver {
     /// Where each question is among the queries.
     in_flight: HashMap<Asked, Key>,
     /// How many queries each container waits for.
-    waiting: HashMap<String, usize>,
+    waiting: Tally<String>,
     /// When the resolver that a query was sent to has taken too long; the number makes them different.
     deadlines: BTreeMap<(Instant, u64), Key>,
     host: Host,
@@ -98,7 +99,7 @@ impl Resolver {
             clients: Slab::new(),
             queries: Slab::new(),
             in_flight: HashMap::new(),
-            waiting: HashMap::new(),
+            waiting: Tally::default(),
             deadlines: BTreeMap::new(),
             host: Host::new(&[]),
             cache: Cache::default(),
@@ -259,8 +260,7 @@ impl Resolver {
             return Outcome::Reply(self.deliver(&waiter, &reply, age));
         }
         let failure = waiter.query.reply(Code::ServerFailed, &[], &[]);
-        let count = self.waiting.get(&waiter.container).copied().unwrap_or_default();
-        if count >= QUERIES_EACH {
+        if self.waiting.of(&waiter.container) >= QUERIES_EACH {
             return Outcome::Reply(failure);
         }
         let container = waiter.container.clone();
@@ -280,7 +280,7 @@ impl Resolver {
             }
             self.in_flight.insert(asked, key);
         }
-        *self.waiting.entry(container).or_default() += 1;
+        self.waiting.add(container);
         Outcome::Later
     }
 
@@ -333,12 +333,7 @@ impl Resolver {
             self.cache.insert(asked, reply, Instant::now());
         }
         for waiter in waiters {
-            if let Some(count) = self.waiting.get_mut(&waiter.container) {
-                *count -= 1;
-                if *count == 0 {
-                    self.waiting.remove(&waiter.container);
-                }
-            }
+            self.waiting.take(&waiter.container);
             let reply = match &reply {
                 Some(reply) => self.deliver(&waiter, reply, Duration::ZERO),
                 None => waiter.query.reply(Code::ServerFailed, &[], &[]),

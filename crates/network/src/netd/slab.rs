@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) index: u32,
-    /// 24 bits: how often the place has had a tenant.
+    /// 24 bits: how many tenants there were before, wherever.
     pub(super) generation: u32,
 }
 
@@ -12,7 +12,14 @@ pub(super) struct Key {
 pub(super) struct Slab<T> {
     entries: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
+    /// Of the next tenant; of all places, because those at the end go when they are not needed.
+    generation: u32,
+    /// With how few tenants to look whether places can go.
+    few: usize,
 }
+
+/// Places that always stay.
+const STAY: usize = 64;
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
@@ -22,7 +29,7 @@ impl<T> Default for Slab<T> {
 
 impl<T> Slab<T> {
     pub(super) const fn new() -> Self {
-        Self { entries: Vec::new(), free: Vec::new() }
+        Self { entries: Vec::new(), free: Vec::new(), generation: 0, few: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -30,16 +37,18 @@ impl<T> Slab<T> {
     }
 
     pub(super) fn insert(&mut self, value: T) -> Key {
+        let generation = self.generation;
+        self.generation = (generation + 1) & 0x00ff_ffff;
         if let Some(index) = self.free.pop()
-            && let Some((generation, place)) = self.entries.get_mut(index as usize)
+            && let Some(place) = self.entries.get_mut(index as usize)
         {
-            *generation = (*generation + 1) & 0x00ff_ffff;
-            *place = Some(value);
-            return Key { index, generation: *generation };
+            *place = (generation, Some(value));
+            return Key { index, generation };
         }
         let index = self.entries.len() as u32;
-        self.entries.push((0, Some(value)));
-        Key { index, generation: 0 }
+        self.entries.push((generation, Some(value)));
+        self.few = self.entries.len() / 4;
+        Key { index, generation }
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&T> {
@@ -57,8 +66,22 @@ impl<T> Slab<T> {
         let value = if *generation == key.generation { value.take() } else { None };
         if value.is_some() {
             self.free.push(key.index);
+            if self.len() <= self.few && self.entries.len() > STAY {
+                self.shrink();
+            }
         }
         value
+    }
+
+    /// Gives the places at the end back that have no tenant.
+    fn shrink(&mut self) {
+        let used = self.entries.iter().rposition(|(_, value)| value.is_some()).map_or(0, |last| last + 1);
+        self.entries.truncate(used);
+        self.entries.shrink_to(STAY);
+        self.free.retain(|index| (*index as usize) < used);
+        self.free.shrink_to(STAY);
+        // One who stays at the end keeps all before it: not looked for again with each that goes.
+        self.few = self.len() / 2;
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
@@ -73,5 +96,27 @@ impl<T> Slab<T> {
             let key = Key { index: index as u32, generation: *generation };
             value.as_mut().map(|value| (key, value))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_outlive_places() {
+        let mut slab = Slab::new();
+        let keys: Vec<Key> = (0..1000).map(|number| slab.insert(number)).collect();
+        let (last, others) = keys.split_last().unwrap();
+        for key in others {
+            assert_eq!(slab.remove(*key), Some(key.index));
+        }
+        assert_eq!((slab.len(), slab.get(*last)), (1, Some(&999)));
+        slab.remove(*last);
+        assert!(slab.entries.capacity() <= STAY, "{}", slab.entries.capacity());
+        let again: Vec<Key> = (0..1000).map(|number| slab.insert(number)).collect();
+        assert!(keys.iter().all(|key| slab.get(*key).is_none() && slab.remove(*key).is_none()));
+        assert!(again.iter().all(|key| slab.get(*key) == Some(&key.index)));
+        assert_eq!(slab.len(), 1000);
     }
 }

@@ -1,12 +1,14 @@
 //! Sockets of the stack's network namespace, which netd cannot enter: the hub makes them, and some are kept ready,
-//! so that a connection does not wait for a round trip.
+//! so that a connection does not wait for a round trip. And those of the host's, which are made here.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sys::channel::{Channel, MAX_FDS};
 
 use super::event::{Poll, Token};
@@ -155,5 +157,25 @@ impl Sockets {
             self.ask_again = None;
             self.ask();
         }
+    }
+}
+
+/// A socket of the host's namespace for what goes to `address`.
+pub(super) fn outside(address: SocketAddr, kind: SocketType) -> rustix::io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+}
+
+/// Binds a socket to an address, with another port if this one is not to be had: it is reserved, or another connection
+/// of the same client has it.
+pub(super) fn come_from(socket: &OwnedFd, source: SocketAddr) -> rustix::io::Result<()> {
+    let bound = rustix::net::bind(socket, &source);
+    bound.or_else(|_| rustix::net::bind(socket, &SocketAddr::new(source.ip(), 0)))
+}
+
+/// Gives a transparent socket of the stack's namespace the client's own address; else it has the gateway's.
+pub(super) fn keep_address(socket: &OwnedFd, client: SocketAddr) {
+    if let Err(error) = come_from(socket, client) {
+        tracing::warn!(%error, %client, "keep the client's address");
     }
 }

@@ -25,7 +25,7 @@ struct Service {
     pool: Pool,
     /// When a container was last said to take connections after it had not.
     ready_since: BTreeMap<String, Instant>,
-    /// Connections and flows that are open.
+    /// Connections and flows that are open, to it and from it to outside.
     open: usize,
 }
 
@@ -50,8 +50,8 @@ pub(super) enum Entrance {
 pub(super) enum Way {
     /// A service's virtual address.
     Service(ServiceId, Entrance),
-    /// Outside of the stack, for this container.
-    World(String),
+    /// Outside of the stack, for a container of this service.
+    World(ServiceId),
     /// Nowhere: it is the stack's own and nothing is there, or not for who asks.
     Nowhere,
     /// The policy of this container does not allow it; with the name that the address was looked up by.
@@ -71,6 +71,7 @@ pub(super) struct Target {
 #[derive(Debug, Clone, Copy)]
 struct Place {
     endpoint: usize,
+    service: ServiceId,
     network: usize,
 }
 
@@ -87,13 +88,14 @@ pub(super) struct Topology {
 }
 
 impl Topology {
-    /// Takes a new plan. Containers that have drained by that are added to `events`.
+    /// Takes a new plan. Containers that have drained by that are added to `events`. Returns the addresses that are
+    /// another container's now, or nobody's, or that of one that may go elsewhere than before.
     pub(super) fn configure(
         &mut self,
         plan: NetworkPlan,
         states: BTreeMap<String, State>,
         events: &mut Vec<Event>,
-    ) {
+    ) -> Vec<IpAddr> {
         let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for endpoint in &plan.endpoints {
             members.entry(&endpoint.group).or_default().push(&endpoint.service);
@@ -106,16 +108,17 @@ impl Topology {
             pool.set_balance(balance.map_or_else(Balance::default, |group| group.balance.clone()));
             pool.set_members(members.get(name).into_iter().flatten().copied());
         }
-        self.places = HashMap::new();
+        let places = std::mem::take(&mut self.places);
         self.virtuals = HashMap::new();
         let network_of = |name: &str| plan.networks.iter().position(|network| network.name == name);
         for (endpoint, interface) in
             plan.endpoints.iter().enumerate().flat_map(|(at, e)| e.interfaces.iter().map(move |i| (at, i)))
         {
             let Some(network) = network_of(&interface.network) else { continue };
+            let service = self.intern(&plan.endpoints[endpoint].group);
             let addresses = std::iter::once(IpAddr::V4(interface.address));
             for address in addresses.chain(interface.address6.map(IpAddr::V6)) {
-                self.places.insert(address, Place { endpoint, network });
+                self.places.insert(address, Place { endpoint, service, network });
             }
         }
         for group in &plan.groups {
@@ -130,8 +133,19 @@ impl Topology {
             self.learned.forget(&old.service);
         }
         self.states.retain(|name, _| has_container(&plan, name));
-        self.plan = plan;
+        let before = std::mem::replace(&mut self.plan, plan);
         self.set_states(states, Instant::now(), events);
+        let who = |plan: &NetworkPlan, place: &Place| {
+            plan.endpoints.get(place.endpoint).map(|one| (one.service.clone(), one.egress.clone()))
+        };
+        let is_same = |address: &IpAddr, place: &Place| {
+            who(&before, place) == self.places.get(address).and_then(|place| who(&self.plan, place))
+        };
+        places
+            .iter()
+            .filter(|(address, place)| !is_same(address, place))
+            .map(|(address, _)| *address)
+            .collect()
     }
 
     /// Takes what has become of containers.
@@ -177,6 +191,17 @@ impl Topology {
     /// How many connections a service has open.
     pub(super) fn open(&self, service: ServiceId) -> usize {
         self.services[service.0].open
+    }
+
+    /// A container of the service has a connection to outside.
+    pub(super) fn went_out(&mut self, service: ServiceId) {
+        self.services[service.0].open += 1;
+    }
+
+    /// It has ended.
+    pub(super) fn came_back(&mut self, service: ServiceId) {
+        let open = &mut self.services[service.0].open;
+        *open = open.saturating_sub(1);
     }
 
     /// How many replicas may be tried after the first.
@@ -230,6 +255,18 @@ impl Topology {
         let Some(name) = service.pool.name(replica.member) else { return false };
         let since = service.ready_since.get(name);
         self.states.get(name) == Some(&State::Starting) || since.is_some_and(|at| now < *at + SETTLING)
+    }
+
+    /// Whether a replica has this address, and takes what comes there or has not ended yet.
+    pub(super) fn serves(&self, replica: Replica, address: IpAddr) -> bool {
+        self.container(replica).is_some_and(|endpoint| {
+            let has = |link: &Interface| {
+                address == IpAddr::V4(link.address)
+                    || link.address6.is_some_and(|own| address == IpAddr::V6(own))
+            };
+            let state = self.states.get(&endpoint.service).copied().unwrap_or_default();
+            endpoint.interfaces.iter().any(has) && !matches!(state, State::Starting | State::Down)
+        })
     }
 
     /// The container that is a replica.
@@ -306,6 +343,15 @@ impl Topology {
         gateway || self.virtuals.get(&address).is_some_and(|(_, network)| *network == place.network)
     }
 
+    /// The gateway of the network that a container has this address on.
+    pub(super) fn gateway(&self, source: IpAddr) -> Option<IpAddr> {
+        let network = self.plan.networks.get(self.places.get(&source)?.network)?;
+        match source {
+            IpAddr::V4(_) => Some(IpAddr::V4(network.gateway)),
+            IpAddr::V6(_) => network.v6.map(|v6| IpAddr::V6(v6.gateway)),
+        }
+    }
+
     /// What it means that `source`, an address on a bridge, wants to reach `destination`.
     pub(super) fn way(&self, source: IpAddr, destination: SocketAddr, now: Instant) -> Way {
         let Some(place) = self.places.get(&source).copied() else { return Way::Nowhere };
@@ -327,7 +373,7 @@ impl Topology {
         let container = endpoint.service.clone();
         let names = || self.learned.names(&container, destination.ip(), now);
         if endpoint.egress.allows(destination, names()) {
-            return Way::World(container);
+            return Way::World(place.service);
         }
         let name = names().next().map(str::to_owned);
         Way::Forbidden(container, name)
@@ -345,15 +391,93 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// What nobody outside can be reached at. The host's loopback is the host's own.
+/// What nobody outside can be reached at. The host's loopback is the host's own. An IPv4 address within an IPv6 one
+/// never is in an honest packet (RFC 4291 section 2.5.5.2), but to a socket of the host it is that IPv4 address
+/// (ipv6(7)), and could be of the stack, link-local, or 0.0.0.0, which is the host itself.
 fn is_unreachable(address: IpAddr) -> bool {
     let special = match address {
         IpAddr::V4(address) => address.is_broadcast(),
-        IpAddr::V6(address) => address.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
+        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
     };
     special
         || address.is_loopback()
         || address.is_unspecified()
         || address.is_multicast()
         || is_link_local(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Attachment, EndpointRequest, NetworkRequest, allocate};
+
+    #[test]
+    fn what_is_the_hosts_own_or_the_stacks_is_nowhere() {
+        let network = NetworkRequest { name: "n".into(), ipv6: true, ..NetworkRequest::default() };
+        let attachments = vec![Attachment { network: "n".into(), ..Attachment::default() }];
+        let endpoint = EndpointRequest { service: "web".into(), attachments, ..EndpointRequest::default() };
+        let plan = allocate(&[network], &[endpoint], &[]).unwrap();
+        let mut topology = Topology::default();
+        topology.configure(plan.clone(), BTreeMap::new(), &mut Vec::new());
+        let link = &plan.endpoints[0].interfaces[0];
+        let now = Instant::now();
+        let outside = Way::World(topology.intern("web"));
+        let way = |source: IpAddr, to: &str| topology.way(source, to.parse().unwrap(), now);
+        let (v4, v6) = (IpAddr::V4(link.address), IpAddr::V6(link.address6.unwrap()));
+        assert_eq!(
+            (way(v4, "192.0.2.1:80"), way(v6, "[2001:db8::1]:80")),
+            (outside, way(v4, "192.0.2.1:80"))
+        );
+        for to in ["127.0.0.1:80", "0.0.0.0:80", "255.255.255.255:80", "224.0.0.1:80", "169.254.169.254:80"] {
+            assert_eq!(way(v4, to), Way::Nowhere, "{to}");
+            assert_eq!(way(v6, &format!("[::ffff:{}]:80", to.trim_end_matches(":80"))), Way::Nowhere, "{to}");
+        }
+        for to in ["[::]:80", "[::1]:80", "[fe80::1]:80", "[ff02::1]:80", "[::ffff:192.0.2.1]:80"] {
+            assert_eq!(way(v6, to), Way::Nowhere, "{to}");
+        }
+        let mapped = link.address.to_ipv6_mapped();
+        for to in [v4, v6, plan.networks[0].gateway.into(), mapped.into()] {
+            assert_eq!(way(v6, &SocketAddr::new(to, 80).to_string()), Way::Nowhere, "{to}");
+        }
+        assert_eq!(way("192.0.2.9".parse().unwrap(), "192.0.2.1:80"), Way::Nowhere, "who is that?");
+    }
+    #[test]
+    fn what_is_another_containers_now_is_told_and_a_replica_serves_at_its_address() {
+        let network = NetworkRequest { name: "n".into(), ..NetworkRequest::default() };
+        let attachments = vec![Attachment { network: "n".into(), ..Attachment::default() }];
+        let endpoint = |service: &str| EndpointRequest {
+            service: service.into(),
+            attachments: attachments.clone(),
+            ..EndpointRequest::default()
+        };
+        let plan = allocate(&[network], &[endpoint("web"), endpoint("db")], &[]).unwrap();
+        let mut topology = Topology::default();
+        let configure = |topology: &mut Topology, plan: &NetworkPlan| {
+            let mut changed = topology.configure(plan.clone(), BTreeMap::new(), &mut Vec::new());
+            changed.sort_unstable();
+            changed
+        };
+        let [web, db] = [0, 1].map(|at: usize| IpAddr::V4(plan.endpoints[at].interfaces[0].address));
+        assert!(configure(&mut topology, &plan).is_empty(), "nobody was there");
+        assert!(configure(&mut topology, &plan).is_empty());
+        let service = topology.intern("web");
+        let Pick::Member(member) = topology.pick(service, db, &[], Instant::now()) else { panic!() };
+        let replica = Replica { service, member };
+        assert!(topology.serves(replica, web) && !topology.serves(replica, db));
+        for (state, serves) in [(State::Down, false), (State::Draining, true), (State::Starting, false)] {
+            let states = BTreeMap::from([("web".to_owned(), state)]);
+            topology.set_states(states, Instant::now(), &mut Vec::new());
+            assert_eq!(topology.serves(replica, web), serves, "{state:?}");
+        }
+        let mut other = plan.clone();
+        other.endpoints[0].egress = crate::egress::Policy::None;
+        assert_eq!(configure(&mut topology, &other), [web], "it may go elsewhere");
+        other.endpoints.swap(0, 1);
+        assert!(configure(&mut topology, &other).is_empty());
+        other.endpoints.truncate(1);
+        assert_eq!(configure(&mut topology, &other), [web], "it is gone");
+        assert!(!topology.serves(replica, web));
+        other.endpoints[0].service = "cache".into();
+        assert_eq!(configure(&mut topology, &other), [db], "it is another's");
+    }
 }

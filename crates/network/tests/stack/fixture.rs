@@ -278,10 +278,15 @@ impl Stack {
     }
 
     pub fn netd_private_kb(&self) -> u64 {
-        let smaps = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.netd.pid)).unwrap();
-        let private = smaps.lines().filter(|line| line.starts_with("Private_"));
-        private.map(|line| line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
+        private_kb(self.netd.pid)
     }
+}
+
+/// Memory that a process shares with no other.
+pub fn private_kb(pid: i32) -> u64 {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let private = smaps.lines().filter(|line| line.starts_with("Private_"));
+    private.map(|line| line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
 }
 
 pub fn map_ids(pid: i32) {

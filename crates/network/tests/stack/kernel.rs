@@ -2,6 +2,7 @@
 //! the hub of a stack and, by turns, stands in the containers' network namespaces.
 
 mod faults;
+mod senders;
 
 use std::io::{ErrorKind, IoSliceMut, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -47,6 +48,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("links without IPv6 have none", ipv6_only_where_planned),
     ("rules and listeners can be replaced", replaced),
     ("where interception is not to be had, the error says so", no_interception),
+    ("a neighbour's address is nobody else's to send from", senders::sources),
+    ("an address that a container takes is not found there", senders::neighbours),
     ("a partition cuts, and is healed", faults::partition),
     ("a rate is set on both ends, survives a new link, and is healed", faults::rate),
     ("without netem a delay is refused with a hint", faults::delay),

@@ -6,6 +6,7 @@ mod bench;
 mod fixture;
 mod kernel;
 mod names;
+mod outside;
 mod resolver;
 
 use std::io::{Read, Write};
@@ -50,8 +51,12 @@ fn main() {
         }
         return;
     }
+    if has("outside") {
+        return outside::run();
+    }
     if !has("bench") {
         kernel::run();
+        outside::run();
     }
     let mut stack = Stack::up();
     if has("bench") {

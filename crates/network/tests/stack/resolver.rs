@@ -132,6 +132,9 @@ fn reply(query: Packet<'_>, tcp: bool) -> Option<Vec<u8>> {
         reply.set_flags(PacketFlag::TRUNCATION);
     } else if begins("big") {
         reply.answers.extend((0..BIG).map(address));
+    } else if begins("peer") {
+        let data = RData::A(A { address: u32::from(super::outside::PEER) });
+        reply.answers.push(ResourceRecord::new(name.clone(), CLASS::IN, 60, data));
     } else {
         reply.answers.push(address(77));
     }

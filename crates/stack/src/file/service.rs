@@ -13,7 +13,7 @@ use super::process::{
 use super::replicas::{self, ReplicasFile};
 use super::{Format, Located, health, located};
 use crate::diagnostic::{Checked, Fault, Span};
-use crate::plan::{Condition, Limits, NetworkMode, RestartPolicy, Service, Source};
+use crate::plan::{BuildNetwork, Condition, Limits, NetworkMode, RestartPolicy, Service, Source};
 use crate::words;
 
 /// A service as the file has it.
@@ -44,6 +44,9 @@ pub(crate) struct BuildFile {
     pub(crate) dockerfile: Option<Located<String>>,
     pub(crate) args: Vec<(Key, Option<String>)>,
     pub(crate) target: Option<String>,
+    pub(crate) network: BuildNetwork,
+    /// The entitlement `network.host`.
+    pub(crate) allows_host_network: bool,
 }
 
 /// One file of `env_file`.
@@ -330,16 +333,14 @@ fn read_key(
 }
 
 fn build(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checked<BuildFile> {
-    const KNOWN: &[&str] = &["context", "dockerfile", "args", "target"];
+    const KNOWN: &[&str] = &["context", "dockerfile", "args", "target", "network", "entitlements"];
     const IGNORED: &[&str] = &[
         "additional_contexts",
         "cache_from",
         "cache_to",
-        "entitlements",
         "extra_hosts",
         "isolation",
         "labels",
-        "network",
         "no_cache",
         "platforms",
         "privileged",
@@ -352,20 +353,18 @@ fn build(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checke
         "ulimits",
     ];
     let place = format!("`build` of {place}");
-    if !matches!(node.value, Value::Map(_)) {
-        return Ok(BuildFile {
-            context: located(node, node.text("build")?),
-            dockerfile: None,
-            args: Vec::new(),
-            target: None,
-        });
-    }
-    let mut build = BuildFile {
-        context: located(node, ".".to_owned()),
+    let plain = |context| BuildFile {
+        context: located(node, context),
         dockerfile: None,
         args: Vec::new(),
         target: None,
+        network: BuildNetwork::Own,
+        allows_host_network: false,
     };
+    if !matches!(node.value, Value::Map(_)) {
+        return Ok(plain(node.text("build")?));
+    }
+    let mut build = plain(".".to_owned());
     for (key, node) in node.map("build")? {
         match key.name.as_str() {
             "context" => build.context = located(node, node.text("context")?),
@@ -375,6 +374,28 @@ fn build(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checke
                 check_variables(&build.args)?;
             }
             "target" => build.target = Some(node.text("target")?),
+            "network" => {
+                build.network = match node.text("network")?.as_str() {
+                    "default" => BuildNetwork::Own,
+                    "none" => BuildNetwork::None,
+                    "host" => BuildNetwork::Host,
+                    other => {
+                        let message = format!("`network` of {place} cannot be `{other}`");
+                        return Err(Fault::new(&node.span, message).hint("it is `default`, `none` or `host`"));
+                    }
+                };
+            }
+            "entitlements" => {
+                for entitlement in node.texts("entitlements")? {
+                    match entitlement.as_str() {
+                        "network.host" => build.allows_host_network = true,
+                        other => warnings.push((
+                            node.span.clone(),
+                            format!("entitlement `{other}` of {place} is not supported and is ignored"),
+                        )),
+                    }
+                }
+            }
             "dockerfile_inline" | "secrets" => {
                 return Err(Fault::new(&key.span, format!("`{}` of {place} is not supported yet", key.name))
                     .hint("put the Dockerfile into the build directory"));

@@ -98,11 +98,7 @@ impl Hub {
         let (Event::Intercepted { optional }, sockets) = self.call(&Request::Intercept, &[])? else {
             return Err(unexpected());
         };
-        let mut sockets = sockets.into_iter();
-        let (tcp4, udp4) = sockets.next().zip(sockets.next()).ok_or_else(unexpected)?;
-        let [icmp4, tcp6, udp6, icmp6, connections] =
-            optional.map(|there| if there { sockets.next() } else { None });
-        Ok(Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6, connections })
+        Intercepted::from_parts(sockets, optional).ok_or_else(unexpected)
     }
 
     /// Starts a sandbox in the network namespace of a container, or in the host's.

@@ -15,7 +15,6 @@ use std::path::Path;
 use container::Process;
 use container::launch::Launched;
 use container::sandbox::Sandbox;
-use network::intercept::Intercepted;
 use network::link::Namespaces;
 use network::plan::NetworkPlan;
 use network::shape::Shape;
@@ -68,8 +67,7 @@ pub(crate) enum Request {
 pub(crate) enum Event {
     /// It is done; descriptors as the request says.
     Done { networks: Vec<String> },
-    /// The sockets that get what containers send, in the order of [`Intercepted`]'s fields; whether the optional ones
-    /// are among them.
+    /// The sockets that get what containers send, as [`network::intercept::Intercepted::into_parts`] has them.
     Intercepted { optional: [bool; 5] },
     /// A process runs: its number in the hub's PID namespace, and its pidfd; then, if it asks about its calls, where
     /// they are answered.
@@ -221,11 +219,8 @@ impl Hub {
                 Ok((done(), Vec::new()))
             }
             Request::Intercept => {
-                let Intercepted { tcp4, udp4, icmp4, tcp6, udp6, icmp6, connections } =
-                    self.network.intercept()?;
-                let optional = [icmp4, tcp6, udp6, icmp6, connections];
-                let event = Event::Intercepted { optional: optional.each_ref().map(Option::is_some) };
-                Ok((event, [tcp4, udp4].into_iter().chain(optional.into_iter().flatten()).collect()))
+                let (sockets, optional) = self.network.intercept()?.into_parts();
+                Ok((Event::Intercepted { optional }, sockets))
             }
             Request::Start { sandbox, network, cgroup } => {
                 self.start(sandbox, network.as_deref(), cgroup, fds)

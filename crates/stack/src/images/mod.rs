@@ -1,9 +1,11 @@
 //! Makes sure that every service's image is in the store: found, imported, or built.
 
 mod base;
+mod network;
 mod run;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,10 +14,14 @@ use image::{BuildRequest, CommitOptions, Digest, Image, ImportOptions, Reference
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::host::HostFacts;
+use crate::netd::Starter;
 use crate::paths::Paths;
 use crate::plan::{BaseDockerfile, Build, Plan, Service, Source};
 use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Handle, Word, Worker};
+use network::{Networks, WayOut};
+use run::{NetworkRules, SandboxRunner};
 
 pub use image::ImageSummary;
 
@@ -131,7 +137,7 @@ pub fn provide(
         }
     }
     if !builds.is_empty() {
-        ids.extend(build_all(paths, &store, &builds, options, progress)?);
+        ids.extend(build_all(paths, &store, &plan.name, &builds, options, progress)?);
     }
     Ok(ids)
 }
@@ -300,15 +306,26 @@ fn rootfs_reference(path: &Path) -> Result<Reference, RemoteError> {
     reference(&format!("rootfs-{}", &Digest::of(facts.as_bytes()).hex()[..24]))
 }
 
+/// An image that is being built.
+struct Building<'a> {
+    service: &'a Service,
+    worker: Worker,
+    way_out: WayOut,
+}
+
 fn build_all(
     paths: &Paths,
     store: &Store,
+    stack: &str,
     builds: &[(&Service, &Build)],
     options: &Options,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<BTreeMap<String, String>, RemoteError> {
     let choice = base::choose(paths, store, builds, progress)?;
-    let mut running: Vec<(&Service, Worker)> = Vec::new();
+    let host = HostFacts::gather().map_err(|error| RemoteError::new(&error, None, 1))?;
+    let network = network::plan(&host, network::has_ipv6())?;
+    let starter = Starter { stack: stack.to_owned(), lock: None };
+    let mut running: Vec<Building<'_>> = Vec::new();
     // The handles outlive the workers, which inherit their descriptors.
     let mut handles = Vec::new();
     for (service, build) in builds {
@@ -316,46 +333,78 @@ fn build_all(
         let job = Job::new(build, dockerfile, options, &mut handles)
             .context(|| format!("build the image of service `{}`", service.name))?;
         let name = service.name.clone();
-        let worker =
-            storage::start(paths, |store, tell: &mut dyn FnMut(Progress)| job.carry_out(store, &name, tell))?;
-        running.push((service, worker));
+        let (way_out, command) = WayOut::pair()?;
+        let worker = storage::start(paths, |store, tell: &mut dyn FnMut(Progress)| {
+            job.carry_out(store, &name, Networks::new(&network, &command), tell)
+        })?;
+        running.push(Building { service, worker, way_out });
     }
     let mut ids = BTreeMap::new();
     let mut failed = None;
+    // What holds for all builds is said once.
+    let mut warned = BTreeSet::new();
     while !running.is_empty() {
-        for index in ready(&running)?.into_iter().rev() {
-            let (service, worker) = &running[index];
-            match worker.next::<Progress, String>() {
-                Ok(Word::Event(event)) => progress(event),
-                Ok(Word::Last(Ok(id))) => {
+        let ready = ready(&running)?;
+        for index in ready.asking {
+            running[index].way_out.answer(&starter, &network).context(|| "answer a storage worker".into())?;
+        }
+        for index in ready.telling.into_iter().rev() {
+            let Building { service, worker, .. } = &running[index];
+            let last = match worker.next::<Progress, String>() {
+                Ok(Word::Event(Progress::Warning(text))) if !warned.insert(text.clone()) => continue,
+                Ok(Word::Event(event)) => {
+                    progress(event);
+                    continue;
+                }
+                Ok(Word::Last(last)) => last,
+                Err(error) => Err(error),
+            };
+            match last {
+                Ok(id) => {
                     progress(Progress::Built { service: service.name.clone(), id: id.clone() });
                     ids.insert(service.name.clone(), id);
-                    running.swap_remove(index);
                 }
-                Ok(Word::Last(Err(error))) | Err(error) => {
+                Err(error) => {
                     failed.get_or_insert(choice.failed(&service.name, error));
-                    running.swap_remove(index);
                 }
             }
+            running.swap_remove(index).way_out.close().context(|| "end the build's netd".into())?;
         }
     }
     failed.map_or(Ok(ids), Err)
 }
 
-/// Which workers have something to say.
-fn ready(running: &[(&Service, Worker)]) -> io::Result<Vec<usize>> {
-    let mut polled: Vec<PollFd<'_>> =
-        running.iter().map(|(_, worker)| PollFd::new(worker, PollFlags::IN)).collect();
+/// Which workers have something to say, by their index.
+struct Ready {
+    telling: Vec<usize>,
+    /// These ask for a way out.
+    asking: Vec<usize>,
+}
+
+fn ready(running: &[Building<'_>]) -> io::Result<Ready> {
+    let workers = running.iter().map(|building| PollFd::new(&building.worker, PollFlags::IN));
+    let ways_out = running.iter().map(|building| PollFd::new(&building.way_out, PollFlags::IN));
+    let mut polled: Vec<PollFd<'_>> = workers.chain(ways_out).collect();
     match rustix::event::poll(&mut polled, None) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(errno) => return Err(errno.into()),
     }
-    Ok((0..polled.len()).filter(|index| !polled[*index].revents().is_empty()).collect())
+    let (workers, ways_out) = polled.split_at(running.len());
+    let with = |polled: &[PollFd<'_>], flag: Option<PollFlags>| -> Vec<usize> {
+        let fired = |at: &usize| {
+            let events = polled[*at].revents();
+            flag.map_or(!events.is_empty(), |flag| events.contains(flag))
+        };
+        (0..polled.len()).filter(fired).collect()
+    };
+    // The end of a worker is told by its other channel.
+    Ok(Ready { telling: with(workers, None), asking: with(ways_out, Some(PollFlags::IN)) })
 }
 
 /// One image to build, with everything resolved that a worker cannot.
 struct Job {
     request: BuildRequest,
+    rules: NetworkRules,
     /// A second name: that of the base it was built on.
     also: Option<Reference>,
 }
@@ -390,20 +439,24 @@ impl Job {
             no_cache: options.no_cache,
             bases: BTreeMap::new(),
         };
-        Ok(Self { request, also })
+        let rules = NetworkRules { usual: build.network, allows_host: build.allows_host_network };
+        Ok(Self { request, rules, also })
     }
 
     fn carry_out(
         &self,
         store: &Store,
         service: &str,
+        networks: Networks<'_>,
         tell: &mut dyn FnMut(Progress),
     ) -> Result<String, RemoteError> {
-        let mut runner = run::SandboxRunner::new()?;
-        let service = service.to_owned();
+        // The builder and its runner both have things to tell, never at the same time.
+        let tell = RefCell::new(tell);
+        let warn = |text| tell.borrow_mut()(Progress::Warning(text));
+        let mut runner = SandboxRunner::new(self.rules, networks, &warn)?;
         let image = image::build(store, &self.request, &mut runner, &mut |event| {
-            if let Some(event) = translate(&service, event) {
-                tell(event);
+            if let Some(event) = translate(service, event) {
+                tell.borrow_mut()(event);
             }
         })?;
         if let Some(name) = &self.also {

@@ -1,8 +1,8 @@
-//! `RUN`: a sandbox of ours on the layers so far, with the host's network.
+//! `RUN`: a sandbox of ours on the layers so far.
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use container::defaults::{self, Network};
@@ -13,30 +13,98 @@ use image::{RunStep, Runner};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::network::{self, Networks};
+use crate::plan::BuildNetwork;
 use crate::remote::{Context, RemoteError};
 
 /// Shared memory of a `RUN`, as Docker's.
 const SHM_SIZE: u64 = 64 << 20;
 
+/// Which network instructions get.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NetworkRules {
+    /// That of those which ask for none.
+    pub(super) usual: BuildNetwork,
+    /// `--network=host` is granted.
+    pub(super) allows_host: bool,
+}
+
 /// Runs the builder's commands. Lives in a storage worker, which is root of the id map.
-pub(super) struct SandboxRunner {
+pub(super) struct SandboxRunner<'a> {
     init: OwnedFd,
     capabilities: u64,
     filters: Vec<Filter>,
+    rules: NetworkRules,
+    networks: Networks<'a>,
+    /// Tells the user something.
+    warn: &'a dyn Fn(String),
 }
 
-impl SandboxRunner {
-    pub(super) fn new() -> Result<Self, RemoteError> {
+impl<'a> SandboxRunner<'a> {
+    pub(super) fn new(
+        rules: NetworkRules,
+        networks: Networks<'a>,
+        warn: &'a dyn Fn(String),
+    ) -> Result<Self, RemoteError> {
         let capabilities = capability::set(&[], &[])?;
         let init = container::program::init().context(|| "seal the init program in memory".into())?;
-        Ok(Self { init, capabilities, filters: seccomp::default_profile(capabilities)? })
+        let filters = seccomp::default_profile(capabilities)?;
+        Ok(Self { init, capabilities, filters, rules, networks, warn })
     }
 
-    fn sandbox(&self, step: &RunStep) -> Sandbox {
-        let mut mounts = defaults::mounts(Network::Host, SHM_SIZE);
+    /// Which network a step gets: what it asks for, where that is allowed and there is one.
+    fn network(&mut self, step: &RunStep) -> Result<BuildNetwork, RemoteError> {
+        let asked = match step.network {
+            image::Network::Default => self.rules.usual,
+            image::Network::None => BuildNetwork::None,
+            image::Network::Host if self.rules.allows_host => BuildNetwork::Host,
+            image::Network::Host => {
+                let why = "it asks for the host's network, in which it reaches what listens on the host's loopback, \
+                           and the stack file does not allow that: `entitlements` of `build` would have to name \
+                           `network.host`";
+                return Err(RemoteError::message(why));
+            }
+        };
+        if asked != BuildNetwork::Own {
+            return Ok(asked);
+        }
+        let why = match network::loopback_proxy(&step.env) {
+            Some(variable) => format!("`{variable}` names a proxy on the host's loopback"),
+            None => match self.networks.usual()? {
+                Ok(_) => return Ok(BuildNetwork::Own),
+                Err(error) => error.to_string(),
+            },
+        };
+        (self.warn)(format!("RUN instructions have the host's network, its loopback included: {why}"));
+        Ok(BuildNetwork::Host)
+    }
+
+    fn namespace(&mut self, network: BuildNetwork) -> Result<Option<BorrowedFd<'_>>, RemoteError> {
+        match network {
+            BuildNetwork::Own => self.networks.usual()?.map(Some).map_err(Clone::clone),
+            BuildNetwork::None => self.networks.unconnected().map(Some),
+            BuildNetwork::Host => Ok(None),
+        }
+    }
+
+    fn sandbox(&self, step: &RunStep, network: BuildNetwork) -> Sandbox {
+        let mut mounts = defaults::mounts(
+            if network == BuildNetwork::Host { Network::Host } else { Network::Own },
+            SHM_SIZE,
+        );
         for target in ["/etc/resolv.conf", "/etc/hosts"] {
             // A host without the file has nothing that the command could be shown.
-            if let Ok(content) = std::fs::read(target) {
+            let host = std::fs::read(target);
+            let resolv = |server| {
+                let host = String::from_utf8_lossy(host.as_deref().unwrap_or_default());
+                Ok(network::resolv(&host, server).into_bytes())
+            };
+            let content = match (target, network) {
+                ("/etc/resolv.conf", BuildNetwork::Own) => resolv(self.networks.name_server()),
+                ("/etc/resolv.conf", BuildNetwork::None) => resolv(None),
+                _ => host,
+            };
+            if let Ok(content) = content {
                 let source = MountSource::File { content, mode: 0o644, uid: 0, gid: 0 };
                 mounts.push(Mount::new(target, source, 0));
             }
@@ -74,24 +142,29 @@ fn remove_stub(path: &Path) -> std::io::Result<()> {
     }
 }
 
-impl Runner for SandboxRunner {
+impl Runner for SandboxRunner<'_> {
     fn run(
         &mut self,
         step: &RunStep,
         output: &mut dyn FnMut(&[u8]),
     ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>> {
+        // Before the pipe: the process that keeps a new network would have its other end open.
+        let network = self.network(step).map_err(|error| error.to_string())?;
+        let sandbox = self.sandbox(step, network);
+        let namespace = self.namespace(network).map_err(|error| error.to_string())?;
+        let namespace = namespace.map(|it| it.try_clone_to_owned()).transpose()?;
         let null = File::open("/dev/null")?;
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let around = Surroundings {
             init: self.init.as_fd(),
-            network: None,
+            network: namespace.as_ref().map(AsFd::as_fd),
             cgroup: None,
             stdio: [null.as_fd(), write.as_fd(), write.as_fd()],
             detached: &[],
             filters: &self.filters,
             beside: false,
         };
-        let child = match launch(&self.sandbox(step), &around) {
+        let child = match launch(&sandbox, &around) {
             Ok(launched) => launched.child,
             Err(error) if matches!(error.exit_code(), 126 | 127) => {
                 // A program that is not there is the command's failure, as a shell would report it.

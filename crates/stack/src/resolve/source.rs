@@ -6,7 +6,7 @@ use super::{Context, fill, path, shown};
 use crate::diagnostic::{Checked, Fault, Span};
 use crate::file::Located;
 use crate::file::service::{BuildFile, ServiceFile};
-use crate::plan::{BaseDockerfile, Build, Source};
+use crate::plan::{BaseDockerfile, Build, BuildNetwork, Source};
 
 pub(super) fn source(
     service: &ServiceFile,
@@ -157,5 +157,7 @@ fn build(build: &BuildFile, image: String, bases: &[String], context: &Context<'
         dockerfiles,
         args: fill(&build.args, context),
         target: build.target.clone(),
+        network: build.network,
+        allows_host_network: build.allows_host_network || build.network == BuildNetwork::Host,
     })
 }

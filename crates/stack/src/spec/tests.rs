@@ -97,7 +97,7 @@ fn variables_of_a_replica() {
 [services.ftp]
 image = "i"
 replicas = 3
-ports = [{ target = 21, published = 2121, protocol = "ftp", passive = "21100-21109" }]
+ports = [{ target = 21, published = 2121, protocol = "ftp", passive = "21100-21109", announce = "" }]
 "#;
     let mut service = plan(text).services.remove(0);
     let variables = |service: &Service, number, of| {

@@ -118,7 +118,7 @@ impl Binds {
         let Some(Call { address: Some(address), socket, number, close_on_exec }) = read? else {
             return Ok(false);
         };
-        let ours = |port| socket_of(port).filter(|ours| is_same(ours.as_fd(), socket.as_fd()));
+        let ours = |port| socket_of(port).filter(|ours| direct::is_same(ours.as_fd(), socket.as_fd()));
         if ports.iter().any(|port| ours(port).is_some()) {
             // A signal interrupted the call after it had been answered, and it was made again.
             return Ok(true);
@@ -177,12 +177,6 @@ fn is_closed_on_exec(info: &str) -> bool {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|digits| u32::from_str_radix(digits.trim(), 8).ok());
     flags.is_some_and(|flags| flags & rustix::fs::OFlags::CLOEXEC.bits() != 0)
-}
-
-fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
-    let cookie = rustix::net::sockopt::socket_cookie;
-    // What is no socket has none.
-    matches!((cookie(one), cookie(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 #[cfg(test)]

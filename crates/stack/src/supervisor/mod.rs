@@ -20,7 +20,6 @@ mod stop;
 mod unit;
 mod wiring;
 
-pub use netd::{NETD_ARGUMENT, netd};
 pub use process::{ARGUMENT, main};
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -502,7 +501,7 @@ impl Supervisor {
             return;
         }
         if let Some(binds) = &mut run.binds {
-            binds.answer(&unit.service.ports, |port| self.wiring.socket_of(port));
+            binds.answer(&unit.service.ports, |port| self.wiring.socket_of(&unit.service.name, port));
         }
     }
 

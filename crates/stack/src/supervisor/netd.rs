@@ -1,25 +1,12 @@
-//! netd, as the supervisor's child: our binary executed again, and started again when it dies.
-//!
-//! It is executed rather than forked, so that it shares no memory with a supervisor that knows secrets, and can be
-//! started at any time.
+//! The supervisor's netd: listened to, and started again when it dies.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-use network::netd::Client;
-use sys::channel::Channel;
 
 use super::Supervisor;
 use crate::event::{self, What};
-use crate::remote::{Context, RemoteError};
-
-/// The first argument that makes our binary a netd.
-pub const NETD_ARGUMENT: &str = "__netd";
+use crate::netd::Netd;
+use crate::remote::RemoteError;
 
 /// Pause before it is started again, doubled for each death of the last [`WINDOW`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -29,80 +16,6 @@ const DEATHS: usize = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 /// What is read of it in one turn of the loop, which has others to serve.
 const EVENTS: usize = 256;
-
-/// Body of the netd process: `__netd STACK`, with the channel to its supervisor as standard input. Returns the
-/// exit status. The stack's name is there for those who list processes.
-pub fn netd() -> i32 {
-    match serve() {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("error: netd: {error}");
-            1
-        }
-    }
-}
-
-fn serve() -> Result<(), RemoteError> {
-    // Standard input stays what it is, so that the supervisor sees the channel's end at this process's end and not
-    // before the error is written.
-    let channel = io::stdin().as_fd().try_clone_to_owned().context(|| "take the channel".into())?;
-    let channel = Channel::from(channel);
-    // No change of ids follows.
-    if !container::userns::tie_to_parent(channel.as_fd())? {
-        return Ok(());
-    }
-    // The stack's lock. Held for life: it is free only when nothing has the stack's ports any more.
-    let Some(_lock) = channel.recv().context(|| "receive the stack's lock".into())? else { return Ok(()) };
-    Ok(network::netd::run(channel)?)
-}
-
-/// What it takes to start a netd.
-#[derive(Debug)]
-pub(crate) struct Starter {
-    /// The stack's name.
-    pub(crate) stack: String,
-    /// The stack's lock.
-    pub(crate) lock: File,
-}
-
-impl Starter {
-    /// Executes a netd, which serves nothing until it is configured. It inherits its channel, and standard error for
-    /// its messages. Must be called by the thread that lives as long as the supervisor.
-    pub(crate) fn start(&self) -> Result<Netd, RemoteError> {
-        let (ours, theirs) = Channel::pair()?;
-        let process = Command::new("/proc/self/exe")
-            .args([NETD_ARGUMENT, &self.stack])
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .spawn()
-            .context(|| "start netd".into())?;
-        ours.send(b"lock", &[self.lock.as_fd()]).context(|| "give netd the stack's lock".into())?;
-        Ok(Netd { process, client: Client::new(ours), configured: false, intercepts: false })
-    }
-}
-
-/// A netd that runs.
-#[derive(Debug)]
-pub(crate) struct Netd {
-    process: Child,
-    pub(super) client: Client,
-    /// It has been handed something to serve.
-    pub(super) configured: bool,
-    /// It has been handed the sockets that intercept what containers send.
-    pub(super) intercepts: bool,
-}
-
-impl Netd {
-    /// Ends it and reaps it, also when it has ended already; returns how it ended, in words.
-    pub(super) fn end(mut self) -> io::Result<String> {
-        self.process.kill()?;
-        let status = self.process.wait()?;
-        Ok(match status.signal() {
-            Some(signal) => format!("ended by signal {signal}"),
-            None => format!("exited with status {}", status.code().unwrap_or_default()),
-        })
-    }
-}
 
 /// Whether netd is there.
 #[derive(Debug, Default)]

@@ -14,10 +14,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sys::channel::Channel;
 
 use super::Supervisor;
-use super::netd::Starter;
 use super::wiring::Wiring;
 use crate::control::Notice;
 use crate::hub::client::Hub;
+use crate::netd::Starter;
 use crate::paths::Paths;
 use crate::remote::{self, Context, RemoteError};
 
@@ -81,8 +81,10 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, Rem
     // What the command's caller left open is nothing for others.
     sys::fd::close_on_exec_from(3).context(|| "keep descriptors to ourselves".into())?;
     // First: its exec takes a while, in which the hub is made.
-    let starter =
-        Starter { stack: stack.to_owned(), lock: lock.try_clone().context(|| "share the lock".into())? };
+    let starter = Starter {
+        stack: stack.to_owned(),
+        lock: Some(lock.try_clone().context(|| "share the lock".into())?),
+    };
     let mut netd = if needs.netd { Some(starter.start()?) } else { None };
     // Made before this process knows any secret. It is a copy of it, and has no business with netd's channel: as
     // long as it had that open, netd would not see it end.

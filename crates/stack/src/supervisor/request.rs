@@ -345,7 +345,7 @@ impl Supervisor {
     }
 
     fn status(&self, unit: &Unit) -> crate::control::Status {
-        unit.status(Instant::now(), self.wiring.describe(&unit.service.ports))
+        unit.status(Instant::now(), self.wiring.describe(&unit.service.name, &unit.service.ports))
     }
 
     fn subject(&self, unit: &Unit) -> Subject {

@@ -1,6 +1,6 @@
 //! The stack's links to the outside: netd, the name server's sockets, and the published ports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,14 +15,22 @@ use sys::channel::Channel;
 
 use super::Supervisor;
 use super::connection::Pending;
-use super::netd::{Deaths, Netd, Presence, Revival, Starter};
+use super::netd::{Deaths, Presence, Revival};
 use crate::control::Notice;
 use crate::hub::client::Hub;
+use crate::netd::{Netd, Starter};
 use crate::plan::Plan;
 use crate::remote::{Context, RemoteError};
 
 /// How long netd may take to confirm a configuration.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A published port, and whose it is where the kernel chooses the number: two services that leave it to that have two.
+type Place = (PublishedPort, Option<String>);
+
+fn place(service: &str, port: &PublishedPort) -> Place {
+    (*port, (port.host_port == 0).then(|| service.to_owned()))
+}
 
 /// netd, and all that it works with. What is kept here outlives it: a port stays bound, and a name server's socket
 /// open, whatever becomes of netd, and the next one gets them.
@@ -31,7 +39,7 @@ pub(crate) struct Wiring {
     starter: Starter,
     netd: Presence,
     deaths: Deaths,
-    listeners: BTreeMap<PublishedPort, (OwnedFd, SocketAddr)>,
+    listeners: BTreeMap<Place, (OwnedFd, SocketAddr)>,
     /// The name server's sockets.
     names: Vec<NameSockets>,
     /// What takes everything that containers send out of their networks.
@@ -75,17 +83,19 @@ impl Wiring {
         let wanted: Vec<Published> = ports.flat_map(|(name, port)| Published::expand(name, port)).collect();
         let mut bound = BTreeMap::new();
         for Published { service, port, .. } in &wanted {
-            if !self.listeners.contains_key(port) {
+            let place = place(service, port);
+            if !self.listeners.contains_key(&place) {
                 let bind = match port.mode {
                     Mode::Proxy => network::publish::bind,
                     Mode::Direct => network::direct::bind,
                 };
                 let socket = bind(port).context(|| format!("publish a port of service `{service}`"))?;
-                bound.insert(*port, socket);
+                bound.insert(place, socket);
             }
         }
         let names = hub.wire(&plan.network)?;
-        self.listeners.retain(|port, _| wanted.iter().any(|one| one.port == *port));
+        let places: BTreeSet<Place> = wanted.iter().map(|one| place(&one.service, &one.port)).collect();
+        self.listeners.retain(|place, _| places.contains(place));
         self.listeners.extend(bound);
         self.published = wanted;
         self.listen_inside(plan, hub)?;
@@ -120,7 +130,7 @@ impl Wiring {
         let mut published = Vec::new();
         let mut listeners = Vec::new();
         for one in &self.published {
-            let Some((listener, at)) = self.listeners.get(&one.port) else { continue };
+            let Some((listener, at)) = self.listeners.get(&place(&one.service, &one.port)) else { continue };
             if one.port.mode == Mode::Direct {
                 continue;
             }
@@ -153,11 +163,8 @@ impl Wiring {
         };
         netd.intercepts = self.intercepted.is_some();
         let sent = netd.client.configure(&configuration, &with);
-        match sent.and_then(|()| netd.client.confirmed(Instant::now() + DEADLINE)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_netd_gone() => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        let confirmed = sent.and_then(|()| netd.client.confirmed(Instant::now() + DEADLINE));
+        netd.did(confirmed)
     }
 
     /// Has something listen on direct ports inside, where their containers do not: others of the stack connect to the
@@ -167,7 +174,7 @@ impl Wiring {
         for Published { service, port, .. } in
             self.published.iter().filter(|one| one.port.mode == Mode::Direct && !one.port.is_udp())
         {
-            let Some((_, at)) = self.listeners.get(port) else { continue };
+            let Some((_, at)) = self.listeners.get(&place(service, port)) else { continue };
             let containers = plan.network.endpoints.iter().filter(|endpoint| endpoint.group == *service);
             let at = network::direct::reached_at(*at);
             // Of both families, the one that was named first.
@@ -191,9 +198,9 @@ impl Wiring {
         Ok(())
     }
 
-    /// The socket of a published port.
-    pub(crate) fn socket_of(&self, port: &PublishedPort) -> Option<BorrowedFd<'_>> {
-        self.listeners.get(port).map(|(socket, _)| socket.as_fd())
+    /// The socket of a service's published port.
+    pub(crate) fn socket_of(&self, service: &str, port: &PublishedPort) -> Option<BorrowedFd<'_>> {
+        self.listeners.get(&place(service, port)).map(|(socket, _)| socket.as_fd())
     }
 
     /// Tells netd what has changed in the states of all containers; the next netd hears of all of them.
@@ -202,11 +209,9 @@ impl Wiring {
         let news = states.iter().filter(is_news).map(|(name, state)| (name.clone(), *state));
         let news: BTreeMap<String, State> = news.collect();
         self.states = states;
-        let Some(netd) = self.netd.running().filter(|_| !news.is_empty()) else { return Ok(()) };
-        match netd.client.states(&news) {
-            Err(error) if !error.is_netd_gone() => Err(error.into()),
-            _ => Ok(()),
-        }
+        let Some(netd) = self.netd.running_mut().filter(|_| !news.is_empty()) else { return Ok(()) };
+        let told = netd.client.states(&news);
+        netd.did(told).map(drop)
     }
 
     /// The next thing that netd tells, if there is one by now; an error when netd is gone.
@@ -275,9 +280,9 @@ impl Wiring {
     }
 
     /// A service's published ports for `ps`: `127.0.0.1:8443->443/tcp`, ranges folded.
-    pub(crate) fn describe(&self, ports: &[PublishedPort]) -> Vec<String> {
+    pub(crate) fn describe(&self, service: &str, ports: &[PublishedPort]) -> Vec<String> {
         let real = |port: &PublishedPort| {
-            self.listeners.get(port).map_or(port.host_port, |(_, address)| address.port())
+            self.listeners.get(&place(service, port)).map_or(port.host_port, |(_, address)| address.port())
         };
         fold(ports.iter().map(|port| PublishedPort { host_port: real(port), ..*port }))
     }

@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags, SocketType};
 
 use crate::names::cache::Asked;
 use crate::names::wire::{self, Received, Reply, UDP_LIMIT};
 use crate::names::{self, PORT};
 use crate::netd::event::{Poll, Token};
 use crate::netd::slab::Key;
+use crate::netd::sockets;
 use crate::plan::{Endpoint, NetworkPlan};
 
 /// Where the host's resolvers are listed.
@@ -165,10 +166,8 @@ impl Forwarded {
     /// Opens a socket to the resolver, with a source port that the kernel picks, and sends the query.
     fn send(&mut self, poll: &Poll, key: Key) -> rustix::io::Result<()> {
         let upstream = self.asked.resolvers.get(self.current.0).ok_or(Errno::NOENT)?;
-        let family = if upstream.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let kind = if self.over_tcp { SocketType::STREAM } else { SocketType::DGRAM };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(family, kind, flags, None)?;
+        let socket = sockets::outside(*upstream, kind)?;
         match rustix::net::connect(&socket, upstream) {
             Ok(()) => {}
             Err(Errno::INPROGRESS) if self.over_tcp => {}
