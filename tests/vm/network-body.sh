@@ -96,8 +96,8 @@ same 'a closed port' 'Connection refused' "${answers[3]}"
 has 'ping' '1 packets received' "$(run exec app ping -c 1 -w 20 $VM 2>&1)"
 mapfile -t answers < <(from some "$VM 7000" "$VM 7001")
 same 'what a list allows' "vm $VM" "${answers[0]}"
-same 'what it does not' 'No route to host' "${answers[1]}"
-same 'nothing is allowed' 'No route to host' "$(from none "$VM 7000")"
+same 'what it does not' 'Connection refused' "${answers[1]}"
+same 'nothing is allowed' 'Connection refused' "$(from none "$VM 7000")"
 has 'ping, with nothing allowed' '0 packets received' "$(run exec none ping -c 1 -W 1 $VM 2>&1)"
 out=$(run events --recent --no-follow)
 has 'events' "some egress refused: tcp $VM:7001" "$out"
