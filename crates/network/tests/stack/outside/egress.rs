@@ -123,6 +123,9 @@ pub fn bounded_flows(site: &mut Site) {
 }
 
 pub fn flows_end(site: &mut Site) {
+    // One that has nothing of the checks before.
+    site.replace_netd();
+    let before = site.netd_descriptors();
     let peer = site.udp("peer", PEER.into(), 92);
     let sockets: Vec<UdpSocket> =
         (0..100).map(|_| site.udp("web", Ipv4Addr::UNSPECIFIED.into(), 0)).collect();
@@ -130,11 +133,9 @@ pub fn flows_end(site: &mut Site) {
         socket.send_to(b"x", (PEER, 92)).unwrap();
         peer.recv(&mut [0]).unwrap();
     }
-    // Two for each; what checks before this one left is fewer than the difference that is waited for.
-    let most = site.netd_descriptors();
-    assert!(most >= 200, "{most}");
+    until("two for each", PATIENCE, || site.netd_descriptors() >= before + 200);
     // Thirty seconds without a reply.
-    until("the flows' end", Duration::from_secs(50), || site.netd_descriptors() + 190 <= most);
+    until("the flows' end", Duration::from_secs(50), || site.netd_descriptors() <= before + 64);
 }
 
 pub fn nowhere(site: &mut Site) {
