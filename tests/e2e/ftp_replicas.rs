@@ -366,6 +366,8 @@ fn two_ftp_servers_and_a_client_elsewhere() {
     stand.share_images();
     let text = fs::read_to_string(stand.directory.join("stack.toml")).unwrap();
     fs::write(stand.directory.join("stack.toml"), text.replace(&stand.address, "0.0.0.0")).unwrap();
+    // The packages come from where the test was started; in there is nobody but the client.
+    stand.say(["build", "--base", "debian"]).ok();
     stand.within = elsewhere.stack_side();
     up(&stand);
     for (site, client) in

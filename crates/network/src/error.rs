@@ -128,7 +128,7 @@ impl Error {
             )),
             Self::NoInterception { .. } => Some(
                 "the kernel must have nftables with transparent proxying; load the modules once as root: `modprobe -a \
-                 nf_tables nft_tproxy nft_socket nft_fib_inet`"
+                 nf_tables nft_tproxy nft_socket nft_fib_inet nft_reject_inet`"
                     .into(),
             ),
             Self::NoShaping { .. } => Some(

@@ -16,7 +16,7 @@ use crate::Error;
 use crate::error::{Doing, errno};
 use crate::netlink::{LOOPBACK, Netlink};
 use crate::nft::{self, Chain, Expression, Family, Header, Hook, Meta, Rejection, Rule, Table};
-use crate::queue::{self, MARK_PROHIBITED, MARK_RESET, MARK_UNREACHABLE, QUEUE};
+use crate::queue::{self, MARK_RESET, MARK_UNREACHABLE, QUEUE};
 
 /// Mark of packets that are delivered here whatever their destination is.
 pub(crate) const MARK: u32 = 0x696e;
@@ -115,7 +115,6 @@ impl Interception {
         let rules = passed_over().into_iter().chain([
             refusal(MARK_RESET, Rejection::Reset),
             refusal(MARK_UNREACHABLE, Rejection::HostUnreachable),
-            refusal(MARK_PROHIBITED, Rejection::Prohibited),
             // IPv4 has `rp_filter` for this: a source of another network is not believed.
             vec![Load(Meta::Protocol), Equal(vec![NFPROTO_IPV6]), ReversePath, Equal(vec![0; 4]), Drop],
             // What an ordinary socket waits for: the name server's, and netd's to published ports.

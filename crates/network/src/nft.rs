@@ -108,8 +108,6 @@ pub(crate) enum Rejection {
     Reset,
     /// An ICMP error: the host cannot be reached.
     HostUnreachable,
-    /// An ICMP error: communication is administratively prohibited.
-    Prohibited,
 }
 
 /// A header of a packet (`enum nft_payload_bases`).
@@ -215,7 +213,6 @@ impl Expression {
             Self::Reject(Rejection::HostUnreachable) => {
                 ("reject", new().be32(1, REJECT_ICMPX).bytes(2, &[2]))
             }
-            Self::Reject(Rejection::Prohibited) => ("reject", new().be32(1, REJECT_ICMPX).bytes(2, &[3])),
             Self::Accept => verdict(NF_ACCEPT),
             Self::Drop => verdict(NF_DROP),
         };

@@ -39,20 +39,17 @@ const TCP: u8 = 6;
 pub(crate) const MARK_RESET: u32 = 0x696f;
 /// As [`MARK_RESET`], with an ICMP error: no such host.
 pub(crate) const MARK_UNREACHABLE: u32 = 0x6970;
-/// As [`MARK_RESET`], with an ICMP error: it is not allowed.
-pub(crate) const MARK_PROHIBITED: u32 = 0x6971;
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It arrives at the transparent listener.
     Arrives,
-    /// "Connection refused".
+    /// "Connection refused": by the other end, or because it is not allowed. That could be told by an ICMP error,
+    /// but the kernel forgets one that comes while `connect` has not let go of the socket yet.
     Refused,
     /// "No route to host".
     Unreachable,
-    /// The same, because it is not allowed.
-    Prohibited,
     /// It is forgotten; the sender will try again.
     Forgotten,
 }
@@ -100,7 +97,6 @@ pub(crate) fn decide(queue: impl AsFd, packet: u32, verdict: Verdict) -> rustix:
         Verdict::Arrives => (NF_ACCEPT, 0),
         Verdict::Refused => (NF_ACCEPT, MARK_RESET),
         Verdict::Unreachable => (NF_ACCEPT, MARK_UNREACHABLE),
-        Verdict::Prohibited => (NF_ACCEPT, MARK_PROHIBITED),
         Verdict::Forgotten => (NF_DROP, 0),
     };
     let header = [code.to_be_bytes(), packet.to_be_bytes()].concat();

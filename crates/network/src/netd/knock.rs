@@ -142,10 +142,10 @@ impl Knocks {
         }
         match world.topology.way(from.ip(), to, now) {
             Way::Service(..) => self.decide(packet, Verdict::Arrives),
-            Way::Nowhere => self.decide(packet, Verdict::Prohibited),
+            Way::Nowhere => self.decide(packet, Verdict::Refused),
             Way::Forbidden(container, name) => {
                 world.refuse(container, to, name, "tcp", now);
-                self.decide(packet, Verdict::Prohibited);
+                self.decide(packet, Verdict::Refused);
             }
             Way::World(service) if world.topology.open(service) >= world.most_each => {
                 tracing::debug!(service = world.topology.name(service), "has too many connections");

@@ -199,9 +199,8 @@ impl Site {
         outer.apply(&outer_plan()).unwrap();
         let nofile = raise_descriptors();
         let plan = plan();
-        // The first has what root has; the last two so few descriptors that connections use them up.
-        let few = 4096.min(nofile);
-        let kinds = [(true, nofile), (false, nofile), (false, few), (false, few)];
+        // The first has what root has; the last so few descriptors that connections use them up.
+        let kinds = [(true, nofile), (false, nofile), (false, 4096.min(nofile))];
         let mut netd = VecDeque::new();
         let mut hub_ends = Vec::new();
         for (privileged, descriptors) in kinds {
