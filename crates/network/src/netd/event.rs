@@ -373,7 +373,8 @@ impl Netd {
                 ListenerKind::Intercepted | ListenerKind::Inward(_) => None,
             };
             let open = service.map_or(0, |service| self.world.topology.open(service));
-            if self.proxy.len() >= self.world.most || open >= self.world.most_each {
+            let full = self.proxy.len() >= self.world.most || open >= self.world.most_each;
+            if full || self.world.sockets.is_short() {
                 return self.rest(key);
             }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -476,6 +477,9 @@ impl Netd {
                 Waiter::Connection(key) => self.proxy.abort(&mut self.world, key),
                 Waiter::Datagrams(key) => self.datagrams.close(&mut self.world, key),
             }
+        }
+        if self.resting.is_some() && !self.world.sockets.is_short() {
+            self.wake_listeners();
         }
     }
 

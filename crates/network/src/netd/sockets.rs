@@ -19,6 +19,8 @@ use super::{Kind, SocketRequest, encode};
 const STOCK: usize = 32;
 /// Sockets of the other kinds that are kept ready, once one was needed.
 const SMALL_STOCK: usize = 8;
+/// Connections that are taken without a socket at hand.
+const FEW: usize = 8;
 /// How long the hub is left alone after it had none to give.
 const REST: Duration = Duration::from_millis(100);
 
@@ -81,6 +83,13 @@ impl Sockets {
             self.ask();
         }
         socket
+    }
+
+    /// Whether connections had better be left where they are: those that were taken, and have no socket yet, hold
+    /// descriptors that sockets need.
+    pub(super) fn is_short(&self) -> bool {
+        let short = |shelf: &Shelf| shelf.ready.is_empty() && shelf.waiting.len() >= FEW;
+        self.hub.is_some() && self.shelves.iter().any(short)
     }
 
     /// Those that wait although there is nobody to give them anything.

@@ -95,6 +95,7 @@ pub fn never_reads(site: &mut Site) {
 /// netd has 4096 descriptors, which is enough for 896 connections, and 672 of one service.
 pub fn slow_clients(site: &mut Site) {
     site.replace_netd();
+    let before = site.netd_descriptors();
     let _web = Server::named(site, "web", site.address("web", HOST.into()), 80);
     let keeper = Keeper::start(site, "app", site.address("app", HOST.into()));
     let port = site.port("app", HOST, false);
@@ -107,6 +108,11 @@ pub fn slow_clients(site: &mut Site) {
     services.clear();
     let first = keeper.came.recv_timeout(super::PATIENCE).unwrap();
     drop((first, clients));
+    // Those that waited come in, find their clients gone, and go: what is open counts for the service.
+    until("all are closed", super::PATIENCE, || {
+        keeper.came.try_iter().for_each(drop);
+        site.netd_descriptors() <= before + 64
+    });
 }
 
 pub fn slow_containers(site: &mut Site) {
