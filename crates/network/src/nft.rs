@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 use crate::Error;
 use crate::error::Doing;
 use crate::intercept::Queueing;
-use crate::netlink::attributes::Attributes;
+use crate::netlink::attributes::{Attributes, netfilter_request};
 use crate::netlink::exchange;
 
 /// A table with all that is in it.
@@ -237,7 +237,6 @@ const NEW_KEYS: u16 = SUBSYSTEM << 8 | 12;
 /// Keys in one request: what a list attribute has room for is 64 KiB.
 const KEYS: usize = 500;
 
-const REQUEST: u16 = netlink_packet_core::NLM_F_REQUEST;
 const CREATE: u16 = netlink_packet_core::NLM_F_CREATE;
 const APPEND: u16 = netlink_packet_core::NLM_F_APPEND;
 const ACK: u16 = netlink_packet_core::NLM_F_ACK;
@@ -260,15 +259,8 @@ impl Transaction {
     fn push(&mut self, what: String, kind: u16, flags: u16, family: u8, attributes: &Attributes) {
         // Only begin and end say which subsystem they are for.
         let subsystem = if kind < NEW_TABLE { SUBSYSTEM } else { 0 };
-        let length = 16 + 4 + attributes.as_bytes().len();
-        self.bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend((REQUEST | flags).to_ne_bytes());
-        self.bytes.extend((self.requests.len() as u32).to_ne_bytes());
-        self.bytes.extend(0u32.to_ne_bytes());
-        self.bytes.extend([family, 0]);
-        self.bytes.extend(subsystem.to_be_bytes());
-        self.bytes.extend(attributes.as_bytes());
+        let sequence = self.requests.len() as u32;
+        self.bytes.extend(netfilter_request(kind, flags, sequence, (family, subsystem), attributes));
         self.requests.push(what);
     }
 

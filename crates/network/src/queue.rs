@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::Error;
 use crate::error::Doing;
-use crate::netlink::attributes::Attributes;
+use crate::netlink::attributes::{Attributes, netfilter_request};
 use crate::netlink::exchange;
 
 /// The queue's number; they are counted in each network namespace.
@@ -26,7 +26,6 @@ const PACKET: u16 = SUBSYSTEM << 8;
 const VERDICT: u16 = SUBSYSTEM << 8 | 1;
 const VERDICT_BATCH: u16 = SUBSYSTEM << 8 | 3;
 const CONFIG: u16 = SUBSYSTEM << 8 | 2;
-const REQUEST: u16 = netlink_packet_core::NLM_F_REQUEST;
 const ACK: u16 = netlink_packet_core::NLM_F_ACK;
 const BIND: u8 = 1;
 const COPY_PACKET: u8 = 2;
@@ -113,17 +112,8 @@ pub(crate) fn forget(queue: impl AsFd) -> rustix::io::Result<()> {
 }
 
 fn message(kind: u16, flags: u16, sequence: u32, attributes: &Attributes) -> Vec<u8> {
-    let length = (16 + 4 + attributes.as_bytes().len()) as u32;
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend((REQUEST | flags).to_ne_bytes());
-    bytes.extend(sequence.to_ne_bytes());
-    bytes.extend(0u32.to_ne_bytes());
-    // `struct nfgenmsg`, of which the last field is the queue's number.
-    bytes.extend([0, 0]);
-    bytes.extend(QUEUE.to_be_bytes());
-    bytes.extend(attributes.as_bytes());
-    bytes
+    // The resource is the queue.
+    netfilter_request(kind, flags, sequence, (0, QUEUE), attributes)
 }
 
 /// The packet of a `NFQNL_MSG_PACKET`.

@@ -214,7 +214,7 @@ impl<'a> View<'a> {
 
     /// Whether the asker's name lookups may leave the stack: a question is a way out, too.
     fn may_leave(&self, name: &str) -> bool {
-        self.has_egress() && may_resolve(&self.asker.egress, name)
+        self.has_egress() && self.asker.egress.may_resolve(name)
     }
 
     /// On internal networks only, nothing does.
@@ -408,21 +408,6 @@ fn covers(first: IpAddr, prefix: u8, address: IpAddr) -> bool {
         (IpAddr::V4(a), IpAddr::V4(b)) => same(u32::from(a).into(), u32::from(b).into(), 32),
         (IpAddr::V6(a), IpAddr::V6(b)) => same(a.into(), b.into(), 128),
         _ => false,
-    }
-}
-
-/// Whether a rule could allow what `name` leads to.
-fn may_resolve(policy: &Policy, name: &str) -> bool {
-    let allows = |target: &Target| match target {
-        Target::Name(allowed) => allowed == name,
-        Target::Below(parent) => below(name, parent).is_some(),
-        // Addresses need no names.
-        Target::Subnet(..) => false,
-    };
-    match policy {
-        Policy::All => true,
-        Policy::None => false,
-        Policy::Only(rules) => rules.iter().any(|rule| allows(&rule.target)),
     }
 }
 

@@ -44,6 +44,27 @@ impl Attributes {
     }
 }
 
+/// A request of a subsystem of netfilter's (`linux/netfilter/nfnetlink.h`): netlink's header, `struct nfgenmsg`, of which
+/// each subsystem uses family and resource in its own way, and attributes.
+pub(crate) fn netfilter_request(
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    (family, resource): (u8, u16),
+    attributes: &Attributes,
+) -> Vec<u8> {
+    let length = 16 + 4 + attributes.as_bytes().len();
+    let mut bytes = u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend((netlink_packet_core::NLM_F_REQUEST | flags).to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend(0u32.to_ne_bytes());
+    bytes.extend([family, 0]);
+    bytes.extend(resource.to_be_bytes());
+    bytes.extend(attributes.as_bytes());
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
