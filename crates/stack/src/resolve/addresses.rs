@@ -276,7 +276,7 @@ fn address_fault(file: &StackFile, error: &AllocateError) -> Box<Fault> {
             network_file(network).and_then(|network| Some(&network.gateway.as_ref()?.span))
         }
     };
-    let fault = Fault::new(span.unwrap_or(&(0..0)), error.to_string());
+    let fault = Fault::new(span.unwrap_or(&file.span), error.to_string());
     match error {
         AllocateError::AddressOutside { network, .. }
             if network_file(network).is_none_or(|network| network.subnet.is_none()) =>
