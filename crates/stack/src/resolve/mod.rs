@@ -3,6 +3,7 @@
 //! Nothing is changed. What is read besides the file: the files of `env_file`, and whether paths exist.
 
 mod addresses;
+mod build;
 mod files;
 mod ports;
 mod replicas;
