@@ -16,6 +16,7 @@ mod slab;
 mod sockets;
 mod tally;
 mod topology;
+mod world;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;

@@ -19,12 +19,12 @@ use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
 use super::Kind;
-use super::event::{Poll, Token, World};
 use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
 use super::ftp::{Around, Control, Course, Gate};
 use super::slab::{Key, Slab};
 use super::sockets::{self, Waiter};
 use super::topology::{Entrance, Replica, ServiceId, Target};
+use super::world::{Poll, Token, World};
 use crate::balance::{MemberId, Pick};
 
 /// How long a client may wait for its connection to be established, a restart of the service included.

@@ -11,10 +11,10 @@ use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sys::channel::{Channel, MAX_FDS};
 
-use super::event::{Poll, Token};
 use super::slab::Key;
 use super::{Kind, SocketRequest, encode};
 
+use super::world::{Poll, Token};
 /// TCP sockets over IPv4 that are kept ready.
 const STOCK: usize = 32;
 /// Sockets of the other kinds that are kept ready, once one was needed.
