@@ -10,11 +10,11 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::event::{Token, World};
 use super::proxy::{FAR_PATIENCE, outside};
 use super::slab::{Key, Slab};
 use super::tally::Tally;
 use super::topology::{ServiceId, Way};
+use super::world::{Token, World};
 use crate::queue::{self, Verdict, Waiting};
 
 /// Connections under way and not claimed yet; what comes then is tried again by its sender a second later.
