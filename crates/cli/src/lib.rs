@@ -13,6 +13,7 @@ mod logs;
 mod net;
 pub mod oci;
 mod output;
+mod registry;
 mod session;
 mod signals;
 mod stats;
@@ -99,6 +100,10 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Exec(arguments) => exec::exec(&session, &arguments),
         Command::Run(arguments) => exec::run(&session, &arguments),
         Command::Build(arguments) => images::build(&session, &arguments),
+        Command::Pull(arguments) => registry::pull(&session, &arguments),
+        Command::Push(arguments) => registry::push(&session, &arguments),
+        Command::Login(arguments) => registry::login(&session, &arguments),
+        Command::Logout(arguments) => registry::logout(&session, &arguments),
         Command::Images { format } => images::images(&session, format),
         Command::Commit { service, image } => images::commit(&session, &service, &image),
         Command::Inspect { service, .. } => listing::inspect(&session, &service),

@@ -211,6 +211,9 @@ pub enum Error {
         /// The most that can be mounted.
         limit: usize,
     },
+    /// A registry did not do what it was asked for.
+    #[error(transparent)]
+    Registry(Box<crate::registry::RegistryError>),
     /// A download failed.
     #[error("download {url}")]
     Download {
@@ -264,6 +267,7 @@ impl Error {
             Self::DamagedArchive { .. } | Self::Checksum { .. } => {
                 Some("the file is damaged or was changed: fetch it again".to_owned())
             }
+            Self::Registry(error) => error.hint(),
             Self::TooManyLayers { .. } => Some("join RUN instructions with `&&`".to_owned()),
             _ => None,
         }
