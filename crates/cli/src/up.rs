@@ -61,7 +61,7 @@ pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failu
     let names = loaded.plan.services.iter().flat_map(|service| &service.secrets);
     let from_variables = names.filter_map(|secret| match &secret.source {
         SecretSource::Environment(name) => Some(name),
-        SecretSource::File(_) => None,
+        SecretSource::File(_) | SecretSource::Content(_) => None,
     });
     Ok(from_variables.filter_map(|name| Some((name.clone(), variables.get(name)?.to_owned()))).collect())
 }

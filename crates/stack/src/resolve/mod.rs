@@ -4,6 +4,8 @@
 
 mod addresses;
 mod files;
+mod host;
+mod mounts;
 mod ports;
 mod replicas;
 mod shared;
@@ -15,10 +17,11 @@ use std::path::{Path, PathBuf};
 use network::plan::NetworkPlan;
 use sha2::{Digest, Sha256};
 
-use crate::diagnostic::{Checked, Fault, FileError, SourceText, nearest};
+use crate::diagnostic::{Checked, Fault, FileError, SourceText, Span, nearest};
 use crate::env_file;
+use crate::file::dependencies::DependencyFile;
 use crate::file::node::Key;
-use crate::file::service::{DependencyFile, ServiceFile};
+use crate::file::service::{EnvFile, ServiceFile};
 use crate::file::{Format, Located, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
@@ -39,12 +42,28 @@ pub(crate) struct Context<'a> {
     pub(crate) env_writer: Option<&'a str>,
 }
 
+impl Context<'_> {
+    /// Adds warnings to those of the plan; they are errors with `--strict`.
+    fn tell(&self, found: Vec<(Span, String)>, warnings: &mut Vec<String>) -> Result<(), FileError> {
+        if self.options.strict
+            && let Some((span, message)) = found.first()
+        {
+            let fault = Fault::new(span, message.clone());
+            return Err(self.source.fault(fault.hint("`--strict` makes warnings errors")));
+        }
+        warnings
+            .extend(found.iter().map(|(span, message)| format!("{}: {message}", self.source.place(span))));
+        Ok(())
+    }
+}
+
 /// Resolve a whole file.
 pub(crate) fn plan(
     mut file: StackFile,
     context: &Context<'_>,
-    warnings: Vec<String>,
+    mut warnings: Vec<String>,
 ) -> Result<Plan, FileError> {
+    let mut found = addresses::dead_links(&file);
     let in_file = |fault| context.source.fault(fault);
     let name = stack_name(file.name.as_ref(), context.options, context.source, &context.directory)?;
     let bases = bases(&file, context)?;
@@ -64,12 +83,15 @@ pub(crate) fn plan(
         let mut settled = Service {
             source: source::source(service, &name, &bases, context).map_err(in_file)?,
             environment,
-            mounts: files::mounts(service, &file, context, &mut volumes).map_err(in_file)?,
+            mounts: mounts::mounts(service, &file, context, &mut volumes, &mut found).map_err(in_file)?,
             secrets: files::secrets(service, &file, context).map_err(in_file)?,
+            labels: labels(service, context)?,
+            devices: host::devices(service, context, &mut found).map_err(in_file)?,
+            confinement: host::confinement(service, context).map_err(in_file)?,
             depends_on: dependencies(service, &file),
             ports: ports::published(service, context),
             extra_hosts: addresses::extra_hosts(named, &network).map_err(in_file)?,
-            hostname: named.settled.hostname.clone(),
+            hostname: host_name(named, context),
             domainname: named.settled.domainname.clone(),
             dns_search: named.settled.dns_search.clone(),
             dns_opt: named.settled.dns_opt.clone(),
@@ -79,6 +101,7 @@ pub(crate) fn plan(
         settled.config_hash = config_hash(&settled, service, &network);
         services.push(Some(settled));
     }
+    context.tell(found, &mut warnings)?;
     let services = order.into_iter().filter_map(|index| services[index].take()).collect();
     Ok(Plan {
         name,
@@ -88,6 +111,13 @@ pub(crate) fn plan(
         network,
         warnings,
     })
+}
+
+/// `uts: host` without `hostname` has the host's.
+fn host_name(service: &ServiceFile, context: &Context<'_>) -> String {
+    let keys = &service.network;
+    let hosts = context.host.name.clone().filter(|_| keys.has_host_name && !keys.has_hostname);
+    hosts.unwrap_or_else(|| service.settled.hostname.clone())
 }
 
 /// The option, else the file's `name`, else the directory's name as compose normalises it.
@@ -150,6 +180,10 @@ fn bases(file: &StackFile, context: &Context<'_>) -> Result<Vec<String>, FileErr
             hint: nearest(forced, named).map(|found| format!("did you mean `{found}`?")),
         }),
     }
+}
+
+fn find<'a>(file: &'a StackFile, name: &str) -> Option<&'a ServiceFile> {
+    file.services.iter().find(|service| service.key.name == name)
 }
 
 fn service_names(file: &StackFile) -> impl Iterator<Item = &str> + Clone {
@@ -218,6 +252,8 @@ fn dependencies(service: &ServiceFile, file: &StackFile) -> Vec<Dependency> {
         .map(|dependency| Dependency {
             service: dependency.service.value.clone(),
             condition: dependency.condition,
+            optional: !dependency.required,
+            restart: dependency.restart,
         })
         .collect()
 }
@@ -266,14 +302,45 @@ fn environment(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<
             let message = format!("the environment file `{}` does not exist", shown(&path, context));
             return Err(context.source.fault(Fault::new(&file.path.span, message)));
         }
-        let source = read_text(&path)?.private();
-        let lenient = context.format == Format::Compose;
-        let variables = env_file::parse(&source.text, &context.host.environment, lenient)
-            .map_err(|fault| source.fault(fault))?;
-        environment.extend(variables);
+        environment.extend(variables_of(file, &path, context)?);
     }
     environment.extend(fill(&service.environment, context));
     Ok(environment)
+}
+
+fn variables_of(
+    file: &EnvFile,
+    path: &Path,
+    context: &Context<'_>,
+) -> Result<BTreeMap<String, String>, FileError> {
+    let source = read_text(path)?.private();
+    if file.raw {
+        return Ok(raw_pairs(&source.text));
+    }
+    let lenient = context.format == Format::Compose;
+    env_file::parse(&source.text, &context.host.environment, lenient).map_err(|fault| source.fault(fault))
+}
+
+/// Lines `NAME=VALUE`, the value as it stands.
+fn raw_pairs(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let pairs = lines.map(|line| line.split_once('=').unwrap_or((line, "")));
+    pairs.map(|(name, value)| (name.trim().to_owned(), value.to_owned())).collect()
+}
+
+/// Those of `label_file`, in their order, then those of the file itself.
+fn labels(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<String, String>, FileError> {
+    let mut labels = BTreeMap::new();
+    for file in &service.label_files {
+        let path = path(&file.value, context);
+        if !path.is_file() {
+            let message = format!("the file of labels `{}` does not exist", shown(&path, context));
+            return Err(context.source.fault(Fault::new(&file.span, message)));
+        }
+        labels.extend(raw_pairs(&read_text(&path)?.text));
+    }
+    labels.extend(service.settled.labels.clone());
+    Ok(labels)
 }
 
 /// What of a service's configuration needs a new container when it changes.

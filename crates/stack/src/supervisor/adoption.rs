@@ -430,7 +430,7 @@ fn links<'a>(plan: &'a NetworkPlan, container: &str) -> Option<&'a [Interface]> 
 fn secrets_of(service: &Service, values: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let names = service.secrets.iter().filter_map(|secret| match &secret.source {
         SecretSource::Environment(name) => Some(name),
-        SecretSource::File(_) => None,
+        SecretSource::File(_) | SecretSource::Content(_) => None,
     });
     names.filter_map(|name| Some((name.clone(), values.get(name)?.clone()))).collect()
 }
