@@ -4,7 +4,7 @@ mod names;
 mod replica;
 mod seccomp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -18,7 +18,7 @@ use sys::mount::attribute::{NODEV, NOEXEC, NOSUID, RDONLY};
 
 use crate::control::Exec;
 use crate::plan::{
-    BlockIo, Device, DeviceRate, DeviceWeight, Healthcheck, MountKind, NetworkMode, Probe, Scope,
+    BlockIo, Device, DeviceRate, DeviceWeight, Healthcheck, Hook, MountKind, NetworkMode, Plan, Probe, Scope,
     SecretSource, Service, Source, Tmpfs,
 };
 use crate::remote::{Context, RemoteError};
@@ -66,6 +66,17 @@ pub(crate) fn volume_directory(stack: &str, volume: &str) -> String {
 /// Directory of a volume that stacks share, likewise. No stack is called so.
 pub(crate) fn shared_volume_directory(volume: &str) -> String {
     format!("v/=/{volume}")
+}
+
+/// Directories of the volumes that go with the stack though others can share them, likewise.
+pub(crate) fn named_volumes(plan: &Plan) -> Vec<String> {
+    let mounts = plan.services.iter().flat_map(|service| &service.mounts);
+    let named = mounts.filter_map(|mount| match &mount.kind {
+        MountKind::Volume { name, scope: Scope::Named, .. } => Some(shared_volume_directory(name)),
+        _ => None,
+    });
+    let named: BTreeSet<String> = named.collect();
+    named.into_iter().collect()
 }
 
 /// Merges `service` with its image.
@@ -214,6 +225,22 @@ pub(crate) fn process_for(base: &Process, exec: &Exec) -> Process {
         process.user = User::Named(user.clone());
     }
     process.terminal = exec.tty;
+    process
+}
+
+/// The service's process changed as a hook has it.
+pub(crate) fn process_of_hook(base: &Process, hook: &Hook) -> Process {
+    let exec = Exec {
+        argv: hook.command.clone(),
+        env: hook.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        cwd: hook.working_dir.clone(),
+        user: hook.user.clone(),
+        ..Exec::default()
+    };
+    let mut process = process_for(base, &exec);
+    if hook.privileged {
+        process.capabilities = Capabilities::Bounding(u64::MAX);
+    }
     process
 }
 
