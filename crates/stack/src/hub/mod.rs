@@ -16,7 +16,7 @@ use container::Process;
 use container::launch::Launched;
 use container::sandbox::Sandbox;
 use network::link::Namespaces;
-use network::plan::NetworkPlan;
+use network::plan::{Network, NetworkPlan};
 use network::shape::Shape;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
@@ -36,9 +36,11 @@ use crate::remote::{self, Context, RemoteError};
 /// What the supervisor asks of the hub.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Wire this plan. Answered by `Done` with the name server's sockets of the networks that are new.
+    /// Wire this plan. Answered by `Done` with the names of the networks that are new.
     Wire(NetworkPlan),
     /// Take the other end of netd's channel (one descriptor).
+    /// The name server's sockets of these networks, two of each: no more than fit into one message.
+    Names(Vec<Network>),
     Netd,
     /// Have what containers send out of their networks end at sockets. Answered by `Intercepted`.
     Intercept,
@@ -65,7 +67,7 @@ pub(crate) enum Request {
 /// What the hub tells the supervisor: one answer to each request, and deaths at any time.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// It is done; descriptors as the request says.
+    /// It is done; names of networks and descriptors as the request says.
     Done { networks: Vec<String> },
     /// The sockets that get what containers send, as [`network::intercept::Intercepted::into_parts`] has them.
     Intercepted { optional: [bool; 5] },
@@ -208,11 +210,11 @@ impl Hub {
         match request {
             Request::Wire(plan) => {
                 let changes = self.network.apply(&plan)?;
-                let new = |network: &&network::plan::Network| changes.networks.contains(&network.name);
-                let networks: Vec<_> = plan.networks.iter().filter(new).collect();
-                let sockets = network::names::bind_in_current_namespace(networks)?;
-                let fds = sockets.into_iter().flat_map(|s| [s.udp, s.tcp]).collect();
-                Ok((Event::Done { networks: changes.networks }, fds))
+                Ok((Event::Done { networks: changes.networks }, Vec::new()))
+            }
+            Request::Names(networks) => {
+                let sockets = network::names::bind_in_current_namespace(&networks)?;
+                Ok((done(), sockets.into_iter().flat_map(|s| [s.udp, s.tcp]).collect()))
             }
             Request::Netd => {
                 self.netd = fds.pop().map(Channel::from);
