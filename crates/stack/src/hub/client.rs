@@ -1,6 +1,7 @@
 //! The supervisor's side of the hub.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -108,6 +109,11 @@ impl Hub {
             return Err(unexpected());
         };
         Intercepted::from_parts(sockets, optional).ok_or_else(unexpected)
+    }
+
+    /// Has what containers send out of their networks leave by a device of the stack's namespace.
+    pub(crate) fn detour(&mut self, device: &str, gateway: Ipv4Addr) -> Result<(), RemoteError> {
+        self.call(&Request::Detour { device: device.to_owned(), gateway }, &[]).map(drop)
     }
 
     /// Starts a sandbox in the network namespace of a container, or in the host's.

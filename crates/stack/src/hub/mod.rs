@@ -9,6 +9,7 @@ mod porter;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -38,12 +39,14 @@ use crate::remote::{self, Context, RemoteError};
 pub(crate) enum Request {
     /// Wire this plan. Answered by `Done` with the names of the networks that are new.
     Wire(NetworkPlan),
-    /// Take the other end of netd's channel (one descriptor).
     /// The name server's sockets of these networks, two of each: no more than fit into one message.
     Names(Vec<Network>),
+    /// Take the other end of netd's channel (one descriptor).
     Netd,
     /// Have what containers send out of their networks end at sockets. Answered by `Intercepted`.
     Intercept,
+    /// Have what containers send out of their networks leave by `device`, on whose network another program is `gateway`.
+    Detour { device: String, gateway: Ipv4Addr },
     /// Start a sandbox in the network namespace of the container `network`, or in the host's. Descriptors: standard
     /// input, output, error, then the detached mounts, then the cgroup
     /// directory if there is one.
@@ -223,6 +226,10 @@ impl Hub {
             Request::Intercept => {
                 let (sockets, optional) = self.network.intercept()?.into_parts();
                 Ok((Event::Intercepted { optional }, sockets))
+            }
+            Request::Detour { device, gateway } => {
+                self.network.detour(&device, gateway)?;
+                Ok((done(), Vec::new()))
             }
             Request::Start { sandbox, network, cgroup } => {
                 self.start(sandbox, network.as_deref(), cgroup, fds)
