@@ -9,7 +9,7 @@ use crate::archive::{self, Limits};
 use crate::build::stage::{StageState, clean};
 use crate::build::{Builder, Outcome, Step, cache};
 use crate::digest::{Digest, Hasher};
-use crate::dockerfile::{Copy, Origin, Scope};
+use crate::dockerfile::{Copy, Origin, expand_document};
 use crate::error::{Error, Result};
 use crate::layer::{LayerWriter, bytes};
 use crate::node::{self, Attributes, MAX_DEPTH};
@@ -66,6 +66,13 @@ impl Builder<'_> {
         step: Step<'_>,
     ) -> Result<Outcome> {
         let dockerfile = self.dockerfile;
+        let url = copy.sources.iter().find(|source| source.contains("://") || source.starts_with("git@"));
+        if let Some(url) = url.filter(|_| copy.add) {
+            return Err(dockerfile.error(step.line, format!("ADD: `{url}`: downloads are not supported")));
+        }
+        if copy.parents || !copy.exclude.is_empty() || copy.unpack.is_some() {
+            return Err(dockerfile.error(step.line, "--parents, --exclude and --unpack are not supported"));
+        }
         let expand = |word: &String| dockerfile.expand(word, state, step.line);
         let patterns: Vec<String> = copy.sources.iter().map(expand).collect::<Result<_>>()?;
         let written = expand(&copy.destination)?;
@@ -75,7 +82,16 @@ impl Builder<'_> {
             Some(spec) => Some(user::resolve_owner(&lower, &expand(spec)?)?),
             None => None,
         };
-        let wanted = Wanted { owner, mode: copy.chmod, add: copy.add };
+        let mode = match &copy.chmod {
+            Some(word) => {
+                let word = expand(word)?;
+                let mode = u32::from_str_radix(&word, 8).ok().filter(|mode| *mode <= 0o7777);
+                let message = || format!("`--chmod={word}`: the mode is written in octal digits");
+                Some(mode.ok_or_else(|| dockerfile.error(step.line, message()))?)
+            }
+            None => None,
+        };
+        let wanted = Wanted { owner, mode, add: copy.add };
         let target = clean(state.workdir(), &written);
         let is_dir = destination_is_dir(&lower, !state.built.layers.is_empty(), &target, &written)?;
         if patterns.len() + copy.heredocs.len() > 1 && !is_dir.explicit {
@@ -86,7 +102,12 @@ impl Builder<'_> {
         let image_view = match &copy.from {
             None => None,
             Some(from) => Some(match dockerfile.copy_origin(from, stage, step.line)? {
-                Origin::Stage(earlier) => store.view(&self.built[&earlier].layers)?,
+                Origin::Stage(earlier) => {
+                    // A trigger of the base may name a stage that nothing else in the file needs.
+                    let message = || format!("--from={from}: this stage is not built before this one");
+                    let built = self.built.get(&earlier);
+                    store.view(&built.ok_or_else(|| dockerfile.error(step.line, message()))?.layers)?
+                }
                 Origin::Image(reference) => store.view(&self.image(&reference)?.layers)?,
                 Origin::Scratch => {
                     View::open(&[]).map_err(|(path, cause)| Error::io("open layer", path, cause))?
@@ -121,6 +142,7 @@ impl Builder<'_> {
         for document in &copy.heredocs {
             let text = if document.expand {
                 expand_document(&document.content, state)
+                    .map_err(|problem| dockerfile.error(step.line, problem))?
             } else {
                 document.content.clone()
             };
@@ -210,38 +232,6 @@ fn destination_is_dir(lower: &View, has_layers: bool, target: &str, written: &st
         }
     }
     Ok(IsDir { explicit, exists })
-}
-
-/// Replaces variables in a here-document, where quotes are text.
-fn expand_document(text: &str, scope: &dyn Scope) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(['$', '\\']) {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if let Some(after) = rest.strip_prefix('\\') {
-            let escaped = after.chars().next().filter(|c| matches!(c, '$' | '\\'));
-            out.push(escaped.unwrap_or('\\'));
-            rest = &after[escaped.map_or(0, char::len_utf8)..];
-            continue;
-        }
-        let after = &rest[1..];
-        let braced = after.starts_with('{');
-        let name_at = &after[usize::from(braced)..];
-        let length = name_at.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
-        let name = &name_at[..length];
-        let end = usize::from(braced) + length;
-        let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        if starts_well && (!braced || after[end..].starts_with('}')) {
-            out.push_str(&scope.get(name).unwrap_or_default());
-            rest = &after[end + usize::from(braced)..];
-        } else {
-            out.push('$');
-            rest = after;
-        }
-    }
-    out.push_str(rest);
-    out
 }
 
 impl Source<'_> {

@@ -78,7 +78,10 @@ fn instructions_end_up_in_the_configuration() {
     assert_eq!(config.env[1..], ["A=2", "B=x y", "C=7", "old=form  of it"]);
     assert_eq!(config.labels["l.m"], "x y!");
     assert_eq!((config.working_dir.as_str(), config.user.as_str()), ("/srv/sub", "web:log"));
-    assert_eq!(config.exposed_ports.iter().collect::<Vec<_>>(), ["1-3/tcp", "53/udp", "80/tcp"]);
+    assert_eq!(
+        config.exposed_ports.iter().collect::<Vec<_>>(),
+        ["1/tcp", "2/tcp", "3/tcp", "53/udp", "80/tcp"]
+    );
     assert_eq!(config.volumes.iter().collect::<Vec<_>>(), ["/data", "/srv/sub/rel", "/v1"]);
     assert_eq!(config.cmd.as_deref().unwrap(), ["/bin/ash", "-ec", "serve --tag=$TAG"]);
     assert_eq!(config.stop_signal.as_deref(), Some("SIGQUIT"));
