@@ -1,8 +1,13 @@
 //! The Dockerfile builder: one layer for each instruction that changes a file, reused while nothing that
 //! it depends on has changed.
 
+mod add_url;
 mod cache;
+mod chmod;
 mod copy;
+mod item;
+mod parents;
+mod source;
 mod stage;
 
 use std::collections::BTreeMap;
