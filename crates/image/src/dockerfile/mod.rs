@@ -1,5 +1,6 @@
 //! Dockerfiles: from text to stages of instructions, every one with its line.
 
+mod check;
 mod flags;
 mod glob;
 mod lines;
@@ -17,6 +18,7 @@ use crate::build::Network;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
 
+pub use check::check;
 pub(crate) use lines::Heredoc;
 pub(crate) use mount::{Mount, MountFlag, MountKind};
 pub(crate) use words::{Scope, expand, expand_document};

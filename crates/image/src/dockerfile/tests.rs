@@ -333,3 +333,28 @@ fn times_are_go_s() {
     assert!(parse_err("FROM a\nHEALTHCHECK --retries=-1 CMD x").contains("no number"));
     assert!(parse_err("FROM a\nHEALTHCHECK CMD []").contains("empty"));
 }
+
+#[test]
+fn a_file_is_checked_without_a_build() {
+    let args = BTreeMap::from([("GIVEN".to_owned(), "x".to_owned())]);
+    let text = "ARG TAG=1\nFROM scratch AS a\nARG GIVEN\nARG E\nENV V=$GIVEN$E$NONE\nUSER $V\nFROM a\nLABEL a=$V b=$GIVEN\n\
+                FROM base:$TAG\nUSER ${HOME:?}\nCMD x\n";
+    let warnings = check("Dockerfile", text, &args).unwrap();
+    assert_eq!(
+        warnings[..2],
+        [
+            "Dockerfile:5: variable `NONE` has no value (UndefinedVar)",
+            "Dockerfile:8: variable `GIVEN` has no value (UndefinedVar)",
+        ]
+    );
+    assert!(warnings[2].starts_with("Dockerfile:11: ") && warnings.len() == 3, "{warnings:?}");
+    for (text, problem) in [
+        ("FROM scratch\nUSER ${HOME:?}", "Dockerfile:2: `${HOME:?}`: variable `HOME`"),
+        ("FROM scratch\nCOPY <<E /x\n${a\nE", "Dockerfile:2:"),
+        ("FROM scratch\nRUN --mount=type=cache,target=$x y", "needs a target"),
+        ("FROM a\nCOPY --from=7 x /", "no earlier stage"),
+    ] {
+        let error = check("Dockerfile", text, &args).unwrap_err().to_string();
+        assert!(error.contains(problem), "{text}: {error}");
+    }
+}

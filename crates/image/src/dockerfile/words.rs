@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::dockerfile::glob::Glob;
 
-/// Longest text that variables may grow a word to. The kernel takes 128 KiB for one argument or variable (`execve(2)`).
-const MAX_BYTES: usize = 1 << 20;
+/// Most bytes by which variables may make a word longer: what the kernel takes for one argument or variable
+/// (`execve(2)`).
+const MAX_GROWTH: usize = 128 << 10;
 /// Deepest nesting of `${a:-${b:-...}}`.
 const MAX_DEPTH: usize = 32;
 
@@ -91,6 +92,10 @@ impl<'a> Expander<'a> {
         self.rest.clone().next()
     }
 
+    fn limit(&self) -> usize {
+        self.word.len() + MAX_GROWTH
+    }
+
     fn problem<T>(&self, problem: &str) -> Result<T, String> {
         let mut shown: String = self.word.chars().take(80).collect();
         if shown.len() < self.word.len() {
@@ -101,8 +106,8 @@ impl<'a> Expander<'a> {
 
     fn push(&self, out: &mut String, text: &str) -> Result<(), String> {
         out.push_str(text);
-        if out.len() > MAX_BYTES {
-            return self.problem("its variables make it longer than 1 MiB");
+        if out.len() > self.limit() {
+            return self.problem("its variables make it longer than 128 KiB");
         }
         Ok(())
     }
@@ -270,9 +275,9 @@ impl<'a> Expander<'a> {
                 let pattern = self.until(Some('/'), true)?;
                 let pattern = self.glob(&pattern)?;
                 let replacement = self.until(Some('}'), true)?;
-                match pattern.replace(&self.value(name), &replacement, all, MAX_BYTES) {
+                match pattern.replace(&self.value(name), &replacement, all, self.limit()) {
                     Some(replaced) => Ok(replaced),
-                    None => self.problem("its variables make it longer than 1 MiB"),
+                    None => self.problem("its variables make it longer than 128 KiB"),
                 }
             }
             _ => {
@@ -426,9 +431,9 @@ mod tests {
     fn nothing_grows_without_bound() {
         let deep = "${a:-".repeat(100_000);
         assert!(expand(&deep, &scope(&[]), '\\').unwrap_err().contains("nested too deep"));
-        let big = scope(&[("big", &"ab".repeat(300_000))]);
-        assert!(expand("$big$big", &big, '\\').unwrap_err().contains("1 MiB"));
-        assert!(expand("${big//a/0123456789}", &big, '\\').unwrap_err().contains("1 MiB"));
+        let big = scope(&[("big", &"ab".repeat(40_000))]);
+        assert!(expand("$big$big", &big, '\\').unwrap_err().contains("128 KiB"));
+        assert!(expand("${big//a/0123456789}", &big, '\\').unwrap_err().contains("128 KiB"));
     }
 
     proptest! {
