@@ -92,7 +92,8 @@ pub(crate) fn is_archive(file: impl Read) -> io::Result<bool> {
 pub(crate) fn unpack(file: impl Read + Send, options: &Unpack<'_>, writer: &LayerWriter) -> Result<()> {
     let expected = options.sha256.map(|text| text.to_ascii_lowercase().parse()).transpose()?;
     let promise = Promise { name: options.archive, packed: expected.as_ref(), unpacked: None, hash: false };
-    through(file, &promise, options.limits, |tar| entries(tar, options, writer, None)).map(drop)
+    let found = through(file, &promise, options.limits, |tar| entries(tar, options, writer, None))?;
+    if found.value.0 == 0 { Err(no_entries(options.archive)) } else { Ok(()) }
 }
 
 /// Compares checksums.
@@ -105,17 +106,21 @@ pub(crate) fn check(object: &str, expected: &str, found: &Digest) -> Result<()> 
     Err(Error::Checksum { object: object.to_owned(), expected, found })
 }
 
-/// Unpacks the entries of a plain tar stream, up to the end of the stream. Returns the size of its files, bytes.
-///
-/// With a recipe it is a layer, which may change nothing and so be empty.
+/// The error of an archive without entries, where there should be some.
+pub(crate) fn no_entries(archive: &str) -> Error {
+    let problem = "it holds no entries, or is no tar archive".to_owned();
+    Error::RefusedArchive { archive: archive.to_owned(), problem }
+}
+
+/// Unpacks the entries of a plain tar stream, up to the end of the stream. Returns how many there were, and the size
+/// of their files, bytes.
 pub(crate) fn entries(
     tar: &mut dyn BufRead,
     options: &Unpack<'_>,
     writer: &LayerWriter,
     recipe: Option<&mut recipe::Writer>,
-) -> Result<u64> {
+) -> Result<(u64, u64)> {
     let refused = |problem: String| Error::RefusedArchive { archive: options.archive.to_owned(), problem };
-    let may_be_empty = recipe.is_some();
     let mut tape = Tape::new(tar, options.limits.bytes, recipe);
     let mut state = entry::State::new(options, writer);
     let mut last: Option<String> = None;
@@ -130,12 +135,9 @@ pub(crate) fn entries(
         last = Some(name);
     }
     state.set_dir_times()?;
-    if count == 0 && !may_be_empty {
-        return Err(refused("it holds no entries, or is no tar archive".to_owned()));
-    }
     // Up to the end of the stream, so that a damaged end is noticed.
     tape.finish().map_err(|fault| options.fault(last.as_deref(), fault))?;
-    Ok(state.size)
+    Ok((count, state.size))
 }
 
 impl Unpack<'_> {

@@ -242,19 +242,36 @@ impl Aside {
     }
 }
 
-/// Writes the archive that a recipe describes, with the content of the files of a layer.
-pub(crate) fn replay(recipe: impl Read, layer: impl AsFd, out: &mut dyn Write) -> io::Result<()> {
+/// Writes the archive that a recipe describes, with the content of the files of a layer. Returns how much of it came
+/// from files, bytes.
+pub(crate) fn replay(recipe: impl Read, layer: impl AsFd, out: &mut dyn Write) -> io::Result<u64> {
     let mut pieces = Pieces::new(BufReader::new(recipe));
     let mut source = Source::new(layer);
+    let mut size = 0;
     while let Some(piece) = pieces.next()? {
         match piece {
             Piece::Literal(bytes) => out.write_all(&bytes)?,
             Piece::File { path, offset, length } => {
                 source.copy(&path, offset, length, &mut |bytes| out.write_all(bytes))?;
+                size += length;
             }
         }
     }
-    Ok(())
+    Ok(size)
+}
+
+#[expect(dead_code, reason = "asked for when an archive of layers is written")]
+/// How long the archive is that a recipe describes, bytes.
+pub(crate) fn length(recipe: impl Read) -> io::Result<u64> {
+    let mut pieces = Pieces::new(BufReader::new(recipe));
+    let mut sum = 0;
+    while let Some(piece) = pieces.next()? {
+        sum += match piece {
+            Piece::Literal(bytes) => bytes.len() as u64,
+            Piece::File { length, .. } => length,
+        };
+    }
+    Ok(sum)
 }
 
 /// Reads files below a directory. The one that was read last stays open: a sparse file has many pieces.

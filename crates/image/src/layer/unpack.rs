@@ -12,8 +12,8 @@ use crate::archive::{self, Limits, Promise};
 use crate::digest::{Digest, Hasher, LayerId};
 use crate::error::{Error, Result};
 use crate::node;
-use crate::scratch::{self, Scratch};
-use crate::store::{LayerRecord, Store};
+use crate::scratch::{Pending, Scratch};
+use crate::store::{Hold, LayerRecord, Store};
 use crate::tree;
 
 /// A layer's blob, and what is known of it beforehand.
@@ -27,12 +27,14 @@ pub struct LayerSource<'a> {
     pub diff_id: Option<&'a Digest>,
     /// How much it may hold.
     pub limits: Limits,
+    /// It may hold nothing at all, as a layer does that changes nothing.
+    pub may_be_empty: bool,
 }
 
 impl<'a> LayerSource<'a> {
     /// A blob of which nothing but a name is known.
     pub fn new(name: &'a str) -> Self {
-        Self { name, blob: None, diff_id: None, limits: Limits::default() }
+        Self { name, blob: None, diff_id: None, limits: Limits::default(), may_be_empty: true }
     }
 }
 
@@ -100,7 +102,10 @@ impl Store {
         let found = archive::through(blob, &promise, &source.limits, |tar| {
             let writer = LayerWriter::open(&[], &top)?;
             writer.keep_replaced(Aside::new(aside, files));
-            let size = archive::entries(tar, &unpack, &writer, Some(&mut recipe))?;
+            let (count, size) = archive::entries(tar, &unpack, &writer, Some(&mut recipe))?;
+            if count == 0 && !source.may_be_empty {
+                return Err(archive::no_entries(source.name));
+            }
             let mut file = recipe.finish().map_err(recipe_error)?;
             if let Some(aside) = writer.take_replaced().filter(|aside| !aside.is_empty()) {
                 file.rewind().map_err(recipe_error)?;
@@ -120,29 +125,34 @@ impl Store {
     /// # Errors
     /// The store's own. Those layers that were published before stay.
     pub fn publish_layers(&self, layers: Vec<StagedLayer>) -> Result<()> {
-        let Some(first) = layers.first() else { return Ok(()) };
-        // Layers are whole on disk before they have their names: no crash can leave a torn one behind it.
+        let mut prepared = Vec::new();
+        for layer in layers {
+            if !self.has_layer(&layer.id)? {
+                let record = LayerRecord { diff_id: layer.id.clone(), size: layer.size };
+                let json = serde_json::to_vec(&record).expect("a layer record has string keys only");
+                prepared.push((layer, Pending::write(&self.tmp(), &json)?));
+            }
+        }
+        let Some((first, _)) = prepared.first() else { return Ok(()) };
+        // All is whole on disk before anything has its name: no crash can leave a torn layer behind it.
         let dir = node::open_dir_path(&first.top)
             .map_err(|cause| Error::io("open directory", &first.top, cause))?;
         rustix::fs::syncfs(&dir).map_err(|errno| Error::io("write to disk", &first.top, errno))?;
-        layers.iter().try_for_each(|layer| self.publish_staged(layer))
-    }
-
-    fn publish_staged(&self, layer: &StagedLayer) -> Result<()> {
-        if self.has_layer(&layer.id)? {
-            return Ok(());
+        let _shared = self.shared()?;
+        for (layer, record) in prepared {
+            self.hold(Hold::Layer(layer.id.clone()))?;
+            // A layer that is seen has a record and a recipe.
+            let recipe = self.recipe_path(&layer.id);
+            std::fs::rename(&layer.recipe, &recipe).map_err(|cause| Error::io("create", &recipe, cause))?;
+            record.rename(&self.record_path(&layer.id))?;
+            let path = self.data_dir().join(self.layer_path(&layer.id));
+            match rustix::fs::rename(&layer.top, &path) {
+                // Somebody else may have been faster with the same layer.
+                Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                Err(errno) => return Err(Error::io("move layer to", path, errno)),
+            }
         }
-        let recipe = self.recipe_path(&layer.id);
-        std::fs::rename(&layer.recipe, &recipe).map_err(|cause| Error::io("create", &recipe, cause))?;
-        let record = LayerRecord { diff_id: layer.id.clone(), size: layer.size };
-        let json = serde_json::to_vec(&record).expect("a layer record has string keys only");
-        scratch::write_file(&self.tmp(), &self.record_path(&layer.id), &json, true)?;
-        let path = self.data_dir().join(self.layer_path(&layer.id));
-        match rustix::fs::rename(&layer.top, &path) {
-            // Somebody else may have been faster with the same layer.
-            Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
-            Err(errno) => Err(Error::io("move layer to", path, errno)),
-        }
+        Ok(())
     }
 
     /// Writes a layer as a plain OCI layer archive: the bytes whose digest is the layer's id, as it came or as it
@@ -151,20 +161,27 @@ impl Store {
     /// # Errors
     /// When the layer is not there or has been changed; when `out` fails.
     pub fn write_layer_tar(&self, layer: &LayerId, out: &mut dyn Write) -> Result<()> {
+        let (found, _) = self.write_as_it_came(layer, out)?;
+        archive::check(&format!("layer {}", self.layer_path(layer)), layer.hex(), &found)
+    }
+
+    /// What a layer's digest would be as its directory is now, and the size of its files, bytes.
+    pub(crate) fn identify_layer(&self, layer: &LayerId) -> Result<(LayerId, u64)> {
+        self.write_as_it_came(layer, &mut io::sink())
+    }
+
+    fn write_as_it_came(&self, layer: &LayerId, out: &mut dyn Write) -> Result<(LayerId, u64)> {
         let path = self.data_dir().join(self.layer_path(layer));
         let dir = node::open_dir_path(&path).map_err(|cause| Error::io("open layer", &path, cause))?;
         let mut out = Hashed { inner: out, hasher: Hasher::new() };
         let recipe = self.recipe_path(layer);
-        match File::open(&recipe) {
+        let size = match File::open(&recipe) {
             Ok(file) => recipe::replay(BufReader::new(file), &dir, &mut out)
                 .map_err(|cause| Error::io("write the archive of", &path, cause))?,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                tree::write_tar(&dir, &path, &mut out)?;
-            }
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => tree::write_tar(&dir, &path, &mut out)?,
             Err(cause) => return Err(Error::io("open", recipe, cause)),
-        }
-        let object = format!("layer {}", path.display());
-        archive::check(&object, layer.hex(), &out.hasher.finish())
+        };
+        Ok((out.hasher.finish(), size))
     }
 
     /// Where the recipe of a layer is that came from elsewhere.

@@ -112,7 +112,7 @@ pub fn provide(
     options: &Options,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<BTreeMap<String, String>, RemoteError> {
-    let store = Store::reader(&paths.data);
+    let store = paths.store()?;
     let mut ids = BTreeMap::new();
     let mut builds = Vec::new();
     for service in plan.services.iter() {
@@ -147,7 +147,7 @@ pub fn provide(
 /// # Errors
 /// When the store cannot be read.
 pub fn present(paths: &Paths, plan: &Plan) -> Result<Option<BTreeMap<String, String>>, RemoteError> {
-    let store = Store::reader(&paths.data);
+    let store = paths.store()?;
     let mut ids = BTreeMap::new();
     for service in &plan.services {
         let image = match &service.source {
