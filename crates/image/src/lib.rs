@@ -20,6 +20,7 @@ mod reference;
 mod remove;
 mod scratch;
 mod store;
+pub mod transfer;
 mod tree;
 mod user;
 mod view;

@@ -2,7 +2,7 @@
 
 mod entry;
 mod pipe;
-mod tape;
+pub(crate) mod tape;
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -59,6 +59,7 @@ pub(crate) struct Unpack<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packing {
     Gzip,
+    Zstd,
     Plain,
     Unsupported(&'static str),
 }
@@ -68,7 +69,8 @@ pub(crate) fn packing(start: &[u8]) -> Packing {
         [0x1f, 0x8b, ..] => Packing::Gzip,
         [b'B', b'Z', b'h', ..] => Packing::Unsupported("bzip2"),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Packing::Unsupported("xz"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Unsupported("zstd"),
+        // A frame, or one to be skipped (RFC 8878, 3.1), as the seekable forms begin with.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
         _ => Packing::Plain,
     }
 }
@@ -80,8 +82,9 @@ pub(crate) fn is_archive(file: impl Read) -> io::Result<bool> {
     match packing(file.fill_buf()?) {
         // Read, and refused with a clear message, rather than copied as it is.
         Packing::Unsupported(_) => return Ok(true),
-        // Something gzipped that cannot be unpacked is copied as it is.
+        // Something packed that cannot be unpacked is copied as it is.
         Packing::Gzip => drop(MultiGzDecoder::new(file).take(512).read_to_end(&mut block)),
+        Packing::Zstd => drop(zstd::Decoder::with_buffer(file)?.take(512).read_to_end(&mut block)),
         Packing::Plain => drop(file.take(512).read_to_end(&mut block)?),
     }
     let Ok(block) = <[u8; 512]>::try_from(block) else { return Ok(false) };
@@ -156,7 +159,7 @@ impl Unpack<'_> {
     }
 }
 
-fn display(path: &[u8]) -> String {
+pub(crate) fn display(path: &[u8]) -> String {
     // Control characters of a hostile name must not reach a terminal.
     String::from_utf8_lossy(path)
         .chars()

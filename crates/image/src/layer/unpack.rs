@@ -1,7 +1,7 @@
 //! Layers that come from elsewhere: unpacked, published, and given back byte for byte.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -62,7 +62,7 @@ impl std::fmt::Debug for StagedLayer {
 }
 
 impl Store {
-    /// Unpacks a layer's blob, gzipped or plain, verifies it, and makes it part of the store. Nothing is left of it
+    /// Unpacks a layer's blob, packed with gzip or zstd or plain, verifies it, and makes it part of the store. Nothing is left of it
     /// if that fails.
     ///
     /// # Errors
@@ -170,13 +170,28 @@ impl Store {
         self.write_as_it_came(layer, &mut io::sink())
     }
 
+    /// How long the archive of a layer is, bytes. It costs a look at each file, but none is read.
+    pub(crate) fn layer_tar_length(&self, layer: &LayerId) -> Result<u64> {
+        let path = self.data_dir().join(self.layer_path(layer));
+        let recipe = self.recipe_path(layer);
+        match File::open(&recipe) {
+            Ok(file) => recipe::length(file).map_err(|cause| Error::io("read", recipe, cause)),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                let dir =
+                    node::open_dir_path(&path).map_err(|cause| Error::io("open layer", &path, cause))?;
+                tree::measure_tar(&dir, &path)
+            }
+            Err(cause) => Err(Error::io("open", recipe, cause)),
+        }
+    }
+
     fn write_as_it_came(&self, layer: &LayerId, out: &mut dyn Write) -> Result<(LayerId, u64)> {
         let path = self.data_dir().join(self.layer_path(layer));
         let dir = node::open_dir_path(&path).map_err(|cause| Error::io("open layer", &path, cause))?;
         let mut out = Hashed { inner: out, hasher: Hasher::new() };
         let recipe = self.recipe_path(layer);
         let size = match File::open(&recipe) {
-            Ok(file) => recipe::replay(BufReader::new(file), &dir, &mut out)
+            Ok(file) => recipe::replay(file, &dir, &mut out)
                 .map_err(|cause| Error::io("write the archive of", &path, cause))?,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => tree::write_tar(&dir, &path, &mut out)?,
             Err(cause) => return Err(Error::io("open", recipe, cause)),
@@ -192,7 +207,7 @@ impl Store {
 
 fn new_recipe(path: &Path) -> Result<recipe::Writer> {
     let file = File::options().read(true).write(true).create_new(true).open(path);
-    Ok(recipe::Writer::new(file.map_err(|cause| Error::io("create file", path, cause))?))
+    file.and_then(recipe::Writer::new).map_err(|cause| Error::io("create file", path, cause))
 }
 
 /// Hashes what passes.
