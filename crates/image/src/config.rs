@@ -80,6 +80,9 @@ pub struct ContainerConfig {
     /// How to find out whether the service is well (Docker's extension).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
+    /// Instructions that a build begins with whose base this image is (`ONBUILD`, Docker's extension).
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub on_build: Vec<String>,
     /// The shell of the shell form (Docker's extension); `/bin/sh -c` where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shell: Option<Vec<String>>,

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-use image::{Change, Digest, Image, Reference, Store};
+use image::{Change, Digest, Image, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::paths::Paths;
@@ -15,8 +15,8 @@ use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Word};
 
 pub use image::{
-    CacheRoom, ChangeKind, Finding, HistoryLine, ImageRoom, ImageSummary, PrunePolicy, Pruned, Removed, Room,
-    Usage, Verification,
+    CacheRoom, ChangeKind, Finding, HistoryLine, ImageRoom, ImageSummary, PrunePolicy, Pruned, Reference,
+    Removed, Room, Usage, Verification,
 };
 
 /// Files of a stack: the writable layer of a container, or a volume.

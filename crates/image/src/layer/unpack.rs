@@ -4,16 +4,15 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
 use super::LayerWriter;
 use super::recipe::{self, Aside};
 use crate::archive::{self, Limits, Promise};
 use crate::digest::{Digest, Hasher, LayerId};
 use crate::error::{Error, Result};
 use crate::node;
-use crate::scratch::{Pending, Scratch};
-use crate::store::{Hold, LayerRecord, Store};
+use crate::scratch::Scratch;
+use crate::store::Store;
+use crate::store::layers::{Finished, LayerRecord};
 use crate::tree;
 
 /// A layer's blob, and what is known of it beforehand.
@@ -52,6 +51,11 @@ impl StagedLayer {
     /// Its DiffID.
     pub fn id(&self) -> &LayerId {
         &self.id
+    }
+
+    fn finished(&self) -> Finished<'_> {
+        let record = LayerRecord { diff_id: self.id.clone(), size: self.size };
+        Finished { top: &self.top, recipe: Some(&self.recipe), record }
     }
 }
 
@@ -125,34 +129,8 @@ impl Store {
     /// # Errors
     /// The store's own. Those layers that were published before stay.
     pub fn publish_layers(&self, layers: Vec<StagedLayer>) -> Result<()> {
-        let mut prepared = Vec::new();
-        for layer in layers {
-            if !self.has_layer(&layer.id)? {
-                let record = LayerRecord { diff_id: layer.id.clone(), size: layer.size };
-                let json = serde_json::to_vec(&record).expect("a layer record has string keys only");
-                prepared.push((layer, Pending::write(&self.tmp(), &json)?));
-            }
-        }
-        let Some((first, _)) = prepared.first() else { return Ok(()) };
-        // All is whole on disk before anything has its name: no crash can leave a torn layer behind it.
-        let dir = node::open_dir_path(&first.top)
-            .map_err(|cause| Error::io("open directory", &first.top, cause))?;
-        rustix::fs::syncfs(&dir).map_err(|errno| Error::io("write to disk", &first.top, errno))?;
-        let _shared = self.shared()?;
-        for (layer, record) in prepared {
-            self.hold(Hold::Layer(layer.id.clone()))?;
-            // A layer that is seen has a record and a recipe.
-            let recipe = self.recipe_path(&layer.id);
-            std::fs::rename(&layer.recipe, &recipe).map_err(|cause| Error::io("create", &recipe, cause))?;
-            record.rename(&self.record_path(&layer.id))?;
-            let path = self.data_dir().join(self.layer_path(&layer.id));
-            match rustix::fs::rename(&layer.top, &path) {
-                // Somebody else may have been faster with the same layer.
-                Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => {}
-                Err(errno) => return Err(Error::io("move layer to", path, errno)),
-            }
-        }
-        Ok(())
+        let finished: Vec<_> = layers.iter().map(StagedLayer::finished).collect();
+        self.install(&finished)
     }
 
     /// Writes a layer as a plain OCI layer archive: the bytes whose digest is the layer's id, as it came or as it
@@ -197,11 +175,6 @@ impl Store {
             Err(cause) => return Err(Error::io("open", recipe, cause)),
         };
         Ok((out.hasher.finish(), size))
-    }
-
-    /// Where the recipe of a layer is that came from elsewhere.
-    pub(crate) fn recipe_path(&self, layer: &LayerId) -> PathBuf {
-        self.record_path(layer).with_extension("recipe")
     }
 }
 

@@ -1,5 +1,6 @@
 //! Images: configurations named by their digest, and the names that people give them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub struct ImageSummary {
     pub size: u64,
     /// How many layers it has.
     pub layers: usize,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What a name means.
@@ -96,7 +99,8 @@ impl Store {
             size += self.layer_record(layer)?.map_or(0, |record| record.size);
         }
         let layers = config.rootfs.diff_ids.len();
-        Ok(Some(ImageSummary { reference, id: id.clone(), created: config.created, size, layers }))
+        let labels = config.config.labels;
+        Ok(Some(ImageSummary { reference, id: id.clone(), created: config.created, size, layers, labels }))
     }
 
     /// Keeps an image's configuration; its layers must be in the store. It stays for as long as this store's lease,

@@ -25,6 +25,15 @@ pub(crate) struct LayerRecord {
     pub(crate) size: u64,
 }
 
+/// A layer that is whole, but not in the store.
+pub(crate) struct Finished<'a> {
+    /// Its directory.
+    pub(crate) top: &'a Path,
+    /// How its archive is made again, where that is not our own way.
+    pub(crate) recipe: Option<&'a Path>,
+    pub(crate) record: LayerRecord,
+}
+
 impl Store {
     /// A layer's directory, relative to the data directory.
     pub fn layer_path(&self, layer: &LayerId) -> String {
@@ -51,31 +60,41 @@ impl Store {
     pub(crate) fn publish(&self, top: &Path) -> Result<LayerId> {
         let dir = node::open_dir_path(top).map_err(|cause| Error::io("open directory", top, cause))?;
         let (id, size) = tree::identify(&dir, top)?;
-        self.install(top, &LayerRecord { diff_id: id.clone(), size })?;
+        self.install(&[Finished { top, recipe: None, record: LayerRecord { diff_id: id.clone(), size } }])?;
         Ok(id)
     }
 
-    /// Moves a finished layer into the store, unless it is there; `top` must be on the store's file system.
-    pub(crate) fn install(&self, top: &Path, record: &LayerRecord) -> Result<()> {
-        let id = &record.diff_id;
-        if self.has_layer(id)? {
-            return Ok(());
+    /// Moves finished layers into the store, those that are not there yet; all must be on the store's file system.
+    pub(crate) fn install(&self, layers: &[Finished<'_>]) -> Result<()> {
+        let mut prepared = Vec::new();
+        for layer in layers {
+            if !self.has_layer(&layer.record.diff_id)? {
+                let json = serde_json::to_vec(&layer.record).expect("a layer record has string keys only");
+                prepared.push((layer, Pending::write(&self.tmp(), &json)?));
+            }
         }
-        let json = serde_json::to_vec(record).expect("a layer record has string keys only");
-        let prepared = Pending::write(&self.tmp(), &json)?;
-        // A layer is whole on disk before it has its name, and so is its record: no crash can leave a torn one.
-        let dir = node::open_dir_path(top).map_err(|cause| Error::io("open directory", top, cause))?;
-        rustix::fs::syncfs(&dir).map_err(|errno| Error::io("write to disk", top, errno))?;
-        let _shared = self.shared()?;
-        self.hold(Hold::Layer(id.clone()))?;
-        // The record first: a layer that is seen has one.
-        prepared.rename(&self.record_path(id))?;
-        let path = self.data_dir.join(self.layer_path(id));
-        match rustix::fs::rename(top, &path) {
-            // Somebody else may have been faster with the same layer.
-            Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
-            Err(errno) => Err(Error::io("move layer to", path, errno)),
+        let Some((Finished { top, .. }, _)) = prepared.first() else { return Ok(()) };
+        // Layers are whole on disk before they have their names, and so are their records: no crash can leave torn ones.
+        let dir = node::open_dir_path(top).map_err(|cause| Error::io("open directory", *top, cause))?;
+        rustix::fs::syncfs(&dir).map_err(|errno| Error::io("write to disk", *top, errno))?;
+        for (Finished { top, recipe, record }, pending) in prepared {
+            let id = &record.diff_id;
+            let _shared = self.shared()?;
+            self.hold(Hold::Layer(id.clone()))?;
+            // The record before the layer: a layer that is seen has one. Its recipe before both.
+            if let Some(recipe) = recipe {
+                let path = self.recipe_path(id);
+                std::fs::rename(recipe, &path).map_err(|cause| Error::io("move recipe to", path, cause))?;
+            }
+            pending.rename(&self.record_path(id))?;
+            let path = self.data_dir.join(self.layer_path(id));
+            match rustix::fs::rename(*top, &path) {
+                // Somebody else may have been faster with the same layer.
+                Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                Err(errno) => return Err(Error::io("move layer to", path, errno)),
+            }
         }
+        Ok(())
     }
 
     /// Whether the store has a layer. One that was found stays for as long as this store's lease.
@@ -92,6 +111,11 @@ impl Store {
             Some(_) => Err(Error::LayerCollision { layer: layer.hex().to_owned() }),
             None => Ok(false),
         }
+    }
+
+    /// Where the recipe of a layer is that came from elsewhere.
+    pub(crate) fn recipe_path(&self, layer: &LayerId) -> PathBuf {
+        self.record_path(layer).with_extension("recipe")
     }
 
     pub(crate) fn layer_record(&self, layer: &LayerId) -> Result<Option<LayerRecord>> {

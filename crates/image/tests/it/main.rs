@@ -11,3 +11,4 @@ mod downloads;
 mod layers;
 mod places;
 mod stores;
+mod transfers;

@@ -23,8 +23,6 @@ use crate::storage::{self, Handle, Word, Worker};
 use network::{Networks, WayOut};
 use run::{NetworkRules, SandboxRunner};
 
-pub use image::ImageSummary;
-
 /// What may be done for the images of a plan.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -159,14 +157,6 @@ pub fn present(paths: &Paths, plan: &Plan) -> Result<Option<BTreeMap<String, Str
         ids.insert(service.name.clone(), image.id.to_string());
     }
     Ok(Some(ids))
-}
-
-/// All images of the store.
-///
-/// # Errors
-/// When the store cannot be read.
-pub fn list(paths: &Paths) -> Result<Vec<ImageSummary>, RemoteError> {
-    Ok(Store::reader(&paths.data).images()?)
 }
 
 /// Makes an image of what a service's container has changed so far.
