@@ -124,6 +124,14 @@ pub(crate) enum Command {
     Run(Run),
     /// Build the images of the services
     Build(Build),
+    /// Fetch images from their registries
+    Pull(crate::registry::Pull),
+    /// Send images to their registries
+    Push(crate::registry::Push),
+    /// Log in to a registry
+    Login(crate::registry::Login),
+    /// Forget the password of a registry
+    Logout(crate::registry::Logout),
     /// List the images
     Images(store::Images),
     /// Give an image another name

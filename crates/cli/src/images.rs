@@ -9,6 +9,7 @@ use stack::plan::{Plan, Source};
 use crate::args;
 use crate::listing::check_services;
 use crate::output::{self, Failure, Output, size};
+use crate::registry;
 use crate::session::Session;
 
 /// `build`.
@@ -83,6 +84,7 @@ struct Report {
     steps: BTreeMap<String, Step>,
     /// Percent of a download that was shown last.
     percent: u64,
+    transfer: registry::Report,
 }
 
 struct Step {
@@ -93,7 +95,7 @@ struct Step {
 
 impl Report {
     fn new(output: Output) -> Self {
-        Self { output, steps: BTreeMap::new(), percent: 0 }
+        Self { output, steps: BTreeMap::new(), percent: 0, transfer: registry::Report::new(output, false) }
     }
 
     fn show(&mut self, progress: Progress) {
@@ -112,6 +114,7 @@ impl Report {
                 }
             }
             Progress::Bytes { .. } => {}
+            Progress::Transfer { image, event } => self.transfer.show(&image, event),
             Progress::Step { service, index, total, text } => {
                 let label = format!("[{service} {index}/{total}]");
                 let text = text.lines().next().unwrap_or_default().to_owned();

@@ -13,6 +13,7 @@ mod logs;
 mod net;
 pub mod oci;
 mod output;
+mod registry;
 mod session;
 mod signals;
 mod stats;
@@ -108,6 +109,10 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Df(arguments) => store::df(&session, &arguments),
         Command::Prune(arguments) => store::prune(&session, &arguments),
         Command::Verify(arguments) => store::verify(&session, &arguments),
+        Command::Pull(arguments) => registry::pull(&session, &arguments),
+        Command::Push(arguments) => registry::push(&session, &arguments),
+        Command::Login(arguments) => registry::login(&session, &arguments),
+        Command::Logout(arguments) => registry::logout(&session, &arguments),
         Command::Commit { service, image } => images::commit(&session, &service, &image),
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),

@@ -249,6 +249,9 @@ pub enum Error {
         /// The most that can be mounted.
         limit: usize,
     },
+    /// A registry did not do what it was asked for.
+    #[error(transparent)]
+    Registry(Box<crate::registry::RegistryError>),
     /// A download failed.
     #[error("download {url}")]
     Download {
@@ -314,6 +317,7 @@ impl Error {
                 Some("`inception-run verify` lists all that is damaged".to_owned())
             }
             Self::StoreBusy { .. } => Some("`fuser` or `lsof` on it shows which one".to_owned()),
+            Self::Registry(error) => error.hint(),
             Self::TooManyLayers { .. } => Some("join RUN instructions with `&&`".to_owned()),
             _ => None,
         }

@@ -17,6 +17,7 @@ mod layer;
 mod node;
 mod pattern;
 mod reference;
+pub mod registry;
 mod remove;
 mod scratch;
 mod store;

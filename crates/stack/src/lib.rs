@@ -20,6 +20,7 @@ pub mod netd;
 mod order;
 pub mod paths;
 pub mod plan;
+pub mod registry;
 mod remote;
 mod resolve;
 mod spec;

@@ -18,6 +18,7 @@ use crate::host::HostFacts;
 use crate::netd::Starter;
 use crate::paths::Paths;
 use crate::plan::{BaseDockerfile, Build, Plan, Service, Source};
+use crate::registry::Transfer;
 use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Handle, Word, Worker};
 use network::{Networks, WayOut};
@@ -54,6 +55,13 @@ pub enum Progress {
         done: u64,
         /// In all, when known.
         total: Option<u64>,
+    },
+    /// A transfer from or to a registry.
+    Transfer {
+        /// Image name.
+        image: String,
+        /// How it goes.
+        event: Transfer,
     },
     /// An instruction begins.
     Step {
