@@ -12,3 +12,4 @@ mod downloads;
 mod layers;
 mod places;
 mod stores;
+mod transfers;
