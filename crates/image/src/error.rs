@@ -96,6 +96,19 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// An image's configuration is none.
+    #[error("read an image's configuration")]
+    BadConfig {
+        /// What the reader said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An image that cannot be used here.
+    #[error("the image cannot be used: {problem}")]
+    RefusedImage {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A layer that an image needs is not in the store.
     #[error("layer sha256:{layer} of image `{image}` is not in the store")]
     MissingLayer {

@@ -24,14 +24,15 @@ mod tree;
 mod user;
 mod view;
 
-pub use archive::Limits;
+pub use archive::{FREE_BYTES, Limits};
 pub use build::{BuildEvent, BuildRequest, Network, RunStep, Runner, build};
 pub use config::{
-    ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, RootFs, architecture,
+    ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,
 };
 pub use digest::{Digest, LayerId};
 pub use dockerfile::plan_bases;
 pub use error::{Error, Result};
+pub use layer::{LayerSource, StagedLayer};
 pub use reference::Reference;
 pub use remove::remove_tree;
 pub use store::{CommitOptions, ImageSummary, ImportOptions, MAX_LAYERS, Store, default_config};

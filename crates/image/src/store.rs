@@ -82,9 +82,9 @@ pub struct CommitOptions {
 
 /// What the store knows of a layer.
 #[derive(Serialize, Deserialize)]
-struct LayerRecord {
-    diff_id: LayerId,
-    size: u64,
+pub(crate) struct LayerRecord {
+    pub(crate) diff_id: LayerId,
+    pub(crate) size: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -218,7 +218,7 @@ impl Store {
     pub fn import_tarball(
         &self,
         reference: &Reference,
-        reader: impl Read,
+        reader: impl Read + Send,
         options: &ImportOptions,
     ) -> Result<Image> {
         let scratch = Scratch::new(&self.tmp())?;
@@ -382,24 +382,17 @@ impl Store {
         Ok(true)
     }
 
-    /// Writes a layer as a plain OCI layer archive; the digest of these bytes is the layer's id.
-    pub fn export_layer(&self, layer: &LayerId, out: &mut dyn io::Write) -> Result<()> {
-        let path = self.data_dir.join(self.layer_path(layer));
-        let dir = node::open_dir_path(&path).map_err(|cause| Error::io("open layer", &path, cause))?;
-        tree::write_tar(&dir, &path, out).map(drop)
-    }
-
     /// Deletes what builds and imports that died left behind; those that run are not touched. Returns how
     /// many were swept up.
     pub fn sweep(&self) -> Result<usize> {
         scratch::sweep(&self.tmp())
     }
 
-    fn image_path(&self, id: &Digest) -> PathBuf {
+    pub(crate) fn image_path(&self, id: &Digest) -> PathBuf {
         self.data_dir.join("images").join(format!("{}.json", id.hex()))
     }
 
-    fn record_path(&self, layer: &LayerId) -> PathBuf {
+    pub(crate) fn record_path(&self, layer: &LayerId) -> PathBuf {
         self.data_dir.join("layers").join(format!("{}.json", short(layer)))
     }
 

@@ -170,15 +170,6 @@ fn look_up(server: SocketAddr, name: &str) -> io::Result<Ipv4Addr> {
     }
 }
 
-/// Keeps this thread on one processor. What it sends over a veth is received there, in order; from two, a segment can
-/// be looked up in the moment in which the kernel puts the new connection in the place of its request, is then for
-/// nobody, and is answered with a reset (`inet_ehash_insert`, as of Linux 6.18): one connection in 40,000, whoever serves it.
-fn stay_on(processor: usize) -> rustix::io::Result<()> {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(processor);
-    rustix::thread::sched_setaffinity(None, &set)
-}
-
 fn inside(time: Duration, world: Option<SocketAddr>) -> Outcome {
     let resolver = std::fs::read_to_string("/etc/resolv.conf")?;
     let resolver = resolver.lines().find_map(|line| line.strip_prefix("nameserver ")?.trim().parse().ok());
@@ -196,14 +187,10 @@ fn inside(time: Duration, world: Option<SocketAddr>) -> Outcome {
         works.push(("inside: egress stream", Box::new(move |server| stream(world, server))));
         works.push(("inside: egress datagrams", Box::new(move |_| flow(world))));
     }
-    let processors = thread::available_parallelism()?.get();
     thread::scope(|scope| {
-        for (at, (worker, once)) in works.into_iter().enumerate() {
+        for (worker, once) in works {
             let (deeds, stop) = (deeds.clone(), &stop);
             scope.spawn(move || {
-                if let Err(error) = stay_on(at % processors) {
-                    eprintln!("a worker moves between processors: {error}");
-                }
                 work(worker, stop, &deeds, &once);
             });
         }

@@ -16,6 +16,7 @@ mod slab;
 mod sockets;
 mod tally;
 mod topology;
+mod world;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
@@ -355,6 +356,8 @@ impl Kind {
         let socket = rustix::net::socket_with(family, kind, flags, None)?;
         if kind == SocketType::STREAM {
             crate::publish::tune(&socket)?;
+            // A client's port can be had for as many connections as it has, and after each of them.
+            sockopt::set_socket_reuseaddr(&socket, true)?;
         }
         // The option of IPv4 is one of all sockets (ip(7)); it needs root of the namespace, which the hub is.
         if let Err(error) = nix::sys::socket::setsockopt(&socket, IpTransparent, &true) {

@@ -194,7 +194,7 @@ fn genuine_bases_are_found_checked_and_imported() {
         assert!(matches!(locate(&reference, &sources).unwrap(), Found::InStore(_)));
         // The canonical stream, unpacked again, is the same layer.
         let mut archive = Vec::new();
-        place.store.export_layer(&image.layers[0], &mut archive).unwrap();
+        place.store.write_layer_tar(&image.layers[0], &mut archive).unwrap();
         let other = Place::new();
         assert_eq!(other.import("again:1", &archive).unwrap().layers, image.layers);
         // One changed byte is noticed.
@@ -257,7 +257,7 @@ fn a_kill_at_any_moment_leaves_the_store_whole() {
             let image = place.store.image_by_id(&summary.id).unwrap().unwrap();
             for layer in &image.layers {
                 let mut archive = Vec::new();
-                place.store.export_layer(layer, &mut archive).unwrap();
+                place.store.write_layer_tar(layer, &mut archive).unwrap();
                 assert_eq!(image::Digest::of(&archive), *layer, "a torn layer is visible");
             }
         }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, sockopt};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
-use super::event::{Poll, Token};
+use super::world::{Poll, Token};
 
 /// Pipes kept for the next message.
 const SPARE_PIPES: usize = 16;

@@ -10,11 +10,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::Event;
-use super::event::{Poll, Token};
 use super::flow::Side;
 use super::proxy::End;
 use super::slab::Key;
 use super::topology::{ServiceId, Target};
+use super::world::{Poll, Token};
 use crate::ftp::{Addresses, Ports, Session};
 
 /// Bytes that may wait for one side; while there are more, the other is not read.

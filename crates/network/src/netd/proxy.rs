@@ -19,12 +19,12 @@ use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
 use super::Kind;
-use super::event::{Poll, Token, World};
 use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
 use super::ftp::{Around, Control, Course, Gate};
 use super::slab::{Key, Slab};
 use super::sockets::{self, Waiter};
 use super::topology::{Entrance, Replica, ServiceId, Target};
+use super::world::{Poll, Token, World};
 use crate::balance::{MemberId, Pick};
 
 /// How long a client may wait for its connection to be established, a restart of the service included.
@@ -251,8 +251,16 @@ impl Proxy {
                 }
             }
         };
-        let Some(target) = target else { return self.abort(world, key) };
-        attempt.target = Some(target);
+        match target {
+            Some(target) => self.reach(world, key, target),
+            None => self.abort(world, key),
+        }
+    }
+
+    /// Connects to a place in the stack, as soon as there is a socket for it.
+    fn reach(&mut self, world: &mut World, key: Key, target: Target) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.attempt.target = Some(target);
         let kind = if target.address.is_ipv4() { Kind::Tcp4 } else { Kind::Tcp6 };
         if let Some(socket) = world.sockets.take(kind, Waiter::Connection(key)) {
             self.connect(world, key, socket, target);
@@ -361,6 +369,13 @@ impl Proxy {
             sockets::keep_address(&socket, source);
         }
         let result = rustix::net::connect(&socket, &target.address);
+        if result == Err(Errno::ADDRNOTAVAIL)
+            && let Some(source) = target.source.filter(|source| source.port() != 0)
+        {
+            // The client has a connection from that port to this very place, or had one a moment ago.
+            let source = Some(SocketAddr::new(source.ip(), 0));
+            return self.reach(world, key, Target { source, ..target });
+        }
         let mut upstream = Side::new(socket);
         let result = match result {
             // The handshake with a service on this machine is usually over by now.

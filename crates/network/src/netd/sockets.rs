@@ -7,13 +7,16 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sys::channel::{Channel, MAX_FDS};
 
-use super::event::{Poll, Token};
 use super::slab::Key;
+use super::world::{Poll, Token};
 use super::{Kind, SocketRequest, encode};
+use crate::error::errno;
 
 /// TCP sockets over IPv4 that are kept ready.
 const STOCK: usize = 32;
@@ -175,11 +178,14 @@ pub(super) fn outside(address: SocketAddr, kind: SocketType) -> rustix::io::Resu
     rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// Binds a socket to an address, with another port if this one is not to be had: it is reserved, or another connection
-/// of the same client has it.
+/// Binds a socket to an address, with another port if this one is not to be had. Port 0 is any that is free towards
+/// wherever the socket is connected to.
 pub(super) fn come_from(socket: &OwnedFd, source: SocketAddr) -> rustix::io::Result<()> {
-    let bound = rustix::net::bind(socket, &source);
-    bound.or_else(|_| rustix::net::bind(socket, &SocketAddr::new(source.ip(), 0)))
+    if source.port() != 0 && rustix::net::bind(socket, &source).is_ok() {
+        return Ok(());
+    }
+    setsockopt(socket, IpBindAddressNoPort, &true).map_err(errno)?;
+    rustix::net::bind(socket, &SocketAddr::new(source.ip(), 0))
 }
 
 /// Gives a transparent socket of the stack's namespace the client's own address; else it has the gateway's.

@@ -3,6 +3,7 @@
 //! Nothing is changed. What is read besides the file: the files of `env_file`, and whether paths exist.
 
 mod addresses;
+mod build;
 mod files;
 mod host;
 mod mounts;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use network::plan::NetworkPlan;
 use sha2::{Digest, Sha256};
 
-use crate::diagnostic::{Checked, Fault, FileError, SourceText, Span, nearest};
+use crate::diagnostic::{Checked, Fault, FileError, Span, nearest};
 use crate::env_file;
 use crate::file::dependencies::DependencyFile;
 use crate::file::node::Key;
@@ -25,7 +26,7 @@ use crate::file::service::{EnvFile, ServiceFile};
 use crate::file::{Format, Located, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
-use crate::load::{LoadOptions, read_text};
+use crate::load::{LoadOptions, read_private, read_text};
 use crate::order::{Cycle, order};
 use crate::plan::{Condition, Dependency, Plan, Service, Source};
 
@@ -34,7 +35,6 @@ pub(crate) struct Context<'a> {
     pub(crate) options: &'a LoadOptions,
     pub(crate) host: &'a HostFacts,
     pub(crate) format: Format,
-    pub(crate) source: &'a SourceText,
     /// Absolute directory of the file.
     pub(crate) directory: PathBuf,
     pub(crate) variables: &'a Variables,
@@ -49,10 +49,10 @@ impl Context<'_> {
             && let Some((span, message)) = found.first()
         {
             let fault = Fault::new(span, message.clone());
-            return Err(self.source.fault(fault.hint("`--strict` makes warnings errors")));
+            return Err(fault.hint("`--strict` makes warnings errors").into());
         }
         warnings
-            .extend(found.iter().map(|(span, message)| format!("{}: {message}", self.source.place(span))));
+            .extend(found.iter().map(|(span, message)| format!("{}: {message}", span.place())));
         Ok(())
     }
 }
@@ -64,15 +64,14 @@ pub(crate) fn plan(
     mut warnings: Vec<String>,
 ) -> Result<Plan, FileError> {
     let mut found = addresses::dead_links(&file);
-    let in_file = |fault| context.source.fault(fault);
-    let name = stack_name(file.name.as_ref(), context.options, context.source, &context.directory)?;
+    let name = stack_name(file.name.as_ref(), context.options, &context.directory)?;
     let bases = bases(&file, context)?;
-    shared::add_dependencies(&mut file).map_err(in_file)?;
-    let order = start_order(&file).map_err(in_file)?;
+    shared::add_dependencies(&mut file)?;
+    let order = start_order(&file)?;
     replicas::settle(&mut file, context)?;
-    shared::check_owners(&file).map_err(in_file)?;
-    ports::check(&file, context).map_err(in_file)?;
-    let network = addresses::networks(&file, context).map_err(in_file)?;
+    shared::check_owners(&file)?;
+    ports::check(&file, context)?;
+    let network = addresses::networks(&file, context)?;
 
     let mut services = Vec::new();
     let mut volumes = BTreeSet::new();
@@ -81,16 +80,16 @@ pub(crate) fn plan(
         let network_mode = shared::network_mode(service, &file);
         let named = shared::named(service, &network_mode, &file);
         let mut settled = Service {
-            source: source::source(service, &name, &bases, context).map_err(in_file)?,
+            source: source::source(service, &name, &bases, context)?,
             environment,
-            mounts: mounts::mounts(service, &file, context, &mut volumes, &mut found).map_err(in_file)?,
-            secrets: files::secrets(service, &file, context).map_err(in_file)?,
+            mounts: mounts::mounts(service, &file, context, &mut volumes, &mut found)?,
+            secrets: files::secrets(service, &file, context)?,
             labels: labels(service, context)?,
-            devices: host::devices(service, context, &mut found).map_err(in_file)?,
-            confinement: host::confinement(service, context).map_err(in_file)?,
+            devices: host::devices(service, context, &mut found)?,
+            confinement: host::confinement(service, context)?,
             depends_on: dependencies(service, &file),
             ports: ports::published(service, context),
-            extra_hosts: addresses::extra_hosts(named, &network).map_err(in_file)?,
+            extra_hosts: addresses::extra_hosts(named, &network)?,
             hostname: host_name(named, context),
             domainname: named.settled.domainname.clone(),
             dns_search: named.settled.dns_search.clone(),
@@ -124,7 +123,6 @@ fn host_name(service: &ServiceFile, context: &Context<'_>) -> String {
 pub(crate) fn stack_name(
     named: Option<&Located<String>>,
     options: &LoadOptions,
-    source: &SourceText,
     directory: &Path,
 ) -> Result<String, FileError> {
     const HINT: &str = "use lower-case letters, digits, `-` and `_`, starting with a letter or digit";
@@ -149,7 +147,7 @@ pub(crate) fn stack_name(
             false => {
                 let message = format!("`{}` cannot be the name of a stack", name.value);
                 let fault = Fault::new(&name.span, message);
-                Err(source.fault(fault.hint(HINT)))
+                Err(fault.hint(HINT).into())
             }
         };
     }
@@ -174,7 +172,7 @@ fn bases(file: &StackFile, context: &Context<'_>) -> Result<Vec<String>, FileErr
         Some(forced) => Err(FileError::Option {
             message: format!(
                 "base `{forced}` is none of those that `{}` names: {}",
-                context.source.path.display(),
+                file.span.source.path.display(),
                 named.join(", ")
             ),
             hint: nearest(forced, named).map(|found| format!("did you mean `{found}`?")),
@@ -300,7 +298,7 @@ fn environment(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<
         }
         if !path.is_file() {
             let message = format!("the environment file `{}` does not exist", shown(&path, context));
-            return Err(context.source.fault(Fault::new(&file.path.span, message)));
+            return Err(Fault::new(&file.path.span, message).into());
         }
         environment.extend(variables_of(file, &path, context)?);
     }
@@ -313,12 +311,12 @@ fn variables_of(
     path: &Path,
     context: &Context<'_>,
 ) -> Result<BTreeMap<String, String>, FileError> {
-    let source = read_text(path)?.private();
+    let source = read_private(path)?;
     if file.raw {
         return Ok(raw_pairs(&source.text));
     }
     let lenient = context.format == Format::Compose;
-    env_file::parse(&source.text, &context.host.environment, lenient).map_err(|fault| source.fault(fault))
+    Ok(env_file::parse(&source, &context.host.environment, lenient)?)
 }
 
 /// Lines `NAME=VALUE`, the value as it stands.
@@ -335,7 +333,7 @@ fn labels(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<Strin
         let path = path(&file.value, context);
         if !path.is_file() {
             let message = format!("the file of labels `{}` does not exist", shown(&path, context));
-            return Err(context.source.fault(Fault::new(&file.span, message)));
+            return Err(Fault::new(&file.span, message).into());
         }
         labels.extend(raw_pairs(&read_text(&path)?.text));
     }
