@@ -272,6 +272,52 @@ fn a_socket_of_docker_is_missed_aloud() {
 }
 
 #[test]
+fn ports_that_are_too_low_are_moved() {
+    let text =
+        "services:\n  s: { image: i, ports: ['443:443', '8080:80', '127.0.0.1:80:80', '53:53/udp'] }\n";
+    let fixture = Fixture::new(&[("compose.yaml", text)]);
+    let mut options = fixture.options("compose.yaml");
+    let error = fixture.error(&options);
+    for word in [
+        "`--port-offset 8000` publishes it as 8443",
+        "`--publish 443=8443`",
+        "ip_unprivileged_port_start=443",
+    ] {
+        assert!(error.contains(word), "no {word} in {error}");
+    }
+    options.ports.offset = Some(9000);
+    let ports = |options: &LoadOptions, host: &HostFacts| -> Vec<u16> {
+        load(options, host).unwrap().services[0].ports.iter().map(|port| port.host_port).collect()
+    };
+    assert_eq!(ports(&options, &host()), [9443, 8080, 9080, 9053]);
+    let moved = load(&options, &host()).unwrap().services[0].moved_ports.clone();
+    assert_eq!(moved.into_iter().collect::<Vec<_>>(), [(53, 9053), (80, 9080), (443, 9443)]);
+    // Who may have them gets them.
+    assert_eq!(ports(&options, &HostFacts { is_root: true, ..host() }), [443, 8080, 80, 53]);
+    options.ports.publish = [(8080, 8888), (443, 4443)].into();
+    assert_eq!(ports(&options, &host()), [4443, 8888, 9080, 9053]);
+    options.ports.publish = [(80, 8888), (8080, 8888)].into();
+    assert!(fixture.error(&options).contains("publishes port 8888 twice"));
+    options.ports.publish = [(444, 4444)].into();
+    assert!(fixture.error(&options).contains("no service publishes port 444"));
+    options.ports.kept = true;
+    assert_eq!(ports(&options, &host())[0], 9443);
+    options.ports.offset = Some(100);
+    assert!(fixture.error(&options).contains("an ordinary user cannot publish port 543"));
+}
+
+#[test]
+fn the_choice_of_ports_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let choice = PortChoice { offset: Some(8000), publish: [(443, 4443)].into(), kept: false };
+    assert_eq!(PortChoice::kept(directory.path()), None);
+    choice.keep(directory.path()).unwrap();
+    assert_eq!(PortChoice::kept(directory.path()), Some(PortChoice { kept: true, ..choice }));
+    PortChoice::default().keep(directory.path()).unwrap();
+    assert_eq!(PortChoice::kept(directory.path()), None);
+}
+
+#[test]
 fn external_networks_and_links() {
     let text = "services:\n  s: { image: i, networks: [n], external_links: ['bee:honey', 'far:away'] }\n  b: { image: i, container_name: bee, networks: [n] }\nnetworks: { n: { external: true, name: shared } }\n";
     let fixture = Fixture::new(&[("compose.yaml", text)]);

@@ -51,8 +51,7 @@ impl Context<'_> {
             let fault = Fault::new(span, message.clone());
             return Err(fault.hint("`--strict` makes warnings errors").into());
         }
-        warnings
-            .extend(found.iter().map(|(span, message)| format!("{}: {message}", span.place())));
+        warnings.extend(found.iter().map(|(span, message)| format!("{}: {message}", span.place())));
         Ok(())
     }
 }
@@ -70,6 +69,7 @@ pub(crate) fn plan(
     let order = start_order(&file)?;
     replicas::settle(&mut file, context)?;
     shared::check_owners(&file)?;
+    ports::check_choice(&file, context)?;
     ports::check(&file, context)?;
     let network = addresses::networks(&file, context)?;
 
@@ -89,6 +89,7 @@ pub(crate) fn plan(
             confinement: host::confinement(service, context)?,
             depends_on: dependencies(service, &file),
             ports: ports::published(service, context),
+            moved_ports: ports::moved(service, context),
             extra_hosts: addresses::extra_hosts(named, &network)?,
             hostname: host_name(named, context),
             domainname: named.settled.domainname.clone(),
@@ -108,6 +109,7 @@ pub(crate) fn plan(
         services,
         volumes: volumes.into_iter().collect(),
         network,
+        port_choice: context.options.ports.clone(),
         warnings,
     })
 }

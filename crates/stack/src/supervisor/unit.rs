@@ -357,6 +357,7 @@ impl Unit {
             state: self.state,
             health: self.health(),
             ports,
+            moved_ports: self.service.moved_ports.clone(),
             image: crate::spec::image_name(&self.service),
             pid: self.run.as_ref().map(|run| run.host_pid),
             exit_code: if self.run.is_some() { None } else { self.exit_code },
