@@ -364,8 +364,8 @@ impl Supervisor {
         }
         (self.images, self.secrets, self.plan) = (up.images, up.secrets, Some(up.plan));
         self.take_in(made);
-        self.restart_dependants(&renewed);
         self.want(&services);
+        self.restart_dependants(&renewed);
         Ok(())
     }
 
