@@ -26,7 +26,7 @@ use crate::file::service::{EnvFile, ServiceFile};
 use crate::file::{Format, Located, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
-use crate::load::{LoadOptions, read_private};
+use crate::load::{LoadOptions, read_private, read_text};
 use crate::order::{Cycle, order};
 use crate::plan::{Condition, Dependency, Plan, Service, Source};
 
@@ -69,6 +69,7 @@ pub(crate) fn plan(
     let order = start_order(&file)?;
     replicas::settle(&mut file, context)?;
     shared::check_owners(&file)?;
+    ports::check_choice(&file, context)?;
     ports::check(&file, context)?;
     let network = addresses::networks(&file, context)?;
 
@@ -88,6 +89,7 @@ pub(crate) fn plan(
             confinement: host::confinement(service, context)?,
             depends_on: dependencies(service, &file),
             ports: ports::published(service, context),
+            moved_ports: ports::moved(service, context),
             extra_hosts: addresses::extra_hosts(named, &network)?,
             hostname: host_name(named, context),
             domainname: named.settled.domainname.clone(),
@@ -107,6 +109,7 @@ pub(crate) fn plan(
         services,
         volumes: volumes.into_iter().collect(),
         network,
+        port_choice: context.options.ports.clone(),
         warnings,
     })
 }
