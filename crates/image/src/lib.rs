@@ -35,6 +35,10 @@ pub use dockerfile::plan_bases;
 pub use error::{Error, Result};
 pub use layer::{LayerSource, StagedLayer};
 pub use reference::Reference;
-pub use remove::remove_tree;
-pub use store::{CommitOptions, ImageSummary, ImportOptions, MAX_LAYERS, Store, default_config};
+pub use remove::{remove_tree, tree_size};
+pub use store::{
+    CacheRoom, Change, ChangeKind, CommitOptions, Finding, HistoryLine, Hold, ImageRoom, ImageSummary,
+    ImportOptions, Lease, MAX_LAYERS, PrunePolicy, Pruned, Removed, Room, Store, Usage, Verification,
+    default_config,
+};
 pub use user::User;

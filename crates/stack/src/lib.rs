@@ -26,6 +26,7 @@ mod resolve;
 mod spec;
 pub mod stats;
 mod storage;
+pub mod store;
 pub mod supervisor;
 mod words;
 

@@ -4,16 +4,15 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
 use super::LayerWriter;
 use super::recipe::{self, Aside};
 use crate::archive::{self, Limits, Promise};
 use crate::digest::{Digest, Hasher, LayerId};
 use crate::error::{Error, Result};
 use crate::node;
-use crate::scratch::{self, Scratch};
-use crate::store::{LayerRecord, Store};
+use crate::scratch::Scratch;
+use crate::store::Store;
+use crate::store::layers::{Finished, LayerRecord};
 use crate::tree;
 
 /// A layer's blob, and what is known of it beforehand.
@@ -50,6 +49,11 @@ impl StagedLayer {
     /// Its DiffID.
     pub fn id(&self) -> &LayerId {
         &self.id
+    }
+
+    fn finished(&self) -> Finished<'_> {
+        let record = LayerRecord { diff_id: self.id.clone(), size: self.size };
+        Finished { top: &self.top, recipe: Some(&self.recipe), record }
     }
 }
 
@@ -120,29 +124,8 @@ impl Store {
     /// # Errors
     /// The store's own. Those layers that were published before stay.
     pub fn publish_layers(&self, layers: Vec<StagedLayer>) -> Result<()> {
-        let Some(first) = layers.first() else { return Ok(()) };
-        // Layers are whole on disk before they have their names: no crash can leave a torn one behind it.
-        let dir = node::open_dir_path(&first.top)
-            .map_err(|cause| Error::io("open directory", &first.top, cause))?;
-        rustix::fs::syncfs(&dir).map_err(|errno| Error::io("write to disk", &first.top, errno))?;
-        layers.iter().try_for_each(|layer| self.publish_staged(layer))
-    }
-
-    fn publish_staged(&self, layer: &StagedLayer) -> Result<()> {
-        if self.has_layer(&layer.id)? {
-            return Ok(());
-        }
-        let recipe = self.recipe_path(&layer.id);
-        std::fs::rename(&layer.recipe, &recipe).map_err(|cause| Error::io("create", &recipe, cause))?;
-        let record = LayerRecord { diff_id: layer.id.clone(), size: layer.size };
-        let json = serde_json::to_vec(&record).expect("a layer record has string keys only");
-        scratch::write_file(&self.tmp(), &self.record_path(&layer.id), &json, true)?;
-        let path = self.data_dir().join(self.layer_path(&layer.id));
-        match rustix::fs::rename(&layer.top, &path) {
-            // Somebody else may have been faster with the same layer.
-            Ok(()) | Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
-            Err(errno) => Err(Error::io("move layer to", path, errno)),
-        }
+        let finished: Vec<_> = layers.iter().map(StagedLayer::finished).collect();
+        self.install(&finished)
     }
 
     /// Writes a layer as a plain OCI layer archive: the bytes whose digest is the layer's id, as it came or as it
@@ -165,11 +148,6 @@ impl Store {
         }
         let object = format!("layer {}", path.display());
         archive::check(&object, layer.hex(), &out.hasher.finish())
-    }
-
-    /// Where the recipe of a layer is that came from elsewhere.
-    pub(crate) fn recipe_path(&self, layer: &LayerId) -> PathBuf {
-        self.record_path(layer).with_extension("recipe")
     }
 }
 

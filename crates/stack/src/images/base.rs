@@ -179,7 +179,7 @@ pub(super) fn provide(
     reference: &Reference,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, RemoteError> {
-    let store = Store::reader(&paths.data);
+    let store = paths.store()?;
     let configured: Vec<PathBuf> = std::env::var_os("INCEPTION_BASE_DIR")
         .map(|list| std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect())
         .unwrap_or_default();
@@ -278,7 +278,7 @@ fn import(
         let archive = File::open(handle.path()).context(|| format!("open {}", file.display()))?;
         Ok(store.import_tarball(reference, archive, &options)?.id.to_string())
     })?;
-    let store = Store::reader(&paths.data);
+    let store = paths.store()?;
     store
         .image_by_id(&Digest::from_str(&id)?)?
         .ok_or_else(|| RemoteError::message("the imported image is gone"))
