@@ -14,7 +14,7 @@ use std::path::Path;
 
 use container::Process;
 use container::launch::Launched;
-use container::sandbox::Sandbox;
+use container::sandbox::{Sandbox, Seccomp};
 use network::link::Namespaces;
 use network::plan::NetworkPlan;
 use network::shape::Shape;
@@ -107,6 +107,8 @@ struct Running {
     pidfd: OwnedFd,
     /// It has the host's network.
     on_host: bool,
+    /// What else is started in it has the same filter.
+    seccomp: Seccomp,
 }
 
 impl Hub {
@@ -262,6 +264,7 @@ impl Hub {
         cgroup: bool,
         fds: Vec<OwnedFd>,
     ) -> Result<Reply, RemoteError> {
+        let seccomp = sandbox.seccomp.clone();
         let (event, fds) = match network {
             Some(container) => {
                 let namespace = Some(namespace_of(&self.network, container)?);
@@ -272,7 +275,7 @@ impl Hub {
         };
         if let (Event::Started { pid }, Some(pidfd)) = (&event, fds.first()) {
             let pidfd = pidfd.try_clone()?;
-            self.sandboxes.insert(*pid, Running { pidfd, on_host: network.is_none() });
+            self.sandboxes.insert(*pid, Running { pidfd, on_host: network.is_none(), seccomp });
         }
         Ok((event, fds))
     }
@@ -287,9 +290,10 @@ impl Hub {
         let target =
             self.sandboxes.get(&target).ok_or_else(|| RemoteError::message("the service is not running"))?;
         if target.on_host {
-            return self.porter()?.exec(target.pidfd.as_fd(), process, cgroup, &fds);
+            let seccomp = target.seccomp.clone();
+            return self.porter()?.exec(target.pidfd.as_fd(), process, seccomp, cgroup, &fds);
         }
-        launched(self.launcher.exec(target.pidfd.as_fd(), &process, cgroup, fds)?, None)
+        launched(self.launcher.exec(target.pidfd.as_fd(), &process, &target.seccomp, cgroup, fds)?, None)
     }
 
     fn porter(&self) -> Result<&Porter, RemoteError> {

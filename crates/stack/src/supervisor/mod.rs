@@ -9,6 +9,7 @@ mod events;
 mod faults;
 mod fleet;
 mod health;
+mod hooks;
 mod logs;
 pub(crate) mod memory;
 mod netd;
@@ -283,7 +284,11 @@ impl Supervisor {
         let mut ready = true;
         for dependency in &self.units[index].service.depends_on {
             let replicas = self.replicas(&dependency.service);
-            ready &= fleet::readiness(&replicas, dependency.condition).map_err(|unit| self.why_not(unit))?;
+            ready &= match fleet::readiness(&replicas, dependency.condition) {
+                // `required: false`: what became of it has been told.
+                Err(_) if dependency.optional => true,
+                other => other.map_err(|unit| self.why_not(unit))?,
+            };
         }
         Ok(ready)
     }
@@ -369,10 +374,12 @@ impl Supervisor {
             memory,
             binds,
             kill_at: None,
+            hooks: None,
         });
         let restarts = unit.restarts;
         self.tell_state(index, None);
         self.tell_event_of(index, What::Started { restarts });
+        self.begin_welcome(index);
         Ok(())
     }
 
@@ -440,6 +447,10 @@ impl Supervisor {
             self.conclude(index, result);
             return;
         }
+        let is_hook = |run: &Run| run.hooks.as_ref().is_some_and(|hooks| hooks.runs(exit.pid));
+        if let Some(index) = self.unit_of(is_hook) {
+            return self.hook_ended(index, exit.status);
+        }
         self.process_ended(exit);
     }
 
@@ -467,6 +478,10 @@ impl Supervisor {
                 run.kill_at = Some(now + Duration::from_secs(10));
             }
             if run.kill_at.is_some() {
+                continue;
+            }
+            if run.hooks.as_ref().is_some_and(|hooks| hooks.deadline <= now) {
+                self.cut_hooks_short(index);
                 continue;
             }
             let Some(monitor) = &mut run.monitor else { continue };
