@@ -7,13 +7,15 @@
 //!
 //! All of it only spares work: what is missing, damaged or out of date is found out anew.
 
+use std::io;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::manifest::{Descriptor, Manifest};
 use crate::digest::{Digest, LayerId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::scratch;
 use crate::store::Store;
 
@@ -96,6 +98,19 @@ pub(super) fn manifest(store: &Store, image: &Digest) -> Option<(Manifest, Vec<u
     let bytes = std::fs::read(manifest_path(store, image)).ok()?;
     let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
     (manifest.config.digest == *image).then_some((manifest, bytes))
+}
+
+/// When an image was pulled or pushed last, if ever.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn pulled_at(store: &Store, image: &Digest) -> Result<Option<SystemTime>> {
+    let path = manifest_path(store, image);
+    match std::fs::metadata(&path).and_then(|meta| meta.modified()) {
+        Ok(time) => Ok(Some(time)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::io("look up", path, cause)),
+    }
 }
 
 /// Keeps an image's manifest.

@@ -231,7 +231,7 @@ pub(super) fn provide(
 }
 
 /// Pulls an image from its registry.
-fn pull(
+pub(super) fn pull(
     paths: &Paths,
     reference: &Reference,
     progress: &mut dyn FnMut(Progress),
