@@ -26,7 +26,7 @@ use crate::file::service::{EnvFile, ServiceFile};
 use crate::file::{Format, Located, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
-use crate::load::{LoadOptions, read_private, read_text};
+use crate::load::{LoadOptions, read_private};
 use crate::order::{Cycle, order};
 use crate::plan::{Condition, Dependency, Plan, Service, Source};
 
