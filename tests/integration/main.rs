@@ -26,3 +26,4 @@ mod replicas;
 mod sandbox;
 mod stacks;
 mod stats;
+mod store;

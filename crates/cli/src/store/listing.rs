@@ -287,7 +287,7 @@ pub(crate) fn history(session: &Session, arguments: &History) -> Result<u8, Fail
 }
 
 /// `inspect` of an image, with the keys that `docker image inspect` has.
-pub(super) fn inspect(session: &Session, name: &str) -> Result<u8, Failure> {
+pub(super) fn describe(session: &Session, name: &str) -> Result<Value, Failure> {
     let image = store::find(&session.paths, name)?;
     let names = store::images(&session.paths)?.into_iter().filter(|known| known.id == image.id);
     let (mut tags, mut digests, mut total) = (Vec::new(), Vec::new(), 0);
@@ -300,7 +300,7 @@ pub(super) fn inspect(session: &Session, name: &str) -> Result<u8, Failure> {
     let config = &image.config;
     let details = serde_json::to_value(&config.config).map_err(|e| RemoteError::message(e.to_string()))?;
     let newest = config.history.last();
-    let value: Value = json!([{
+    Ok(json!([{
         "Id": image.id.to_string(),
         "RepoTags": tags,
         "RepoDigests": digests,
@@ -316,9 +316,7 @@ pub(super) fn inspect(session: &Session, name: &str) -> Result<u8, Failure> {
             "Type": config.rootfs.kind,
             "Layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
-    }]);
-    output::json(&value)?;
-    Ok(0)
+    }]))
 }
 
 #[cfg(test)]
