@@ -314,7 +314,7 @@ pub(super) fn describe(session: &Session, name: &str) -> Result<Value, Failure> 
         "Size": total,
         "RootFS": {
             "Type": config.rootfs.kind,
-            "Layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "Layers": config.rootfs.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
     }]))
 }

@@ -156,7 +156,7 @@ impl Store {
 
     /// How an image came to be, the newest instruction first.
     pub fn history(&self, image: &Image) -> Result<Vec<HistoryLine>> {
-        let mut layers = image.layers.iter();
+        let mut layers = image.config.rootfs.diff_ids.iter();
         let mut lines = Vec::new();
         for entry in &image.config.history {
             let layer = if entry.empty_layer { None } else { layers.next() };

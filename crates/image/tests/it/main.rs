@@ -9,5 +9,6 @@ mod builds;
 mod copies;
 mod downloads;
 mod layers;
+mod leases;
 mod places;
 mod stores;
