@@ -7,7 +7,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::{Digest, LayerId};
 use crate::error::{Error, Result};
-use crate::scratch;
 use crate::store::{Store, check_count};
 
 /// An OCI image configuration; its JSON form names the image (the digest of these bytes is the id).
@@ -231,10 +230,7 @@ impl Store {
                 return Err(Error::MissingLayer { layer: layer.hex().to_owned(), image });
             }
         }
-        let path = self.image_path(&image.id);
-        if !path.exists() {
-            scratch::write_file(&self.tmp(), &path, raw, true)?;
-        }
+        self.keep_config(&image.id, raw)?;
         Ok(image)
     }
 

@@ -9,7 +9,7 @@ use crate::config::{Image, ImageConfig};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
-use crate::scratch;
+use crate::scratch::{self, Pending};
 use crate::store::lease::Hold;
 use crate::store::{Store, json_files};
 
@@ -108,32 +108,47 @@ impl Store {
     pub fn put_image(&self, config: &ImageConfig) -> Result<Image> {
         let json = serde_json::to_vec(config).expect("an image configuration has string keys only");
         let id = Digest::of(&json);
-        let path = self.image_path(&id);
-        let _shared = self.shared()?;
-        self.hold(Hold::Image(id.clone()))?;
-        if !path.exists() {
-            // Its layers have their names on disk before there is an image that names them.
-            for dir in ["layers", "l"] {
-                scratch::sync_dir(&self.data_dir.join(dir))?;
-            }
-            scratch::write_file(&self.tmp(), &path, &json, true)?;
-        }
+        self.keep_config(&id, &json)?;
         Ok(Image { id, config: config.clone(), layers: config.rootfs.diff_ids.clone() })
+    }
+
+    /// Keeps the configuration of an image whose layers are in the store.
+    pub(crate) fn keep_config(&self, id: &Digest, json: &[u8]) -> Result<()> {
+        let path = self.image_path(id);
+        {
+            let _shared = self.shared_to_hold(&Hold::Image(id.clone()))?;
+            if path.exists() {
+                return Ok(());
+            }
+        }
+        let pending = Pending::write(&self.tmp(), json)?;
+        pending.sync()?;
+        // Its layers have their names on disk before there is an image that names them.
+        for dir in ["layers", "l"] {
+            scratch::sync_dir(&self.data_dir.join(dir))?;
+        }
+        let lock = self.shared()?;
+        pending.rename(&path)?;
+        drop(lock);
+        scratch::sync_dir(&self.data_dir.join("images"))
     }
 
     /// Gives an image a name; the image that had it before loses it.
     pub fn tag(&self, reference: &Reference, id: &Digest) -> Result<()> {
-        let path = self.tag_path(reference);
-        let _shared = self.shared()?;
-        if !self.image_path(id).exists() {
-            return Err(Error::UnknownImage { name: id.to_string(), nearest: None });
-        }
-        if self.tagged(reference)?.is_some_and(|old| old == *id) {
+        if self.tagged(reference)?.is_some_and(|old| old == *id) && self.image_path(id).exists() {
             return Ok(());
         }
         let record = TagRecord { reference: reference.clone(), id: id.clone() };
         let json = serde_json::to_vec(&record).expect("a tag has string keys only");
-        scratch::write_file(&self.tmp(), &path, &json, true)
+        let pending = Pending::write(&self.tmp(), &json)?;
+        pending.sync()?;
+        let lock = self.shared()?;
+        if !self.image_path(id).exists() {
+            return Err(Error::UnknownImage { name: id.to_string(), nearest: None });
+        }
+        pending.rename(&self.tag_path(reference))?;
+        drop(lock);
+        scratch::sync_dir(&self.data_dir.join("tags"))
     }
 
     pub(crate) fn image_path(&self, id: &Digest) -> PathBuf {
