@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Image, ImageConfig};
+use crate::config::{self, Image, ImageConfig};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
@@ -64,7 +64,7 @@ impl Store {
         }
         let _shared = self.shared_to_hold(&Hold::Image(id.clone()))?;
         let Some(config) = self.read_json::<ImageConfig>(&self.image_path(id))? else { return Ok(None) };
-        let layers = config.rootfs.diff_ids.clone();
+        let layers = config::mounted(&config.rootfs.diff_ids);
         for layer in &layers {
             if !self.data_dir.join(self.layer_path(layer)).is_dir() {
                 return Err(Error::MissingLayer { layer: layer.hex().to_owned(), image: id.to_string() });
@@ -109,7 +109,7 @@ impl Store {
         let json = serde_json::to_vec(config).expect("an image configuration has string keys only");
         let id = Digest::of(&json);
         self.keep_config(&id, &json)?;
-        Ok(Image { id, config: config.clone(), layers: config.rootfs.diff_ids.clone() })
+        Ok(Image { id, config: config.clone(), layers: config::mounted(&config.rootfs.diff_ids) })
     }
 
     /// Keeps the configuration of an image whose layers are in the store.

@@ -12,3 +12,4 @@ mod layers;
 mod leases;
 mod places;
 mod stores;
+mod transfers;
