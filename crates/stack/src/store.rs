@@ -15,8 +15,8 @@ use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Word};
 
 pub use image::{
-    CacheRoom, ChangeKind, Finding, HistoryLine, ImageRoom, ImageSummary, PrunePolicy, Pruned, Reference,
-    Removed, Room, Usage, Verification,
+    CacheRoom, ChangeKind, Digest, Finding, HistoryLine, ImageRoom, ImageSummary, PrunePolicy, Pruned,
+    Reference, Removed, Room, Usage, Verification,
 };
 
 /// Files of a stack: the writable layer of a container, or a volume.
