@@ -203,9 +203,12 @@ fn facts(plan: &Plan, service: &Service) -> Vec<(&'static str, String)> {
             .iter()
             .map(|mount| {
                 let source = match &mount.kind {
-                    MountKind::Volume { name } => format!("volume {name}"),
+                    MountKind::Volume { name, subpath, .. } => match subpath {
+                        Some(below) => format!("volume {name}, {below}"),
+                        None => format!("volume {name}"),
+                    },
                     MountKind::Bind { source, .. } => source.display().to_string(),
-                    MountKind::Tmpfs { .. } => "tmpfs".to_owned(),
+                    MountKind::Tmpfs(_) => "tmpfs".to_owned(),
                 };
                 format!("{} <- {source}{}", mount.target, if mount.read_only { ", read-only" } else { "" })
             })
@@ -228,6 +231,7 @@ fn probe(test: &Option<stack::plan::Probe>) -> String {
     match test {
         None => "none".to_owned(),
         Some(Probe::Exec(argv)) => argv.join(" "),
+        Some(Probe::Image) => "the image's".to_owned(),
         Some(Probe::Tcp(port)) => format!("tcp {port}"),
         Some(Probe::Http { port, path }) => format!("http {port}{path}"),
     }

@@ -153,6 +153,8 @@ fn directory(file: &Path) -> Result<PathBuf, FileError> {
 }
 
 #[cfg(test)]
+mod key_tests;
+#[cfg(test)]
 mod network_tests;
 #[cfg(test)]
 mod tests;
