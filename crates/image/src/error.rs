@@ -160,6 +160,14 @@ pub enum Error {
     /// The sandbox of a `RUN` instruction could not be started.
     #[error("run the command in its sandbox")]
     Runner(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A mount needs something that the build was not given.
+    #[error("there is no {what} `{id}`")]
+    NotGiven {
+        /// "secret" or "SSH agent".
+        what: &'static str,
+        /// The id that the instruction asks for.
+        id: String,
+    },
     /// A source of `COPY` or `ADD` cannot be used.
     #[error("`{pattern}` {problem}")]
     CopySource {
@@ -191,6 +199,12 @@ pub enum Error {
     MissingImage {
         /// Its name.
         reference: Reference,
+    },
+    /// An image is not in the store.
+    #[error("image {id} is not in the store")]
+    MissingId {
+        /// Its id.
+        id: crate::digest::Digest,
     },
     /// A build has more layers than one overlay mount can name.
     #[error("the image would have more than {limit} layers")]
@@ -250,6 +264,12 @@ impl Error {
             Self::Step { source, .. } | Self::Unpack { source, .. } => source.hint(),
             Self::DamagedArchive { .. } | Self::Checksum { .. } => {
                 Some("the file is damaged or was changed: fetch it again".to_owned())
+            }
+            Self::NotGiven { what: "secret", id } => Some(format!(
+                "pass it with `build --secret id={id},src=FILE`, or name it in `secrets` of the service's `build`"
+            )),
+            Self::NotGiven { id, .. } => {
+                Some(format!("pass it with `build --ssh {id}`, or name it in `ssh` of the service's `build`"))
             }
             Self::TooManyLayers { .. } => Some("join RUN instructions with `&&`".to_owned()),
             _ => None,

@@ -141,20 +141,3 @@ pub(crate) fn write_file(tmp: &Path, path: &Path, content: &[u8], durable: bool)
         Error::io("write", path, cause)
     })
 }
-
-/// Writes a file unless there is one already, which then stays; false in that case.
-pub(crate) fn write_new_file(tmp: &Path, path: &Path, content: &[u8]) -> Result<bool> {
-    let temporary = tmp.join(format!("{FILE}{}", unique()));
-    let write = || {
-        File::create_new(&temporary)?.write_all(content)?;
-        // Unlike a rename, a link never replaces.
-        match fs::hard_link(&temporary, path) {
-            Ok(()) => Ok(true),
-            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(cause) => Err(cause),
-        }
-    };
-    let written = write();
-    fs::remove_file(&temporary).ok();
-    written.map_err(|cause| Error::io("write", path, cause))
-}

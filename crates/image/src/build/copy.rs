@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::archive::{self, Limits};
 use crate::build::stage::{StageState, clean};
-use crate::build::{Builder, Outcome, Step, cache};
+use crate::build::{Builder, Context, Files, Outcome, Step, cache};
 use crate::digest::{Digest, Hasher};
-use crate::dockerfile::{Copy, Origin, Scope};
+use crate::dockerfile::{Copy, Scope};
 use crate::error::{Error, Result};
 use crate::layer::{LayerWriter, bytes};
 use crate::node::{self, Attributes, MAX_DEPTH};
@@ -83,25 +83,22 @@ impl Builder<'_> {
             return Err(dockerfile.error(step.line, message));
         }
 
-        let image_view = match &copy.from {
-            None => None,
-            Some(from) => Some(match dockerfile.copy_origin(from, stage, step.line)? {
-                Origin::Stage(earlier) => store.view(&self.built[&earlier].layers)?,
-                Origin::Image(reference) => store.view(&self.image(&reference)?.layers)?,
-                Origin::Scratch => {
-                    View::open(&[]).map_err(|(path, cause)| Error::io("open layer", path, cause))?
-                }
-            }),
+        let files = self.files(copy.from.as_deref(), stage, step.line)?;
+        let image_view = match &files {
+            Files::Layers(layers) => Some(store.view(layers)?),
+            Files::Context(_) => None,
         };
-        if image_view.is_none() && !patterns.is_empty() {
-            self.open_context()?;
-        }
-        let source = match (&image_view, &self.context) {
+        let context = match &files {
+            // Nothing but text of the Dockerfile.
+            Files::Context(_) if patterns.is_empty() => None,
+            Files::Context(name) => Some(self.open_context(name)?),
+            Files::Layers(_) => None,
+        };
+        let source = match (&image_view, context) {
             (Some(view), _) => Some(Source { view, ignore: None, image: true }),
             (None, Some(context)) => {
                 Some(Source { view: &context.view, ignore: Some(&context.ignore), image: false })
             }
-            // Nothing but text of the Dockerfile.
             (None, None) => None,
         };
 
@@ -139,8 +136,11 @@ impl Builder<'_> {
             item.key(&mut key);
         }
         // The source borrows the context: it is lent out until the layer is made.
-        let context = if image_view.is_none() { self.context.take() } else { None };
-        let view = image_view.as_ref().or(context.as_ref().map(|context| &context.view));
+        let lent = match &files {
+            Files::Context(name) => self.contexts.remove_entry(name),
+            Files::Layers(_) => None,
+        };
+        let view = image_view.as_ref().or(lent.as_ref().map(|(_, context)| &context.view));
         let outcome = self.layer(state, key.finish(), step, |builder, state, scratch| {
             let top = builder.store.new_layer(scratch)?;
             let writer = LayerWriter::open(&builder.store.layer_dirs(&state.built.layers), &top)?;
@@ -156,10 +156,42 @@ impl Builder<'_> {
             }
             Ok(Some(top))
         });
-        if self.context.is_none() {
-            self.context = context;
-        }
+        self.contexts.extend(lent);
         outcome
+    }
+}
+
+/// Files of a context, for a mount of a `RUN` instruction.
+pub(super) struct Gathered(Vec<Item>);
+
+impl Gathered {
+    /// The name that they get in the directory that they are written to.
+    pub(super) const NAME: &str = "files";
+
+    /// Adds all that they are to a key.
+    pub(super) fn key(&self, key: &mut Hasher) {
+        self.0.iter().for_each(|item| item.key(key));
+    }
+
+    /// Copies them into a directory.
+    pub(super) fn write(&self, context: Option<&Context>, top: &Path) -> Result<()> {
+        let writer = LayerWriter::open(&[], top)?;
+        let wanted = Wanted { owner: None, mode: None, add: false };
+        self.0.iter().try_for_each(|item| item.write(context.map(|context| &context.view), &writer, &wanted))
+    }
+}
+
+impl Builder<'_> {
+    /// What is at the path `from` in a context, without what `.dockerignore` leaves out.
+    pub(super) fn gather(&mut self, context: &Option<String>, from: &str) -> Result<Gathered> {
+        let context = self.open_context(context)?;
+        let source = Source { view: &context.view, ignore: Some(&context.ignore), image: false };
+        let wanted = Wanted { owner: None, mode: None, add: false };
+        let mut items = Vec::new();
+        for (name, node) in source.find(from)? {
+            source.collect(&name, node, Path::new(Gathered::NAME), false, &wanted, &mut items)?;
+        }
+        Ok(Gathered(items))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Instructions of each kind.
 
+use std::collections::BTreeSet;
+
 use crate::build::Network;
 use crate::dockerfile::lines::{self, Logical};
 use crate::dockerfile::mount::MountFlag;
@@ -53,8 +55,13 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Dockerfile> {
         Err(Error::Dockerfile { file: file.to_owned(), line, message, hint })
     };
     let (escape, logical) = lines::split(file, text)?;
-    let mut dockerfile =
-        Dockerfile { name: file.to_owned(), escape, global_args: Vec::new(), stages: Vec::new() };
+    let mut dockerfile = Dockerfile {
+        name: file.to_owned(),
+        escape,
+        global_args: Vec::new(),
+        stages: Vec::new(),
+        named: BTreeSet::new(),
+    };
     for found in logical {
         let line = found.line;
         if found.keyword == "FROM" {
@@ -482,12 +489,13 @@ mod tests {
         let text = "ARG V=3.20\nFROM alpine:$V AS one\nFROM debian:bookworm AS two\nFROM one\nCOPY --from=busybox:1 /x /x\nFROM scratch AS last\nCOPY --from=2 / /\n";
         let plan = |target| {
             let args = [("V".to_owned(), "3.14".to_owned())].into();
-            let names = crate::plan_bases("Dockerfile", text, &args, target).unwrap();
+            let names = crate::plan_bases("Dockerfile", text, &args, target, &BTreeSet::new()).unwrap();
             names.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(plan(None), ["alpine:3.14", "busybox:1"]);
         assert_eq!(plan(Some("two")), ["debian:bookworm"]);
-        let error = crate::plan_bases("Dockerfile", text, &BTreeMap::new(), Some("three")).unwrap_err();
+        let error = crate::plan_bases("Dockerfile", text, &BTreeMap::new(), Some("three"), &BTreeSet::new())
+            .unwrap_err();
         assert_eq!(error.hint().unwrap(), "its stages are: one, two, last");
     }
 }

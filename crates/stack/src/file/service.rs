@@ -372,7 +372,7 @@ fn env_files(node: &Node) -> Checked<Vec<EnvFile>> {
         .collect()
 }
 
-fn secret_uses(node: &Node, what: &str) -> Checked<Vec<SecretUse>> {
+pub(super) fn secret_uses(node: &Node, what: &str) -> Checked<Vec<SecretUse>> {
     const KNOWN: &[&str] = &["source", "target", "uid", "gid", "mode"];
     let place = format!("an entry of `{what}`");
     node.list(what)?

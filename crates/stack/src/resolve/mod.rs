@@ -63,7 +63,7 @@ pub(crate) fn plan(
         let network_mode = shared::network_mode(service, &file);
         let named = shared::named(service, &network_mode, &file);
         let mut settled = Service {
-            source: source::source(service, &name, &bases, context).map_err(in_file)?,
+            source: source::source(service, &name, &bases, &file, context).map_err(in_file)?,
             environment,
             mounts: files::mounts(service, &file, context, &mut volumes).map_err(in_file)?,
             secrets: files::secrets(service, &file, context).map_err(in_file)?,
