@@ -9,6 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stack::images::Progress;
 
 use crate::output::{Output, size};
+use crate::registry;
 
 /// `--progress`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -58,6 +59,7 @@ pub(crate) struct View {
     percent: u64,
     /// A shell has the terminal.
     shell: bool,
+    transfer: registry::Report,
 }
 
 impl View {
@@ -70,7 +72,8 @@ impl View {
         };
         let live = live.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
         let (steps, cached) = (BTreeMap::new(), BTreeMap::new());
-        Self { output, form, live, steps, count: 0, cached, percent: 0, shell: false }
+        let transfer = registry::Report::new(output, false);
+        Self { output, form, live, steps, count: 0, cached, percent: 0, shell: false, transfer }
     }
 
     /// It shows how time passes.
@@ -94,6 +97,13 @@ impl View {
                 }
             }
             Progress::Bytes { .. } => {}
+            Progress::Transfer { image, event } => {
+                let transfer = &mut self.transfer;
+                match &self.live {
+                    Some(live) => live.suspend(|| transfer.show(&image, event)),
+                    None => transfer.show(&image, event),
+                }
+            }
             Progress::Step { service, step, stage, index, total, text } => {
                 self.count += 1;
                 let place: Vec<&str> = [service.as_str(), stage.as_deref().unwrap_or_default()]

@@ -1,16 +1,15 @@
-//! `images`, `commit`, and the images that `up` needs.
+//! `commit`, and the images that `up` needs.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use stack::RemoteError;
 use stack::images::{self, Options};
 use stack::plan::Plan;
 
-use crate::args::{self, Format};
+use crate::args;
 use crate::build_view::{Form, View};
 use crate::listing::check_services;
-use crate::output::{self, Failure, size};
+use crate::output::{self, Failure};
 use crate::session::{Loaded, Session};
 
 /// Provides the images of a plan for `up`.
@@ -47,49 +46,6 @@ pub(crate) fn provide(
     let provided = images::provide(&session.paths, plan, &options, &mut |progress| view.show(progress));
     view.finish();
     Ok(provided?)
-}
-
-/// One line of `images --format json`.
-#[derive(Debug, Serialize)]
-struct Row {
-    name: Option<String>,
-    id: String,
-    created: Option<String>,
-    size: u64,
-    layers: usize,
-}
-
-/// `images`.
-pub(crate) fn images(session: &Session, format: Format) -> Result<u8, Failure> {
-    let list = images::list(&session.paths)?;
-    let rows: Vec<Row> = list
-        .into_iter()
-        .map(|image| Row {
-            name: image.reference.map(|reference| reference.to_string()),
-            id: image.id.to_string(),
-            created: image.created,
-            size: image.size,
-            layers: image.layers,
-        })
-        .collect();
-    match format {
-        Format::Json => output::json(&rows)?,
-        Format::Table => {
-            let cells = |row: Row| {
-                let id = row.id.strip_prefix("sha256:").unwrap_or(&row.id);
-                vec![
-                    row.name.unwrap_or_else(|| "-".to_owned()),
-                    id.chars().take(12).collect(),
-                    row.created.unwrap_or_else(|| "-".to_owned()),
-                    row.layers.to_string(),
-                    size(row.size),
-                ]
-            };
-            let rows: Vec<_> = rows.into_iter().map(cells).collect();
-            output::print(&output::table(&["IMAGE", "ID", "CREATED", "LAYERS", "SIZE"], &rows))?;
-        }
-    }
-    Ok(0)
 }
 
 /// `commit`.

@@ -6,12 +6,74 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 
-/// Byte range in a source text.
-pub(crate) type Span = Range<usize>;
+/// A place: a byte range in a source text. Several files can make one model, so it knows which one.
+#[derive(Clone)]
+pub(crate) struct Span {
+    pub(crate) source: Arc<SourceText>,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
 
-/// Something wrong at a place of the text that is being read; the text itself is attached later.
+impl Span {
+    pub(crate) fn new(source: &Arc<SourceText>, range: Range<usize>) -> Self {
+        Self { source: Arc::clone(source), start: range.start, end: range.end }
+    }
+
+    /// For what is wrong with a file as a whole.
+    pub(crate) fn start_of(source: &Arc<SourceText>) -> Self {
+        Self::new(source, 0..0)
+    }
+
+    /// The words that stand there.
+    pub(crate) fn text(&self) -> &str {
+        self.source.text.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// A part of it; `range` counts from its start.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        Self::new(&self.source, self.start + range.start..self.start + range.end)
+    }
+
+    /// `stack.toml:12`, for one-line messages.
+    pub(crate) fn place(&self) -> String {
+        format!("{}:{}", self.source.path.display(), self.line())
+    }
+
+    /// One-based.
+    fn line(&self) -> usize {
+        self.source.line(self.start)
+    }
+
+    /// As it can be underlined: on character boundaries, not empty, not past its first line when it covers a
+    /// whole table.
+    fn shown(&self) -> Range<usize> {
+        let text = &*self.source.text;
+        let mut start = self.start.min(text.len());
+        while !text.is_char_boundary(start) {
+            start -= 1;
+        }
+        let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+        let mut end = self.end.min(line_end).max(start);
+        if end == start || self.end > line_end {
+            end = start + text[start..line_end].trim_end().len();
+        }
+        while !text.is_char_boundary(end) {
+            end += 1;
+        }
+        start..end
+    }
+}
+
+/// Without the text, which may hold passwords.
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}..{}", self.source.path.display(), self.start, self.end)
+    }
+}
+
+/// Something wrong at a place of the text that is being read.
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) span: Span,
@@ -70,24 +132,26 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 }
 
 /// A text with the name it is shown under.
-#[derive(Debug, Clone)]
 pub(crate) struct SourceText {
     /// As the user wrote it, or relative to the current directory.
     pub(crate) path: PathBuf,
-    pub(crate) text: Arc<str>,
+    pub(crate) text: String,
     /// The text holds passwords and is never shown.
     pub(crate) private: bool,
 }
 
 impl SourceText {
-    pub(crate) fn new(path: &Path, text: impl Into<Arc<str>>) -> Self {
-        Self { path: path.to_owned(), text: text.into(), private: false }
+    pub(crate) fn new(path: &Path, text: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self { path: path.to_owned(), text: text.into(), private: false })
     }
 
-    /// The same text, never to be shown.
-    pub(crate) fn private(mut self) -> Self {
-        self.private = true;
-        self
+    /// A text that is never to be shown.
+    pub(crate) fn private(path: &Path, text: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self { path: path.to_owned(), text: text.into(), private: true })
+    }
+
+    fn snippet(&self) -> Snippet<'_, Annotation<'_>> {
+        Snippet::source(self.text.as_str()).path(self.path.display().to_string())
     }
 
     /// One-based line of a byte offset.
@@ -96,90 +160,54 @@ impl SourceText {
         let end = offset.min(bytes.len());
         bytes[..end].iter().filter(|byte| **byte == b'\n').count() + 1
     }
-
-    /// `stack.toml:12`, for one-line messages.
-    pub(crate) fn place(&self, span: &Span) -> String {
-        format!("{}:{}", self.path.display(), self.line(span.start))
-    }
-
-    // Boxed as `Checked` has it, so that callers write `map_err(|fault| source.fault(fault))`.
-    #[allow(clippy::boxed_local)]
-    pub(crate) fn fault(&self, fault: Box<Fault>) -> FileError {
-        let Fault { span, message, label, other, hint } = *fault;
-        FileError::Invalid(Box::new(Diagnostic {
-            span: self.shown(&span),
-            other: other.map(|(span, label)| (self.shown(&span), label)),
-            source: self.clone(),
-            message,
-            label,
-            hint,
-        }))
-    }
-
-    /// A span that can be underlined: on character boundaries, not empty, not past its first line
-    /// when it covers a whole table.
-    fn shown(&self, span: &Span) -> Span {
-        let text = &*self.text;
-        let mut start = span.start.min(text.len());
-        while !text.is_char_boundary(start) {
-            start -= 1;
-        }
-        let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
-        let mut end = span.end.min(line_end).max(start);
-        if end == start || span.end > line_end {
-            end = start + text[start..line_end].trim_end().len();
-        }
-        while !text.is_char_boundary(end) {
-            end += 1;
-        }
-        start..end
-    }
 }
 
-/// A fault together with the text it is about.
+/// A fault of a file, as it is shown.
 ///
 /// `Display` is the message without its place; the snippet has the place.
 #[derive(Debug)]
-pub struct Diagnostic {
-    source: SourceText,
-    span: Span,
-    message: String,
-    label: Option<String>,
-    other: Option<(Span, String)>,
-    hint: Option<String>,
-}
+pub struct Diagnostic(Box<Fault>);
 
 impl Diagnostic {
     /// Path of the file, as it is shown.
     pub fn path(&self) -> &Path {
-        &self.source.path
+        &self.0.span.source.path
     }
 
     /// One-based line.
     pub fn line(&self) -> usize {
-        self.source.line(self.span.start)
+        self.0.span.line()
     }
 
     /// What is wrong, without the place.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// The offending lines with the words underlined, ending in a newline. Of a file with passwords
     /// only the place is shown.
     pub fn snippet(&self, color: bool) -> String {
-        if self.source.private {
-            return format!(" --> {}\n", self.source.place(&self.span));
+        let Fault { span, label, other, .. } = &*self.0;
+        if span.source.private {
+            return format!(" --> {}\n", span.place());
         }
-        let primary = AnnotationKind::Primary.span(self.span.clone()).label(self.label.as_deref());
-        let mut snippet = Snippet::source(&*self.source.text)
-            .path(self.source.path.display().to_string())
-            .annotation(primary);
-        if let Some((span, label)) = &self.other {
-            snippet = snippet.annotation(AnnotationKind::Context.span(span.clone()).label(label.as_str()));
+        let annotation = AnnotationKind::Primary.span(span.shown()).label(label.as_deref());
+        let mut primary = span.source.snippet().annotation(annotation);
+        let mut secondary = None;
+        if let Some((place, label)) = other {
+            let annotation = AnnotationKind::Context.span(place.shown()).label(label.as_str());
+            match Arc::ptr_eq(&place.source, &span.source) {
+                true => primary = primary.annotation(annotation),
+                false if place.source.private => {}
+                false => secondary = Some(place.source.snippet().annotation(annotation)),
+            }
         }
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let report = [Group::with_level(Level::ERROR).element(snippet)];
+        let mut group = Group::with_level(Level::ERROR).element(primary);
+        if let Some(secondary) = secondary {
+            group = group.element(secondary);
+        }
+        let report = [group];
         let mut text: String =
             renderer.render(&report).lines().map(|line| format!("{}\n", line.trim_end())).collect();
         if text.ends_with("\n\n") {
@@ -191,7 +219,7 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line(), self.message)
+        write!(f, "line {}: {}", self.line(), self.message())
     }
 }
 
@@ -229,7 +257,7 @@ pub enum FileError {
     },
     /// The file's content is wrong.
     #[error("cannot use `{}`", .0.path().display())]
-    Invalid(#[source] Box<Diagnostic>),
+    Invalid(#[source] Diagnostic),
     /// A fault of an option rather than of the file.
     #[error("{message}")]
     Option {
@@ -249,6 +277,12 @@ pub enum FileError {
     },
 }
 
+impl From<Box<Fault>> for FileError {
+    fn from(fault: Box<Fault>) -> Self {
+        Self::Invalid(Diagnostic(fault))
+    }
+}
+
 impl FileError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
@@ -263,7 +297,7 @@ impl FileError {
             Self::Format { .. } => {
                 Some("end its name in `.toml` (stack file) or `.yaml` (compose file)".to_owned())
             }
-            Self::Invalid(diagnostic) => diagnostic.hint.clone(),
+            Self::Invalid(diagnostic) => diagnostic.0.hint.clone(),
             Self::Option { hint, .. } => hint.clone(),
         }
     }
@@ -286,7 +320,7 @@ impl FileError {
         while let Some(error) = cause {
             let line = match self {
                 // The snippet below has the line.
-                Self::Invalid(diagnostic) => diagnostic.message.clone(),
+                Self::Invalid(diagnostic) => diagnostic.message().to_owned(),
                 _ => error.to_string(),
             };
             text.push_str(&format!("  caused by: {line}\n"));

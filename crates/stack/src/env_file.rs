@@ -6,18 +6,20 @@
 //! addition: blanks in an unquoted value and around the `=`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
-use crate::diagnostic::{Checked, Fault, Span};
+use crate::diagnostic::{Checked, Fault, SourceText, Span};
 use crate::interpolate::{expand, name_length};
 
 /// Parse the text of a `.env` file. `environment` is what `$NAME` may refer to besides earlier lines;
 /// it wins over them, as it does everywhere else.
 pub(crate) fn parse(
-    text: &str,
+    source: &Arc<SourceText>,
     environment: &BTreeMap<String, String>,
     lenient: bool,
 ) -> Checked<BTreeMap<String, String>> {
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader { source, text: &source.text, at: 0 };
     let mut variables = BTreeMap::new();
     while reader.skip_to_assignment() {
         let start = reader.at;
@@ -33,6 +35,7 @@ pub(crate) fn parse(
 }
 
 struct Reader<'a> {
+    source: &'a Arc<SourceText>,
     text: &'a str,
     at: usize,
 }
@@ -54,10 +57,16 @@ impl Reader<'_> {
         }
     }
 
+    fn span(&self, range: Range<usize>) -> Span {
+        Span::new(self.source, range)
+    }
+
+    fn line_end(&self, from: usize) -> usize {
+        self.text[from..].find('\n').map_or(self.text.len(), |length| from + length)
+    }
+
     fn rest_of_line(&self, from: usize) -> Span {
-        let length = self.text[from..].find('\n');
-        let end = length.map_or(self.text.len(), |length| from + length);
-        from..end
+        self.span(from..self.line_end(from))
     }
 
     /// Over empty lines and comments; whether anything is left.
@@ -65,7 +74,7 @@ impl Reader<'_> {
         loop {
             match self.peek() {
                 None => return false,
-                Some('#') => self.at = self.rest_of_line(self.at).end,
+                Some('#') => self.at = self.line_end(self.at),
                 Some(c) if c.is_whitespace() => self.at += c.len_utf8(),
                 Some(_) => break,
             }
@@ -126,15 +135,13 @@ impl Reader<'_> {
                     match self.peek() {
                         None | Some('\n' | '\r') => break,
                         Some('#') => {
-                            self.at = self.rest_of_line(self.at).end;
+                            self.at = self.line_end(self.at);
                             break;
                         }
                         Some(_) if lenient => value.push_str(&self.text[start..self.at]),
                         Some(_) => {
-                            let line = self.rest_of_line(start);
-                            let rest = line.start + (self.at - start)..line.end;
                             return Err(Fault::new(
-                                &rest,
+                                &self.rest_of_line(self.at),
                                 format!("the value of `{name}` has a blank, but no quotes"),
                             )
                             .hint(format!("write `{name}=\"…\"`")));
@@ -145,7 +152,7 @@ impl Reader<'_> {
                     self.at += 1;
                     let body = self.at;
                     let Some(length) = self.text[body..].find('\'') else {
-                        return Err(unclosed(start, name));
+                        return Err(self.unclosed(start, name));
                     };
                     value.push_str(&self.text[body..body + length]);
                     self.at = body + length + 1;
@@ -162,10 +169,10 @@ impl Reader<'_> {
                     }
                 }
                 Some('$') => self.variable(environment, earlier, &mut value)?,
-                Some('`') => return Err(substitution(start, name)),
+                Some('`') => return Err(self.substitution(start, name)),
                 Some(c @ (';' | '&' | '|' | '<' | '>' | '(' | ')')) if !lenient => {
                     return Err(Fault::new(
-                        &(start..start + 1),
+                        &self.span(start..start + 1),
                         format!("the value of `{name}` has `{c}`, but no quotes"),
                     )
                     .hint(format!("write `{name}='…'`")));
@@ -190,7 +197,7 @@ impl Reader<'_> {
         loop {
             let at = self.at;
             match self.peek() {
-                None => return Err(unclosed(start, name)),
+                None => return Err(self.unclosed(start, name)),
                 Some('"') => {
                     self.at += 1;
                     return Ok(());
@@ -201,10 +208,10 @@ impl Reader<'_> {
                         Some(c @ ('"' | '\\' | '$' | '`')) => value.push(c),
                         Some('\n') => {}
                         Some(c) => value.extend(['\\', c]),
-                        None => return Err(unclosed(start, name)),
+                        None => return Err(self.unclosed(start, name)),
                     }
                 }
-                Some('`') => return Err(substitution(at, name)),
+                Some('`') => return Err(self.substitution(at, name)),
                 Some('$') => self.variable(environment, earlier, value)?,
                 Some(c) => {
                     value.push(c);
@@ -223,18 +230,18 @@ impl Reader<'_> {
     ) -> Checked<()> {
         let start = self.at;
         let rest = &self.text[start + 1..];
-        let line_end = self.rest_of_line(start).end;
+        let line_end = self.line_end(start);
         let length = match rest.as_bytes().first() {
             Some(b'(' | b'$') => {
                 return Err(Fault::new(
-                    &(start..start + 2),
+                    &self.span(start..start + 2),
                     format!("`{}` needs a shell", &self.text[start..start + 2]),
                 )
                 .hint("put single quotes around a value with dollar signs"));
             }
             Some(b'{') => match self.text[start..line_end].find('}') {
                 Some(close) => close + 1,
-                None => return Err(Fault::new(&(start..line_end), "`${` without `}`")),
+                None => return Err(Fault::new(&self.span(start..line_end), "`${` without `}`")),
             },
             _ => 1 + name_length(rest),
         };
@@ -246,25 +253,33 @@ impl Reader<'_> {
         }
         let lookup = |name: &str| environment.get(name).or_else(|| earlier.get(name)).map(String::as_str);
         // A variable that is not set is empty, as in a shell.
-        let expanded = expand(words, &lookup)
-            .map_err(|_why| Fault::new(&(start..start + length), format!("`{words}` cannot be expanded")))?;
+        let expanded = expand(words, &lookup).map_err(|_why| {
+            Fault::new(&self.span(start..start + length), format!("`{words}` cannot be expanded"))
+        })?;
         value.push_str(&expanded.text);
         Ok(())
     }
-}
 
-fn substitution(start: usize, name: &str) -> Box<Fault> {
-    Fault::new(&(start..start + 1), format!("the value of `{name}` runs a command"))
-        .hint("write the value itself; nothing is executed here")
-}
+    fn substitution(&self, start: usize, name: &str) -> Box<Fault> {
+        Fault::new(&self.span(start..start + 1), format!("the value of `{name}` runs a command"))
+            .hint("write the value itself; nothing is executed here")
+    }
 
-fn unclosed(start: usize, name: &str) -> Box<Fault> {
-    Fault::new(&(start..start + 1), format!("the quote in the value of `{name}` is never closed"))
+    fn unclosed(&self, start: usize, name: &str) -> Box<Fault> {
+        let message = format!("the quote in the value of `{name}` is never closed");
+        Fault::new(&self.span(start..start + 1), message)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    fn source(text: &str) -> Arc<SourceText> {
+        SourceText::private(Path::new(".env"), text)
+    }
 
     /// What a shell makes of the same file.
     fn shell(text: &str) -> BTreeMap<String, String> {
@@ -306,7 +321,7 @@ b
 K=a$/b
 "#;
         let environment = BTreeMap::from([("FROM".to_owned(), "environment".to_owned())]);
-        let ours = parse(text, &environment, false).unwrap();
+        let ours = parse(&source(text), &environment, false).unwrap();
         assert_eq!(ours, shell(text));
         assert_eq!(ours["H"], "abc d$");
     }
@@ -314,7 +329,7 @@ K=a$/b
     #[test]
     fn compose_takes_more() {
         let text = "TITLE = My Site  # comment\r\nB=a;b\n";
-        let parsed = parse(text, &BTreeMap::new(), true).unwrap();
+        let parsed = parse(&source(text), &BTreeMap::new(), true).unwrap();
         assert_eq!(parsed["TITLE"], "My Site");
         assert_eq!(parsed["B"], "a;b");
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::diagnostic::{Checked, Fault, SourceText, Span};
+use crate::diagnostic::{Checked, Fault, Span};
 use crate::file::node::{Node, Value};
 
 /// How deep a default may contain further variables.
@@ -204,7 +204,6 @@ pub(crate) enum Missing {
 /// Replace the variables in every value of a tree.
 pub(crate) fn interpolate(
     node: &mut Node,
-    source: &SourceText,
     variables: &Variables,
     missing: Missing,
     writer: Option<&str>,
@@ -212,22 +211,21 @@ pub(crate) fn interpolate(
 ) -> Checked<()> {
     match &mut node.value {
         Value::String(text) if text.contains('$') => {
-            let written = source.text.get(node.span.clone()).unwrap_or_default();
+            let written = node.span.text();
             // Underline the variable itself where the text shows it as it is.
             let locate = |words: &str| match written.find(words) {
-                Some(at) if !words.is_empty() => node.span.start + at..node.span.start + at + words.len(),
+                Some(at) if !words.is_empty() => node.span.part(at..at + words.len()),
                 _ => node.span.clone(),
             };
             let variable = |name: &str| {
-                let braces = locate(&format!("${{{name}"));
-                if braces != node.span {
-                    return braces.start + 2..braces.end;
+                // After `${` or `$`.
+                for before in ["${", "$"] {
+                    if let Some(at) = written.find(&format!("{before}{name}")) {
+                        let start = at + before.len();
+                        return node.span.part(start..start + name.len());
+                    }
                 }
-                let plain = locate(&format!("${name}"));
-                if plain != node.span {
-                    return plain.start + 1..plain.end;
-                }
-                plain
+                node.span.clone()
             };
             let expanded = expand(text, &|name| variables.get(name)).map_err(|error| match error {
                 ExpandError::Malformed(range) => {
@@ -260,14 +258,14 @@ pub(crate) fn interpolate(
         }
         Value::List(items) => {
             for item in items {
-                interpolate(item, source, variables, missing, writer, warnings)?;
+                interpolate(item, variables, missing, writer, warnings)?;
             }
         }
         Value::Map(entries) => {
             for (key, item) in entries {
                 // Extension fields are nobody's business until something refers to them.
                 if !key.name.starts_with("x-") {
-                    interpolate(item, source, variables, missing, writer, warnings)?;
+                    interpolate(item, variables, missing, writer, warnings)?;
                 }
             }
         }

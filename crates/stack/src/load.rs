@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::diagnostic::{FileError, SourceText, Span};
 use crate::env_file;
@@ -52,27 +53,24 @@ pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> 
     let directory = directory(&options.file)?;
     let variables = variables(options, host)?;
 
-    let mut root = file::tree(format, &source).map_err(|fault| source.fault(fault))?;
+    let mut root = file::tree(format, &source)?;
     let mut warnings: Vec<(Span, String)> = Vec::new();
     let missing = match format {
         Format::Stack => Missing::Refuse,
         Format::Compose => Missing::Empty,
     };
     let env_writer = directory.join(ENV_WRITER).is_file().then_some(ENV_WRITER);
-    interpolate(&mut root, &source, &variables, missing, env_writer, &mut warnings)
-        .map_err(|fault| source.fault(fault))?;
-    let file = file::model(&root, format, &mut warnings).map_err(|fault| source.fault(fault))?;
+    interpolate(&mut root, &variables, missing, env_writer, &mut warnings)?;
+    let file = file::model(&root, format, &mut warnings)?;
     warnings.sort_by_key(|(span, _)| span.start);
     if options.strict
         && let Some((span, message)) = warnings.first()
     {
         let fault = crate::diagnostic::Fault::new(span, message.clone());
-        return Err(source.fault(fault.hint("`--strict` makes warnings errors")));
+        return Err(fault.hint("`--strict` makes warnings errors").into());
     }
-    let warnings =
-        warnings.iter().map(|(span, message)| format!("{}: {message}", source.place(span))).collect();
-    let context =
-        Context { options, host, format, source: &source, directory, variables: &variables, env_writer };
+    let warnings = warnings.iter().map(|(span, message)| format!("{}: {message}", span.place())).collect();
+    let context = Context { options, host, format, directory, variables: &variables, env_writer };
     resolve::plan(file, &context, warnings)
 }
 
@@ -83,21 +81,19 @@ pub fn name(options: &LoadOptions, host: &HostFacts) -> Result<String, FileError
     let source = read_text(&options.file)?;
     let directory = directory(&options.file)?;
     if options.project_name.is_some() {
-        return resolve::stack_name(None, options, &source, &directory);
+        return resolve::stack_name(None, options, &directory);
     }
-    let in_file = |fault| source.fault(fault);
-    let root = file::tree(format, &source).map_err(in_file)?;
-    let Some(mut node) = file::name_node(&root).map_err(in_file)? else {
-        return resolve::stack_name(None, options, &source, &directory);
+    let root = file::tree(format, &source)?;
+    let Some(mut node) = file::name_node(&root)? else {
+        return resolve::stack_name(None, options, &directory);
     };
     // Nothing else needs `.env`.
     if node.text("name").is_ok_and(|text| text.contains('$')) {
         let variables = variables(options, host)?;
-        interpolate(&mut node, &source, &variables, Missing::Refuse, None, &mut Vec::new())
-            .map_err(in_file)?;
+        interpolate(&mut node, &variables, Missing::Refuse, None, &mut Vec::new())?;
     }
-    let named = file::located(&node, node.text("name").map_err(in_file)?);
-    resolve::stack_name(Some(&named), options, &source, &directory)
+    let named = file::located(&node, node.text("name")?);
+    resolve::stack_name(Some(&named), options, &directory)
 }
 
 /// The variables that a stack file may refer to: the environment's, then those of `.env`. The value of
@@ -108,11 +104,8 @@ pub fn variables(options: &LoadOptions, host: &HostFacts) -> Result<Variables, F
         None => options.file.with_file_name(".env"),
     };
     let lenient = Format::of(&options.file)? == Format::Compose;
-    let file = match read_text(&path) {
-        Ok(source) => {
-            let source = source.private();
-            env_file::parse(&source.text, &host.environment, lenient).map_err(|fault| source.fault(fault))?
-        }
+    let file = match read_private(&path) {
+        Ok(source) => env_file::parse(&source, &host.environment, lenient)?,
         Err(FileError::Read { source, .. })
             if options.env_file.is_none() && source.kind() == std::io::ErrorKind::NotFound =>
         {
@@ -124,7 +117,16 @@ pub fn variables(options: &LoadOptions, host: &HostFacts) -> Result<Variables, F
 }
 
 /// Read a text file of the user's.
-pub(crate) fn read_text(path: &Path) -> Result<SourceText, FileError> {
+pub(crate) fn read_text(path: &Path) -> Result<Arc<SourceText>, FileError> {
+    Ok(SourceText::new(path, read(path)?))
+}
+
+/// Read one that may hold passwords.
+pub(crate) fn read_private(path: &Path) -> Result<Arc<SourceText>, FileError> {
+    Ok(SourceText::private(path, read(path)?))
+}
+
+fn read(path: &Path) -> Result<String, FileError> {
     let read = || {
         let mut bytes = Vec::new();
         let file = std::fs::File::open(path)?;
@@ -135,11 +137,10 @@ pub(crate) fn read_text(path: &Path) -> Result<SourceText, FileError> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(FileError::TooLarge { path: path.to_owned(), limit: MAX_FILE });
     }
-    let text = String::from_utf8(bytes).map_err(|error| FileError::Read {
+    String::from_utf8(bytes).map_err(|error| FileError::Read {
         path: path.to_owned(),
         source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
-    })?;
-    Ok(SourceText::new(path, text))
+    })
 }
 
 /// The absolute directory of a file.

@@ -93,7 +93,11 @@ pub(crate) fn get(store: &Store, key: &Digest, fresh: Option<SystemTime>) -> Res
     }
     match &entry.layer {
         Some(layer) if !store.has_layer(layer)? => Ok(None),
-        _ => Ok(Some(entry)),
+        _ => {
+            // What is used stays longest when room is made. Not worth a failed build.
+            File::open(path(store, key)).and_then(|file| file.set_modified(SystemTime::now())).ok();
+            Ok(Some(entry))
+        }
     }
 }
 

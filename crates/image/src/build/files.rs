@@ -24,7 +24,7 @@ impl Store {
 }
 
 /// Unpacks what [`Store::export_files`] wrote, as files of one owner, into a directory.
-pub fn unpack_files(archive: impl Read, directory: &Path, owner: (u32, u32)) -> Result<()> {
+pub fn unpack_files(archive: impl Read + Send, directory: &Path, owner: (u32, u32)) -> Result<()> {
     let writer = LayerWriter::open(&[], directory)?;
     let options = archive::Unpack {
         archive: "the image's files",

@@ -1,14 +1,19 @@
 //! The Dockerfile builder: one layer for each instruction that changes a file, reused while nothing that
 //! it depends on has changed.
 
+mod add_url;
 mod cache;
 mod cache_dir;
+mod chmod;
 mod copy;
 mod epoch;
 mod files;
+mod item;
 mod mount;
+mod parents;
 mod run;
 mod schedule;
+mod source;
 mod stage;
 mod step;
 
@@ -155,6 +160,10 @@ pub fn build(
     let globals = dockerfile.global_scope(&request.args)?;
     let target = dockerfile.target(request.target.as_deref())?;
     let needed = dockerfile.needed(target, &globals)?;
+    for warning in &dockerfile.warnings {
+        let (line, message, rule) = (warning.line, &warning.message, warning.rule);
+        progress(BuildEvent::Warning(format!("{name}:{line}: {message} ({rule})")));
+    }
     warn_of_unused(&dockerfile, &needed, request, progress);
     let mut builder = Builder {
         store,
@@ -165,11 +174,12 @@ pub fn build(
         globals,
         built: BTreeMap::new(),
         contexts: BTreeMap::new(),
+        needed,
         steps: 0,
         running: 0,
         parallel: std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
     };
-    builder.stages(&needed)?;
+    builder.stages()?;
     let mut built = builder.built.remove(&target).expect("the target is among the stages it needs");
     built.config.labels.extend(request.labels.clone());
     if let Some(epoch) = request.epoch {
@@ -259,7 +269,9 @@ struct Builder<'a> {
     built: BTreeMap<usize, Built>,
     /// Those that were needed so far; the build context is the one without a name.
     contexts: BTreeMap<Option<String>, Context>,
-    /// How many have begun.
+    /// The stages that are built.
+    needed: Vec<usize>,
+    /// How many steps have begun.
     steps: usize,
     /// How many commands run now, and how many may.
     running: usize,
@@ -280,7 +292,12 @@ impl<'a> Builder<'a> {
     pub(crate) fn files(&self, from: Option<&str>, stage: usize, line: usize) -> Result<Files> {
         let Some(from) = from else { return Ok(Files::Context(None)) };
         Ok(match self.dockerfile.copy_origin(from, stage, line)? {
-            Origin::Stage(earlier) => Files::Layers(self.built[&earlier].layers.clone()),
+            Origin::Stage(earlier) => {
+                // A trigger of the base may name a stage that nothing else in the file needs.
+                let message = || format!("--from={from}: this stage is not built before this one");
+                let built = self.built.get(&earlier).ok_or_else(|| self.dockerfile.error(line, message()))?;
+                Files::Layers(built.layers.clone())
+            }
             Origin::Image(reference) => Files::Layers(self.image(&reference)?.layers),
             Origin::Scratch => Files::Layers(Vec::new()),
             Origin::Named(name) => match self.named_image(&name)? {

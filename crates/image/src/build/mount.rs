@@ -155,7 +155,7 @@ impl Builder<'_> {
                     if let Some(name) = env {
                         run.secret_env.push((name.clone(), content.clone()));
                     }
-                    RunSource::Secret { content, mode: owner.mode, uid: owner.uid, gid: owner.gid }
+                    RunSource::File { content, mode: owner.mode, uid: owner.uid, gid: owner.gid }
                 }
                 (MountKind::Ssh { id, required, owner }, _) => {
                     if !self.agent(id, *required)? {

@@ -8,9 +8,9 @@ use rustix::io::Errno;
 use crate::build::cache::{self, Claim};
 use crate::build::mount::{Mounts, Prepared};
 use crate::build::stage::{Layer, StageState, is_proxy_arg};
-use crate::build::{Builder, Network, Outcome, RunStep, Running, Step, shorten};
+use crate::build::{Builder, Network, Outcome, RunMount, RunSource, RunStep, Running, Secret, Step, shorten};
 use crate::config::DEFAULT_PATH;
-use crate::dockerfile::{Command, Heredoc, Run, Security};
+use crate::dockerfile::{Program, Run, Security};
 use crate::error::{Error, Result};
 use crate::layer::LayerWriter;
 use crate::node;
@@ -22,6 +22,8 @@ use crate::view::View;
 const SHOWN_LINES: usize = 20;
 /// Longer lines are cut into several.
 const LINE_BYTES: usize = 16 * 1024;
+/// Where scripts that are here-documents are, as with BuildKit: below `/dev`, which no layer has a share in.
+const SCRIPTS: &str = "/dev/pipes";
 /// How much of a command's output is read at a time, bytes.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -44,7 +46,13 @@ impl Builder<'_> {
         stage: usize,
         step: Step<'_>,
     ) -> Result<Outcome> {
-        let argv = state.argv(&with_heredocs(&run.command, &run.heredocs));
+        let (argv, script) = match run.program() {
+            Program::Command(command) => (state.argv(&command), None),
+            Program::Script { name, content } => {
+                let path = format!("{SCRIPTS}/{name}");
+                (vec![path.clone()], Some((path, content)))
+            }
+        };
         let config = &state.built.config;
         let mut env = config.env_pairs();
         for (name, value) in &state.args {
@@ -59,6 +67,9 @@ impl Builder<'_> {
         let mut key = cache::key(&state.built.layers, "RUN");
         for word in &argv {
             key.field(word.as_bytes());
+        }
+        if let Some((_, content)) = &script {
+            key.field(content.as_bytes());
         }
         key.field(b"");
         for (name, value) in &env {
@@ -101,7 +112,7 @@ impl Builder<'_> {
             user,
             network: run.network,
             insecure,
-            mounts: Vec::new(),
+            mounts: script.into_iter().map(|(path, content)| script_mount(path, content)).collect(),
             secret_env: Vec::new(),
         };
         self.start(state, run, &mounts, claim)
@@ -204,19 +215,10 @@ fn same_root(upper: &std::os::fd::OwnedFd, lower: &[PathBuf]) -> Result<bool> {
     Ok((old.st_mode, old.st_uid, old.st_gid) == (new.st_mode, new.st_uid, new.st_gid))
 }
 
-/// The command with its here-documents: alone they are the script, else the shell reads them itself.
-fn with_heredocs(command: &Command, heredocs: &[Heredoc]) -> Command {
-    let Command::Shell(line) = command else { return command.clone() };
-    match heredocs {
-        [] => command.clone(),
-        [only] if line.starts_with("<<") && !line.contains(|c: char| c.is_ascii_whitespace()) => {
-            Command::Shell(only.content.clone())
-        }
-        several => {
-            let raw: String = several.iter().map(|document| document.raw.as_str()).collect();
-            Command::Shell(format!("{line}\n{raw}"))
-        }
-    }
+/// A here-document that is run as it is, in a file that is no part of the image.
+fn script_mount(target: String, content: String) -> RunMount {
+    let content = Secret(content.into_bytes());
+    RunMount { target, read_only: true, source: RunSource::File { content, mode: 0o755, uid: 0, gid: 0 } }
 }
 
 /// Output cut into lines: passed on, and the last ones kept for the error.

@@ -5,6 +5,8 @@
 //! of other stages that run none are carried out. No lock is needed, and what is done does not depend on chance, but
 //! for the order in which commands end.
 
+use std::mem;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,6 +28,8 @@ struct Task {
     stage: usize,
     /// None until its base is there.
     state: Option<StageState>,
+    /// What the base adds to the stage's instructions (`ONBUILD`), before them.
+    triggers: Rc<[Instruction]>,
     /// The instruction that is next or under way.
     next: usize,
     /// The step that is under way, with its beginning.
@@ -36,11 +40,18 @@ struct Task {
 }
 
 impl Builder<'_> {
-    /// Builds stages, given in an order in which none needs a later one.
-    pub(super) fn stages(&mut self, needed: &[usize]) -> Result<()> {
-        let task =
-            |stage: &usize| Task { stage: *stage, state: None, next: 0, step: None, command: None, shown: 0 };
-        let mut tasks: Vec<Task> = needed.iter().map(task).collect();
+    /// Builds the stages that are needed, of which none needs a later one.
+    pub(super) fn stages(&mut self) -> Result<()> {
+        let task = |stage: &usize| Task {
+            stage: *stage,
+            state: None,
+            triggers: Rc::default(),
+            next: 0,
+            step: None,
+            command: None,
+            shown: 0,
+        };
+        let mut tasks: Vec<Task> = self.needed.iter().map(task).collect();
         loop {
             for task in &mut tasks {
                 self.advance(task)?;
@@ -66,21 +77,28 @@ impl Builder<'_> {
     }
 
     fn is_finished(&self, task: &Task) -> bool {
-        task.state.is_some() && task.next == self.dockerfile.stages[task.stage].instructions.len()
+        let own = &self.dockerfile.stages[task.stage].instructions;
+        task.state.is_some() && task.next == task.triggers.len() + own.len()
     }
 
     /// Carries out of a stage what can be.
     fn advance(&mut self, task: &mut Task) -> Result<()> {
         let dockerfile = self.dockerfile;
-        let stage = &dockerfile.stages[task.stage];
         let mut state = match task.state.take() {
             Some(state) => state,
             None => match self.base(task)? {
-                Some(base) => StageState::new(base),
+                Some(mut base) => {
+                    let triggers = mem::take(&mut base.config.on_build);
+                    task.triggers = dockerfile.triggers(task.stage, &triggers)?.into();
+                    StageState::new(base)
+                }
                 None => return Ok(()),
             },
         };
-        while let Some(instruction) = stage.instructions.get(task.next) {
+        let triggers = Rc::clone(&task.triggers);
+        let instructions: Vec<&Instruction> =
+            triggers.iter().chain(&dockerfile.stages[task.stage].instructions).collect();
+        while let Some(instruction) = instructions.get(task.next).copied() {
             if task.command.is_some() || !self.sources_ready(task.stage, instruction)? {
                 break;
             }
@@ -97,6 +115,14 @@ impl Builder<'_> {
             let outcome = self
                 .instruction(&mut state, task.stage, instruction)
                 .map_err(|error| self.step_error(instruction.line, &instruction.text, error))?;
+            for name in state.take_missed() {
+                let place = format!("{}:{}", dockerfile.name, instruction.line);
+                let message = format!("{place}: variable `{name}` has no value (UndefinedVar)");
+                // Once, though it may be tried several times.
+                if !matches!(outcome, Outcome::Awaited | Outcome::Queued) {
+                    (self.progress)(BuildEvent::Warning(message));
+                }
+            }
             match outcome {
                 Outcome::Done => self.end(task),
                 Outcome::Cached => {
@@ -153,6 +179,7 @@ impl Builder<'_> {
     fn sources_ready(&self, stage: usize, instruction: &Instruction) -> Result<bool> {
         for from in instruction.kind.sources() {
             if let Origin::Stage(earlier) = self.dockerfile.copy_origin(from, stage, instruction.line)?
+                && self.needed.contains(&earlier)
                 && !self.built.contains_key(&earlier)
             {
                 return Ok(false);
@@ -171,7 +198,7 @@ impl Builder<'_> {
             step,
             stage: several.then(name),
             index: task.shown,
-            total: 1 + stage.instructions.iter().filter(|instruction| is_step(instruction)).count(),
+            total: 1 + task.triggers.iter().chain(&stage.instructions).filter(|it| is_step(it)).count(),
             text: text.to_owned(),
         });
         self.steps += 1;
@@ -218,7 +245,8 @@ impl Builder<'_> {
         }
         let (Some(command), Some(state)) = (task.command.take(), &mut task.state) else { return Ok(()) };
         self.running -= 1;
-        let instruction = &self.dockerfile.stages[task.stage].instructions[task.next];
+        let own = &self.dockerfile.stages[task.stage].instructions;
+        let Some(instruction) = task.triggers.iter().chain(own).nth(task.next) else { return Ok(()) };
         let mut line = |builder: &mut Self, line| (builder.progress)(BuildEvent::Output { step, line });
         self.finish_run(state, *command, instruction, &mut line)
             .map_err(|error| self.step_error(instruction.line, &instruction.text, error))?;

@@ -1,6 +1,7 @@
 //! What each instruction does to a stage.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::build::cache::{self, Claim};
@@ -41,6 +42,8 @@ pub(crate) struct StageState {
     pub(crate) built: Built,
     /// `ARG`s declared so far that have a value.
     pub(crate) args: BTreeMap<String, String>,
+    /// All `ARG`s declared so far.
+    declared: BTreeSet<String>,
     /// `CMD` was set in this stage, so `ENTRYPOINT` leaves it.
     own_cmd: bool,
     /// Key of the last instruction that made a layer, or could have.
@@ -49,6 +52,8 @@ pub(crate) struct StageState {
     pub(crate) wanted: Option<Digest>,
     /// A claim that was waited for.
     pub(crate) claim: Option<Claim>,
+    /// Variables that the present instruction used and that have no value.
+    missed: RefCell<BTreeSet<String>>,
 }
 
 /// What there is of a layer that an instruction asks for.
@@ -65,11 +70,32 @@ impl Scope for StageState {
     fn get(&self, name: &str) -> Option<String> {
         self.built.config.env_value(name).map(str::to_owned).or_else(|| self.args.get(name).cloned())
     }
+
+    fn missed(&self, name: &str) {
+        // One that was declared is meant to be empty unless somebody gives it a value.
+        if !self.declared.contains(name) {
+            self.missed.borrow_mut().insert(name.to_owned());
+        }
+    }
 }
 
 impl StageState {
     pub(crate) fn new(base: Built) -> Self {
-        Self { built: base, args: BTreeMap::new(), own_cmd: false, parent: None, wanted: None, claim: None }
+        Self {
+            built: base,
+            args: BTreeMap::new(),
+            declared: BTreeSet::new(),
+            own_cmd: false,
+            parent: None,
+            wanted: None,
+            claim: None,
+            missed: RefCell::default(),
+        }
+    }
+
+    /// The variables without a value that were used since this was asked last.
+    pub(super) fn take_missed(&mut self) -> BTreeSet<String> {
+        self.missed.take()
     }
 
     pub(crate) fn workdir(&self) -> &str {
@@ -178,10 +204,10 @@ impl Builder<'_> {
             Kind::Expose(ports) => {
                 for port in self.expand_all(state, ports, step)? {
                     for port in port.split_ascii_whitespace() {
-                        let port = normal_port(port).ok_or_else(|| {
+                        let ports = ports_of(port).ok_or_else(|| {
                             self.dockerfile.error(step.line, format!("EXPOSE: `{port}` is no port"))
                         })?;
-                        state.built.config.exposed_ports.insert(port);
+                        state.built.config.exposed_ports.extend(ports);
                     }
                 }
             }
@@ -209,6 +235,7 @@ impl Builder<'_> {
             Kind::Shell(shell) => state.built.config.shell = Some(shell.clone()),
             Kind::Healthcheck(health) => state.built.config.healthcheck = Some(healthcheck(health.as_ref())),
             Kind::Maintainer(author) => state.built.author = Some(author.clone()),
+            Kind::OnBuild { text, .. } => state.built.config.on_build.push(text.clone()),
         }
         state.remember(step, None);
         Ok(Outcome::Done)
@@ -221,6 +248,7 @@ impl Builder<'_> {
                 (None, Some(default)) => Some(self.expand(state, default, step)?),
                 (None, None) => self.globals.get(name).cloned().or_else(|| platform_args().remove(name)),
             };
+            state.declared.insert(name.clone());
             if let Some(value) = value {
                 state.args.insert(name.clone(), value);
             }
@@ -317,13 +345,14 @@ impl Builder<'_> {
     }
 }
 
-/// `80` or `8000-8010`, with `/tcp` where no protocol is named.
-fn normal_port(port: &str) -> Option<String> {
-    let (numbers, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+/// The ports of `80`, `53/udp` or `8000-8010`, each with its protocol, `/tcp` where none is named.
+fn ports_of(ports: &str) -> Option<impl Iterator<Item = String>> {
+    let (numbers, protocol) = ports.split_once('/').unwrap_or((ports, "tcp"));
     let protocol = protocol.to_ascii_lowercase();
     let (low, high) = numbers.split_once('-').unwrap_or((numbers, numbers));
-    let valid = low.parse::<u16>().ok()? <= high.parse::<u16>().ok()?;
-    (valid && matches!(protocol.as_str(), "tcp" | "udp" | "sctp")).then(|| format!("{numbers}/{protocol}"))
+    let (low, high) = (low.parse::<u16>().ok()?, high.parse::<u16>().ok()?);
+    let valid = low <= high && matches!(protocol.as_str(), "tcp" | "udp" | "sctp");
+    valid.then(|| (low..=high).map(move |port| format!("{port}/{protocol}")))
 }
 
 fn healthcheck(health: Option<&Health>) -> Healthcheck {

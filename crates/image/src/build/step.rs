@@ -96,8 +96,8 @@ pub enum RunSource {
         /// Bytes; the kernel's default where absent.
         size: Option<u64>,
     },
-    /// A file with a secret, in memory only.
-    Secret {
+    /// A file in memory only.
+    File {
         /// Its content.
         content: Secret,
         /// Mode bits.

@@ -17,6 +17,7 @@ pub(crate) mod service;
 pub(crate) mod units;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::diagnostic::{Checked, Fault, FileError, SourceText, Span};
 use bridge::NetworkFile;
@@ -53,6 +54,8 @@ pub(crate) struct Located<T> {
 /// The whole file.
 #[derive(Debug)]
 pub(crate) struct StackFile {
+    /// For what is wrong with it as a whole.
+    pub(crate) span: Span,
     pub(crate) name: Option<Located<String>>,
     pub(crate) base: Vec<Located<String>>,
     pub(crate) services: Vec<ServiceFile>,
@@ -88,10 +91,10 @@ const TOP: &[&str] = &[
 ];
 
 /// Parse a text into a tree.
-pub(crate) fn tree(format: Format, source: &SourceText) -> Checked<Node> {
+pub(crate) fn tree(format: Format, source: &Arc<SourceText>) -> Checked<Node> {
     match format {
-        Format::Stack => node::from_toml(&source.text),
-        Format::Compose => node::from_yaml(&source.text),
+        Format::Stack => node::from_toml(source),
+        Format::Compose => node::from_yaml(source),
     }
 }
 
@@ -104,6 +107,7 @@ pub(crate) fn name_node(root: &Node) -> Checked<Option<Node>> {
 /// Read the model out of an interpolated tree.
 pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, String)>) -> Checked<StackFile> {
     let mut file = StackFile {
+        span: Span::start_of(&root.span.source),
         name: None,
         base: Vec::new(),
         services: Vec::new(),
@@ -154,7 +158,7 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
     }
     if file.services.is_empty() {
         let key = root.map("the file")?.iter().find(|(key, _)| key.name == "services");
-        let span = key.map_or(0..0, |(key, _)| key.span.clone());
+        let span = key.map_or(file.span.clone(), |(key, _)| key.span.clone());
         let message = match has_services {
             true => "`services` is empty",
             false => "the file has no `services`",

@@ -1,9 +1,12 @@
 //! One tree for TOML and YAML: values with their places in the text.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostic::{Checked, Fault, Span};
+use crate::diagnostic::{Checked, Fault, SourceText, Span};
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
@@ -32,30 +35,30 @@ pub(crate) enum Value {
 }
 
 /// Parse TOML.
-pub(crate) fn from_toml(text: &str) -> Checked<Node> {
-    let table = DeTable::parse(text).map_err(|error| {
-        let span = error.span().unwrap_or(0..0);
+pub(crate) fn from_toml(source: &Arc<SourceText>) -> Checked<Node> {
+    let table = DeTable::parse(&source.text).map_err(|error| {
+        let span = Span::new(source, error.span().unwrap_or(0..0));
         Fault::new(&span, format!("not valid TOML: {}", one_line(error.message())))
     })?;
     let span = table.span();
-    let mut node = toml_table(table.get_ref(), span);
+    let mut node = toml_table(source, table.get_ref(), span);
     sort(&mut node);
     Ok(node)
 }
 
-fn toml_table(table: &DeTable<'_>, span: Span) -> Node {
+fn toml_table(source: &Arc<SourceText>, table: &DeTable<'_>, span: Range<usize>) -> Node {
     let entries = table
         .iter()
         .map(|(key, value)| {
             let name = key.get_ref().to_string();
-            let span = key.span();
-            (Key { span, name }, toml_value(value.get_ref(), value.span()))
+            let span = Span::new(source, key.span());
+            (Key { span, name }, toml_value(source, value.get_ref(), value.span()))
         })
         .collect();
-    Node { span, value: Value::Map(entries) }
+    Node { span: Span::new(source, span), value: Value::Map(entries) }
 }
 
-fn toml_value(value: &DeValue<'_>, span: Span) -> Node {
+fn toml_value(source: &Arc<SourceText>, value: &DeValue<'_>, span: Range<usize>) -> Node {
     let value = match value {
         DeValue::String(text) => Value::String(text.to_string()),
         DeValue::Integer(integer) => Value::Number(integer.to_string()),
@@ -63,11 +66,12 @@ fn toml_value(value: &DeValue<'_>, span: Span) -> Node {
         DeValue::Boolean(value) => Value::Bool(*value),
         DeValue::Datetime(date) => Value::String(date.to_string()),
         DeValue::Array(list) => {
-            Value::List(list.iter().map(|item| toml_value(item.get_ref(), item.span())).collect())
+            let item = |item: &toml::Spanned<DeValue<'_>>| toml_value(source, item.get_ref(), item.span());
+            Value::List(list.iter().map(item).collect())
         }
-        DeValue::Table(table) => return toml_table(table, span),
+        DeValue::Table(table) => return toml_table(source, table, span),
     };
-    Node { span, value }
+    Node { span: Span::new(source, span), value }
 }
 
 /// TOML tables are kept sorted by name; file order is what counts here.
@@ -87,14 +91,14 @@ fn sort(node: &mut Node) {
 const MAX_DEPTH: usize = 24;
 
 /// Parse YAML 1.2 as compose files are written: anchors, merge keys, and `no` is a text.
-pub(crate) fn from_yaml(text: &str) -> Checked<Node> {
+pub(crate) fn from_yaml(source: &Arc<SourceText>) -> Checked<Node> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
         with_snippet: false,
         budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
     };
-    let parsed: YamlNode = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let span = error.location().map_or(0..0, |location| yaml_span(text, &location));
+    let parsed: YamlNode = serde_saphyr::from_str_with_options(&source.text, options).map_err(|error| {
+        let span = error.location().map_or(Span::start_of(source), |place| yaml_span(source, &place));
         let message = error.without_snippet().to_string();
         // The place is shown anyway, and the library's options are of no use to a reader.
         let message = match &message {
@@ -103,7 +107,7 @@ pub(crate) fn from_yaml(text: &str) -> Checked<Node> {
         };
         Fault::new(&span, format!("not valid YAML: {}", one_line(message)))
     })?;
-    Ok(parsed.into_node(text))
+    Ok(parsed.into_node(source))
 }
 
 struct YamlNode(serde_saphyr::Spanned<YamlValue>);
@@ -118,14 +122,14 @@ enum YamlValue {
 }
 
 impl YamlNode {
-    fn into_node(self, text: &str) -> Node {
-        let span = yaml_span(text, &self.0.defined);
+    fn into_node(self, source: &Arc<SourceText>) -> Node {
+        let span = yaml_span(source, &self.0.defined);
         let value = match self.0.value {
             YamlValue::Null => Value::Null,
             YamlValue::Bool(value) => Value::Bool(value),
             YamlValue::Number(parsed) => {
                 // What was written beats what was parsed: `0440`, `1.10`, `1_000`.
-                let written = text.get(span.clone()).unwrap_or_default().trim();
+                let written = span.text().trim();
                 if written.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) {
                     Value::Number(written.to_owned())
                 } else {
@@ -134,15 +138,15 @@ impl YamlNode {
             }
             YamlValue::String(value) => Value::String(value),
             YamlValue::List(items) => {
-                Value::List(items.into_iter().map(|item| item.into_node(text)).collect())
+                Value::List(items.into_iter().map(|item| item.into_node(source)).collect())
             }
             YamlValue::Map(entries) => Value::Map(
                 entries
                     .into_iter()
                     .map(|(key, value)| {
-                        let span = yaml_span(text, &key.defined);
+                        let span = yaml_span(source, &key.defined);
                         let name = key.value;
-                        (Key { span, name }, value.into_node(text))
+                        (Key { span, name }, value.into_node(source))
                     })
                     .collect(),
             ),
@@ -151,19 +155,20 @@ impl YamlNode {
     }
 }
 
-fn yaml_span(text: &str, location: &serde_saphyr::Location) -> Span {
+fn yaml_span(source: &Arc<SourceText>, location: &serde_saphyr::Location) -> Span {
+    let text = &source.text;
     let span = location.span();
     if let (Some(offset), Some(len)) = (span.byte_offset(), span.byte_len()) {
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        return start..start.saturating_add(len).min(text.len());
+        return Span::new(source, start..start.saturating_add(len).min(text.len()));
     }
     // Only line and column: the line from there on.
     let line = usize::try_from(location.line()).unwrap_or(1).max(1);
     let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
     let column = usize::try_from(location.column()).unwrap_or(1).max(1);
     let start = text[start..].char_indices().nth(column - 1).map_or(text.len(), |(at, _)| start + at);
-    start..start
+    Span::new(source, start..start)
 }
 
 impl<'de> Deserialize<'de> for YamlNode {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::SystemTime;
 
-use image::{Digest, Store};
+use image::Digest;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
@@ -46,7 +46,7 @@ pub fn build(
 ) -> Result<BTreeMap<String, String>, RemoteError> {
     // What one of them makes anew is new for the others as well.
     let begun = SystemTime::now();
-    let store = Store::reader(&paths.data);
+    let store = paths.store()?;
     let choice = base::choose(paths, &store, builds, progress)?;
     let host = HostFacts::gather().map_err(|error| RemoteError::new(&error, None, 1))?;
     let network = network::plan(&host, network::has_ipv6())?;

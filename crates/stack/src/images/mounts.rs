@@ -39,7 +39,7 @@ pub(super) fn of(step: &RunStep, command: &Channel) -> Result<Mounted, BoxError>
                 attributes |= attribute::NOSUID;
                 MountSource::Tmpfs { size: *size, mode: 0o1777 }
             }
-            RunSource::Secret { content, mode, uid, gid } => {
+            RunSource::File { content, mode, uid, gid } => {
                 MountSource::File { content: content.0.clone(), mode: *mode, uid: *uid, gid: *gid }
             }
             RunSource::Layers { layers, source, upper, work, merged } => {

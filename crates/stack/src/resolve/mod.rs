@@ -16,14 +16,14 @@ use std::path::{Path, PathBuf};
 use network::plan::NetworkPlan;
 use sha2::{Digest, Sha256};
 
-use crate::diagnostic::{Checked, Fault, FileError, SourceText, nearest};
+use crate::diagnostic::{Checked, Fault, FileError, nearest};
 use crate::env_file;
 use crate::file::node::Key;
 use crate::file::service::{DependencyFile, ServiceFile};
 use crate::file::{Format, Located, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
-use crate::load::{LoadOptions, read_text};
+use crate::load::{LoadOptions, read_private};
 use crate::order::{Cycle, order};
 use crate::plan::{Condition, Dependency, Plan, Service, Source};
 
@@ -32,7 +32,6 @@ pub(crate) struct Context<'a> {
     pub(crate) options: &'a LoadOptions,
     pub(crate) host: &'a HostFacts,
     pub(crate) format: Format,
-    pub(crate) source: &'a SourceText,
     /// Absolute directory of the file.
     pub(crate) directory: PathBuf,
     pub(crate) variables: &'a Variables,
@@ -46,15 +45,14 @@ pub(crate) fn plan(
     context: &Context<'_>,
     warnings: Vec<String>,
 ) -> Result<Plan, FileError> {
-    let in_file = |fault| context.source.fault(fault);
-    let name = stack_name(file.name.as_ref(), context.options, context.source, &context.directory)?;
+    let name = stack_name(file.name.as_ref(), context.options, &context.directory)?;
     let bases = bases(&file, context)?;
-    shared::add_dependencies(&mut file).map_err(in_file)?;
-    let order = start_order(&file).map_err(in_file)?;
+    shared::add_dependencies(&mut file)?;
+    let order = start_order(&file)?;
     replicas::settle(&mut file, context)?;
-    shared::check_owners(&file).map_err(in_file)?;
-    ports::check(&file, context).map_err(in_file)?;
-    let network = addresses::networks(&file, context).map_err(in_file)?;
+    shared::check_owners(&file)?;
+    ports::check(&file, context)?;
+    let network = addresses::networks(&file, context)?;
 
     let mut services = Vec::new();
     let mut volumes = BTreeSet::new();
@@ -63,13 +61,13 @@ pub(crate) fn plan(
         let network_mode = shared::network_mode(service, &file);
         let named = shared::named(service, &network_mode, &file);
         let mut settled = Service {
-            source: source::source(service, &name, &bases, &file, context).map_err(in_file)?,
+            source: source::source(service, &name, &bases, &file, context)?,
             environment,
-            mounts: files::mounts(service, &file, context, &mut volumes).map_err(in_file)?,
-            secrets: files::secrets(service, &file, context).map_err(in_file)?,
+            mounts: files::mounts(service, &file, context, &mut volumes)?,
+            secrets: files::secrets(service, &file, context)?,
             depends_on: dependencies(service, &file),
             ports: ports::published(service, context),
-            extra_hosts: addresses::extra_hosts(named, &network).map_err(in_file)?,
+            extra_hosts: addresses::extra_hosts(named, &network)?,
             hostname: named.settled.hostname.clone(),
             domainname: named.settled.domainname.clone(),
             dns_search: named.settled.dns_search.clone(),
@@ -95,7 +93,6 @@ pub(crate) fn plan(
 pub(crate) fn stack_name(
     named: Option<&Located<String>>,
     options: &LoadOptions,
-    source: &SourceText,
     directory: &Path,
 ) -> Result<String, FileError> {
     const HINT: &str = "use lower-case letters, digits, `-` and `_`, starting with a letter or digit";
@@ -120,7 +117,7 @@ pub(crate) fn stack_name(
             false => {
                 let message = format!("`{}` cannot be the name of a stack", name.value);
                 let fault = Fault::new(&name.span, message);
-                Err(source.fault(fault.hint(HINT)))
+                Err(fault.hint(HINT).into())
             }
         };
     }
@@ -145,7 +142,7 @@ fn bases(file: &StackFile, context: &Context<'_>) -> Result<Vec<String>, FileErr
         Some(forced) => Err(FileError::Option {
             message: format!(
                 "base `{forced}` is none of those that `{}` names: {}",
-                context.source.path.display(),
+                file.span.source.path.display(),
                 named.join(", ")
             ),
             hint: nearest(forced, named).map(|found| format!("did you mean `{found}`?")),
@@ -265,13 +262,11 @@ fn environment(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<
         }
         if !path.is_file() {
             let message = format!("the environment file `{}` does not exist", shown(&path, context));
-            return Err(context.source.fault(Fault::new(&file.path.span, message)));
+            return Err(Fault::new(&file.path.span, message).into());
         }
-        let source = read_text(&path)?.private();
+        let source = read_private(&path)?;
         let lenient = context.format == Format::Compose;
-        let variables = env_file::parse(&source.text, &context.host.environment, lenient)
-            .map_err(|fault| source.fault(fault))?;
-        environment.extend(variables);
+        environment.extend(env_file::parse(&source, &context.host.environment, lenient)?);
     }
     environment.extend(fill(&service.environment, context));
     Ok(environment)

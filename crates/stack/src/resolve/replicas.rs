@@ -34,7 +34,7 @@ pub(super) fn settle(file: &mut StackFile, context: &Context<'_>) -> Result<(), 
         let stated = service.replicas.stated.as_ref().map(|stated| stated.value);
         service.settled.replicas = asked.or(stated).unwrap_or(1);
     }
-    check(file, context).map_err(|fault| context.source.fault(fault))
+    Ok(check(file, context)?)
 }
 
 /// How connections are spread over a service that is meant to have replicas.
