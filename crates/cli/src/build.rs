@@ -118,7 +118,7 @@ enum Destination {
 /// `build`.
 pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure> {
     let mut options = Options { build: true, debug: arguments.debug_on_failure, ..Options::default() };
-    let (stack, mut builds) = match directory(&arguments.what)? {
+    let (stack, mut builds) = match directory(&arguments.what, session.has_stack_file())? {
         Some(directory) => (String::new(), vec![(String::new(), of_directory(&directory, arguments)?)]),
         None => {
             let loaded = session.load(arguments.base.as_deref())?;
@@ -170,9 +170,14 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
 }
 
 /// The directory that is to be built by itself, if one is named.
-fn directory(what: &[String]) -> Result<Option<PathBuf>, Failure> {
-    let names_one = |word: &String| word.contains('/') || matches!(word.as_str(), "." | "..");
+fn directory(what: &[String], has_stack_file: bool) -> Result<Option<PathBuf>, Failure> {
+    let names_one =
+        |word: &String| !has_stack_file || word.contains('/') || matches!(word.as_str(), "." | "..");
     match what {
+        [] if !has_stack_file => Err(Failure::usage(
+            "there is no stack file here whose services could be built",
+            "name one (`inception-run -f FILE build`), or the directory of a Dockerfile (`inception-run build .`)",
+        )),
         [word] if names_one(word) => Ok(Some(PathBuf::from(word))),
         several if several.iter().any(names_one) => Err(Failure::usage(
             "a directory is built by itself",

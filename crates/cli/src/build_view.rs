@@ -213,11 +213,12 @@ impl View {
         }
         let begin = (!step.shown).then(|| format!("{} {}", step.label, step.text));
         step.shown = true;
-        let number = step.number;
+        let place = if key.0.is_empty() { String::new() } else { format!(" [{}]", key.0) };
+        let prefix = format!("#{}{place}", step.number);
         if let Some(begin) = begin {
             self.line(&begin);
         }
-        self.line(&format!("#{number} {line}"));
+        self.line(&format!("{prefix} {line}"));
     }
 
     /// Draws the lines of a terminal that change.

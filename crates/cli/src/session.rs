@@ -72,6 +72,11 @@ impl Session {
         Ok(Loaded { plan, options, host })
     }
 
+    /// Whether a stack file is named, or lies here.
+    pub(crate) fn has_stack_file(&self) -> bool {
+        self.stack_file().is_ok()
+    }
+
     fn stack_file(&self) -> Result<PathBuf, Failure> {
         if let Some(file) = &self.file {
             return Ok(file.clone());

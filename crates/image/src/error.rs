@@ -195,7 +195,11 @@ pub enum Error {
         source: Box<Error>,
     },
     /// A command of a `RUN` instruction ended with a status other than zero.
-    #[error("{file}:{line}: `{instruction}` ended with status {status}{}", last_lines(output))]
+    #[error(
+        "{file}:{line}: `{instruction}` ended with status {status}{}{}",
+        last_lines(output),
+        excerpt(source_lines)
+    )]
     RunFailed {
         /// Name of the Dockerfile.
         file: String,
@@ -207,6 +211,8 @@ pub enum Error {
         status: i32,
         /// The last lines of what it wrote.
         output: Vec<String>,
+        /// Lines of the Dockerfile around the instruction: number, text, whether it is part of it.
+        source_lines: Vec<(usize, String, bool)>,
     },
     /// The sandbox of a `RUN` instruction could not be started.
     #[error("run the command in its sandbox")]
@@ -299,21 +305,34 @@ fn last_lines(output: &[String]) -> String {
     format!("; its last lines:\n    {}", output.join("\n    "))
 }
 
+/// Lines of a file, with numbers, and a mark at those that are meant.
+fn excerpt(lines: &[(usize, String, bool)]) -> String {
+    let line = |(number, text, meant): &(usize, String, bool)| {
+        let mark = if *meant { '>' } else { ' ' };
+        format!("\n  {mark} {number:>3} | {text}").trim_end().to_owned()
+    };
+    lines.iter().map(line).collect()
+}
+
 impl Error {
     /// An error of a system call.
     pub(crate) fn io(operation: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
         Self::Io { operation, path: path.as_ref().to_owned(), source: source.into() }
     }
 
+    const DISK_FULL: &str = "free some space, or put the data on another disk with INCEPTION_DATA_DIR";
+
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
-                    "free some space, or put the data on another disk with INCEPTION_DATA_DIR".to_owned(),
-                ),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Self::DISK_FULL.to_owned()),
                 _ => None,
             },
+            Self::RunFailed { output, .. } => {
+                let full = output.iter().any(|line| line.contains("No space left on device"));
+                full.then(|| Self::DISK_FULL.to_owned())
+            }
             Self::Dockerfile { hint, .. } | Self::CopySource { hint, .. } => hint.clone(),
             Self::Step { source, .. } | Self::Unpack { source, .. } => source.hint(),
             Self::DamagedArchive { .. } | Self::Checksum { .. } => {

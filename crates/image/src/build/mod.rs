@@ -171,6 +171,7 @@ pub fn build(
         runner,
         progress,
         dockerfile: &dockerfile,
+        text: &text,
         globals,
         built: BTreeMap::new(),
         contexts: BTreeMap::new(),
@@ -265,6 +266,8 @@ struct Builder<'a> {
     runner: &'a mut dyn Runner,
     progress: &'a mut dyn FnMut(BuildEvent),
     dockerfile: &'a Dockerfile,
+    /// Its text.
+    text: &'a str,
     globals: BTreeMap<String, String>,
     built: BTreeMap<usize, Built>,
     /// Those that were needed so far; the build context is the one without a name.

@@ -20,6 +20,9 @@ use crate::view::View;
 
 /// Lines of a failed command that its error shows.
 const SHOWN_LINES: usize = 20;
+/// Lines of the Dockerfile that it shows: of the instruction at most, and before it.
+const SOURCE_LINES: usize = 12;
+const SOURCE_BEFORE: usize = 2;
 /// Longer lines are cut into several.
 const LINE_BYTES: usize = 16 * 1024;
 /// Where scripts that are here-documents are, as with BuildKit: below `/dev`, which no layer has a share in.
@@ -178,6 +181,7 @@ impl Builder<'_> {
                 instruction: shorten(&step.text),
                 status,
                 output: underway.lines.last.into(),
+                source_lines: self.source_lines(step),
             });
         }
         let upper = &underway.upper;
@@ -187,6 +191,28 @@ impl Builder<'_> {
         underway.mounts.remove_stubs(&dir, &lower)?;
         let changed = tree::clean_upper(&dir, upper)? || !same_root(&dir, &lower)?;
         self.keep(state, step, underway.claim, changed.then_some(upper.as_path()))
+    }
+}
+
+impl Builder<'_> {
+    /// The lines of the Dockerfile around an instruction.
+    fn source_lines(&self, step: Step<'_>) -> Vec<(usize, String, bool)> {
+        let stages = self.dockerfile.stages.iter();
+        let begins = stages.flat_map(|stage| {
+            stage.instructions.iter().map(|instruction| instruction.line).chain([stage.line])
+        });
+        let after = begins.filter(|line| *line > step.line).min().unwrap_or(usize::MAX);
+        let last = after.min(step.line + SOURCE_LINES);
+        let shown = self.text.lines().enumerate().map(|(index, text)| (index + 1, text));
+        let mut shown: Vec<(usize, String, bool)> = shown
+            .filter(|(number, _)| *number + SOURCE_BEFORE >= step.line && *number < last)
+            .map(|(number, text)| (number, text.trim_end().to_owned(), number >= step.line))
+            .collect();
+        // What stands between it and the next one is empty, or a comment on that.
+        while shown.last().is_some_and(|(_, text, _)| text.is_empty() || text.starts_with('#')) {
+            shown.pop();
+        }
+        shown
     }
 }
 

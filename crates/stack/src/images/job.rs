@@ -24,6 +24,8 @@ const SECRET_BYTES: u64 = 500 * 1024;
 pub(super) struct Job {
     request: BuildRequest,
     rules: Rules,
+    /// There is no other base, which would be the first thing to try when a command fails.
+    only_base: bool,
 }
 
 impl Job {
@@ -94,7 +96,7 @@ impl Job {
             rlimits,
             debug: options.debug,
         };
-        Ok(Self { request, rules })
+        Ok(Self { request, rules, only_base: build.dockerfiles.len() == 1 })
     }
 
     /// Builds it. Runs in a storage worker.
@@ -114,8 +116,20 @@ impl Job {
             if let Some(event) = translate(service, event) {
                 tell.borrow_mut()(event);
             }
-        })?;
-        Ok(image.id.to_string())
+        });
+        match image {
+            Ok(image) => Ok(image.id.to_string()),
+            Err(error) => {
+                let failed = matches!(error, image::Error::RunFailed { .. });
+                let hinted = failed && self.only_base && !self.rules.debug;
+                let error = RemoteError::from(error);
+                Err(match hinted {
+                    true => error
+                        .or_hint("`inception-run build --debug-on-failure` opens a shell where it failed"),
+                    false => error,
+                })
+            }
+        }
     }
 }
 

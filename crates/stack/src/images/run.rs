@@ -266,6 +266,7 @@ impl Runner for SandboxRunner<'_> {
         let null = File::open("/dev/null")?;
         // Before the pipe: the process that keeps a new network would have its other end open.
         let network = self.network(step).map_err(|error| error.to_string())?;
+        self.namespace(network).map_err(|error| error.to_string())?;
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         match self.launch(step, network, [null.as_fd(), write.as_fd(), write.as_fd()])? {
             Ok(child) => {
