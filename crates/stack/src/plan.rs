@@ -342,9 +342,6 @@ pub enum MountKind {
         /// It stands for a volume: an empty directory takes over what the image has at the target.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         fill: bool,
-        /// Without what is mounted below it.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        alone: bool,
     },
     /// A tmpfs.
     Tmpfs(Tmpfs),
@@ -399,8 +396,6 @@ pub struct Device {
     pub source: PathBuf,
     /// Its path inside.
     pub target: String,
-    /// It cannot be written to.
-    pub read_only: bool,
 }
 
 /// What confines a service.

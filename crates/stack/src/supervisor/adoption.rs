@@ -365,8 +365,8 @@ impl Supervisor {
         (self.images, self.secrets, self.plan) = (up.images, up.secrets, Some(up.plan));
         self.take_in(made);
         self.keep_images()?;
-        self.restart_dependants(&renewed);
         self.want(&services);
+        self.restart_dependants(&renewed);
         Ok(())
     }
 

@@ -279,7 +279,8 @@ impl Unit {
         if self.failure.is_some() {
             return Readiness::Never;
         }
-        if self.run.as_ref().is_some_and(|run| run.is_at(Turn::Start)) {
+        // It is about to be started, perhaps once it is down.
+        if self.pending || self.run.as_ref().is_some_and(|run| run.is_at(Turn::Start)) {
             return Readiness::NotYet;
         }
         let ended = self.state == State::Exited && !self.pending;
