@@ -361,7 +361,7 @@ impl Report {
 /// `  4abcf2066143 [=====>    ]  1.2 MB of 3.4 MB`
 fn bar(blob: &str, (done, total): (u64, u64)) -> String {
     const WIDTH: u64 = 24;
-    let full = if total == 0 { WIDTH } else { done.min(total).saturating_mul(WIDTH) / total };
+    let full = done.min(total).saturating_mul(WIDTH).checked_div(total).unwrap_or(WIDTH);
     let bar: String = (0..WIDTH).map(|at| if at < full { '=' } else { ' ' }).collect();
     format!("  {blob} [{bar}] {} of {}\n", size(done), size(total))
 }
