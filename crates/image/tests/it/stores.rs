@@ -176,8 +176,10 @@ fn genuine_bases_are_found_checked_and_imported() {
     let sources = BaseSources { store: Some(&place.store), paths: &paths, offline: true };
     for version in ["3.20", "3.14"] {
         let reference = reference(&format!("alpine:{version}"));
-        let found = locate(&reference, &sources).unwrap();
-        let Some(Found::Tarball { path, sha256: Some(sha256) }) = found else { panic!() };
+        let Some(Found::Tarball { path, sha256: Some(sha256) }) = locate(&reference, &sources).unwrap()
+        else {
+            panic!()
+        };
         let options = ImportOptions {
             source: path.display().to_string(),
             sha256: Some(sha256),
