@@ -79,7 +79,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount, detached: &[OwnedFd]) -> io::Resu
             (new_fs("tmpfs", &options)?, false)
         }
         MountSource::Device(name) => (clone_tree(CWD, Path::new("/dev").join(name), false)?, false),
-        MountSource::Bind(path) => (clone_tree(CWD, path, !mount.alone)?, !mount.alone),
+        MountSource::Bind(path) => (clone_tree(CWD, path, true)?, true),
         MountSource::Descriptor(index) => {
             let fd = detached.get(*index).ok_or(Errno::BADF)?;
             (fd.try_clone()?, true)

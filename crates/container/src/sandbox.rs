@@ -75,9 +75,6 @@ pub struct Mount {
     /// If it is an empty directory, it gets what the image has at the target first, as a volume does.
     #[serde(default)]
     pub fill: bool,
-    /// Of a file system of the host: without what is mounted below.
-    #[serde(default)]
-    pub alone: bool,
 }
 
 /// What a mount shows.
@@ -142,6 +139,6 @@ pub enum MountSource {
 impl Mount {
     /// A mount with these attributes.
     pub fn new(target: impl Into<String>, source: MountSource, attributes: u64) -> Self {
-        Self { target: target.into(), source, attributes, fill: false, alone: false }
+        Self { target: target.into(), source, attributes, fill: false }
     }
 }

@@ -5,7 +5,8 @@
 //! services a second `up` recreates.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use container::landlock::Landlock;
 use serde::{Deserialize, Serialize};
@@ -26,9 +27,58 @@ pub struct Plan {
     pub volumes: Vec<String>,
     /// Networks, links and addresses.
     pub network: network::plan::NetworkPlan,
+    /// Which ports are published instead of the file's, as the user chose.
+    #[serde(default, skip_serializing_if = "PortChoice::is_none")]
+    pub port_choice: PortChoice,
     /// Things the user should know and that are not errors (ignored keys, for example).
     pub warnings: Vec<String>,
 }
+
+/// Ports of the host that stand for others (`--port-offset`, `--publish`). The stack keeps to it while it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortChoice {
+    /// Added to the ports that this user may not listen on.
+    pub offset: Option<u16>,
+    /// Single ports, which outweigh that.
+    pub publish: BTreeMap<u16, u16>,
+    /// It is that of the running stack, and not of this command.
+    #[serde(skip)]
+    pub kept: bool,
+}
+
+impl PortChoice {
+    /// Whether nothing was chosen.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.offset.is_none() && self.publish.is_empty()
+    }
+
+    /// What the running stack was started with, where it was with any. `runtime` is its runtime directory.
+    #[must_use]
+    pub fn kept(runtime: &Path) -> Option<Self> {
+        let text = std::fs::read(runtime.join(KEPT_CHOICE)).ok()?;
+        let choice: Self = serde_json::from_slice(&text).ok()?;
+        Some(Self { kept: true, ..choice })
+    }
+
+    /// Writes it down for [`PortChoice::kept`], or that nothing was chosen.
+    ///
+    /// # Errors
+    /// When the file cannot be written or removed.
+    pub(crate) fn keep(&self, runtime: &Path) -> io::Result<()> {
+        let path = runtime.join(KEPT_CHOICE);
+        if !self.is_none() {
+            return std::fs::write(path, serde_json::to_vec(self)?);
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// In the stack's runtime directory, as long as it runs.
+const KEPT_CHOICE: &str = "ports.json";
 
 /// One service. Values that come from the image are `None` here and filled in at start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -110,6 +160,9 @@ pub struct Service {
     pub shm_size: u64,
     /// Published ports, ranges expanded.
     pub ports: Vec<PublishedPort>,
+    /// Those of them that stand for other ones of the file: from the file's to what is published.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub moved_ports: BTreeMap<u16, u16>,
     /// How many containers run it (`replicas`, `deploy.replicas`, `scale`); 0 is none.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub replicas: u16,
@@ -289,9 +342,6 @@ pub enum MountKind {
         /// It stands for a volume: an empty directory takes over what the image has at the target.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         fill: bool,
-        /// Without what is mounted below it.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        alone: bool,
     },
     /// A tmpfs.
     Tmpfs(Tmpfs),
@@ -346,8 +396,6 @@ pub struct Device {
     pub source: PathBuf,
     /// Its path inside.
     pub target: String,
-    /// It cannot be written to.
-    pub read_only: bool,
 }
 
 /// What confines a service.

@@ -271,16 +271,13 @@ fn mount_of(
         }
     };
     let mut result = Mount::new(&mount.target, source, attributes | read_only);
-    if let MountKind::Bind { fill, alone, .. } = &mount.kind {
-        (result.fill, result.alone) = (*fill, *alone);
-    }
+    result.fill = matches!(mount.kind, MountKind::Bind { fill: true, .. });
     Ok(result)
 }
 
 /// A device is what it is on the host, and belongs to whom it belongs there.
 fn device(device: &Device) -> Mount {
-    let read_only = if device.read_only { RDONLY } else { 0 };
-    Mount::new(&device.target, MountSource::Bind(device.source.clone()), NOSUID | NOEXEC | read_only)
+    Mount::new(&device.target, MountSource::Bind(device.source.clone()), NOSUID | NOEXEC)
 }
 
 /// As root, a host's file belongs to the same number inside; that needs an idmapped mount, which only the

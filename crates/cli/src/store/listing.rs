@@ -1,6 +1,6 @@
 //! `images`, `history`, and `inspect` of images.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -110,7 +110,6 @@ struct Row {
 /// `images`.
 pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failure> {
     let mut list = store::images(&session.paths)?;
-    let digests = fold_digests(&mut list);
     for filter in &arguments.filter {
         keep(session, filter, &mut list)?;
     }
@@ -121,7 +120,7 @@ pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failur
         let mut ids: Vec<String> =
             list.iter().map(|image| id(&image.id.to_string(), arguments.no_trunc)).collect();
         // An image with several names is one.
-        let mut seen = BTreeSet::new();
+        let mut seen = std::collections::BTreeSet::new();
         ids.retain(|id| seen.insert(id.clone()));
         output::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
         return Ok(0);
@@ -129,7 +128,7 @@ pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failur
     let usage = store::usage(&session.paths)?;
     let users: BTreeMap<String, usize> =
         usage.image_list.iter().map(|image| (image.id.to_string(), image.containers)).collect();
-    let rows: Vec<Row> = list.into_iter().map(|image| row(image, &users, &digests)).collect();
+    let rows: Vec<Row> = list.into_iter().map(|image| row(image, &users)).collect();
     match arguments.format {
         Format::Json => output::json(&rows)?,
         Format::Table => {
@@ -156,39 +155,14 @@ pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failur
     Ok(0)
 }
 
-/// What a repository calls an image: the image's id and the repository's name, and the digest of its manifest.
-type Digests = BTreeMap<(String, String), String>;
-
-/// Takes those names out that are digests, where there is a tag of the same repository to show them with.
-fn fold_digests(list: &mut Vec<ImageSummary>) -> Digests {
-    let mut digests = Digests::new();
-    let mut tagged = BTreeSet::new();
-    for image in list.iter() {
-        let Some(reference) = &image.reference else { continue };
-        let key = (image.id.to_string(), reference.name().to_owned());
-        match reference.digest() {
-            Some(digest) => drop(digests.insert(key, digest.to_string())),
-            None => drop(tagged.insert(key)),
-        }
-    }
-    list.retain(|image| {
-        image.reference.as_ref().is_none_or(|reference| {
-            let key = (image.id.to_string(), reference.name().to_owned());
-            reference.digest().is_none() || !tagged.contains(&key)
-        })
-    });
-    digests
-}
-
-fn row(image: ImageSummary, users: &BTreeMap<String, usize>, digests: &Digests) -> Row {
+fn row(image: ImageSummary, users: &BTreeMap<String, usize>) -> Row {
     let reference = image.reference.as_ref();
     let id = image.id.to_string();
-    let repository = reference.map(|reference| reference.name().to_owned());
     Row {
         name: reference.map(ToString::to_string),
-        tag: reference.filter(|reference| reference.digest().is_none()).map(|known| known.tag().to_owned()),
-        digest: repository.clone().and_then(|name| digests.get(&(id.clone(), name)).cloned()),
-        repository,
+        repository: reference.map(|reference| reference.name().to_owned()),
+        tag: reference.filter(|name| name.digest().is_none()).map(|reference| reference.tag().to_owned()),
+        digest: image.digest.as_ref().map(ToString::to_string),
         created: image.created,
         size: image.size,
         layers: image.layers,
@@ -323,11 +297,12 @@ pub(super) fn describe(session: &Session, name: &str) -> Result<Value, Failure> 
     for known in names {
         total = known.size;
         let Some(reference) = known.reference else { continue };
-        match reference.digest() {
-            Some(_) => digests.push(reference.to_string()),
-            None => tags.push(reference.to_string()),
+        digests.extend(known.digest.map(|digest| reference.pinned(&digest).to_string()));
+        if reference.digest().is_none() {
+            tags.push(reference.to_string());
         }
     }
+    digests.dedup();
     let config = &image.config;
     let details = serde_json::to_value(&config.config).map_err(|e| RemoteError::message(e.to_string()))?;
     let newest = config.history.last();
@@ -360,29 +335,6 @@ mod tests {
         assert!(!fits("*", "team/app") && !fits("alpine", "alpin") && !fits("?", ""));
         assert!(is_named(&"team/app:2".parse().unwrap(), "team/app"));
         assert!(!is_named(&"team/app:2".parse().unwrap(), "team/app:3"));
-    }
-
-    #[test]
-    fn a_digest_is_shown_with_its_tag_or_alone() {
-        let id: String = store::Digest::of(b"x").to_string();
-        let digest = store::Digest::of(b"manifest");
-        let image = |name: &str| ImageSummary {
-            reference: Some(name.parse().unwrap()),
-            id: id.parse().unwrap(),
-            created: None,
-            size: 1,
-            layers: 1,
-            labels: BTreeMap::new(),
-        };
-        let mut list = vec![image("a:1"), image(&format!("a@{digest}")), image(&format!("b@{digest}"))];
-        let digests = fold_digests(&mut list);
-        let rows = list.into_iter().map(|image| row(image, &BTreeMap::new(), &digests));
-        let shown: Vec<_> = rows.map(|row| (row.repository.unwrap(), row.tag, row.digest)).collect();
-        let digest = Some(digest.to_string());
-        assert_eq!(
-            shown,
-            [("a".to_owned(), Some("1".to_owned()), digest.clone()), ("b".to_owned(), None, digest)]
-        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::reference::Reference;
 use crate::scratch::{self, Scratch};
 use crate::store::Store;
-use crate::store::contents::{Contents, names};
+use crate::store::contents::Contents;
 use crate::store::layers::short;
 use crate::store::lease::Hold;
 use crate::store::lock::Lock;
@@ -63,7 +63,6 @@ impl Store {
         let doomed = plan(&contents, policy);
         if !dry_run {
             self.take_away(&contents, &doomed, &scratch)?;
-            self.forget(&contents, &doomed)?;
         }
         // Nobody has to wait while files are deleted.
         drop(lock);
@@ -97,8 +96,10 @@ impl Store {
         }
         self.sync_after(&doomed.names, "tags")?;
         for id in &doomed.images {
-            scratch::remove_file(&self.image_path(id))?;
-            scratch::remove_file(&self.data_dir().join(format!("manifests/{}.json", id.hex())))?;
+            let path = self.image_path(id);
+            // With the manifest that a registry had it by.
+            scratch::remove_file(&path.with_extension("manifest"))?;
+            scratch::remove_file(&path)?;
         }
         self.sync_after(&doomed.images, "images")?;
         for key in &doomed.cache {
@@ -114,28 +115,6 @@ impl Store {
             }
             // After the layer: one that is seen has its record.
             layer.files.iter().try_for_each(|path| scratch::remove_file(path))?;
-            scratch::remove_file(&self.data_dir().join(format!("blobs/{name}.json")))?;
-        }
-        Ok(())
-    }
-
-    /// Removes what is remembered of images and layers that are not there (any more).
-    fn forget(&self, contents: &Contents, doomed: &Pruned) -> Result<()> {
-        let is_image = |id: &str| {
-            let id = id.parse::<Digest>();
-            id.is_ok_and(|id| contents.images.contains_key(&id) && !doomed.images.contains(&id))
-        };
-        let is_layer = |name: &str| {
-            contents.layers.contains_key(name) && !doomed.layers.iter().any(|layer| layer == name)
-        };
-        let kinds: [(&str, &dyn Fn(&str) -> bool); 2] = [("manifests", &is_image), ("blobs", &is_layer)];
-        for (dir, is_there) in kinds {
-            let dir = self.data_dir().join(dir);
-            for file in names(&dir)? {
-                if !is_there(file.strip_suffix(".json").unwrap_or(&file)) {
-                    scratch::remove_file(&dir.join(file))?;
-                }
-            }
         }
         Ok(())
     }
@@ -202,22 +181,21 @@ fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
 fn removal(contents: &Contents, text: &str, force: bool) -> Result<Removed> {
     let (id, name) = contents.find(text)?;
     let names: Vec<Reference> = contents.names_of(&id).into_iter().cloned().collect();
-    let tags: Vec<&Reference> = names.iter().filter(|name| name.digest().is_none()).collect();
-    match &name {
-        // The digests that a repository knows it by go with its last tag there.
-        Some(name) if tags.iter().any(|tag| *tag != name) => {
-            let is_last = tags.iter().all(|tag| *tag == name || tag.name() != name.name());
-            let goes = |other: &Reference| {
-                other == name || is_last && other.digest().is_some() && other.name() == name.name()
-            };
-            return Ok(Removed { untagged: names.into_iter().filter(goes).collect(), ..Removed::default() });
-        }
-        Some(name) if name.digest().is_some() && names.len() > 1 => {
-            return Ok(Removed { untagged: vec![name.clone()], ..Removed::default() });
+    // The digest that a registry has it under goes with the last tag of that repository.
+    let tags = names.iter().filter(|known| known.digest().is_none()).count();
+    let goes_with = |name: &Reference| {
+        let others = |known: &&Reference| known.name() == name.name() && *known != name;
+        let digests_alone = names.iter().filter(others).all(|known| known.digest().is_some());
+        let pinned = names.iter().filter(others).filter(|_| digests_alone && name.digest().is_none());
+        [name].into_iter().chain(pinned).cloned().collect::<Vec<_>>()
+    };
+    match name.as_ref().map(goes_with) {
+        Some(going) if going.len() < names.len() => {
+            return Ok(Removed { untagged: going, ..Removed::default() });
         }
         Some(_) => {}
-        None if tags.len() > 1 && !force => {
-            let names = tags.iter().map(ToString::to_string).collect();
+        None if tags > 1 && !force => {
+            let names = names.iter().map(ToString::to_string).collect();
             return Err(Error::ManyNames { image: id.short().to_owned(), names });
         }
         // Without a name nobody could ask for it any more: that takes a name to be said.

@@ -15,7 +15,6 @@ use crate::plan::Seccomp;
 pub(crate) struct DeviceFile {
     pub(crate) source: Located<String>,
     pub(crate) target: String,
-    pub(crate) read_only: bool,
 }
 
 /// Keys of a service that [`read`] knows.
@@ -175,10 +174,15 @@ fn devices(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<Devic
             return Err(Fault::new(&item.span, format!("`{permissions}` are not permissions for a device"))
                 .hint("use `r`, `w` and `m`"));
         }
+        if !permissions.contains('r') || !permissions.contains('w') {
+            let text = format!(
+                "permissions `{permissions}` for `{source}` are ignored: an ordinary user gives no rules for devices, so who may open it may do both"
+            );
+            warnings.push((item.span.clone(), text));
+        }
         devices.push(DeviceFile {
             target: absolute(&item.span, target.as_deref().unwrap_or(&source))?,
             source: located(item, source),
-            read_only: !permissions.contains('w'),
         });
     }
     Ok(devices)

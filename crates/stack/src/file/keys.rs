@@ -126,7 +126,8 @@ mod tests {
     };
 
     fn admits(name: &str) -> (Result<bool, String>, Vec<String>) {
-        let key = Key { span: Span::start_of(&SourceText::new("compose.yaml".as_ref(), "")), name: name.to_owned() };
+        let source = SourceText::new(Path::new("compose.yaml"), name.to_owned());
+        let key = Key { span: Span::start_of(&source), name: name.to_owned() };
         let mut warnings = Vec::new();
         let result = LEVEL.admits(&key, name, "service `web`", &mut warnings);
         let warnings = warnings.into_iter().map(|(_, text)| text).collect();

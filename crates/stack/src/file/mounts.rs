@@ -21,7 +21,7 @@ pub(crate) enum MountFileKind {
     /// A volume; without a name it is the service's own.
     Volume { name: Option<String>, nocopy: bool, subpath: Option<String> },
     /// A host path, possibly relative or starting with `~`.
-    Bind { source: String, create: bool, alone: bool },
+    Bind { source: String, create: bool },
     /// A tmpfs.
     Tmpfs(Tmpfs),
 }
@@ -91,7 +91,7 @@ fn short(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<MountFile> 
             return Err(Fault::new(&node.span, format!("the source of `{text}` is empty")));
         }
         Some(path) if path.starts_with(['.', '/', '~']) => {
-            MountFileKind::Bind { source: path.to_owned(), create: true, alone: false }
+            MountFileKind::Bind { source: path.to_owned(), create: true }
         }
         Some(name) => volume(Some(name)),
     };
@@ -101,7 +101,6 @@ fn short(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<MountFile> 
 /// What the long syntax says beside what is mounted where.
 struct Details {
     create: bool,
-    alone: bool,
     nocopy: bool,
     subpath: Option<String>,
     tmpfs: Tmpfs,
@@ -112,7 +111,7 @@ fn long(node: &Node, entries: &[(Key, Node)], warnings: &mut Vec<(Span, String)>
     let mut read_only = false;
     let tmpfs = TmpfsOptions::default().tmpfs;
     // The long syntax makes no directory on the host unless it is told to.
-    let mut details = Details { create: true, alone: false, nocopy: false, subpath: None, tmpfs };
+    let mut details = Details { create: true, nocopy: false, subpath: None, tmpfs };
     for (key, value) in entries {
         if !keys::MOUNT.admits(key, &key.name, "a volume", warnings)? || value.is_null() {
             continue;
@@ -136,10 +135,10 @@ fn long(node: &Node, entries: &[(Key, Node)], warnings: &mut Vec<(Span, String)>
     let Some((kind, kind_span)) = kind else {
         return Err(Fault::new(&node.span, "a volume needs `type`").hint("one of `volume`, `bind`, `tmpfs`"));
     };
-    let Details { create, alone, nocopy, subpath, tmpfs } = details;
+    let Details { create, nocopy, subpath, tmpfs } = details;
     let kind = match (kind.as_str(), source) {
         ("volume", name) => MountFileKind::Volume { name, nocopy, subpath },
-        ("bind", Some(source)) => MountFileKind::Bind { source, create, alone },
+        ("bind", Some(source)) => MountFileKind::Bind { source, create },
         ("bind", None) => return Err(Fault::new(&node.span, "a bind mount needs `source`")),
         ("tmpfs", None) => MountFileKind::Tmpfs(tmpfs),
         ("tmpfs", Some(_)) => {
@@ -166,7 +165,10 @@ fn bind_details(node: &Node, details: &mut Details, warnings: &mut Vec<(Span, St
         match key.name.as_str() {
             "create_host_path" => details.create = value.boolean("create_host_path")?,
             "recursive" => match value.text("recursive")?.as_str() {
-                "disabled" => details.alone = true,
+                "disabled" => {
+                    let text = "`recursive: disabled` of `bind` is ignored: a user namespace cannot leave out what is mounted below a directory of the host";
+                    warnings.push((value.span.clone(), text.to_owned()));
+                }
                 "enabled" | "writable" | "readonly" => {}
                 other => {
                     let known = ["enabled", "disabled", "writable", "readonly"];

@@ -185,6 +185,7 @@ fn defaults(name: &str, format: Format) -> Service {
         dns_search: Vec::new(),
         dns_opt: Vec::new(),
         ports: Vec::new(),
+        moved_ports: BTreeMap::new(),
         tty: false,
         stdin_open: false,
         labels: BTreeMap::new(),

@@ -103,10 +103,15 @@ fn namespaces_are_a_containers_own() {
 
 #[test]
 fn devices_that_anybody_can_open() {
-    let (service, warnings) = with("devices: ['/dev/null:/dev/nothing:r', { source: /dev/zero }]");
-    assert_eq!(warnings, Vec::<String>::new());
-    let devices: Vec<_> = service.devices.iter().map(|d| (d.target.as_str(), d.read_only)).collect();
-    assert_eq!(devices, [("/dev/nothing", true), ("/dev/zero", false)]);
+    let (service, warnings) =
+        with("devices: ['/dev/null:/dev/nothing:rw', { source: /dev/zero }, '/dev/full:r']");
+    assert!(warnings.len() == 1 && warnings[0].contains("permissions `r` for `/dev/full`"), "{warnings:?}");
+    let devices: Vec<_> =
+        service.devices.iter().map(|d| (d.source.to_str().unwrap(), d.target.as_str())).collect();
+    assert_eq!(
+        devices,
+        [("/dev/null", "/dev/nothing"), ("/dev/zero", "/dev/zero"), ("/dev/full", "/dev/full")]
+    );
     assert!(refused("devices: ['/etc/passwd']").contains("is not a device"));
     assert!(refused("devices: ['/dev/null:/dev/x:rx']").contains("are not permissions"));
 }
@@ -200,7 +205,7 @@ fn volumes_in_all_forms() {
       - outside:/c:ro
       - directory:/d
       - memory:/e
-      - { type: bind, source: ./data, target: /f, bind: { recursive: disabled, create_host_path: false } }
+      - { type: bind, source: ./data, target: /f, bind: { recursive: disabled, create_host_path: false, selinux: z } }
       - { type: tmpfs, target: /g, tmpfs: { size: 64m, mode: 0700 } }
     tmpfs: [/h, '/i:size=1m,uid=33,gid=44,exec,ro']
 volumes:
@@ -211,7 +216,7 @@ volumes:
   memory: { driver_opts: { type: tmpfs, device: tmpfs, o: 'size=2m,mode=0750' } }
 ";
     let (service, warnings) = service(&fixture, text);
-    assert_eq!(warnings, Vec::<String>::new());
+    assert!(warnings.len() == 1 && warnings[0].contains("`recursive: disabled`"), "{warnings:?}");
     let data = fixture.directory().canonicalize().unwrap().join("data");
     let volume = |name: &str, scope, nocopy, subpath: Option<&str>| MountKind::Volume {
         name: name.into(),
@@ -219,15 +224,15 @@ volumes:
         nocopy,
         subpath: subpath.map(str::to_owned),
     };
-    let bind = |fill, alone| MountKind::Bind { source: data.clone(), create: false, fill, alone };
+    let bind = |fill| MountKind::Bind { source: data.clone(), create: false, fill };
     let tmpfs = |size, mode| Tmpfs { size, mode, uid: 0, gid: 0, exec: false };
     let expected = [
         ("/a", false, volume("plain", Scope::Stack, true, None)),
         ("/b", false, volume("everybodys", Scope::Named, true, Some("x/y"))),
         ("/c", true, volume("given", Scope::External, false, None)),
-        ("/d", true, bind(true, false)),
+        ("/d", true, bind(true)),
         ("/e", false, MountKind::Tmpfs(tmpfs(Some(2 << 20), 0o750))),
-        ("/f", false, bind(false, true)),
+        ("/f", false, bind(false)),
         ("/g", false, MountKind::Tmpfs(tmpfs(Some(64 << 20), 0o700))),
         ("/h", false, MountKind::Tmpfs(tmpfs(None, 0o1777))),
         (
@@ -269,6 +274,52 @@ fn a_socket_of_docker_is_missed_aloud() {
     assert_eq!(service.mounts.is_empty(), !socket.exists());
     let told = warnings.iter().any(|text| text.contains("there is no Docker daemon here"));
     assert_eq!(told, !socket.exists(), "{warnings:?}");
+}
+
+#[test]
+fn ports_that_are_too_low_are_moved() {
+    let text =
+        "services:\n  s: { image: i, ports: ['443:443', '8080:80', '127.0.0.1:80:80', '53:53/udp'] }\n";
+    let fixture = Fixture::new(&[("compose.yaml", text)]);
+    let mut options = fixture.options("compose.yaml");
+    let error = fixture.error(&options);
+    for word in [
+        "`--port-offset 8000` publishes it as 8443",
+        "`--publish 443=8443`",
+        "ip_unprivileged_port_start=443",
+    ] {
+        assert!(error.contains(word), "no {word} in {error}");
+    }
+    options.ports.offset = Some(9000);
+    let ports = |options: &LoadOptions, host: &HostFacts| -> Vec<u16> {
+        load(options, host).unwrap().services[0].ports.iter().map(|port| port.host_port).collect()
+    };
+    assert_eq!(ports(&options, &host()), [9443, 8080, 9080, 9053]);
+    let moved = load(&options, &host()).unwrap().services[0].moved_ports.clone();
+    assert_eq!(moved.into_iter().collect::<Vec<_>>(), [(53, 9053), (80, 9080), (443, 9443)]);
+    // Who may have them gets them.
+    assert_eq!(ports(&options, &HostFacts { is_root: true, ..host() }), [443, 8080, 80, 53]);
+    options.ports.publish = [(8080, 8888), (443, 4443)].into();
+    assert_eq!(ports(&options, &host()), [4443, 8888, 9080, 9053]);
+    options.ports.publish = [(80, 8888), (8080, 8888)].into();
+    assert!(fixture.error(&options).contains("publishes port 8888 twice"));
+    options.ports.publish = [(444, 4444)].into();
+    assert!(fixture.error(&options).contains("no service publishes port 444"));
+    options.ports.kept = true;
+    assert_eq!(ports(&options, &host())[0], 9443);
+    options.ports.offset = Some(100);
+    assert!(fixture.error(&options).contains("an ordinary user cannot publish port 543"));
+}
+
+#[test]
+fn the_choice_of_ports_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let choice = PortChoice { offset: Some(8000), publish: [(443, 4443)].into(), kept: false };
+    assert_eq!(PortChoice::kept(directory.path()), None);
+    choice.keep(directory.path()).unwrap();
+    assert_eq!(PortChoice::kept(directory.path()), Some(PortChoice { kept: true, ..choice }));
+    PortChoice::default().keep(directory.path()).unwrap();
+    assert_eq!(PortChoice::kept(directory.path()), None);
 }
 
 #[test]

@@ -29,9 +29,8 @@ pub(super) fn devices(
             return Err(Fault::new(&device.source.span, format!("`{}` is not a device", source.display()))
                 .hint("files and directories are mounted with `volumes`"));
         }
-        let wanted = if device.read_only { 0o4 } else { 0o6 };
-        if kind.is_dir() || is_open_to(&meta, wanted, context) {
-            devices.push(Device { source, target: device.target.clone(), read_only: device.read_only });
+        if kind.is_dir() || is_open_to(&meta, context) {
+            devices.push(Device { source, target: device.target.clone() });
             continue;
         }
         let text = format!(
@@ -44,10 +43,9 @@ pub(super) fn devices(
     Ok(devices)
 }
 
-/// Whether root of a container can open it with these permissions (of `others`). Groups do not count: a container has
-/// none of its user's.
-fn is_open_to(meta: &std::fs::Metadata, wanted: u32, context: &Context<'_>) -> bool {
-    let has = |shift: u32| meta.mode() >> shift & wanted == wanted;
+/// Whether root of a container can read and write it. Groups do not count: a container has none of its user's.
+fn is_open_to(meta: &std::fs::Metadata, context: &Context<'_>) -> bool {
+    let has = |shift: u32| meta.mode() >> shift & 0o6 == 0o6;
     // Started by root, a container's root is nobody in particular on the host.
     let is_owner = !context.host.is_root && meta.uid() == rustix::process::geteuid().as_raw();
     if is_owner { has(6) } else { has(0) }

@@ -69,6 +69,7 @@ pub(crate) fn plan(
     let order = start_order(&file)?;
     replicas::settle(&mut file, context)?;
     shared::check_owners(&file)?;
+    ports::check_choice(&file, context)?;
     ports::check(&file, context)?;
     let network = addresses::networks(&file, context)?;
 
@@ -88,6 +89,7 @@ pub(crate) fn plan(
             confinement: host::confinement(service, context)?,
             depends_on: dependencies(service, &file),
             ports: ports::published(service, context),
+            moved_ports: ports::moved(service, context),
             extra_hosts: addresses::extra_hosts(named, &network)?,
             hostname: host_name(named, context),
             domainname: named.settled.domainname.clone(),
@@ -107,6 +109,7 @@ pub(crate) fn plan(
         services,
         volumes: volumes.into_iter().collect(),
         network,
+        port_choice: context.options.ports.clone(),
         warnings,
     })
 }

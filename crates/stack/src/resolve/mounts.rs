@@ -118,13 +118,13 @@ fn kind(
     context: &Context<'_>,
 ) -> Checked<(MountKind, bool)> {
     match &mount.kind {
-        MountFileKind::Bind { source, create, alone } => {
+        MountFileKind::Bind { source, create } => {
             let source = path(source, context);
             if !create && !source.exists() {
                 return Err(Fault::new(&mount.span, format!("`{}` does not exist", shown(&source, context)))
                     .hint("create it, or set `create_host_path`"));
             }
-            Ok((MountKind::Bind { source, create: *create, fill: false, alone: *alone }, false))
+            Ok((MountKind::Bind { source, create: *create, fill: false }, false))
         }
         MountFileKind::Tmpfs(tmpfs) => Ok((MountKind::Tmpfs(tmpfs.clone()), false)),
         MountFileKind::Volume { name: None, nocopy, subpath } => {
@@ -154,12 +154,7 @@ fn kind(
                     let directory = path(&device.value, context);
                     check_directory(name, &directory, &device.span, context)?;
                     let source = subpath.as_ref().map_or(directory.clone(), |below| directory.join(below));
-                    MountKind::Bind {
-                        source,
-                        create: false,
-                        fill: !nocopy && subpath.is_none(),
-                        alone: false,
-                    }
+                    MountKind::Bind { source, create: false, fill: !nocopy && subpath.is_none() }
                 }
             };
             Ok((kind, volume.read_only))

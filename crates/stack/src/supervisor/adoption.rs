@@ -359,11 +359,14 @@ impl Supervisor {
         let rolls = self.units.iter().any(|unit| unit.standing == Standing::Outdated);
         self.rolling = rolls.then(|| Rolling::new(by, models));
         self.faults.retain(|name, _| endpoint(&up.plan.network, name).is_some());
+        if let Err(error) = up.plan.port_choice.keep(&self.runtime) {
+            tracing::warn!("write down the choice of ports: {error}");
+        }
         (self.images, self.secrets, self.plan) = (up.images, up.secrets, Some(up.plan));
         self.take_in(made);
         self.keep_images()?;
-        self.restart_dependants(&renewed);
         self.want(&services);
+        self.restart_dependants(&renewed);
         Ok(())
     }
 

@@ -152,26 +152,35 @@ impl Log {
     pub(crate) fn write(&mut self, lines: &[Line]) -> io::Result<()> {
         let mut bytes = Vec::new();
         for line in lines {
-            serde_json::to_writer(&mut bytes, line)?;
-            bytes.push(b'\n');
+            let mut one = serde_json::to_vec(line)?;
+            one.push(b'\n');
+            let written = self.size + bytes.len() as u64;
+            if written > 0 && written + one.len() as u64 > self.limits.max_size {
+                self.append(&std::mem::take(&mut bytes))?;
+                self.rotate()?;
+            }
+            bytes.append(&mut one);
             if self.recent.len() == RECENT {
                 self.recent.pop_front();
             }
             self.recent.push_back(line.text.clone());
         }
-        if self.limits.max_files == 0 {
-            return Ok(());
+        self.append(&bytes)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.limits.max_files > 0 {
+            self.file.write_all(bytes)?;
+            self.size += bytes.len() as u64;
         }
-        if self.size > 0 && self.size + bytes.len() as u64 > self.limits.max_size {
-            self.rotate()?;
-        }
-        self.file.write_all(&bytes)?;
-        self.size += bytes.len() as u64;
         Ok(())
     }
 
     /// Begins a new file; the one before becomes `.log.1`, that one `.log.2`, and the oldest goes.
     fn rotate(&mut self) -> io::Result<()> {
+        if self.limits.max_files == 0 {
+            return Ok(());
+        }
         let older = |number: u32| match number {
             0 => self.path.clone(),
             number => self.path.with_extension(format!("log.{number}")),
@@ -245,8 +254,8 @@ mod tests {
         {
             files().iter().for_each(|name| fs::remove_file(directory.path().join(name)).unwrap());
             let mut log = Log::open(directory.path(), "s", &limits(max_files)).unwrap();
-            for number in 0..50 {
-                log.write(&[line(number)]).unwrap();
+            for numbers in [0..10, 10..50, 50..51] {
+                log.write(&numbers.map(line).collect::<Vec<_>>()).unwrap();
             }
             assert_eq!(files(), expected);
             let size = |name| fs::metadata(directory.path().join(name)).unwrap().len();

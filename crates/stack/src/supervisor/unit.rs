@@ -279,7 +279,8 @@ impl Unit {
         if self.failure.is_some() {
             return Readiness::Never;
         }
-        if self.run.as_ref().is_some_and(|run| run.is_at(Turn::Start)) {
+        // It is about to be started, perhaps once it is down.
+        if self.pending || self.run.as_ref().is_some_and(|run| run.is_at(Turn::Start)) {
             return Readiness::NotYet;
         }
         let ended = self.state == State::Exited && !self.pending;
@@ -357,6 +358,7 @@ impl Unit {
             state: self.state,
             health: self.health(),
             ports,
+            moved_ports: self.service.moved_ports.clone(),
             image: crate::spec::image_name(&self.service),
             pid: self.run.as_ref().map(|run| run.host_pid),
             exit_code: if self.run.is_some() { None } else { self.exit_code },

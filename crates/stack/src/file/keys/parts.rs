@@ -132,10 +132,7 @@ pub(crate) const MOUNT_BIND: Level = Level {
     keys: &[
         honoured("create_host_path", ""),
         warned("propagation", "no mount goes from the stack's mount namespace to the host's or back"),
-        honoured(
-            "recursive",
-            "`disabled` leaves out what is mounted below; `readonly` and `writable` are what `read_only` says",
-        ),
+        honoured("recursive", "`enabled`; `disabled` is ignored with a warning"),
         accepted("selinux", "files are not relabelled"),
     ],
 };
@@ -208,10 +205,7 @@ pub(crate) const ENV_FILE: Level = Level {
 pub(crate) const DEVICE: Level = Level {
     title: "`devices` of a service",
     keys: &[
-        honoured(
-            "permissions",
-            "without `w` the device is mounted read-only; who owns it decides about the rest",
-        ),
+        honoured("permissions", "`rwm`; less is ignored with a warning: who may open it may do both"),
         honoured("source", ""),
         honoured("target", ""),
     ],
