@@ -17,9 +17,11 @@ mod layer;
 mod node;
 mod pattern;
 mod reference;
+pub mod registry;
 mod remove;
 mod scratch;
 mod store;
+pub mod transfer;
 mod tree;
 mod user;
 mod view;
@@ -30,10 +32,14 @@ pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,
 };
 pub use digest::{Digest, LayerId};
-pub use dockerfile::plan_bases;
+pub use dockerfile::{check, plan_bases};
 pub use error::{Error, Result};
 pub use layer::{LayerSource, StagedLayer};
 pub use reference::Reference;
-pub use remove::remove_tree;
-pub use store::{CommitOptions, ImageSummary, ImportOptions, MAX_LAYERS, Store, default_config};
+pub use remove::{remove_tree, tree_size};
+pub use store::{
+    CacheRoom, Change, ChangeKind, CommitOptions, Finding, HistoryLine, Hold, ImageRoom, ImageSummary,
+    ImportOptions, Lease, MAX_LAYERS, PrunePolicy, Pruned, Removed, Room, Store, Usage, Verification,
+    default_config,
+};
 pub use user::User;

@@ -426,6 +426,20 @@ mod tests {
     }
 
     #[test]
+    fn a_netd_whose_hub_is_gone_ends() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let (hub, hub_end) = Channel::pair().unwrap();
+        let netd = std::thread::spawn(move || run(theirs));
+        let mut client = Client::new(ours);
+        let with = Descriptors { hub: Some(hub_end.as_fd()), ..Descriptors::default() };
+        client.configure(&Configuration::default(), &with).unwrap();
+        client.confirmed(Instant::now() + Duration::from_secs(20)).unwrap();
+        drop((hub, hub_end));
+        netd.join().unwrap().unwrap();
+        assert!(client.event().is_err_and(|error| error.is_netd_gone()));
+    }
+
+    #[test]
     fn a_netd_that_takes_nothing_is_not_waited_for_for_ever() {
         let (ours, _theirs) = Channel::pair().unwrap();
         sockopt::set_socket_send_buffer_size(&ours, 4096).unwrap();

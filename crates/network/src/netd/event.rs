@@ -79,7 +79,8 @@ struct Incoming {
 }
 
 /// netd's body: carries what passes between the host and the stack, and answers names, until the supervisor's end of
-/// the channel is closed. The process must have one thread and nothing else to do.
+/// the channel is closed, or the hub's: without sockets of the stack's it is of no use, and another one that gets a new
+/// channel may be. The process must have one thread and nothing else to do.
 ///
 /// # Errors
 /// When the kernel takes away what the loop itself needs, or the supervisor's channel breaks.
@@ -123,9 +124,11 @@ impl Netd {
         let mut events = Vec::with_capacity(256);
         loop {
             self.world.poll.wait(&mut events, self.next_deadline()).doing(|| "wait for events")?;
+            // With nothing else to do, another wait tells sooner whether there are more than a vain `accept` does.
+            let accepts = if events.len() == 1 { 1 } else { ACCEPTS };
             for event in &events {
                 let (data, flags) = (event.data, event.flags);
-                if !self.handle(Token::decode(data.u64()), flags)? {
+                if !self.handle(Token::decode(data.u64()), flags, accepts)? {
                     return Ok(());
                 }
                 // Who has been told an address may connect there while other events are handled.
@@ -146,13 +149,13 @@ impl Netd {
         }
     }
 
-    /// `false` when the supervisor is gone.
-    fn handle(&mut self, token: Token, flags: EventFlags) -> Result<bool, Error> {
+    /// `false` when the supervisor or the hub is gone.
+    fn handle(&mut self, token: Token, flags: EventFlags, accepts: usize) -> Result<bool, Error> {
         let world = &mut self.world;
         match token {
             Token::Supervisor => return self.supervised(),
-            Token::Hub => self.refill(),
-            Token::Listener(key) => self.accept(key),
+            Token::Hub => return Ok(self.refill()),
+            Token::Listener(key) => self.accept(key, accepts),
             Token::Proxy(key, end) => self.proxy.ready(world, key, end, flags),
             Token::DatagramListener(key) => self.datagrams.arrive(world, key),
             Token::Datagram(key, end) => self.datagrams.ready(key, end),
@@ -218,8 +221,8 @@ impl Netd {
         }
     }
 
-    fn accept(&mut self, key: Key) {
-        for _ in 0..ACCEPTS {
+    fn accept(&mut self, key: Key, most: usize) {
+        for _ in 0..most {
             let Some(listener) = self.listeners.get(key) else { return };
             let service = match &listener.kind {
                 ListenerKind::Published(published) => Some(self.world.topology.intern(&published.service)),
@@ -317,23 +320,22 @@ impl Netd {
 
     // The hub.
 
-    /// Takes the sockets that the hub sent.
-    fn refill(&mut self) {
-        for (waiter, socket) in self.world.sockets.refill(&self.world.poll) {
+    /// Takes the sockets that the hub sent; `false` when it will send no more.
+    fn refill(&mut self) -> bool {
+        let Some(supplied) = self.world.sockets.refill() else {
+            tracing::info!("the hub's channel has ended");
+            return false;
+        };
+        for (waiter, socket) in supplied {
             match waiter {
                 Waiter::Connection(key) => self.proxy.supply(&mut self.world, key, socket),
                 Waiter::Datagrams(key) => self.datagrams.supply(&mut self.world, key, socket),
             }
         }
-        for waiter in self.world.sockets.give_up() {
-            match waiter {
-                Waiter::Connection(key) => self.proxy.abort(&mut self.world, key),
-                Waiter::Datagrams(key) => self.datagrams.close(&mut self.world, key),
-            }
-        }
         if self.resting.is_some() && !self.world.sockets.is_short() {
             self.wake_listeners();
         }
+        true
     }
 
     // The supervisor.

@@ -74,7 +74,7 @@ impl Sockets {
         Ok(())
     }
 
-    /// A socket, or `None` and the promise that `waiter` comes out of [`Self::refill`] or [`Self::give_up`].
+    /// A socket, or `None` and the promise that `waiter` comes out of [`Self::refill`].
     pub(super) fn take(&mut self, kind: Kind, waiter: Waiter) -> Option<OwnedFd> {
         let shelf = &mut self.shelves[kind as usize];
         shelf.stock = shelf.stock.max(SMALL_STOCK);
@@ -93,14 +93,6 @@ impl Sockets {
     pub(super) fn is_short(&self) -> bool {
         let short = |shelf: &Shelf| shelf.ready.is_empty() && shelf.waiting.len() >= FEW;
         self.hub.is_some() && self.shelves.iter().any(short)
-    }
-
-    /// Those that wait although there is nobody to give them anything.
-    pub(super) fn give_up(&mut self) -> Vec<Waiter> {
-        if self.hub.is_some() {
-            return Vec::new();
-        }
-        self.shelves.iter_mut().flat_map(|shelf| shelf.waiting.drain(..)).collect()
     }
 
     /// Asks for the kind that is lacking most.
@@ -128,25 +120,22 @@ impl Sockets {
         }
     }
 
-    /// Takes the sockets that the hub sent, and pairs them with those that wait.
-    pub(super) fn refill(&mut self, poll: &Poll) -> Vec<(Waiter, OwnedFd)> {
-        let Some(hub) = &self.hub else { return Vec::new() };
+    /// Takes the sockets that the hub sent, and pairs them with those that wait; `None` when there is no hub any more.
+    pub(super) fn refill(&mut self) -> Option<Vec<(Waiter, OwnedFd)>> {
+        let Some(hub) = &self.hub else { return Some(Vec::new()) };
         let message = match hub.recv() {
-            Ok(Some(message)) => message,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Vec::new(),
-            gone => {
-                tracing::debug!(?gone, "the hub's channel has ended");
-                poll.delete(hub);
-                self.hub = None;
-                self.shelves.iter_mut().for_each(|shelf| shelf.ready.clear());
-                return Vec::new();
+            Ok(message) => message?,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(Vec::new()),
+            Err(error) => {
+                tracing::info!(%error, "receive sockets from the hub");
+                return None;
             }
         };
         self.requested = false;
         let kind = serde_json::from_slice(&message.bytes);
         let (Ok(kind), false) = (kind, message.fds.is_empty()) else {
             self.ask_again = Some(Instant::now() + REST);
-            return Vec::new();
+            return Some(Vec::new());
         };
         let kind: Kind = kind;
         let shelf = &mut self.shelves[kind as usize];
@@ -157,7 +146,7 @@ impl Sockets {
         if self.shelves.iter().any(|shelf| !shelf.waiting.is_empty() || shelf.ready.len() < shelf.stock / 2) {
             self.ask();
         }
-        pairs
+        Some(pairs)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {

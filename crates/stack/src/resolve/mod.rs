@@ -26,7 +26,7 @@ use crate::file::service::{EnvFile, ServiceFile};
 use crate::file::{Format, Located, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
-use crate::load::{LoadOptions, read_private, read_text};
+use crate::load::{LoadOptions, read_private};
 use crate::order::{Cycle, order};
 use crate::plan::{Condition, Dependency, Plan, Service, Source};
 
@@ -337,7 +337,7 @@ fn labels(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<Strin
             let message = format!("the file of labels `{}` does not exist", shown(&path, context));
             return Err(Fault::new(&file.span, message).into());
         }
-        labels.extend(raw_pairs(&read_text(&path)?.text));
+        labels.extend(raw_pairs(&read_private(&path)?.text));
     }
     labels.extend(service.settled.labels.clone());
     Ok(labels)

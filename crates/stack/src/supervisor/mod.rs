@@ -4,6 +4,7 @@
 
 mod adoption;
 mod connection;
+mod detour;
 mod direct;
 mod events;
 mod faults;
@@ -110,6 +111,7 @@ enum Token {
     Hub,
     HubProcess,
     Netd,
+    Detour,
     Signals,
     Listener,
     Connection(u64),
@@ -163,6 +165,7 @@ impl Supervisor {
             (Token::Listener, self.listener.as_fd(), PollFlags::IN),
         ];
         sources.extend(self.wiring.netd().map(|netd| (Token::Netd, netd, PollFlags::IN)));
+        sources.extend(self.wiring.detour().map(|process| (Token::Detour, process, PollFlags::IN)));
         for (id, connection) in &self.connections {
             sources.push((Token::Connection(*id), connection.as_fd(), connection.interest()));
         }
@@ -192,6 +195,7 @@ impl Supervisor {
             }
             Token::HubProcess => return Err(RemoteError::message("the stack's hub ended")),
             Token::Netd => self.hear_netd()?,
+            Token::Detour => self.lose_detour(),
             Token::Signals => {
                 while let Ok(Some(_)) = self.signals.read_signal() {
                     self.end(false);
