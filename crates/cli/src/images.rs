@@ -1,4 +1,4 @@
-//! `build`, `commit`, and the images that `up` needs.
+//! `build`, and the images that `up` needs.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use stack::plan::{Plan, Source};
 
 use crate::args;
 use crate::listing::check_services;
-use crate::output::{self, Failure, Output, size};
+use crate::output::{Failure, Output, size};
 use crate::registry;
 use crate::session::Session;
 
@@ -53,23 +53,6 @@ pub(crate) fn provide(
     let mut report = Report::new(session.output);
     let ids = images::provide(&session.paths, plan, options, &mut |progress| report.show(progress))?;
     Ok(ids)
-}
-
-/// `commit`.
-pub(crate) fn commit(session: &Session, service: &str, image: &str) -> Result<u8, Failure> {
-    let plan = session.load(None)?.plan;
-    check_services(&plan, &[service.to_owned()])?;
-    let ids = images::present(&session.paths, &plan)?;
-    let id = ids.as_ref().and_then(|ids| ids.get(service)).ok_or_else(|| {
-        Failure::from(
-            RemoteError::message(format!("service `{service}` has no image yet"))
-                .or_hint("`inception-run up -d` builds and starts it"),
-        )
-    })?;
-    let service = plan.services.iter().find(|s| s.name == service).ok_or(Failure::Unread)?;
-    let id = images::commit(&session.paths, &plan.name, service, id, image)?;
-    output::print(&format!("{id}\n"))?;
-    Ok(0)
 }
 
 /// `down` of a stack that does not run: what a killed supervisor left goes, and the volumes if asked for.

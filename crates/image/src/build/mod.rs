@@ -2,6 +2,7 @@
 //! it depends on has changed.
 
 mod cache;
+mod changes;
 mod copy;
 mod stage;
 

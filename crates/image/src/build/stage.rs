@@ -427,7 +427,7 @@ fn with_heredocs(command: &Command, heredocs: &[Heredoc]) -> Command {
 }
 
 /// `80` or `8000-8010`, with `/tcp` where no protocol is named.
-fn normal_port(port: &str) -> Option<String> {
+pub(super) fn normal_port(port: &str) -> Option<String> {
     let (numbers, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
     let protocol = protocol.to_ascii_lowercase();
     let (low, high) = numbers.split_once('-').unwrap_or((numbers, numbers));
@@ -435,7 +435,7 @@ fn normal_port(port: &str) -> Option<String> {
     (valid && matches!(protocol.as_str(), "tcp" | "udp" | "sctp")).then(|| format!("{numbers}/{protocol}"))
 }
 
-fn healthcheck(health: Option<&Health>) -> Healthcheck {
+pub(super) fn healthcheck(health: Option<&Health>) -> Healthcheck {
     let Some(health) = health else {
         return Healthcheck { test: vec!["NONE".to_owned()], ..Healthcheck::default() };
     };

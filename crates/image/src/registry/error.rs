@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::manifest::Platform;
+use crate::manifest::Platform;
 
 /// Something that a registry did not do, or did wrongly.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,6 @@ mod blob;
 mod client;
 mod credentials;
 mod error;
-mod manifest;
 mod pull;
 mod push;
 mod records;
@@ -23,11 +22,12 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use crate::manifest::Platform;
 pub use crate::reference::DOCKER_HUB;
 pub use client::check_login;
+pub(crate) use client::shown;
 pub use credentials::{AuthFile, CredentialSource, Credentials};
 pub use error::{Problem, RegistryError};
-pub use manifest::Platform;
 pub use pull::{PullOptions, Pulled, pull};
 pub use push::{Pushed, push};
 pub use settings::{Access, Mirror, Registry, Timing, is_loopback};

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use image::{BuildRequest, CommitOptions, Digest, Image, ImportOptions, Reference, Store};
+use image::{BuildRequest, Digest, Image, ImportOptions, Reference, Store};
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
@@ -165,29 +165,6 @@ pub fn present(paths: &Paths, plan: &Plan) -> Result<Option<BTreeMap<String, Str
         ids.insert(service.name.clone(), image.id.to_string());
     }
     Ok(Some(ids))
-}
-
-/// Makes an image of what a service's container has changed so far.
-///
-/// # Errors
-/// When the image id or the name is none, or the copy fails.
-pub fn commit(
-    paths: &Paths,
-    stack: &str,
-    service: &Service,
-    id: &str,
-    name: &str,
-) -> Result<String, RemoteError> {
-    let name = reference(name)?;
-    let id = Digest::from_str(id)?;
-    let upper = format!("{}/u", crate::spec::container_directory(stack, &service.name));
-    storage::run(paths, |store| {
-        let base =
-            store.image_by_id(&id)?.ok_or_else(|| RemoteError::message("the service's image is gone"))?;
-        let comment = format!("commit of service `{}`", service.name);
-        let options = CommitOptions { reference: Some(name), comment, config: None };
-        Ok(store.commit(&base, Path::new(&upper), &options)?.id.to_string())
-    })
 }
 
 /// Deletes what a stack without a supervisor left, and its volumes if asked to.
