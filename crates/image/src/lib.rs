@@ -33,7 +33,7 @@ pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,
 };
 pub use digest::{Digest, LayerId};
-pub use dockerfile::plan_bases;
+pub use dockerfile::{check, plan_bases};
 pub use error::{Error, Result};
 pub use layer::{LayerSource, StagedLayer};
 pub use reference::Reference;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::stage::{clean, healthcheck, normal_port};
+use super::stage::{clean, healthcheck, ports_of};
 use crate::config::ContainerConfig;
 use crate::dockerfile::{Command, Dockerfile, Instruction, Kind};
 use crate::error::Result;
@@ -45,9 +45,8 @@ impl ContainerConfig {
             Kind::Expose(ports) => {
                 for port in ports {
                     let port = expand(port)?;
-                    let normal = normal_port(&port);
                     let none = || dockerfile.error(instruction.line, format!("EXPOSE: `{port}` is no port"));
-                    self.exposed_ports.insert(normal.ok_or_else(none)?);
+                    self.exposed_ports.extend(ports_of(&port).ok_or_else(none)?);
                 }
             }
             Kind::Volume(paths) => {
@@ -60,6 +59,7 @@ impl ContainerConfig {
             Kind::StopSignal(signal) => self.stop_signal = Some(expand(signal)?),
             Kind::Shell(shell) => self.shell = Some(shell.clone()),
             Kind::Healthcheck(health) => self.healthcheck = Some(healthcheck(health.as_ref())),
+            Kind::OnBuild { text, .. } => self.on_build.push(text.clone()),
             _ => {
                 let name =
                     instruction.text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();

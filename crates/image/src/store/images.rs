@@ -16,8 +16,11 @@ use crate::store::{Store, json_files};
 /// One line of `inception-run images`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImageSummary {
-    /// The name; none for an image that a newer one has taken the name from.
+    /// The name; none for an image that a newer one has taken the name from. A name with a digest is listed where it
+    /// is the only one of its repository.
     pub reference: Option<Reference>,
+    /// The digest that a registry has it under by this name.
+    pub digest: Option<Digest>,
     /// The image's id.
     pub id: Digest,
     /// RFC 3339, UTC.
@@ -75,24 +78,40 @@ impl Store {
 
     /// All images, those with names first, sorted by name.
     pub fn images(&self) -> Result<Vec<ImageSummary>> {
-        let mut list = Vec::new();
+        let mut tags = Vec::new();
         for path in json_files(&self.data_dir.join("tags"))? {
-            let Some(tag) = self.read_json::<TagRecord>(&path)? else { continue };
-            list.extend(self.summary(&tag.id, Some(tag.reference))?);
+            tags.extend(self.read_json::<TagRecord>(&path)?);
+        }
+        let (pinned, tags): (Vec<_>, Vec<_>) =
+            tags.into_iter().partition(|tag| tag.reference.digest().is_some());
+        let same = |one: &TagRecord, other: &TagRecord| {
+            one.id == other.id && one.reference.name() == other.reference.name()
+        };
+        let alone = pinned.iter().filter(|pin| !tags.iter().any(|tag| same(tag, pin)));
+        let mut list = Vec::new();
+        for tag in tags.iter().chain(alone) {
+            let pin = pinned.iter().find(|pin| same(pin, tag));
+            let digest = pin.and_then(|pin| pin.reference.digest()).cloned();
+            list.extend(self.summary(&tag.id, Some(tag.reference.clone()), digest)?);
         }
         list.sort_by(|a, b| a.reference.cmp(&b.reference));
         let mut unnamed = Vec::new();
         for path in json_files(&self.data_dir.join("images"))? {
             let Some(id) = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()) else { continue };
             if !list.iter().any(|named| named.id == id) {
-                unnamed.extend(self.summary(&id, None)?);
+                unnamed.extend(self.summary(&id, None, None)?);
             }
         }
         list.append(&mut unnamed);
         Ok(list)
     }
 
-    fn summary(&self, id: &Digest, reference: Option<Reference>) -> Result<Option<ImageSummary>> {
+    fn summary(
+        &self,
+        id: &Digest,
+        reference: Option<Reference>,
+        digest: Option<Digest>,
+    ) -> Result<Option<ImageSummary>> {
         let Some(config) = self.read_json::<ImageConfig>(&self.image_path(id))? else { return Ok(None) };
         let mut size = 0;
         for layer in &config.rootfs.diff_ids {
@@ -100,7 +119,8 @@ impl Store {
         }
         let layers = config.rootfs.diff_ids.len();
         let labels = config.config.labels;
-        Ok(Some(ImageSummary { reference, id: id.clone(), created: config.created, size, layers, labels }))
+        let (id, created) = (id.clone(), config.created);
+        Ok(Some(ImageSummary { reference, digest, id, created, size, layers, labels }))
     }
 
     /// Keeps an image's configuration; its layers must be in the store. It stays for as long as this store's lease,

@@ -4,6 +4,7 @@
 //! namespace, with subordinate ids where there are any; what needs them is else skipped by name.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod addresses;
 mod archives;
 mod builds;
 mod copies;
