@@ -9,10 +9,10 @@ use std::sync::LazyLock;
 use image::transfer::Incoming;
 use image::{Digest, LayerSource, Limits, Store};
 
-/// A store in memory, for the whole run.
+/// A store for the whole run, in the directory for temporary files, which scripts/fuzz has in memory.
 static PLACE: LazyLock<(PathBuf, Store)> = LazyLock::new(|| {
-    let path = PathBuf::from(format!("/dev/shm/inception-fuzz-{}", std::process::id()));
-    fs::create_dir_all(&path).expect("a directory in memory");
+    let path = std::env::temp_dir().join(format!("archive-{}", std::process::id()));
+    fs::create_dir_all(&path).expect("a directory");
     let store = Store::open(&path.join("data")).expect("a store");
     (path, store)
 });
@@ -46,7 +46,7 @@ fn layer(store: &Store, bytes: &[u8]) {
 
 fn load(path: &std::path::Path, store: &Store, archive: &[u8]) {
     let path = path.join("archive");
-    fs::write(&path, archive).expect("a file in memory");
+    fs::write(&path, archive).expect("a file");
     let file = File::open(&path).expect("the file");
     let loaded = store.load(Incoming::Archive(file), "images", &limits());
     clear(store, loaded.is_err());

@@ -27,4 +27,5 @@ mod replicas;
 mod sandbox;
 mod stacks;
 mod stats;
+mod transfer;
 mod volumes;
