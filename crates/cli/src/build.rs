@@ -161,9 +161,8 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
         if let Some(file) = &arguments.iidfile {
             std::fs::write(file, id).map_err(Failure::system(&format!("write {}", file.display())))?;
         }
-        match &destination {
-            Some(destination) => export(session, id, destination)?,
-            None => {}
+        if let Some(destination) = &destination {
+            export(session, id, destination)?;
         }
     }
     Ok(0)
@@ -216,7 +215,7 @@ fn of_services(loaded: &Loaded, arguments: &Build) -> Result<Vec<(String, Plan)>
         .iter()
         .filter(|service| arguments.what.is_empty() || chosen.contains(&service.name.as_str()))
         .filter_map(|service| match &service.source {
-            Source::Build(build) => Some((service.name.clone(), build.clone())),
+            Source::Build(build) => Some((service.name.clone(), (**build).clone())),
             _ => None,
         })
         .collect())
@@ -438,7 +437,7 @@ pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failu
     });
     let names = builds.flat_map(|build| build.secrets.values()).filter_map(|source| match source {
         SecretSource::Environment(name) => Some(name),
-        SecretSource::File(_) => None,
+        SecretSource::File(_) | SecretSource::Content(_) => None,
     });
     Ok(names.filter_map(|name| Some((name.clone(), variables.get(name)?.to_owned()))).collect())
 }

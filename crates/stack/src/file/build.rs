@@ -6,7 +6,8 @@ use super::mounts::{bytes, ignored};
 use super::network::{ExtraHost, extra_hosts};
 use super::node::{Key, Node, Value, unknown_key};
 use super::process::{text_map, ulimits};
-use super::service::{SecretUse, check_variables, secret_uses};
+use super::secrets::{Grant, grants};
+use super::service::check_variables;
 use super::{Located, located};
 use crate::diagnostic::{Checked, Fault, Span};
 use crate::plan::{Build, BuildNetwork};
@@ -20,7 +21,7 @@ pub(crate) struct BuildFile {
     pub(crate) args: Vec<(Key, Option<String>)>,
     /// What names in the Dockerfile mean, as written.
     pub(crate) contexts: Vec<(Key, Located<String>)>,
-    pub(crate) secrets: Vec<SecretUse>,
+    pub(crate) secrets: Vec<Grant>,
     pub(crate) ssh: Vec<(Key, Option<String>)>,
     pub(crate) extra_hosts: Vec<ExtraHost>,
     pub(crate) platforms: Vec<Located<String>>,
@@ -129,7 +130,7 @@ fn read(
                 build.contexts.push((key, Located { span, value }));
             }
         }
-        "secrets" => build.secrets = secret_uses(node, "secrets")?,
+        "secrets" => build.secrets = grants(node, "secrets", warnings)?,
         "ssh" => {
             build.ssh = match &node.value {
                 Value::String(_) => vec![(Key { name: node.text("ssh")?, span: node.span.clone() }, None)],

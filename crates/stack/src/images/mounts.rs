@@ -34,10 +34,12 @@ pub(super) fn of(step: &RunStep, command: &Channel) -> Result<Mounted, BoxError>
         }
         let source = match &mount.source {
             // It is there, so that nothing is copied to it.
-            RunSource::Directory(path) => MountSource::Volume { path: path.clone() },
+            RunSource::Directory(path) => {
+                MountSource::Volume { path: path.clone(), empty: true, subpath: None }
+            }
             RunSource::Tmpfs { size } => {
                 attributes |= attribute::NOSUID;
-                MountSource::Tmpfs { size: *size, mode: 0o1777 }
+                MountSource::Tmpfs { size: *size, mode: 0o1777, uid: 0, gid: 0 }
             }
             RunSource::File { content, mode, uid, gid } => {
                 MountSource::File { content: content.0.clone(), mode: *mode, uid: *uid, gid: *gid }
@@ -51,7 +53,7 @@ pub(super) fn of(step: &RunStep, command: &Channel) -> Result<Mounted, BoxError>
             RunSource::Agent { id, path, mode, uid, gid } => {
                 listen(command, id, Path::new(path), *mode, (*uid, *gid))
                     .map_err(|error| format!("pass on the SSH agent `{id}`: {error}"))?;
-                MountSource::Volume { path: path.clone() }
+                MountSource::Volume { path: path.clone(), empty: true, subpath: None }
             }
         };
         all.mounts.push(Mount::new(&mount.target, source, attributes));
