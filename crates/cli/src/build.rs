@@ -161,9 +161,8 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
         if let Some(file) = &arguments.iidfile {
             std::fs::write(file, id).map_err(Failure::system(&format!("write {}", file.display())))?;
         }
-        match &destination {
-            Some(destination) => export(session, id, destination)?,
-            None => {}
+        if let Some(destination) = &destination {
+            export(session, id, destination)?;
         }
     }
     Ok(0)
@@ -216,7 +215,7 @@ fn of_services(loaded: &Loaded, arguments: &Build) -> Result<Vec<(String, Plan)>
         .iter()
         .filter(|service| arguments.what.is_empty() || chosen.contains(&service.name.as_str()))
         .filter_map(|service| match &service.source {
-            Source::Build(build) => Some((service.name.clone(), build.clone())),
+            Source::Build(build) => Some((service.name.clone(), (**build).clone())),
             _ => None,
         })
         .collect())

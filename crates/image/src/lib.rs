@@ -37,7 +37,7 @@ pub use config::{
 };
 pub use digest::{Digest, LayerId};
 pub use dockerfile::{check, plan_bases};
-pub use error::{Error, Result};
+pub use error::{Error, FailedRun, Result};
 pub use layer::{LayerSource, StagedLayer};
 pub use reference::Reference;
 pub use remove::{remove_tree, tree_size};

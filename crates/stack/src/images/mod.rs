@@ -156,7 +156,7 @@ pub fn provide(
                 };
                 match image {
                     Some(image) => drop(ids.insert(service.name.clone(), image.id.to_string())),
-                    None => builds.push((service.name.as_str(), build)),
+                    None => builds.push((service.name.as_str(), &**build)),
                 }
             }
             Source::Image(name) => {
