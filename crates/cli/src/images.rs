@@ -10,11 +10,13 @@ use stack::plan::{Plan, Source};
 use crate::args::{self, Format};
 use crate::listing::check_services;
 use crate::output::{self, Failure, Output, size};
-use crate::session::Session;
+use crate::session::{Session, Wanted};
 
 /// `build`.
 pub(crate) fn build(session: &Session, arguments: &args::Build) -> Result<u8, Failure> {
-    let mut plan = session.load(arguments.base.as_deref())?.plan;
+    let services = arguments.services.as_slice();
+    let wanted = Wanted { base: arguments.base.as_deref(), services, ..Wanted::default() };
+    let mut plan = session.load_for(&wanted)?.plan;
     check_services(&plan, &arguments.services)?;
     let named = |name: &str| arguments.services.is_empty() || arguments.services.iter().any(|s| s == name);
     plan.services.retain(|service| named(&service.name) && matches!(service.source, Source::Build(_)));

@@ -78,11 +78,11 @@ pub fn main() -> ExitCode {
 
 fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
     let Arguments { file, global, mut command, .. } = arguments;
-    let file = match &mut command {
-        Command::Up(up) => up.up_file.take().or(file),
-        _ => file,
-    };
-    let session = Session::new(file, global, output)?;
+    let mut files = file;
+    if let Command::Up(up) = &mut command {
+        files.append(&mut up.up_file);
+    }
+    let session = Session::new(files, global, output)?;
     match command {
         Command::Up(arguments) => up::up(&session, &arguments),
         Command::Down { volumes } => up::down(&session, volumes),

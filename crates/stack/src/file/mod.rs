@@ -13,7 +13,9 @@ pub(crate) mod ports;
 mod process;
 pub(crate) mod replicas;
 pub(crate) mod service;
+mod toml;
 pub(crate) mod units;
+pub(crate) mod yaml;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -55,7 +57,6 @@ pub(crate) struct Located<T> {
 pub(crate) struct StackFile {
     /// For what is wrong with it as a whole.
     pub(crate) span: Span,
-    pub(crate) name: Option<Located<String>>,
     pub(crate) base: Vec<Located<String>>,
     pub(crate) services: Vec<ServiceFile>,
     pub(crate) networks: Vec<NetworkFile>,
@@ -89,11 +90,15 @@ const TOP: &[&str] = &[
     "name", "base", "services", "networks", "volumes", "secrets", "configs", "version", "include", "models",
 ];
 
-/// Parse a text into a tree.
-pub(crate) fn tree(format: Format, source: &Arc<SourceText>) -> Checked<Node> {
-    match format {
-        Format::Stack => node::from_toml(source),
-        Format::Compose => node::from_yaml(source),
+/// Parse a text into tables, which may be empty: YAML can have several documents.
+pub(crate) fn documents(format: Format, source: &Arc<SourceText>) -> Checked<Vec<Node>> {
+    let documents = match format {
+        Format::Stack => vec![toml::parse(source)?],
+        Format::Compose => yaml::parse(source)?,
+    };
+    match documents.iter().find(|root| !matches!(root.value, Value::Map(_) | Value::Null)) {
+        Some(root) => Err(Fault::new(&root.span, "the file is not a table of keys and values")),
+        None => Ok(documents),
     }
 }
 
@@ -107,7 +112,6 @@ pub(crate) fn name_node(root: &Node) -> Checked<Option<Node>> {
 pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, String)>) -> Checked<StackFile> {
     let mut file = StackFile {
         span: Span::start_of(&root.span.source),
-        name: None,
         base: Vec::new(),
         services: Vec::new(),
         networks: Vec::new(),
@@ -115,13 +119,9 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
         secrets: Vec::new(),
         configs: Vec::new(),
     };
-    if !matches!(root.value, Value::Map(_) | Value::Null) {
-        return Err(Fault::new(&root.span, "the file is not a table of keys and values"));
-    }
     let mut has_services = false;
     for (key, node) in root.map("the file")? {
         match key.name.as_str() {
-            "name" => file.name = Some(located(node, node.text("name")?)),
             "base" => file.base = bases(node)?,
             "services" => {
                 has_services = true;
@@ -146,11 +146,9 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
             "configs" => file.configs = secrets(node, "config")?,
             // Obsolete in the compose specification, and harmless.
             "version" => {}
+            // `load` has settled them.
+            "name" | "include" => {}
             "models" => warnings.push(ignored(key, "the file")),
-            "include" => {
-                return Err(Fault::new(&key.span, "`include` is not supported yet")
-                    .hint("copy the included services into this file"));
-            }
             name if name.starts_with("x-") => {}
             _ => return Err(unknown_key(key, "the file", TOP.iter().copied())),
         }

@@ -27,7 +27,6 @@ pub(crate) struct ServiceFile {
     pub(crate) rootfs: Option<Located<String>>,
     /// Without a value: taken from the variables, if there.
     pub(crate) environment: Vec<(Key, Option<String>)>,
-    pub(crate) env_files: Vec<EnvFile>,
     pub(crate) ports: Vec<PortFile>,
     pub(crate) mounts: Vec<MountFile>,
     pub(crate) secrets: Vec<SecretUse>,
@@ -47,13 +46,6 @@ pub(crate) struct BuildFile {
     pub(crate) network: BuildNetwork,
     /// The entitlement `network.host`.
     pub(crate) allows_host_network: bool,
-}
-
-/// One file of `env_file`.
-#[derive(Debug)]
-pub(crate) struct EnvFile {
-    pub(crate) path: Located<String>,
-    pub(crate) required: bool,
 }
 
 /// One entry of `secrets` or `configs`.
@@ -85,12 +77,14 @@ const KNOWN: &[&str] = &[
     "entrypoint",
     "env_file",
     "environment",
+    "extends",
     "healthcheck",
     "image",
     "init",
     "init_verbosity",
     "labels",
     "landlock",
+    "profiles",
     "read_only",
     "restart",
     "rootfs",
@@ -153,8 +147,6 @@ const IGNORED: &[&str] = &[
 
 /// Keys whose absence would make it another service.
 const REFUSED: &[(&str, &str)] = &[
-    ("extends", "copy the keys of the other service"),
-    ("profiles", "name the services to start: `up SERVICE…`"),
     ("provider", "run the provider outside the stack"),
     ("volumes_from", "name the volumes in both services"),
 ];
@@ -174,7 +166,6 @@ pub(crate) fn parse(
         image: None,
         rootfs: None,
         environment: Vec::new(),
-        env_files: Vec::new(),
         ports: Vec::new(),
         mounts: Vec::new(),
         secrets: Vec::new(),
@@ -298,7 +289,8 @@ fn read_key(
             service.environment = node.pairs(name)?;
             check_variables(&service.environment)?;
         }
-        "env_file" => service.env_files = env_files(node)?,
+        // `load` has settled them.
+        "env_file" | "extends" | "profiles" => {}
         "volumes" => service.mounts.extend(mounts::volumes(node, warnings)?),
         "tmpfs" => service.mounts.extend(mounts::tmpfs(node)?),
         "secrets" => service.secrets = secret_uses(node, name)?,
@@ -428,35 +420,6 @@ fn check_variables(pairs: &[(Key, Option<String>)]) -> Checked<()> {
         }
     }
     Ok(())
-}
-
-fn env_files(node: &Node) -> Checked<Vec<EnvFile>> {
-    let one = std::slice::from_ref(node);
-    let items = match &node.value {
-        Value::List(items) => items.as_slice(),
-        _ => one,
-    };
-    items
-        .iter()
-        .map(|item| {
-            let Value::Map(entries) = &item.value else {
-                let path = located(item, item.text("env_file")?);
-                return Ok(EnvFile { path, required: true });
-            };
-            let mut path = None;
-            let mut required = true;
-            for (key, node) in entries {
-                match key.name.as_str() {
-                    "path" => path = Some(located(node, node.text("path")?)),
-                    "required" => required = node.boolean("required")?,
-                    "format" => {}
-                    _ => return Err(unknown_key(key, "`env_file`", ["path", "required", "format"])),
-                }
-            }
-            let path = path.ok_or_else(|| Fault::new(&item.span, "`env_file` needs `path`"))?;
-            Ok(EnvFile { path, required })
-        })
-        .collect()
 }
 
 fn secret_uses(node: &Node, what: &str) -> Checked<Vec<SecretUse>> {

@@ -1,6 +1,6 @@
 //! `StackFile` to `Plan`: names are looked up, paths made absolute, addresses given, order decided.
 //!
-//! Nothing is changed. What is read besides the file: the files of `env_file`, and whether paths exist.
+//! Nothing is changed. What is looked at besides the model: whether paths exist.
 
 mod addresses;
 mod files;
@@ -16,19 +16,20 @@ use network::plan::NetworkPlan;
 use sha2::{Digest, Sha256};
 
 use crate::diagnostic::{Checked, Fault, FileError, nearest};
-use crate::env_file;
 use crate::file::node::Key;
 use crate::file::service::{DependencyFile, ServiceFile};
-use crate::file::{Format, Located, StackFile};
+use crate::file::{Format, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
-use crate::load::{LoadOptions, read_private};
+use crate::load::LoadOptions;
 use crate::order::{Cycle, order};
 use crate::plan::{Condition, Dependency, Plan, Service, Source};
 
 /// Everything that is settled before the file is looked at.
 pub(crate) struct Context<'a> {
     pub(crate) options: &'a LoadOptions,
+    /// The stack's.
+    pub(crate) name: String,
     pub(crate) host: &'a HostFacts,
     pub(crate) format: Format,
     /// Absolute directory of the file.
@@ -44,7 +45,7 @@ pub(crate) fn plan(
     context: &Context<'_>,
     warnings: Vec<String>,
 ) -> Result<Plan, FileError> {
-    let name = stack_name(file.name.as_ref(), context.options, &context.directory)?;
+    let name = context.name.clone();
     let bases = bases(&file, context)?;
     shared::add_dependencies(&mut file)?;
     let order = start_order(&file)?;
@@ -56,7 +57,7 @@ pub(crate) fn plan(
     let mut services = Vec::new();
     let mut volumes = BTreeSet::new();
     for service in &file.services {
-        let environment = environment(service, context)?;
+        let environment = fill(&service.environment, context);
         let network_mode = shared::network_mode(service, &file);
         let named = shared::named(service, &network_mode, &file);
         let mut settled = Service {
@@ -86,50 +87,6 @@ pub(crate) fn plan(
         network,
         warnings,
     })
-}
-
-/// The option, else the file's `name`, else the directory's name as compose normalises it.
-pub(crate) fn stack_name(
-    named: Option<&Located<String>>,
-    options: &LoadOptions,
-    directory: &Path,
-) -> Result<String, FileError> {
-    const HINT: &str = "use lower-case letters, digits, `-` and `_`, starting with a letter or digit";
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    let good = |name: &str| {
-        let first = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-        // It becomes part of directory and image names.
-        first && name.chars().all(plain) && name.len() <= 63
-    };
-    if let Some(name) = &options.project_name {
-        return match good(name) {
-            true => Ok(name.clone()),
-            false => Err(FileError::Option {
-                message: format!("`{name}` cannot be the name of a stack"),
-                hint: Some(HINT.to_owned()),
-            }),
-        };
-    }
-    if let Some(name) = named {
-        return match good(&name.value) {
-            true => Ok(name.value.clone()),
-            false => {
-                let message = format!("`{}` cannot be the name of a stack", name.value);
-                let fault = Fault::new(&name.span, message);
-                Err(fault.hint(HINT).into())
-            }
-        };
-    }
-    let directory = directory.file_name().unwrap_or_default();
-    let lower = directory.to_string_lossy().to_lowercase();
-    let normal: String = lower.chars().filter(|c| plain(*c)).take(63).collect();
-    match normal.trim_start_matches(['-', '_']) {
-        "" => Err(FileError::Option {
-            message: "the directory's name gives no name for the stack".to_owned(),
-            hint: Some("add `name` to the file".to_owned()),
-        }),
-        name => Ok(name.to_owned()),
-    }
 }
 
 /// Bases in the order of preference; none when the file names none.
@@ -250,25 +207,6 @@ fn fill(pairs: &[(Key, Option<String>)], context: &Context<'_>) -> BTreeMap<Stri
             Some((key.name.clone(), value))
         })
         .collect()
-}
-
-fn environment(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<String, String>, FileError> {
-    let mut environment = BTreeMap::new();
-    for file in &service.env_files {
-        let path = path(&file.path.value, context);
-        if !file.required && !path.exists() {
-            continue;
-        }
-        if !path.is_file() {
-            let message = format!("the environment file `{}` does not exist", shown(&path, context));
-            return Err(Fault::new(&file.path.span, message).into());
-        }
-        let source = read_private(&path)?;
-        let lenient = context.format == Format::Compose;
-        environment.extend(env_file::parse(&source, &context.host.environment, lenient)?);
-    }
-    environment.extend(fill(&service.environment, context));
-    Ok(environment)
 }
 
 /// What of a service's configuration needs a new container when it changes.
