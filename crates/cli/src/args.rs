@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::config;
 use crate::events::{Since, since};
 use crate::net::{pause, percent, rate};
 
@@ -160,6 +161,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         base: Option<String>,
     },
+    /// Show the stack's files as one, with everything they refer to; or turn them into a `stack.toml`
+    #[command(visible_alias = "convert")]
+    Config(config::Arguments),
     /// Look for everything on this machine that stands in the way, and show the fix
     Doctor {
         /// table or json

@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod args;
+mod config;
 mod diagnosis;
 mod events;
 mod exec;
@@ -103,6 +104,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Commit { service, image } => images::commit(&session, &service, &image),
         Command::Inspect { service, .. } => listing::inspect(&session, &service),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
+        Command::Config(arguments) => config::config(&session, &arguments),
         Command::Doctor { format } => diagnosis::doctor(&session, format),
     }
 }

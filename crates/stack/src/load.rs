@@ -1,5 +1,8 @@
 //! From files to a `Plan`: find them, make one tree of them, read the model out of it, resolve.
 
+mod canonical;
+mod config;
+mod emit;
 mod environment;
 mod extends;
 mod include;
@@ -16,12 +19,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::diagnostic::{Fault, FileError, SourceText};
+use crate::diagnostic::{Fault, FileError, SourceText, Span};
 use crate::file;
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
 use crate::plan::Plan;
 use crate::resolve::{self, Context};
+pub use config::{Config, config};
 use model::Model;
 use project::Project;
 
@@ -63,18 +67,7 @@ const MAX_FILE: u64 = 4 << 20;
 pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> {
     let Model { root, project, name, mut warnings, .. } = Model::read(options, host, true)?;
     let file = file::model(&root, project.format, &mut warnings)?;
-    warnings.sort_by(|(one, _), (other, _)| (one.path(), one.start).cmp(&(other.path(), other.start)));
-    // A service that two others extend says everything twice.
-    warnings.dedup_by(|(one, text), (other, before)| {
-        one.path() == other.path() && one.start == other.start && text == before
-    });
-    if options.strict
-        && let Some((span, message)) = warnings.first()
-    {
-        let fault = Fault::new(span, message.clone());
-        return Err(fault.hint("`--strict` makes warnings errors").into());
-    }
-    let of_files = warnings.iter().map(|(span, message)| format!("{}: {message}", span.place()));
+    let of_files = settled(warnings, options.strict)?;
     let warnings = project.warnings.iter().cloned().chain(of_files).collect();
     let context = Context {
         options,
@@ -86,6 +79,20 @@ pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> 
         env_writer: project.env_writer,
     };
     resolve::plan(file, &context, warnings)
+}
+
+/// Warnings as they are told: in the order of their places, each once, the first as an error with `strict`.
+fn settled(mut warnings: Vec<(Span, String)>, strict: bool) -> Result<Vec<String>, FileError> {
+    warnings.sort_by(|(one, _), (other, _)| (one.path(), one.start).cmp(&(other.path(), other.start)));
+    // A service that two others extend says everything twice.
+    warnings.dedup_by(|(one, text), (other, before)| {
+        one.path() == other.path() && one.start == other.start && text == before
+    });
+    if strict && let Some((span, message)) = warnings.first() {
+        let fault = Fault::new(span, message.clone());
+        return Err(fault.hint("`--strict` makes warnings errors").into());
+    }
+    Ok(warnings.iter().map(|(span, message)| format!("{}: {message}", span.place())).collect())
 }
 
 /// Only the name of a stack: what is needed to find a running one, so that it can be stopped while its

@@ -103,7 +103,7 @@ const KNOWN: &[&str] = &[
 ];
 
 /// Keys of `stack.toml` that are called `x-NAME` in a compose file.
-const EXTENSIONS: [&str; 3] = ["balance", "egress", "landlock"];
+pub(crate) const EXTENSIONS: [&str; 3] = ["balance", "egress", "landlock"];
 
 /// Keys of the compose specification that change nothing here but a warning.
 const IGNORED: &[&str] = &[

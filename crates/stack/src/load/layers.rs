@@ -110,6 +110,11 @@ pub(super) const ONE_NOTATION: &str =
     "a stack is written in TOML or in YAML; `config --format toml` converts";
 
 fn read(path: &Path, span: &Span, what: &str) -> Result<Arc<SourceText>, FileError> {
+    // What another file names is no pipe that is waited for.
+    if path.exists() && !path.is_file() {
+        let message = format!("the {what} file `{}` is not a file", shown(path).display());
+        return Err(Fault::new(span, message).into());
+    }
     super::read_text(&shown(path)).map_err(|error| match error {
         FileError::Read { path, source } => {
             let message = match source.kind() {

@@ -111,6 +111,31 @@ pub(super) fn settle(node: &mut Node) {
     }
 }
 
+/// Write what has two forms as tables.
+pub(super) fn normalize(root: &mut Node) {
+    descend(root, &mut Vec::new());
+}
+
+fn descend(node: &mut Node, path: &mut Vec<String>) {
+    if !node.is_null() {
+        let plain = std::mem::replace(node, Node::new(node.span.clone(), Value::Null));
+        *node = match rule(path) {
+            // What is no list of texts is refused where it is read.
+            Some(Rule::Pairs) => pairs(plain.clone(), path).unwrap_or(plain),
+            Some(Rule::Names(value)) => names(plain, value),
+            Some(Rule::Short(key)) => long(plain, key),
+            _ => plain,
+        };
+    }
+    if let Value::Map(entries) = &mut node.value {
+        for (key, node) in entries {
+            path.push(key.name.clone());
+            descend(node, path);
+            path.pop();
+        }
+    }
+}
+
 fn rule(path: &[String]) -> Option<Rule> {
     let fits = |pattern: &[&str]| {
         pattern.len() == path.len() && pattern.iter().zip(path).all(|(one, name)| *one == "*" || one == name)
