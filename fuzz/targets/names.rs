@@ -3,10 +3,11 @@
 #![no_main]
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use network::Subnet;
 use network::balance::{Balance, State};
 use network::egress::{Policy, Rule, Target};
 use network::names::wire::{Query, Received, Reply, Transport};
@@ -36,7 +37,7 @@ static PLAN: LazyLock<NetworkPlan> = LazyLock::new(|| {
     let rules = [
         Target::Name("example.org".into()),
         Target::Below("example.com".into()),
-        Target::Subnet(IpAddr::from(Ipv4Addr::new(192, 0, 2, 0)), 24),
+        Target::Subnet(Subnet::of(Ipv4Addr::new(192, 0, 2, 0), 24)),
     ];
     let only = rules.map(|target| Rule { target, ports: None });
     let requests = [

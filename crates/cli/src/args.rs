@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::config;
 use crate::events::{Since, since};
 use crate::net::{pause, percent, rate};
+use crate::store;
 
 /// Runs a stack of services on this machine, without a daemon and without root.
 #[derive(Debug, Parser)]
@@ -131,12 +132,30 @@ pub(crate) enum Command {
     Run(Run),
     /// Build the images of the services
     Build(Build),
+    /// Fetch images from their registries
+    Pull(crate::registry::Pull),
+    /// Send images to their registries
+    Push(crate::registry::Push),
+    /// Log in to a registry
+    Login(crate::registry::Login),
+    /// Forget the password of a registry
+    Logout(crate::registry::Logout),
     /// List the images
-    Images {
-        /// table or json
-        #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
-        format: Format,
-    },
+    Images(store::Images),
+    /// Give an image another name
+    Tag(store::Tag),
+    /// Remove images
+    Rmi(store::Rmi),
+    /// Show how an image came to be
+    History(store::History),
+    /// Show what a container has changed about its image: A is added, C changed, D deleted
+    Diff(store::Diff),
+    /// Show what takes up room
+    Df(store::Df),
+    /// Remove what nobody uses: layers, images without a name, the build cache
+    Prune(store::Prune),
+    /// Look whether images and layers are whole
+    Verify(store::Verify),
     /// Make an image of a service's file system as it is now
     Commit {
         /// Service
@@ -144,14 +163,8 @@ pub(crate) enum Command {
         /// Name of the image
         image: String,
     },
-    /// Show what a service runs with (JSON)
-    Inspect {
-        /// Service
-        service: String,
-        /// Accepted for symmetry: the output is JSON always
-        #[arg(long, value_name = "FORMAT", default_value = "json", hide = true)]
-        format: Format,
-    },
+    /// Show what a service runs with, or what an image is (JSON)
+    Inspect(store::Inspect),
     /// Show what `up` would do
     Plan {
         /// table or json

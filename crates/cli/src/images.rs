@@ -1,15 +1,15 @@
-//! `build`, `images`, `commit`, and the images that `up` needs.
+//! `build`, `commit`, and the images that `up` needs.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use stack::RemoteError;
 use stack::images::{self, Options, Progress};
 use stack::plan::{Plan, Source};
 
-use crate::args::{self, Format};
+use crate::args;
 use crate::listing::check_services;
 use crate::output::{self, Failure, Output, size};
+use crate::registry;
 use crate::session::{Session, Wanted};
 
 /// `build`.
@@ -57,49 +57,6 @@ pub(crate) fn provide(
     Ok(ids)
 }
 
-/// One line of `images --format json`.
-#[derive(Debug, Serialize)]
-struct Row {
-    name: Option<String>,
-    id: String,
-    created: Option<String>,
-    size: u64,
-    layers: usize,
-}
-
-/// `images`.
-pub(crate) fn images(session: &Session, format: Format) -> Result<u8, Failure> {
-    let list = images::list(&session.paths)?;
-    let rows: Vec<Row> = list
-        .into_iter()
-        .map(|image| Row {
-            name: image.reference.map(|reference| reference.to_string()),
-            id: image.id.to_string(),
-            created: image.created,
-            size: image.size,
-            layers: image.layers,
-        })
-        .collect();
-    match format {
-        Format::Json => output::json(&rows)?,
-        Format::Table => {
-            let cells = |row: Row| {
-                let id = row.id.strip_prefix("sha256:").unwrap_or(&row.id);
-                vec![
-                    row.name.unwrap_or_else(|| "-".to_owned()),
-                    id.chars().take(12).collect(),
-                    row.created.unwrap_or_else(|| "-".to_owned()),
-                    row.layers.to_string(),
-                    size(row.size),
-                ]
-            };
-            let rows: Vec<_> = rows.into_iter().map(cells).collect();
-            output::print(&output::table(&["IMAGE", "ID", "CREATED", "LAYERS", "SIZE"], &rows))?;
-        }
-    }
-    Ok(0)
-}
-
 /// `commit`.
 pub(crate) fn commit(session: &Session, service: &str, image: &str) -> Result<u8, Failure> {
     let plan = session.load(None)?.plan;
@@ -129,6 +86,7 @@ struct Report {
     steps: BTreeMap<String, Step>,
     /// Percent of a download that was shown last.
     percent: u64,
+    transfer: registry::Report,
 }
 
 struct Step {
@@ -139,7 +97,7 @@ struct Step {
 
 impl Report {
     fn new(output: Output) -> Self {
-        Self { output, steps: BTreeMap::new(), percent: 0 }
+        Self { output, steps: BTreeMap::new(), percent: 0, transfer: registry::Report::new(output, false) }
     }
 
     fn show(&mut self, progress: Progress) {
@@ -158,6 +116,7 @@ impl Report {
                 }
             }
             Progress::Bytes { .. } => {}
+            Progress::Transfer { image, event } => self.transfer.show(&image, event),
             Progress::Step { service, index, total, text } => {
                 let label = format!("[{service} {index}/{total}]");
                 let text = text.lines().next().unwrap_or_default().to_owned();

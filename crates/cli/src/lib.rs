@@ -14,9 +14,11 @@ mod logs;
 mod net;
 pub mod oci;
 mod output;
+mod registry;
 mod session;
 mod signals;
 mod stats;
+mod store;
 mod terminal;
 mod top;
 mod trace;
@@ -100,9 +102,20 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Exec(arguments) => exec::exec(&session, &arguments),
         Command::Run(arguments) => exec::run(&session, &arguments),
         Command::Build(arguments) => images::build(&session, &arguments),
-        Command::Images { format } => images::images(&session, format),
+        Command::Images(arguments) => store::images(&session, &arguments),
+        Command::Tag(arguments) => store::tag(&session, &arguments),
+        Command::Rmi(arguments) => store::rmi(&session, &arguments),
+        Command::History(arguments) => store::history(&session, &arguments),
+        Command::Diff(arguments) => store::diff(&session, &arguments),
+        Command::Df(arguments) => store::df(&session, &arguments),
+        Command::Prune(arguments) => store::prune(&session, &arguments),
+        Command::Verify(arguments) => store::verify(&session, &arguments),
+        Command::Pull(arguments) => registry::pull(&session, &arguments),
+        Command::Push(arguments) => registry::push(&session, &arguments),
+        Command::Login(arguments) => registry::login(&session, &arguments),
+        Command::Logout(arguments) => registry::logout(&session, &arguments),
         Command::Commit { service, image } => images::commit(&session, &service, &image),
-        Command::Inspect { service, .. } => listing::inspect(&session, &service),
+        Command::Inspect(arguments) => store::inspect(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
         Command::Config(arguments) => config::config(&session, &arguments),
         Command::Doctor { format } => diagnosis::doctor(&session, format),

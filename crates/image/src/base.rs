@@ -1,5 +1,5 @@
-//! Where the base of an image is found: the store, a file of the user's, Alpine's own server, or a
-//! Debian bootstrap. Registries are one more step of [`locate`] and one more variant of [`Found`].
+//! Where the base of an image is found: the store, a file of the user's, its registry; and where that cannot be
+//! reached, Alpine's own server or a Debian bootstrap.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -47,6 +47,8 @@ pub enum Found {
         /// Hexadecimal SHA-256 from `SHA256SUMS` or `.sha256` beside it.
         sha256: Option<String>,
     },
+    /// In none of these: its registry may have it ([`crate::registry::pull`]), and otherwise [`distribution`].
+    InRegistry,
     /// On a server; [`download`] fetches and checks it.
     Download {
         /// The tarball.
@@ -75,41 +77,53 @@ enum Wanted {
     },
 }
 
-/// Finds a base, asking the store, the user's files, and the distribution's server, in this order.
+/// Looks for a base where nobody else has to be asked: in the store, and in the user's files. What is in neither is
+/// its registry's.
 pub fn locate(reference: &Reference, sources: &BaseSources<'_>) -> Result<Found> {
+    if let Some(store) = sources.store
+        && let Some(image) = store.image(reference)?
+    {
+        return Ok(Found::InStore(Box::new(image)));
+    }
+    if let Some(wanted) = wanted(reference) {
+        for path in sources.paths {
+            if let Some(found) = on_disk(path, &wanted)? {
+                return Ok(found);
+            }
+        }
+    }
+    if sources.offline { distribution(reference, sources) } else { Ok(Found::InRegistry) }
+}
+
+/// Where a base comes from when its registry cannot be reached: from the distribution itself.
+pub fn distribution(reference: &Reference, sources: &BaseSources<'_>) -> Result<Found> {
     let mut tried = Vec::new();
     if let Some(store) = sources.store {
-        if let Some(image) = store.image(reference)? {
-            return Ok(Found::InStore(Box::new(image)));
-        }
         tried.push(format!("the store in {}: no image of this name", store.data_dir().display()));
     }
     let Some(wanted) = wanted(reference) else {
         tried.push(
-            "only `alpine:X.Y[.Z]` and `debian:SUITE[-slim]` can be fetched by name; registries come later"
+            "only `alpine:X.Y[.Z]` and `debian:SUITE[-slim]` can be had from elsewhere than a registry"
                 .to_owned(),
         );
         return Ok(Found::NotFound { tried });
     };
-    for path in sources.paths {
-        match on_disk(path, &wanted)? {
-            Some(found) => return Ok(found),
-            None => tried.push(format!("{}: holds no `{}`", path.display(), file_form(&wanted))),
-        }
-    }
+    tried.extend(
+        sources.paths.iter().map(|path| format!("{}: holds no `{}`", path.display(), file_form(&wanted))),
+    );
     match wanted {
         Wanted::Debian { suite } => Ok(Found::Debootstrap { suite }),
-        Wanted::Alpine(version) => {
-            if sources.offline {
-                tried.push(format!("{ALPINE}: not asked, downloads are switched off"));
-            } else {
-                match alpine_release(&version) {
-                    Ok(found) => return Ok(found),
-                    Err(error) => tried.push(with_causes(&error)),
-                }
-            }
+        Wanted::Alpine(_) if sources.offline => {
+            tried.push(format!("{ALPINE}: not asked, downloads are switched off"));
             Ok(Found::NotFound { tried })
         }
+        Wanted::Alpine(version) => match alpine_release(&version) {
+            Ok(found) => Ok(found),
+            Err(error) => {
+                tried.push(with_causes(&error));
+                Ok(Found::NotFound { tried })
+            }
+        },
     }
 }
 
@@ -124,6 +138,10 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 fn wanted(reference: &Reference) -> Option<Wanted> {
+    // Only a registry knows what a digest stands for.
+    if reference.digest().is_some() {
+        return None;
+    }
     let tag = reference.tag();
     match reference.name() {
         "alpine" if tag == "latest" => Some(Wanted::Alpine(Vec::new())),
@@ -419,7 +437,14 @@ mod tests {
         let Found::NotFound { tried } = found("alpine:3.19", temp.path()) else { panic!() };
         assert!(tried[0].contains("alpine-minirootfs-3.19.*"), "{tried:?}");
         let Found::NotFound { tried } = found("busybox:1", temp.path()) else { panic!() };
-        assert!(tried.last().unwrap().contains("registries come later"), "{tried:?}");
+        assert!(tried.last().unwrap().contains("than a registry"), "{tried:?}");
+        let pinned = format!("alpine@sha256:{}", "ab".repeat(32));
+        assert!(matches!(found(&pinned, temp.path()), Found::NotFound { .. }));
+        let sources = BaseSources { store: None, paths: &[temp.path().to_owned()], offline: false };
+        for elsewhere in ["busybox:1", "alpine:3.19", "debian:bookworm", "host:5000/alpine:3.20", &pinned] {
+            let elsewhere: Reference = elsewhere.parse().unwrap();
+            assert_eq!(locate(&elsewhere, &sources).unwrap(), Found::InRegistry);
+        }
     }
 
     #[test]

@@ -6,6 +6,9 @@ use std::time::SystemTime;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::{Digest, LayerId};
+use crate::error::{Error, Result};
+use crate::scratch;
+use crate::store::{Store, check_count};
 
 /// An OCI image configuration; its JSON form names the image (the digest of these bytes is the id).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +81,9 @@ pub struct ContainerConfig {
     /// How to find out whether the service is well (Docker's extension).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
+    /// Instructions that a build begins with whose base this image is (`ONBUILD`, Docker's extension).
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub on_build: Vec<String>,
     /// The shell of the shell form (Docker's extension); `/bin/sh -c` where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shell: Option<Vec<String>>,
@@ -181,6 +187,71 @@ pub struct Image {
     pub layers: Vec<LayerId>,
 }
 
+/// Largest image configuration, bytes: containerd's limit for what it reads whole.
+pub const MAX_CONFIG: usize = 8 << 20;
+
+impl Image {
+    /// The image that a configuration's JSON describes.
+    ///
+    /// # Errors
+    /// When it is no configuration of an image that can run here.
+    pub fn of_json(raw: &[u8]) -> Result<Self> {
+        let refused = |problem: String| Error::RefusedImage { problem };
+        if raw.len() > MAX_CONFIG {
+            return Err(refused(format!("its configuration has more than {MAX_CONFIG} bytes")));
+        }
+        let config: ImageConfig =
+            serde_json::from_slice(raw).map_err(|source| Error::BadConfig { source })?;
+        if config.os != "linux" {
+            return Err(refused(format!("it is for {}, and only linux can run here", config.os)));
+        }
+        if config.rootfs.kind != "layers" {
+            return Err(refused(format!(
+                "its root file system is no list of layers but `{}`",
+                config.rootfs.kind
+            )));
+        }
+        check_count(&config.rootfs.diff_ids)?;
+        let layers = config.rootfs.diff_ids.clone();
+        Ok(Self { id: Digest::of(raw), config, layers })
+    }
+}
+
+impl Store {
+    /// Keeps an image's configuration byte for byte, so that its id is the same as elsewhere; its layers must be in
+    /// the store.
+    ///
+    /// # Errors
+    /// When it is no configuration of an image that can run here, or when a layer is missing.
+    pub fn put_image_json(&self, raw: &[u8]) -> Result<Image> {
+        let image = Image::of_json(raw)?;
+        for layer in &image.layers {
+            if !self.has_layer(layer)? {
+                let image = image.id.to_string();
+                return Err(Error::MissingLayer { layer: layer.hex().to_owned(), image });
+            }
+        }
+        let path = self.image_path(&image.id);
+        if !path.exists() {
+            scratch::write_file(&self.tmp(), &path, raw, true)?;
+        }
+        Ok(image)
+    }
+
+    /// An image's configuration, byte for byte; none if the store has no such image.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn image_json(&self, id: &Digest) -> Result<Option<Vec<u8>>> {
+        let path = self.image_path(id);
+        match std::fs::read(&path) {
+            Ok(raw) => Ok(Some(raw)),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(Error::io("read", path, cause)),
+        }
+    }
+}
+
 /// This machine's architecture as OCI (Go, Debian) names it.
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
@@ -204,7 +275,11 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Docker writes `null` for what is empty.
-fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+fn null_as_default<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 

@@ -96,6 +96,19 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// An image's configuration is none.
+    #[error("read an image's configuration")]
+    BadConfig {
+        /// What the reader said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An image that cannot be used here.
+    #[error("the image cannot be used: {problem}")]
+    RefusedImage {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A layer that an image needs is not in the store.
     #[error("layer sha256:{layer} of image `{image}` is not in the store")]
     MissingLayer {
@@ -103,6 +116,44 @@ pub enum Error {
         layer: String,
         /// The image's id.
         image: String,
+    },
+    /// Others hold the store's lock and do not let go.
+    #[error("`{}` has been locked by another process for a minute", path.display())]
+    StoreBusy {
+        /// The directory that is locked.
+        path: PathBuf,
+    },
+    /// There is no such image.
+    #[error("there is no image `{name}`")]
+    UnknownImage {
+        /// As it was asked for: name or id.
+        name: String,
+        /// The name that is most like it.
+        nearest: Option<String>,
+    },
+    /// Several images have ids that begin like this.
+    #[error("`{prefix}` could be any of the images {}", candidates.join(", "))]
+    AmbiguousId {
+        /// What was given.
+        prefix: String,
+        /// The ids, shortened.
+        candidates: Vec<String>,
+    },
+    /// An image that several names stand for was to be removed by its id.
+    #[error("image `{image}` has several names: {}", names.join(", "))]
+    ManyNames {
+        /// The beginning of its id.
+        image: String,
+        /// Its names.
+        names: Vec<String>,
+    },
+    /// An image was to be removed that is in use.
+    #[error("image `{image}` is in use by {}", users.join(", "))]
+    ImageInUse {
+        /// The beginning of its id.
+        image: String,
+        /// Who uses it.
+        users: Vec<String>,
     },
     /// Two different layers share the first 24 digits.
     #[error("layer sha256:{layer} would take the place of another one with the same first digits")]
@@ -198,6 +249,9 @@ pub enum Error {
         /// The most that can be mounted.
         limit: usize,
     },
+    /// A registry did not do what it was asked for.
+    #[error(transparent)]
+    Registry(Box<crate::registry::RegistryError>),
     /// A download failed.
     #[error("download {url}")]
     Download {
@@ -251,6 +305,19 @@ impl Error {
             Self::DamagedArchive { .. } | Self::Checksum { .. } => {
                 Some("the file is damaged or was changed: fetch it again".to_owned())
             }
+            Self::UnknownImage { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
+            Self::UnknownImage { .. } => Some("`inception-run images` lists what there is".to_owned()),
+            Self::AmbiguousId { .. } => Some("write more digits of the id".to_owned()),
+            Self::ManyNames { .. } => Some("`-f` removes it with all its names".to_owned()),
+            Self::ImageInUse { .. } => Some(
+                "`inception-run down` removes a stack's containers; `-f` with a name takes only the name"
+                    .to_owned(),
+            ),
+            Self::DamagedStore { .. } | Self::MissingLayer { .. } => {
+                Some("`inception-run verify` lists all that is damaged".to_owned())
+            }
+            Self::StoreBusy { .. } => Some("`fuser` or `lsof` on it shows which one".to_owned()),
+            Self::Registry(error) => error.hint(),
             Self::TooManyLayers { .. } => Some("join RUN instructions with `&&`".to_owned()),
             _ => None,
         }

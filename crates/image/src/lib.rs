@@ -17,6 +17,7 @@ mod layer;
 mod node;
 mod pattern;
 mod reference;
+pub mod registry;
 mod remove;
 mod scratch;
 mod store;
@@ -24,15 +25,20 @@ mod tree;
 mod user;
 mod view;
 
-pub use archive::Limits;
+pub use archive::{FREE_BYTES, Limits};
 pub use build::{BuildEvent, BuildRequest, Network, RunStep, Runner, build};
 pub use config::{
-    ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, RootFs, architecture,
+    ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,
 };
 pub use digest::{Digest, LayerId};
 pub use dockerfile::plan_bases;
 pub use error::{Error, Result};
+pub use layer::{LayerSource, StagedLayer};
 pub use reference::Reference;
-pub use remove::remove_tree;
-pub use store::{CommitOptions, ImageSummary, ImportOptions, MAX_LAYERS, Store, default_config};
+pub use remove::{remove_tree, tree_size};
+pub use store::{
+    CacheRoom, Change, ChangeKind, CommitOptions, Finding, HistoryLine, Hold, ImageRoom, ImageSummary,
+    ImportOptions, Lease, MAX_LAYERS, PrunePolicy, Pruned, Removed, Room, Store, Usage, Verification,
+    default_config,
+};
 pub use user::User;

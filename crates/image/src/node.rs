@@ -10,7 +10,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use rustix::fs::{
-    self as kernel, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+    self as kernel, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+    XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -93,8 +94,26 @@ pub(crate) fn open_file(dir: impl AsFd, name: &OsStr) -> io::Result<File> {
 
 /// Makes a new regular file, open for writing; an existing name is an error.
 pub(crate) fn create_file(dir: impl AsFd, name: &OsStr) -> io::Result<File> {
+    create_file_with(dir, name, Mode::RUSR | Mode::WUSR)
+}
+
+/// Makes a new regular file with permissions, open for writing; an existing name is an error.
+pub(crate) fn create_file_with(dir: impl AsFd, name: &OsStr, mode: Mode) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(kernel::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+    Ok(kernel::openat(dir, name, flags, mode)?.into())
+}
+
+/// Opens a directory by a path without links below another one; anything else on the way is an error.
+pub(crate) fn open_dir_below(dir: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(kernel::openat2(dir, path, flags, Mode::empty(), resolve)?)
+}
+
+/// Makes a new directory with permissions and opens it; an existing name is an error.
+pub(crate) fn create_dir(dir: impl AsFd, name: &OsStr, mode: Mode) -> io::Result<OwnedFd> {
+    kernel::mkdirat(&dir, name, mode)?;
+    open_dir(dir, name)
 }
 
 /// Makes a new directory, or takes one that is there, and opens it.
@@ -143,6 +162,36 @@ pub(crate) fn set_opaque(dir: impl AsFd) -> io::Result<()> {
 /// Whether an attribute is overlayfs' own, which no image may bring along, or the host's label.
 pub(crate) fn is_private_xattr(name: &[u8]) -> bool {
     name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.") || name == b"security.selinux"
+}
+
+/// An archive's extended attribute as a layer may have it; none for those that are the host's business (labels),
+/// overlayfs' own marks, and capabilities that mean another host's user namespace.
+pub(crate) fn imported_xattr(name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+    if name == b"security.capability" {
+        return imported_capability(value);
+    }
+    let wanted = name.starts_with(b"user.") && !is_private_xattr(name) && !name.contains(&0);
+    wanted.then(|| value.to_vec())
+}
+
+/// A file's capabilities (kernel, `include/uapi/linux/capability.h`, `vfs_cap_data`) in the form without an owner,
+/// which the kernel ties to the user namespace that sets it: they are worth nothing outside.
+fn imported_capability(value: &[u8]) -> Option<Vec<u8>> {
+    /// `VFS_CAP_REVISION_2` and `_3`: two words each of permitted and inheritable ones, and in the later one the
+    /// id of the root to whom they belong.
+    const REVISION_2: u32 = 0x0200_0000;
+    const REVISION_3: u32 = 0x0300_0000;
+    let word = |at: usize| Some(u32::from_le_bytes(value.get(at..at + 4)?.try_into().ok()?));
+    let flags = word(0)?;
+    match (flags & 0xff00_0000, value.len()) {
+        (REVISION_2, 20) => Some(value.to_vec()),
+        // Made in a user namespace whose root was that of its host's.
+        (REVISION_3, 24) if word(20)? == 0 => {
+            let flags = REVISION_2 | (flags & 0x00ff_ffff);
+            Some([&flags.to_le_bytes(), &value[4..20]].concat())
+        }
+        _ => None,
+    }
 }
 
 /// Names of all extended attributes.
@@ -210,6 +259,80 @@ pub(crate) fn set_attributes_at(dir: impl AsFd, name: &OsStr, wanted: &Attribute
         kernel::utimensat(&dir, name, &times(time), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
+}
+
+/// Sets the time of an open node.
+pub(crate) fn set_time(node: impl AsFd, time: (i64, i64)) -> io::Result<()> {
+    Ok(kernel::futimens(node, &times(time))?)
+}
+
+/// What nodes get that this process makes, so that only what has to be otherwise is set.
+pub(crate) struct Creator {
+    uid: u32,
+    gid: u32,
+    /// Permission bits that new nodes do not get.
+    umask: u32,
+}
+
+impl Creator {
+    pub(crate) fn of_this_process() -> Self {
+        // The system call that tells it sets it, for all threads. Unknown, it counts as one that takes all.
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+        let umask = umask.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o777);
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Self { uid, gid, umask }
+    }
+
+    /// The mode to create a node with. Set-id bits come later: a change of owner would take them off.
+    pub(crate) fn mode(&self, wanted: &Attributes) -> Mode {
+        Mode::from_raw_mode(wanted.mode & 0o777)
+    }
+
+    /// Whether the owner of a node just made differs. Its group may be its directory's (`inode(7)`, "S_ISGID").
+    fn is_owner(&self, wanted: &Attributes, parent_gid: u32) -> bool {
+        (wanted.uid, wanted.gid) == (self.uid, self.gid) && parent_gid == self.gid
+    }
+
+    /// Sets what a file or directory does not have yet that was made with [`Creator::mode`].
+    pub(crate) fn set_attributes(
+        &self,
+        node: impl AsFd,
+        wanted: &Attributes,
+        parent_gid: u32,
+    ) -> io::Result<()> {
+        if !self.is_owner(wanted, parent_gid) {
+            kernel::fchown(&node, Some(Uid::from_raw(wanted.uid)), Some(Gid::from_raw(wanted.gid)))?;
+        }
+        if self.mode(wanted).as_raw_mode() & !self.umask != wanted.mode {
+            kernel::fchmod(&node, Mode::from_raw_mode(wanted.mode))?;
+        }
+        for (name, value) in &wanted.xattrs {
+            kernel::fsetxattr(&node, &**name, value, XattrFlags::empty())?;
+        }
+        match wanted.mtime {
+            Some(time) => set_time(&node, time),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets owner and time of a symbolic link just made.
+    pub(crate) fn set_link_attributes(
+        &self,
+        dir: impl AsFd,
+        name: &OsStr,
+        wanted: &Attributes,
+        parent_gid: u32,
+    ) -> io::Result<()> {
+        if !self.is_owner(wanted, parent_gid) {
+            let (uid, gid) = (Uid::from_raw(wanted.uid), Gid::from_raw(wanted.gid));
+            kernel::chownat(&dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        match wanted.mtime {
+            Some(time) => Ok(kernel::utimensat(&dir, name, &times(time), AtFlags::SYMLINK_NOFOLLOW)?),
+            None => Ok(()),
+        }
+    }
 }
 
 fn times((seconds, nanoseconds): (i64, i64)) -> Timestamps {

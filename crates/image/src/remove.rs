@@ -1,5 +1,6 @@
 //! Deleting trees that a container made: any mode, any depth, never through a link.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -33,6 +34,40 @@ pub fn remove_tree(path: &Path) -> Result<()> {
         Err(cause) => return Err(fail(cause)),
     };
     remove_at(&parent, name).map_err(fail)
+}
+
+/// Size of the files in a tree, bytes; what has several names is counted once, and what is not there is nothing. Must
+/// run inside the id map that owns the tree; links are not followed.
+pub fn tree_size(path: &Path) -> Result<u64> {
+    let fail = |cause: io::Error| Error::io("measure", path, cause);
+    let top = match node::open_dir_path(path) {
+        Ok(top) => top,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(cause) => return Err(fail(cause)),
+    };
+    let mut seen = HashSet::new();
+    size_of(&top, 0, &mut seen).map_err(fail)
+}
+
+fn size_of(dir: &OwnedFd, depth: usize, seen: &mut HashSet<u64>) -> io::Result<u64> {
+    // A running container may delete what we have just seen, and nest as deep as it likes.
+    let gone = |errno: &Errno| matches!(*errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP);
+    let mut size = 0;
+    for name in node::names(dir)? {
+        let Some(stat) = node::stat(dir, &name)? else { continue };
+        if node::is_dir(&stat) {
+            let child = match node::open_dir(dir, &name) {
+                Err(cause) if Errno::from_io_error(&cause).as_ref().is_some_and(gone) => continue,
+                opened => opened?,
+            };
+            if depth < node::MAX_DEPTH {
+                size += size_of(&child, depth + 1, seen)?;
+            }
+        } else if stat.st_nlink < 2 || seen.insert(stat.st_ino) {
+            size += u64::try_from(stat.st_size).unwrap_or(0);
+        }
+    }
+    Ok(size)
 }
 
 /// Deletes one name of a directory with all below it; what is not there is no error.

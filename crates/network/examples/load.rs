@@ -1,6 +1,7 @@
 //! A server and the load for it, for `scripts/bench net` and `scripts/soak`: one static program that runs in any tree.
 //!
 //! `load serve ADDRESS...`                        answers on TCP and UDP until it is killed
+//! `load ftp ADDRESS`                             offers a file by FTP, until it is killed
 //! `load send|fetch ADDRESS SECONDS CONNECTIONS`  prints Gbit/s
 //! `load request ADDRESS SECONDS CONNECTIONS`     prints requests a second, and microseconds: median, 99th percentile
 //! `load connect ADDRESS SECONDS CONNECTIONS`     the same with a new connection for each request
@@ -8,7 +9,7 @@
 //!
 //! A request is a line and so is its answer, the server's host name. After `close` the server closes the
 //! connection; after `sink` it counts bytes until their end and answers with their number; after `source` it sends
-//! as much as is taken.
+//! as much as is taken. The file by FTP has the host name, too.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -32,6 +33,7 @@ fn main() -> Outcome {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["serve", ref addresses @ ..] if !addresses.is_empty() => Server::new(addresses)?.serve(),
+        ["ftp", address] => ftp(address.parse()?),
         ["wait", address] => wait(address.parse()?),
         [what, address, seconds, connections] => {
             let address = address.parse()?;
@@ -45,7 +47,7 @@ fn main() -> Outcome {
                 _ => Err(format!("no load `{what}`").into()),
             }
         }
-        _ => Err("load serve ADDRESS... | load WHAT ADDRESS SECONDS CONNECTIONS".into()),
+        _ => Err("load serve ADDRESS... | load ftp ADDRESS | load WHAT ADDRESS SECONDS CONNECTIONS".into()),
     }
 }
 
@@ -180,6 +182,52 @@ fn flood(mut stream: TcpStream) -> Outcome {
     loop {
         stream.write_all(&block)?;
     }
+}
+
+/// Enough of FTP for `RETR` (RFC 959), in extended passive and active mode (RFC 2428).
+fn ftp(address: SocketAddr) -> Outcome {
+    let listener = TcpListener::bind(address)?;
+    loop {
+        let (control, _) = listener.accept()?;
+        // Its client sees how it went.
+        thread::spawn(move || session(&control));
+    }
+}
+
+fn session(mut control: &TcpStream) -> Outcome {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
+    let mut data: Option<Box<dyn Fn() -> std::io::Result<TcpStream>>> = None;
+    control.write_all(format!("220 {name}").replace('\n', "\r\n").as_bytes())?;
+    for line in BufReader::new(control).lines() {
+        let line = line?;
+        let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
+        let reply = match verb {
+            "USER" => "331 Any password".to_owned(),
+            "PASS" => "230 Welcome".to_owned(),
+            "EPSV" => {
+                let listener = TcpListener::bind((control.local_addr()?.ip(), 0))?;
+                let port = listener.local_addr()?.port();
+                data = Some(Box::new(move || listener.accept().map(|(stream, _)| stream)));
+                format!("229 Entering Extended Passive Mode (|||{port}|)")
+            }
+            "EPRT" => {
+                let mut fields = argument.split('|').skip(2);
+                let (host, port) = fields.next().zip(fields.next()).ok_or("no address")?;
+                let address = SocketAddr::new(host.parse()?, port.parse()?);
+                data = Some(Box::new(move || TcpStream::connect(address)));
+                "200 Understood".to_owned()
+            }
+            "RETR" => {
+                control.write_all(b"150 Here it comes\r\n")?;
+                data.take().ok_or("no data connection")?()?.write_all(name.as_bytes())?;
+                "226 That was it".to_owned()
+            }
+            "QUIT" => return Ok(control.write_all(b"221 Bye\r\n")?),
+            _ => "502 Not here".to_owned(),
+        };
+        control.write_all(format!("{reply}\r\n").as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Runs a load on several connections; what each gave.

@@ -1,7 +1,8 @@
 //! Traffic of all kinds through a stack while its containers and its netd are killed, scaled and replaced; for
 //! `scripts/soak`, which prepares the stack.
 //!
-//! `soak drive PROGRAM FILE PORT SECONDS WORLD`  from the host; counts what failed, and fails if something did
+//! `soak drive PROGRAM FILE PORT SECONDS WORLD`  from the host; counts what failed, and fails if something did; FTP is at
+//!                                               the next port
 //! `soak inside SECONDS WORLD`                   its part within a container
 //!
 //! A worker has one connection at a time, so each may lose one to a replica or netd that is killed, and no more: a
@@ -9,8 +10,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,6 +116,45 @@ fn stream(address: SocketAddr, server: &mut Option<String>) -> io::Result<()> {
     ask(&mut stream, b"close\n").map(drop)
 }
 
+/// Fetches a file by FTP: control and data connection must meet the same server.
+fn transfer(address: SocketAddr, active: bool, server: &mut Option<String>) -> io::Result<()> {
+    let mut control = connect(address)?;
+    let mut greeting = String::new();
+    control.read_line(&mut greeting)?;
+    let expect = |reply: String, code: &str| match reply.starts_with(code) {
+        true => Ok(reply),
+        false => Err(io::Error::other(format!("`{reply}` instead of {code}"))),
+    };
+    let name = expect(greeting, "220 ")?[4..].trim().to_owned();
+    *server = Some(name.clone());
+    expect(ask(&mut control, b"USER soak\r\n")?, "331")?;
+    expect(ask(&mut control, b"PASS soak\r\n")?, "230")?;
+    let mut data = if active {
+        let listener = TcpListener::bind((address.ip(), 0))?;
+        let command = format!("EPRT |1|{}|{}|\r\n", address.ip(), listener.local_addr()?.port());
+        expect(ask(&mut control, command.as_bytes())?, "200")?;
+        expect(ask(&mut control, b"RETR file\r\n")?, "150")?;
+        listener.accept()?.0
+    } else {
+        let reply = expect(ask(&mut control, b"EPSV\r\n")?, "229")?;
+        let port = reply.split('|').nth(3).and_then(|port| port.parse().ok());
+        let data = connect((address.ip(), port.ok_or(io::ErrorKind::InvalidData)?).into())?.into_inner();
+        expect(ask(&mut control, b"RETR file\r\n")?, "150")?;
+        data
+    };
+    data.set_read_timeout(Some(PATIENCE))?;
+    let mut file = String::new();
+    data.read_to_string(&mut file)?;
+    let mut reply = String::new();
+    control.read_line(&mut reply)?;
+    expect(reply, "226")?;
+    expect(ask(&mut control, b"QUIT\r\n")?, "221")?;
+    match file.trim() == name {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("control by {name}, data by {file}"))),
+    }
+}
+
 /// A socket for datagrams to an address.
 fn datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
@@ -170,15 +210,6 @@ fn look_up(server: SocketAddr, name: &str) -> io::Result<Ipv4Addr> {
     }
 }
 
-/// Keeps this thread on one processor. What it sends over a veth is received there, in order; from two, a segment can
-/// be looked up in the moment in which the kernel puts the new connection in the place of its request, is then for
-/// nobody, and is answered with a reset (`inet_ehash_insert`, as of Linux 6.18): one connection in 40,000, whoever serves it.
-fn stay_on(processor: usize) -> rustix::io::Result<()> {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(processor);
-    rustix::thread::sched_setaffinity(None, &set)
-}
-
 fn inside(time: Duration, world: Option<SocketAddr>) -> Outcome {
     let resolver = std::fs::read_to_string("/etc/resolv.conf")?;
     let resolver = resolver.lines().find_map(|line| line.strip_prefix("nameserver ")?.trim().parse().ok());
@@ -196,14 +227,10 @@ fn inside(time: Duration, world: Option<SocketAddr>) -> Outcome {
         works.push(("inside: egress stream", Box::new(move |server| stream(world, server))));
         works.push(("inside: egress datagrams", Box::new(move |_| flow(world))));
     }
-    let processors = thread::available_parallelism()?.get();
     thread::scope(|scope| {
-        for (at, (worker, once)) in works.into_iter().enumerate() {
+        for (worker, once) in works {
             let (deeds, stop) = (deeds.clone(), &stop);
             scope.spawn(move || {
-                if let Err(error) = stay_on(at % processors) {
-                    eprintln!("a worker moves between processors: {error}");
-                }
                 work(worker, stop, &deeds, &once);
             });
         }
@@ -412,7 +439,8 @@ fn episode(stack: &mut Stack, port: u16, time: Duration, world: &str) -> Outcome
     let seconds = time.as_secs().to_string();
     let exec = ["exec", "-T", "client", "/bin/soak", "inside", &seconds, world];
     let child = stack.command(&exec).stdout(Stdio::piped()).spawn()?;
-    let works: [(&str, Box<Work>); 8] = [
+    let ftp = SocketAddr::from((Ipv4Addr::LOCALHOST, port + 1));
+    let works: [(&str, Box<Work>); 10] = [
         ("request 1", Box::new(move |_| request(address))),
         ("request 2", Box::new(move |_| request(address))),
         ("stream 1", Box::new(move |server| stream(address, server))),
@@ -421,6 +449,8 @@ fn episode(stack: &mut Stack, port: u16, time: Duration, world: &str) -> Outcome
         ("stream 4", Box::new(move |server| stream(address, server))),
         ("datagrams 1", Box::new(move |_| flow(address))),
         ("datagrams 2", Box::new(move |_| flow(address))),
+        ("ftp, passive", Box::new(move |server| transfer(ftp, false, server))),
+        ("ftp, active", Box::new(move |server| transfer(ftp, true, server))),
     ];
     thread::scope(|scope| {
         let account = scope.spawn(move || Account::of(done));

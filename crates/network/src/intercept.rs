@@ -16,7 +16,7 @@ use crate::Error;
 use crate::error::{Doing, errno};
 use crate::netlink::{LOOPBACK, Netlink};
 use crate::nft::{self, Chain, Expression, Family, Header, Hook, Meta, Rejection, Rule, Table};
-use crate::queue::{self, MARK_RESET, MARK_UNREACHABLE, QUEUE};
+use crate::queue::{self, FIRST_FLAGS, MARK_AGAIN, MARK_RESET, MARK_UNREACHABLE, QUEUE, RST, SYN};
 
 /// Mark of packets that are delivered here whatever their destination is.
 pub(crate) const MARK: u32 = 0x696e;
@@ -24,6 +24,8 @@ pub(crate) const MARK: u32 = 0x696e;
 pub(crate) const TABLE: u8 = 100;
 /// Priority of the routing rule that leads there: after the table `local`, before `main`.
 pub(crate) const RULE_PRIORITY: u32 = 100;
+/// A port at which no transparent socket listens, so that only an established one is found.
+const NOBODY: u16 = 1;
 /// Of the chain: `mangle` (nft(8)), where a packet's mark still counts for its route.
 const CHAIN_PRIORITY: i32 = -150;
 /// Connections that wait to be accepted; `net.core.somaxconn` caps it at as much.
@@ -99,6 +101,10 @@ impl Interception {
             let kind = [Bytes { of: Header::Transport, offset: 0, length: 1, at: 0 }, Equal(vec![kind])];
             transport(protocol).into_iter().chain(kind).chain(mark()).collect()
         };
+        let flags = |mask: u8, value: u8| {
+            let load = Bytes { of: Header::Transport, offset: 13, length: 1, at: 0 };
+            [load, Masked(vec![mask]), Equal(vec![value])]
+        };
         let proxy = |protocol, port: u16| -> Rule {
             let to = [Constant(port.to_be_bytes().to_vec()), TransparentProxy];
             transport(protocol).into_iter().chain(to).chain(mark()).collect()
@@ -121,6 +127,16 @@ impl Interception {
             vec![SocketTransparent, Equal(vec![0]), Accept],
             echo(ipproto::ICMP, ICMP_ECHO),
             echo(ipproto::ICMPV6, ICMPV6_ECHO_REQUEST),
+        ]);
+        // Within a connection a socket that listens is none to be found: see the notes of `queue`.
+        let within = queueing.map(|queueing| {
+            let once = [Load(Meta::Mark), Differs(MARK_AGAIN.to_ne_bytes().to_vec())];
+            let later = || flags(SYN | RST, 0).into_iter();
+            let known = later().chain(proxy(ipproto::TCP, NOBODY)).collect();
+            let unknown = transport(ipproto::TCP).into_iter().chain(later()).chain(once);
+            [known, unknown.chain([Queue(queueing, QUEUE)]).collect()]
+        });
+        let rules = rules.chain(within.into_iter().flatten()).chain([
             proxy(ipproto::TCP, self.tcp),
             proxy(ipproto::UDP, self.udp),
             // Neither TCP nor UDP, and yet for such a socket: an ICMP error about what it sent.
@@ -130,12 +146,7 @@ impl Interception {
         let hook = Hook::Prerouting;
         let chain = Chain { name: "prerouting", hook, priority: CHAIN_PRIORITY, rules };
         let queue = queueing.map(|queueing| {
-            let flags = [
-                Bytes { of: Header::Transport, offset: 13, length: 1, at: 0 },
-                Masked(vec![FIN | SYN | RST | ACK]),
-                Equal(vec![SYN]),
-            ];
-            let new = transport(ipproto::TCP).into_iter().chain(flags);
+            let new = transport(ipproto::TCP).into_iter().chain(flags(FIRST_FLAGS, SYN));
             let own = vec![SocketTransparent, Equal(vec![0]), Accept];
             let queued = new.chain([Queue(queueing, QUEUE)]).collect();
             let rules = passed_over().into_iter().chain([own, queued]).collect();
@@ -147,11 +158,6 @@ impl Interception {
 }
 
 const PACKET_HOST: u8 = 0;
-/// Flags of a TCP header (RFC 9293 section 3.1).
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
 const NFPROTO_IPV6: u8 = 10;
 /// Types of echo requests: RFC 792, RFC 4443.
 const ICMP_ECHO: u8 = 8;

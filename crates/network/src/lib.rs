@@ -23,5 +23,7 @@ pub mod plan;
 pub mod publish;
 mod queue;
 pub mod shape;
+mod subnet;
 
 pub use error::Error;
+pub use subnet::Subnet;

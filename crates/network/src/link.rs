@@ -26,7 +26,6 @@ use crate::intercept::{self, Intercepted};
 use crate::netlink::{LOOPBACK, Netlink, Veth};
 use crate::plan::{Endpoint, Interface, Network, NetworkPlan};
 
-pub(crate) use check::contains;
 use faults::Faults;
 
 /// Bridges and both ends of links get indices from here on, so that they need not be asked for. Fallback

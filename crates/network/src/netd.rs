@@ -16,6 +16,7 @@ mod slab;
 mod sockets;
 mod tally;
 mod topology;
+mod world;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
@@ -355,6 +356,8 @@ impl Kind {
         let socket = rustix::net::socket_with(family, kind, flags, None)?;
         if kind == SocketType::STREAM {
             crate::publish::tune(&socket)?;
+            // A client's port can be had for as many connections as it has, and after each of them.
+            sockopt::set_socket_reuseaddr(&socket, true)?;
         }
         // The option of IPv4 is one of all sockets (ip(7)); it needs root of the namespace, which the hub is.
         if let Err(error) = nix::sys::socket::setsockopt(&socket, IpTransparent, &true) {
@@ -420,6 +423,20 @@ mod tests {
         }
         drop(client);
         netd.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_netd_whose_hub_is_gone_ends() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let (hub, hub_end) = Channel::pair().unwrap();
+        let netd = std::thread::spawn(move || run(theirs));
+        let mut client = Client::new(ours);
+        let with = Descriptors { hub: Some(hub_end.as_fd()), ..Descriptors::default() };
+        client.configure(&Configuration::default(), &with).unwrap();
+        client.confirmed(Instant::now() + Duration::from_secs(20)).unwrap();
+        drop((hub, hub_end));
+        netd.join().unwrap().unwrap();
+        assert!(client.event().is_err_and(|error| error.is_netd_gone()));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use allocate::{AllocateError, Attachment, EndpointRequest, NetworkRequest, allocate};
 use allocate::{Taken, free_address};
 
+use crate::Subnet;
 use crate::balance::Balance;
 use crate::egress::Policy;
 
@@ -59,7 +60,20 @@ pub struct Subnet6 {
     pub gateway: Ipv6Addr,
 }
 
+impl Subnet6 {
+    /// The addresses themselves.
+    #[must_use]
+    pub fn subnet(self) -> Subnet {
+        Subnet::of(self.subnet, self.prefix)
+    }
+}
+
 impl Network {
+    /// Its addresses: the IPv4 subnet, and the IPv6 one where it has that.
+    pub fn subnets(&self) -> impl Iterator<Item = Subnet> {
+        std::iter::once(Subnet::of(self.subnet, self.prefix)).chain(self.v6.map(Subnet6::subnet))
+    }
+
     /// The IPv6 counterpart of an address of this network: prefix, zeros, and the IPv4 address.
     #[must_use]
     pub fn counterpart(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {

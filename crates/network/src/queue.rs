@@ -1,6 +1,11 @@
 //! Connections that containers begin, before they are: the first packet of each waits in a queue of the kernel's
 //! (`linux/netfilter/nfnetlink_queue.h`) until netd knows whether the other end can be reached, so that `connect`
 //! succeeds where it would have without us in between, and fails in the same way.
+//!
+//! Later packets come by here only if the kernel finds no socket for them. It may look in the moment in which a
+//! connection's handshake has been completed on another processor, and its socket is in no table: the first one has
+//! been taken out (`inet_ehash_insert`), the second is not in yet. Once more, and it is found; without that, the
+//! connection would be reset.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,12 +37,26 @@ const COPY_PACKET: u8 = 2;
 const FAIL_OPEN: u32 = 1;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
+const NF_REPEAT: u32 = 4;
 const TCP: u8 = 6;
+
+/// Flags of a TCP header (RFC 9293 section 3.1).
+pub(crate) const FIN: u8 = 1;
+/// As [`FIN`].
+pub(crate) const SYN: u8 = 2;
+/// As [`FIN`].
+pub(crate) const RST: u8 = 4;
+const TCP_ACK: u8 = 16;
+/// Those of which the first packet of a connection has [`SYN`] only.
+pub(crate) const FIRST_FLAGS: u8 = FIN | SYN | RST | TCP_ACK;
 
 /// What the rules make of the packet that was let go with this mark.
 pub(crate) const MARK_RESET: u32 = 0x696f;
 /// As [`MARK_RESET`], with an ICMP error: no such host.
 pub(crate) const MARK_UNREACHABLE: u32 = 0x6970;
+
+/// Of a packet that is looked at for the second time.
+pub(crate) const MARK_AGAIN: u32 = 0x6971;
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,14 +70,18 @@ pub(crate) enum Verdict {
     Unreachable,
     /// It is forgotten; the sender will try again.
     Forgotten,
+    /// The rules begin from the start.
+    Again,
 }
 
-/// The first packet of a connection.
+/// A packet in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) packet: u32,
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
+    /// It is the first one of a connection.
+    pub(crate) begins: bool,
 }
 
 /// Opens the queue of the current network namespace.
@@ -97,6 +120,7 @@ pub(crate) fn decide(queue: impl AsFd, packet: u32, verdict: Verdict) -> rustix:
         Verdict::Refused => (NF_ACCEPT, MARK_RESET),
         Verdict::Unreachable => (NF_ACCEPT, MARK_UNREACHABLE),
         Verdict::Forgotten => (NF_DROP, 0),
+        Verdict::Again => (NF_REPEAT, MARK_AGAIN),
     };
     let header = [code.to_be_bytes(), packet.to_be_bytes()].concat();
     let attributes = Attributes::new().bytes(2, &header).be32(3, mark);
@@ -134,12 +158,12 @@ fn read(message: &[u8]) -> Option<Waiting> {
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    let (from, to) = addresses(payload?)?;
-    Some(Waiting { packet: packet?, from, to })
+    let (from, to, begins) = heading(payload?)?;
+    Some(Waiting { packet: packet?, from, to, begins })
 }
 
-/// Source and destination of a TCP packet. What has extension headers in between is none that a `connect` sends.
-fn addresses(packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+/// Source and destination of a TCP packet, and whether it begins a connection. What has extension headers in between is none that a `connect` sends.
+fn heading(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, bool)> {
     let (from, to, protocol, tcp) = match packet.first()? >> 4 {
         4 => {
             let length = usize::from(packet.first()? & 0x0f) * 4;
@@ -155,7 +179,8 @@ fn addresses(packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
         _ => return None,
     };
     let port = |at: usize| Some(u16::from_be_bytes(tcp.get(at..at + 2)?.try_into().ok()?));
-    (protocol == TCP).then_some((SocketAddr::new(from, port(0)?), SocketAddr::new(to, port(2)?)))
+    let begins = tcp.get(13)? & FIRST_FLAGS == SYN;
+    (protocol == TCP).then_some((SocketAddr::new(from, port(0)?), SocketAddr::new(to, port(2)?), begins))
 }
 
 #[cfg(test)]
@@ -173,8 +198,13 @@ mod tests {
             packet: 7,
             from: "10.89.0.2:33333".parse().unwrap(),
             to: "192.0.2.1:443".parse().unwrap(),
+            begins: true,
         };
         assert_eq!(read(&whole), Some(expected));
+        let flags = whole.len() - 7;
+        let mut later = whole.clone();
+        later[flags] = TCP_ACK;
+        assert_eq!(read(&later), Some(Waiting { begins: false, ..expected }));
         for cut in 0..whole.len() - 16 {
             assert_eq!(read(&whole[..cut]), None, "{cut}");
         }

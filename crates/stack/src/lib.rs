@@ -20,11 +20,13 @@ pub mod netd;
 mod order;
 pub mod paths;
 pub mod plan;
+pub mod registry;
 mod remote;
 mod resolve;
 mod spec;
 pub mod stats;
 mod storage;
+pub mod store;
 pub mod supervisor;
 mod words;
 

@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn who_waits_for_the_lock_gets_a_directory_of_its_own() {
         let top = tempfile::tempdir().unwrap();
-        let paths = Paths { data: top.path().into(), runtime: top.path().join("run") };
+        let paths = Paths::new(top.path().into(), top.path().join("run"));
         let held = take(&paths, "s", || Ok(true)).unwrap().unwrap();
         fs::write(paths.stack("s").join("web.log"), "x").unwrap();
         assert!(take(&paths, "s", || Ok(true)).unwrap().is_none());

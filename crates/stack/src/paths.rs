@@ -6,8 +6,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use container::idmap::IdMap;
+use image::{Lease, Store};
 use rustix::fs::{Mode, OFlags};
 
 use crate::remote::{Context, RemoteError};
@@ -21,9 +23,16 @@ pub struct Paths {
     /// `INCEPTION_RUNTIME_DIR`, or `/run/inception-run` for root, or `$XDG_RUNTIME_DIR/inception-run`, or
     /// `/tmp/inception-run-UID`. Nobody else may enter it.
     pub runtime: PathBuf,
+    /// What this process and its workers use of the store; made when the first of it is used.
+    lease: OnceLock<Arc<Lease>>,
 }
 
 impl Paths {
+    /// These directories.
+    pub fn new(data: PathBuf, runtime: PathBuf) -> Self {
+        Self { data, runtime, lease: OnceLock::new() }
+    }
+
     /// Finds the directories; makes nothing.
     ///
     /// # Errors
@@ -51,7 +60,26 @@ impl Paths {
                 None => format!("/tmp/inception-run-{}", uid.as_raw()).into(),
             },
         };
-        Ok(Self { data, runtime })
+        Ok(Self::new(data, runtime))
+    }
+
+    /// The store, for who is going to use what is in it: what it finds is not deleted until this process and its
+    /// workers have ended. Who only looks takes a [`Store::reader`].
+    ///
+    /// # Errors
+    /// When the data directory cannot be made or written to.
+    pub fn store(&self) -> Result<Store, RemoteError> {
+        Ok(Store::reader(&self.data).with_lease(self.lease()?))
+    }
+
+    /// This process's lease, which its forks share.
+    pub(crate) fn lease(&self) -> Result<Arc<Lease>, RemoteError> {
+        if let Some(lease) = self.lease.get() {
+            return Ok(Arc::clone(lease));
+        }
+        self.open_data(&IdMap::current()?)?;
+        let lease = Lease::new(&self.data)?;
+        Ok(Arc::clone(self.lease.get_or_init(|| lease)))
     }
 
     /// Makes and opens the data directory. As root it is given to the id map's root, who works in it.

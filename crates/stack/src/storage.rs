@@ -48,11 +48,13 @@ pub(crate) fn start<E: Serialize, T: Serialize>(
 ) -> Result<Worker, RemoteError> {
     let map = IdMap::current()?;
     let data = paths.open_data(&map)?;
+    // What the worker finds and makes stays for the command that started it.
+    let lease = paths.lease()?;
     let namespaces = namespace::MOUNT | namespace::PID;
     let (process, channel) = container::userns::spawn(&map, namespaces, data.as_fd(), |channel| {
         let prepared = crate::hub::prepare_mounts().and_then(|()| raise_descriptor_limit());
         let prepared = prepared.context(|| "prepare the storage worker".into());
-        let store = || Store::open(Path::new(".")).map_err(RemoteError::from);
+        let store = || Store::open_with(Path::new("."), lease).map_err(RemoteError::from);
         let result = prepared.and_then(|()| store()).and_then(|store| {
             let mut tell = |event| {
                 // Nobody to tell any more means that we are about to be killed, too.

@@ -1,5 +1,8 @@
 //! Which layer an instruction made, by all that it depends on.
 
+use std::fs::File;
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, Hasher, LayerId};
@@ -59,7 +62,11 @@ pub(crate) fn get(store: &Store, key: &Digest) -> Result<Option<Entry>> {
     };
     match &entry.layer {
         Some(layer) if !store.has_layer(layer)? => Ok(None),
-        _ => Ok(Some(entry)),
+        _ => {
+            // What is used stays longest when room is made. Not worth a failed build.
+            File::open(path(store, key)).and_then(|file| file.set_modified(SystemTime::now())).ok();
+            Ok(Some(entry))
+        }
     }
 }
 

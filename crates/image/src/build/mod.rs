@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+pub(crate) use crate::build::stage::clean;
 use crate::build::stage::{Built, StageState};
 use crate::config::{Image, ImageConfig};
 use crate::digest::Digest;

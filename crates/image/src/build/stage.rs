@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::build::{BuildEvent, Builder, Network, Outcome, RunStep, Step, cache, shorten};
 use crate::config::{self, ContainerConfig, DEFAULT_PATH, Healthcheck, History, ImageConfig};
 use crate::digest::{Digest, LayerId};
-use crate::dockerfile::{Command, Health, Heredoc, Kind, Scope, platform_args};
+use crate::dockerfile::{Command, Health, Heredoc, Kind, MountKind, Run, Scope, Security, platform_args};
 use crate::error::{Error, Result};
 use crate::layer::LayerWriter;
 use crate::node;
@@ -152,14 +152,9 @@ impl Builder<'_> {
         step: Step<'_>,
     ) -> Result<Outcome> {
         match &step.kind {
-            Kind::Run { command, heredocs, ignored_mounts, network } => {
-                if *ignored_mounts > 0 {
-                    let place = format!("{}:{}", self.dockerfile.name, step.line);
-                    let message =
-                        format!("{place}: RUN: there are no cache mounts yet, the directory starts empty");
-                    (self.progress)(BuildEvent::Warning(message));
-                }
-                return self.run(state, command, heredocs, *network, step);
+            Kind::Run(run) => {
+                self.check_mounts(state, run, step)?;
+                return self.run(state, &run.command, &run.heredocs, run.network, step);
             }
             Kind::Copy(copy) => return self.copy(state, copy, stage, step),
             Kind::Workdir(path) => return self.workdir(state, path, step),
@@ -287,6 +282,23 @@ impl Builder<'_> {
         state.remember(step, Some(&entry));
         check_count(&state.built.layers)?;
         Ok(Outcome::Done)
+    }
+
+    /// What of a `RUN` cannot be carried out is said: an error, or a warning where the command works without it.
+    fn check_mounts(&mut self, state: &StageState, run: &Run, step: Step<'_>) -> Result<()> {
+        if run.security == Security::Insecure {
+            return Err(self.dockerfile.error(step.line, "RUN: `--security=insecure` is not supported"));
+        }
+        for flag in &run.mounts {
+            let mount = self.dockerfile.mount(flag, state, state.workdir(), step.line)?;
+            let MountKind::Cache { from: None, .. } = mount.kind else {
+                return Err(self.dockerfile.error(step.line, "RUN: this type of `--mount` is not supported"));
+            };
+            let place = format!("{}:{}", self.dockerfile.name, step.line);
+            let message = format!("{place}: RUN: there are no cache mounts yet, the directory starts empty");
+            (self.progress)(BuildEvent::Warning(message));
+        }
+        Ok(())
     }
 
     fn run(

@@ -1,6 +1,7 @@
 //! Dockerfiles: from text to stages of instructions, every one with its line.
 
 mod lines;
+mod mount;
 mod parse;
 mod words;
 
@@ -11,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::reference::Reference;
 
 pub(crate) use lines::Heredoc;
+pub(crate) use mount::{Mount, MountFlag, MountKind};
 pub(crate) use words::{Scope, expand};
 
 /// A parsed Dockerfile. Variables are not yet expanded: their values depend on what went before.
@@ -56,12 +58,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Kind {
-    Run {
-        command: Command,
-        heredocs: Vec<Heredoc>,
-        ignored_mounts: usize,
-        network: Network,
-    },
+    Run(Run),
     Copy(Copy),
     Env(Vec<(String, String)>),
     Label(Vec<(String, String)>),
@@ -77,6 +74,27 @@ pub(crate) enum Kind {
     Shell(Vec<String>),
     Healthcheck(Option<Health>),
     Maintainer(String),
+}
+
+/// `RUN`.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Run {
+    pub(crate) command: Command,
+    pub(crate) heredocs: Vec<Heredoc>,
+    /// In the order of the flags; a later one may lie over an earlier one.
+    pub(crate) mounts: Vec<MountFlag>,
+    pub(crate) network: Network,
+    pub(crate) security: Security,
+}
+
+/// What a `RUN` instruction's command may do to the system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Security {
+    /// As a container.
+    #[default]
+    Sandbox,
+    /// With all capabilities, and no filter of system calls.
+    Insecure,
 }
 
 #[derive(Debug, PartialEq)]
@@ -102,6 +120,17 @@ pub(crate) struct Copy {
     pub(crate) from: Option<String>,
     pub(crate) chown: Option<String>,
     pub(crate) chmod: Option<u32>,
+}
+
+impl Kind {
+    /// The stages and images beside its own that an instruction reads from.
+    pub(crate) fn sources(&self) -> Vec<&str> {
+        match self {
+            Self::Copy(copy) => copy.from.as_deref().into_iter().collect(),
+            Self::Run(run) => run.mounts.iter().filter_map(|mount| mount.from.as_deref()).collect(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 impl Dockerfile {
@@ -134,6 +163,20 @@ impl Dockerfile {
     /// Expands the variables of one word.
     pub(crate) fn expand(&self, word: &str, scope: &dyn Scope, line: usize) -> Result<String> {
         expand(word, scope, self.escape).map_err(|problem| self.error(line, problem))
+    }
+
+    /// What a flag `--mount` means. A target that is no absolute path starts from `workdir`.
+    pub(crate) fn mount(
+        &self,
+        flag: &MountFlag,
+        scope: &dyn Scope,
+        workdir: &str,
+        line: usize,
+    ) -> Result<Mount> {
+        flag.resolve(scope, self.escape, workdir).map_err(|problem| {
+            let message = format!("RUN: {}", problem.message);
+            Error::Dockerfile { file: self.name.clone(), line, message, hint: problem.hint }
+        })
     }
 
     /// What a stage starts from.
@@ -206,9 +249,10 @@ impl Dockerfile {
                 todo.push(earlier);
             }
             for instruction in &self.stages[index].instructions {
-                let Kind::Copy(Copy { from: Some(from), .. }) = &instruction.kind else { continue };
-                if let Origin::Stage(earlier) = self.copy_origin(from, index, instruction.line)? {
-                    todo.push(earlier);
+                for from in instruction.kind.sources() {
+                    if let Origin::Stage(earlier) = self.copy_origin(from, index, instruction.line)? {
+                        todo.push(earlier);
+                    }
                 }
             }
         }
@@ -245,7 +289,7 @@ pub fn plan_bases(
     for index in dockerfile.needed(dockerfile.target(target)?, &globals)? {
         add(dockerfile.origin(index, &globals)?);
         for instruction in &dockerfile.stages[index].instructions {
-            if let Kind::Copy(Copy { from: Some(from), .. }) = &instruction.kind {
+            for from in instruction.kind.sources() {
                 add(dockerfile.copy_origin(from, index, instruction.line)?);
             }
         }

@@ -2,7 +2,8 @@
 
 use crate::build::Network;
 use crate::dockerfile::lines::{self, Logical};
-use crate::dockerfile::{Command, Copy, Dockerfile, Health, Instruction, Kind, Stage, words};
+use crate::dockerfile::mount::MountFlag;
+use crate::dockerfile::{Command, Copy, Dockerfile, Health, Instruction, Kind, Run, Security, Stage, words};
 use crate::error::{Error, Result};
 
 const KEYWORDS: [&str; 18] = [
@@ -27,9 +28,10 @@ const KEYWORDS: [&str; 18] = [
 ];
 
 /// What is wrong, and how to mend it.
-struct Problem {
-    message: String,
-    hint: Option<String>,
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
 }
 
 impl From<String> for Problem {
@@ -44,7 +46,7 @@ impl From<&str> for Problem {
     }
 }
 
-type Parsed<T> = Result<T, Problem>;
+pub(crate) type Parsed<T> = Result<T, Problem>;
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Dockerfile> {
     let fail = |line: usize, message: String, hint: Option<String>| {
@@ -126,9 +128,14 @@ fn instruction(found: &Logical, escape: char) -> Parsed<Kind> {
 }
 
 fn unknown(keyword: &str) -> Problem {
-    let near = KEYWORDS.iter().map(|known| (strsim::damerau_levenshtein(known, keyword), known)).min();
-    let hint = near.filter(|(distance, _)| *distance <= 2).map(|(_, known)| format!("did you mean {known}?"));
+    let hint = nearest(keyword, &KEYWORDS).map(|known| format!("did you mean {known}?"));
     Problem { message: format!("unknown instruction `{keyword}`"), hint }
+}
+
+/// The known word that an unknown one is most like, if it is like one at all.
+pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let near = known.iter().map(|known| (strsim::damerau_levenshtein(known, word), *known)).min();
+    near.filter(|(distance, _)| *distance <= 2).map(|(_, known)| known)
 }
 
 fn from(found: &Logical) -> Parsed<Stage> {
@@ -195,18 +202,25 @@ fn one_word(rest: &str, escape: char) -> Parsed<String> {
 }
 
 fn run(found: &Logical, flags: &[(String, String)], rest: &str) -> Parsed<Kind> {
-    let mut ignored_mounts = 0;
+    let mut mounts = Vec::new();
     let mut network = Network::Default;
+    let mut security = Security::Sandbox;
     for (name, value) in flags {
         match name.as_str() {
-            "--mount" if value.split(',').any(|part| part == "type=cache") => ignored_mounts += 1,
-            "--mount" => return Err(format!("`--mount={value}` is not supported").into()),
+            "--mount" => mounts.push(MountFlag::parse(value)?),
             "--network" => {
                 network = match value.as_str() {
                     "default" => Network::Default,
                     "none" => Network::None,
                     "host" => Network::Host,
                     _ => return Err(format!("`--network={value}` is not one of default, none, host").into()),
+                };
+            }
+            "--security" => {
+                security = match value.as_str() {
+                    "sandbox" => Security::Sandbox,
+                    "insecure" => Security::Insecure,
+                    _ => return Err(format!("`--security={value}` is not one of sandbox, insecure").into()),
                 };
             }
             _ => return Err(format!("flag `{name}={value}` is not supported").into()),
@@ -225,7 +239,7 @@ fn run(found: &Logical, flags: &[(String, String)], rest: &str) -> Parsed<Kind> 
                 .into(),
         );
     }
-    Ok(Kind::Run { command, heredocs: found.heredocs.clone(), ignored_mounts, network })
+    Ok(Kind::Run(Run { command, heredocs: found.heredocs.clone(), mounts, network, security }))
 }
 
 /// Whether a `RUN` consists of a here-document alone, which is then the script.
@@ -379,7 +393,7 @@ mod tests {
     fn comments_and_blank_lines_inside_a_continuation_are_dropped() {
         let dockerfile = parse_ok("FROM a\nRUN one && \\\n  # why\n\n  two \\\n  && three\nCMD x");
         let [run, cmd] = &dockerfile.stages[0].instructions[..] else { panic!() };
-        let Kind::Run { command, .. } = &run.kind else { panic!() };
+        let Kind::Run(Run { command, .. }) = &run.kind else { panic!() };
         assert_eq!(*command, Command::Shell("one &&   two   && three".to_owned()));
         assert_eq!((run.line, cmd.line), (2, 7));
     }
@@ -387,7 +401,7 @@ mod tests {
     #[test]
     fn escape_directive_changes_continuation() {
         let dockerfile = parse_ok("# escape=`\nFROM a\nRUN dir c:\\ `\n  x\n");
-        let Kind::Run { command, .. } = &dockerfile.stages[0].instructions[0].kind else { panic!() };
+        let Kind::Run(Run { command, .. }) = &dockerfile.stages[0].instructions[0].kind else { panic!() };
         assert_eq!(*command, Command::Shell("dir c:\\   x".to_owned()));
     }
 
@@ -409,7 +423,7 @@ mod tests {
         assert_eq!(copy.heredocs.len(), 2);
         assert_eq!((copy.heredocs[0].content.as_str(), copy.heredocs[0].expand), ("$x\n", true));
         assert_eq!((copy.heredocs[1].content.as_str(), copy.heredocs[1].expand), ("y\n", false));
-        let Kind::Run { heredocs, .. } = &dockerfile.stages[0].instructions[1].kind else { panic!() };
+        let Kind::Run(Run { heredocs, .. }) = &dockerfile.stages[0].instructions[1].kind else { panic!() };
         assert_eq!(heredocs[0].raw, "z\nE\n");
         assert!(parse_err("FROM a\nRUN <<EOF\nx").contains("not ended by `EOF`"));
     }

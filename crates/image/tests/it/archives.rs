@@ -76,7 +76,7 @@ fn a_layer_is_named_by_its_archive_and_comes_back_from_it() {
     assert_eq!(rustix::fs::getxattr(layer.join("d"), "user.overlay.opaque", &mut value[..]), Ok(1));
 
     let mut archive = Vec::new();
-    place.store.export_layer(&image.layers[0], &mut archive).unwrap();
+    place.store.write_layer_tar(&image.layers[0], &mut archive).unwrap();
     assert_eq!(Digest::of(&archive), image.layers[0]);
     let other = Place::new();
     let again = other.import("y:1", &archive).unwrap();

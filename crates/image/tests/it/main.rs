@@ -8,5 +8,6 @@ mod archives;
 mod builds;
 mod copies;
 mod downloads;
+mod layers;
 mod places;
 mod stores;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-use super::{Rule, Target, network_v4, network_v6};
+use super::{Rule, Target};
+use crate::Subnet;
 
 /// Longest name in text form, without a dot at the end (RFC 1035, section 3.1: 255 bytes on the wire).
 const NAME: usize = 253;
@@ -146,10 +147,10 @@ impl fmt::Display for Rule {
         match &self.target {
             Target::Name(name) => f.write_str(name)?,
             Target::Below(name) => write!(f, "*.{name}")?,
-            Target::Subnet(address, prefix) => {
-                f.write_str(&written(*address))?;
-                if *prefix != bits(*address) {
-                    write!(f, "/{prefix}")?;
+            Target::Subnet(subnet) => {
+                f.write_str(&written(subnet.first()))?;
+                if !subnet.is_single() {
+                    write!(f, "/{}", subnet.prefix())?;
                 }
             }
         }
@@ -242,25 +243,23 @@ fn number<T: FromStr>(text: &str) -> Option<T> {
 }
 
 fn subnet(address: IpAddr, prefix: Option<&str>) -> Result<Target, Problem> {
+    let whole = Subnet::one(address).prefix();
     let prefix = match prefix {
-        None => bits(address),
+        None => whole,
         Some(text) => number(text)
-            .filter(|prefix| *prefix <= bits(address))
+            .filter(|prefix| *prefix <= whole)
             .ok_or_else(|| Problem::Prefix { prefix: text.to_owned(), address })?,
     };
-    let subnet: IpAddr = match address {
-        IpAddr::V4(address) => network_v4(address, prefix).into(),
-        IpAddr::V6(address) => network_v6(address, prefix).into(),
-    };
-    if subnet != address {
-        return Err(Problem::HostBits { address, prefix, subnet });
+    let subnet = Subnet::of(address, prefix);
+    if subnet.first() != address {
+        return Err(Problem::HostBits { address, prefix, subnet: subnet.first() });
     }
     // Destinations are compared as IPv4 where they are, and so is what allows them.
-    match subnet.to_canonical() {
-        canonical @ IpAddr::V4(_) if subnet.is_ipv6() && prefix >= 96 => {
-            Ok(Target::Subnet(canonical, prefix - 96))
+    match address.to_canonical() {
+        canonical @ IpAddr::V4(_) if address.is_ipv6() && prefix >= 96 => {
+            Ok(Target::Subnet(Subnet::of(canonical, prefix - 96)))
         }
-        _ => Ok(Target::Subnet(subnet, prefix)),
+        _ => Ok(Target::Subnet(subnet)),
     }
 }
 
@@ -301,11 +300,6 @@ fn name(text: &str) -> Result<String, Problem> {
     if name.len() > NAME { Err(Problem::LongName) } else { Ok(name) }
 }
 
-/// The longest prefix length.
-const fn bits(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
 /// As it stands in a rule.
 fn written(address: IpAddr) -> String {
     match address {
@@ -328,7 +322,8 @@ mod tests {
     fn every_form_is_read_and_written() {
         let name = |name: &str| Target::Name(name.to_owned());
         let below = |name: &str| Target::Below(name.to_owned());
-        let subnet = |address: &str, prefix| Target::Subnet(address.parse().unwrap(), prefix);
+        let subnet =
+            |address: &str, prefix| Target::Subnet(Subnet::of(address.parse::<IpAddr>().unwrap(), prefix));
         for (text, target, ports, shown) in [
             ("example.org:443", name("example.org"), Some((443, 443)), None),
             ("example.org", name("example.org"), None, None),
@@ -432,10 +427,12 @@ mod tests {
         prop_oneof![
             name.prop_map(Target::Name),
             name.prop_map(Target::Below),
-            (any::<u32>(), 0u8..=32)
-                .prop_map(|(bits, prefix)| Target::Subnet(network_v4(bits.into(), prefix).into(), prefix)),
+            (any::<u32>(), 0u8..=32).prop_map(|(bits, prefix)| Target::Subnet(Subnet::of(
+                std::net::Ipv4Addr::from(bits),
+                prefix
+            ))),
             (any::<u128>(), 0u8..=128)
-                .prop_map(|(bits, prefix)| Target::Subnet(network_v6(bits.into(), prefix).into(), prefix)),
+                .prop_map(|(bits, prefix)| Target::Subnet(Subnet::of(Ipv6Addr::from(bits), prefix))),
         ]
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Error;
-use crate::plan::{Interface, Network, NetworkPlan, Subnet6};
+use crate::plan::{Interface, Network, NetworkPlan};
 
 /// Below this there is no IPv6 (RFC 8200, section 5), in bytes.
 const MIN_MTU_V6: u32 = 1280;
@@ -32,6 +32,10 @@ impl<'a> Taken<'a> {
     }
 }
 
+fn contains(network: &Network, address: IpAddr) -> bool {
+    network.subnets().any(|subnet| subnet.contains(address))
+}
+
 /// # Errors
 /// [`Error::Plan`].
 pub(super) fn validate(plan: &NetworkPlan) -> Result<(), Error> {
@@ -41,12 +45,12 @@ pub(super) fn validate(plan: &NetworkPlan) -> Result<(), Error> {
         taken.link(&network.bridge)?;
         taken.address(network.gateway)?;
         let Network { name, subnet, prefix, .. } = network;
-        if network.prefix > 30 || !contains(network, network.gateway) {
+        if network.prefix > 30 || !contains(network, network.gateway.into()) {
             return Err(Error::Plan(format!("network `{name}` does not fit {subnet}/{prefix}")));
         }
         if let Some(v6) = network.v6 {
             taken.address(v6.gateway)?;
-            if v6.prefix > 96 || !contains6(v6, v6.gateway) {
+            if v6.prefix > 96 || !contains(network, v6.gateway.into()) {
                 return Err(Error::Plan(format!(
                     "network `{name}` does not fit {}/{}",
                     v6.subnet, v6.prefix
@@ -61,15 +65,13 @@ pub(super) fn validate(plan: &NetworkPlan) -> Result<(), Error> {
         }
     }
     let member = |service: &str, name: &str, address: Ipv4Addr, address6: Option<Ipv6Addr>| {
-        let network = networks.get(name).filter(|network| contains(network, address));
+        let network = networks.get(name).filter(|network| contains(network, address.into()));
         let outside = |address: IpAddr| {
             Error::Plan(format!("service `{service}`: address {address} is not in network `{name}`"))
         };
         let network = network.ok_or_else(|| outside(address.into()))?;
         match address6 {
-            Some(address) if !network.v6.is_some_and(|v6| contains6(v6, address)) => {
-                Err(outside(address.into()))
-            }
+            Some(address) if !contains(network, address.into()) => Err(outside(address.into())),
             _ => Ok(()),
         }
     };
@@ -95,22 +97,11 @@ pub(super) fn validate(plan: &NetworkPlan) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether `address` is in the network's subnet.
-pub(crate) fn contains(network: &Network, address: Ipv4Addr) -> bool {
-    let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix.min(32))).unwrap_or(0);
-    u32::from(network.subnet) & mask == u32::from(address) & mask
-}
-
-fn contains6(subnet: Subnet6, address: Ipv6Addr) -> bool {
-    let mask = u128::MAX.checked_shl(128 - u32::from(subnet.prefix.min(128))).unwrap_or(0);
-    u128::from(subnet.subnet) & mask == u128::from(address) & mask
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::balance::Balance;
-    use crate::plan::{Endpoint, Group, VirtualAddress};
+    use crate::plan::{Endpoint, Group, Subnet6, VirtualAddress};
 
     fn plan() -> NetworkPlan {
         let front = Network {

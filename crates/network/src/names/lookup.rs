@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::wire::{Query, Record, TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_PTR, TYPE_SRV, encode_name};
+use crate::Subnet;
 use crate::balance::State;
 use crate::egress::{Policy, Target};
-use crate::link::contains;
 use crate::plan::{Endpoint, Interface, Network, NetworkPlan};
 
 /// Names that nobody's resolver is asked for: they are for private use and may mean something of ours, or must not
@@ -225,12 +225,13 @@ impl<'a> View<'a> {
     }
 
     fn lookup_address(&self, reverse: &Reverse, kind: u16) -> Lookup {
-        let Reverse { address, bits, exact } = *reverse;
-        let whole = exact && bits == length(address);
+        let Reverse { subnet, exact } = *reverse;
+        let (whole, address) = (exact && subnet.is_single(), subnet.first());
         if whole && address.is_loopback() {
             return pointer("localhost", kind);
         }
-        if let Some(network) = self.plan.networks.iter().find(|network| is_in(network, address, bits)) {
+        let has_all = |network: &&Network| network.subnets().any(|own| own.covers(subnet));
+        if let Some(network) = self.plan.networks.iter().find(has_all) {
             // Above the addresses are names without records.
             if !whole {
                 return if exact { Lookup::empty() } else { Lookup::NoSuchName };
@@ -347,9 +348,8 @@ fn pointer(name: &str, kind: u16) -> Lookup {
 
 /// What a name below `in-addr.arpa` or `ip6.arpa` stands for (RFC 1035 section 3.5, RFC 3596 section 2.5).
 struct Reverse {
-    /// The address, or the first of those that begin with its first `bits`.
-    address: IpAddr,
-    bits: u8,
+    /// The address, or all those that begin like this.
+    subnet: Subnet,
     /// The name says nothing more.
     exact: bool,
 }
@@ -361,14 +361,14 @@ impl Reverse {
             let (count, exact) = fill(labels, &mut octets, |label| {
                 label.parse().ok().filter(|octet: &u8| octet.to_string() == label)
             });
-            return Some(Self { address: IpAddr::from(octets), bits: 8 * count, exact });
+            return Some(Self { subnet: Subnet::of(octets, 8 * count), exact });
         }
         let mut nibbles = [0u8; 32];
         let (count, exact) = fill(name.strip_suffix(".ip6.arpa")?, &mut nibbles, |label| {
             (label.len() == 1).then(|| u8::from_str_radix(label, 16).ok()).flatten()
         });
         let address = nibbles.iter().fold(0u128, |address, nibble| address << 4 | u128::from(*nibble));
-        Some(Self { address: Ipv6Addr::from(address).into(), bits: 4 * count, exact })
+        Some(Self { subnet: Subnet::of(Ipv6Addr::from(address), 4 * count), exact })
     }
 }
 
@@ -385,37 +385,10 @@ fn fill(labels: &str, parts: &mut [u8], read: impl Fn(&str) -> Option<u8>) -> (u
     (count, labels.next().is_none())
 }
 
-fn length(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-/// Whether all addresses that begin with the first `bits` of `address` are the network's.
-fn is_in(network: &Network, address: IpAddr, bits: u8) -> bool {
-    match (address, network.v6) {
-        (IpAddr::V4(address), _) => bits >= network.prefix && contains(network, address),
-        (IpAddr::V6(_), Some(v6)) => bits >= v6.prefix && covers(v6.subnet.into(), v6.prefix, address),
-        (IpAddr::V6(_), None) => false,
-    }
-}
-
-/// Whether `address` is in the subnet of `first`.
-fn covers(first: IpAddr, prefix: u8, address: IpAddr) -> bool {
-    let same = |a: u128, b: u128, length: u8| {
-        let rest = length.saturating_sub(prefix);
-        (a ^ b).checked_shr(rest.into()).unwrap_or(0) == 0
-    };
-    match (first, address) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => same(u32::from(a).into(), u32::from(b).into(), 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => same(a.into(), b.into(), 128),
-        _ => false,
-    }
-}
-
 /// Whether a rule could allow the addresses that a reverse name stands for, and it says nothing but these.
 fn may_reverse(policy: &Policy, reverse: &Reverse) -> bool {
-    let Reverse { address, bits, exact } = *reverse;
     let allows = |target: &Target| match target {
-        Target::Subnet(first, prefix) => exact && bits >= *prefix && covers(*first, *prefix, address),
+        Target::Subnet(subnet) => reverse.exact && subnet.covers(reverse.subnet),
         Target::Name(_) | Target::Below(_) => false,
     };
     match policy {

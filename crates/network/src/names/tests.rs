@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::wire::{Received, Reply, TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_PTR, TYPE_SRV, UDP_LIMIT, encode_name};
 use super::*;
+use crate::Subnet;
 use crate::egress::{Policy, Rule, Target};
 use crate::plan::{Group, Interface, Network, Subnet6, VirtualAddress};
 
@@ -326,7 +327,7 @@ fn an_egress_policy_goes_for_questions_too() {
     plan.endpoints[WEB].egress = Policy::Only(vec![
         rule(Target::Name("example.org".into())),
         rule(Target::Below("wordpress.test".into())),
-        rule(Target::Subnet(Ipv4Addr::new(192, 0, 2, 0).into(), 24)),
+        rule(Target::Subnet(Subnet::of(Ipv4Addr::new(192, 0, 2, 0), 24))),
     ]);
     plan.endpoints[APP].egress = Policy::None;
     let ask = |asker, name: &str| ask_in(&plan, asker, &[], 0, &query(name, TYPE_A));

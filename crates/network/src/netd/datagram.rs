@@ -16,11 +16,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketType};
 
 use super::Kind;
-use super::event::{Token, World};
 use super::proxy::End;
 use super::slab::{Key, Slab};
 use super::sockets::{self, Waiter};
 use super::topology::{Entrance, Replica, ServiceId, Way};
+use super::world::{Token, World};
 use crate::balance::Pick;
 use crate::error::errno;
 

@@ -19,10 +19,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto};
 
 use super::datagram::address;
-use super::event::{Token, World};
 use super::slab::{Key, Slab};
 use super::tally::Tally;
 use super::topology::Way;
+use super::world::{Token, World};
 use crate::error::errno;
 
 /// How long a program's requests to one address keep their socket after the last of them.

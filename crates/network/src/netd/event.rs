@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::{Resource, Rlimit};
@@ -13,13 +13,14 @@ use sys::channel::{Channel, Message};
 
 use super::datagram::{Datagrams, Purpose};
 use super::echo::Echo;
-use super::ftp::{Expected, Gate};
+use super::ftp::Gate;
 use super::knock::Knocks;
-use super::proxy::{Dial, End, Proxy};
+use super::proxy::{Dial, Proxy};
 use super::resolver::{Learned, Resolver};
 use super::slab::{Key, Slab};
-use super::sockets::{Sockets, Waiter};
-use super::topology::{Entrance, ServiceId, Topology, Way};
+use super::sockets::Waiter;
+use super::topology::{Entrance, ServiceId, Way};
+use super::world::{Token, World};
 use super::{Configuration, Descriptor, Event, Intercept, Published, Reply, Request, encode};
 use crate::Error;
 use crate::error::Doing;
@@ -33,138 +34,8 @@ const ACCEPTS: usize = 64;
 
 /// Messages that wait for the supervisor; of refusals, further ones are dropped.
 const EVENTS: usize = 1024;
-/// Refusals that are told in a second.
-const REFUSALS: u32 = 64;
 /// Descriptors that are not for connections.
 const RESERVED: u64 = 512;
-
-/// What an epoll event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Token {
-    Supervisor,
-    Hub,
-    Listener(Key),
-    Proxy(Key, End),
-    NameUdp(Key),
-    NameTcp(Key),
-    NameClient(Key),
-    NameQuery(Key),
-    DatagramListener(Key),
-    Datagram(Key, End),
-    /// A raw socket that echo requests come to: of IPv6 or not.
-    EchoRequest(bool),
-    EchoReply(Key),
-    /// The queue of connections that containers begin.
-    Knock,
-    /// One that is made for them.
-    Called(Key),
-}
-
-impl Token {
-    fn encode(self) -> EventData {
-        let pack =
-            |kind: u64, key: Key| (kind << 56) | (u64::from(key.generation) << 32) | u64::from(key.index);
-        EventData::new_u64(match self {
-            Self::Supervisor => 0,
-            Self::Hub => 1 << 56,
-            Self::Listener(key) => pack(2, key),
-            Self::Proxy(key, End::Client) => pack(3, key),
-            Self::Proxy(key, End::Upstream) => pack(4, key),
-            Self::NameUdp(key) => pack(5, key),
-            Self::NameTcp(key) => pack(6, key),
-            Self::NameClient(key) => pack(7, key),
-            Self::NameQuery(key) => pack(8, key),
-            Self::DatagramListener(key) => pack(9, key),
-            Self::Datagram(key, End::Client) => pack(10, key),
-            Self::Datagram(key, End::Upstream) => pack(11, key),
-            Self::EchoRequest(v6) => (12 << 56) | u64::from(v6),
-            Self::EchoReply(key) => pack(13, key),
-            Self::Knock => 14 << 56,
-            Self::Called(key) => pack(15, key),
-        })
-    }
-
-    fn decode(data: u64) -> Self {
-        let key = Key { index: data as u32, generation: (data >> 32) as u32 & 0x00ff_ffff };
-        match data >> 56 {
-            0 => Self::Supervisor,
-            1 => Self::Hub,
-            2 => Self::Listener(key),
-            3 => Self::Proxy(key, End::Client),
-            4 => Self::Proxy(key, End::Upstream),
-            5 => Self::NameUdp(key),
-            6 => Self::NameTcp(key),
-            7 => Self::NameClient(key),
-            8 => Self::NameQuery(key),
-            9 => Self::DatagramListener(key),
-            10 => Self::Datagram(key, End::Client),
-            11 => Self::Datagram(key, End::Upstream),
-            12 => Self::EchoRequest(data & 1 == 1),
-            13 => Self::EchoReply(key),
-            14 => Self::Knock,
-            _ => Self::Called(key),
-        }
-    }
-}
-
-/// The epoll instance.
-#[derive(Debug)]
-pub(super) struct Poll(OwnedFd);
-
-impl Poll {
-    pub(super) fn add(&self, fd: impl AsFd, token: Token, flags: EventFlags) -> rustix::io::Result<()> {
-        epoll::add(&self.0, fd, token.encode(), flags)
-    }
-
-    pub(super) fn modify(&self, fd: impl AsFd, token: Token, flags: EventFlags) -> rustix::io::Result<()> {
-        epoll::modify(&self.0, fd, token.encode(), flags)
-    }
-
-    /// Needed where another process holds the same open file: closing alone would leave it registered.
-    pub(super) fn delete(&self, fd: impl AsFd) {
-        if let Err(error) = epoll::delete(&self.0, fd) {
-            tracing::debug!(%error, "not in epoll");
-        }
-    }
-}
-
-/// What all that carries something shares.
-#[derive(Debug)]
-pub(super) struct World {
-    pub(super) poll: Poll,
-    pub(super) sockets: Sockets,
-    pub(super) topology: Topology,
-    /// FTP data connections that are expected.
-    pub(super) ftp: Expected,
-    /// What the supervisor is to be told.
-    pub(super) events: Vec<Event>,
-    /// Connections at a time.
-    pub(super) most: usize,
-    /// Connections of one service at a time: it may not keep all others from theirs.
-    pub(super) most_each: usize,
-    /// The second in which refusals are counted, and how many there were.
-    refusals: (Instant, u32),
-}
-
-impl World {
-    /// Tells that a container may not go where it wanted to.
-    pub(super) fn refuse(
-        &mut self,
-        container: String,
-        destination: SocketAddr,
-        name: Option<String>,
-        protocol: &str,
-        now: Instant,
-    ) {
-        if now.duration_since(self.refusals.0) >= Duration::from_secs(1) {
-            self.refusals = (now, 0);
-        }
-        self.refusals.1 += 1;
-        if self.refusals.1 <= REFUSALS {
-            self.events.push(Event::Refused { container, destination, name, protocol: protocol.to_owned() });
-        }
-    }
-}
 
 struct Listener {
     socket: OwnedFd,
@@ -208,7 +79,8 @@ struct Incoming {
 }
 
 /// netd's body: carries what passes between the host and the stack, and answers names, until the supervisor's end of
-/// the channel is closed. The process must have one thread and nothing else to do.
+/// the channel is closed, or the hub's: without sockets of the stack's it is of no use, and another one that gets a new
+/// channel may be. The process must have one thread and nothing else to do.
 ///
 /// # Errors
 /// When the kernel takes away what the loop itself needs, or the supervisor's channel breaks.
@@ -226,18 +98,9 @@ pub fn run(supervisor: Channel) -> Result<(), Error> {
     pipe.add(nix::sys::signal::Signal::SIGPIPE);
     pipe.thread_block().doing(|| "block SIGPIPE")?;
     rustix::io::ioctl_fionbio(&supervisor, true).doing(|| "set the supervisor's channel non-blocking")?;
-    let poll = Poll(epoll::create(epoll::CreateFlags::CLOEXEC).doing(|| "create epoll instance")?);
-    poll.add(&supervisor, Token::Supervisor, EventFlags::IN).doing(|| "watch the supervisor's channel")?;
-    let world = World {
-        poll,
-        sockets: Sockets::new(),
-        topology: Topology::default(),
-        ftp: Expected::default(),
-        events: Vec::new(),
-        most: connections.max(16),
-        most_each: connections.saturating_mul(3) / 4,
-        refusals: (Instant::now(), 0),
-    };
+    let world = World::new(connections).doing(|| "create epoll instance")?;
+    let watched = world.poll.add(&supervisor, Token::Supervisor, EventFlags::IN);
+    watched.doing(|| "watch the supervisor's channel")?;
     let mut netd = Netd {
         world,
         supervisor,
@@ -260,19 +123,12 @@ impl Netd {
     fn serve(&mut self) -> Result<(), Error> {
         let mut events = Vec::with_capacity(256);
         loop {
-            events.clear();
-            let timeout = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
-            // Rounded up to epoll's milliseconds, so that the last wait is no busy loop.
-            let timeout = timeout.map(|left| left.saturating_add(Duration::from_micros(999)));
-            let timeout = timeout.and_then(|left| rustix::time::Timespec::try_from(left).ok());
-            let room = rustix::buffer::spare_capacity(&mut events);
-            match epoll::wait(&self.world.poll.0, room, timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(Error::system("wait for events", error)),
-            }
+            self.world.poll.wait(&mut events, self.next_deadline()).doing(|| "wait for events")?;
+            // With nothing else to do, another wait tells sooner whether there are more than a vain `accept` does.
+            let accepts = if events.len() == 1 { 1 } else { ACCEPTS };
             for event in &events {
                 let (data, flags) = (event.data, event.flags);
-                if !self.handle(Token::decode(data.u64()), flags)? {
+                if !self.handle(Token::decode(data.u64()), flags, accepts)? {
                     return Ok(());
                 }
                 // Who has been told an address may connect there while other events are handled.
@@ -293,13 +149,13 @@ impl Netd {
         }
     }
 
-    /// `false` when the supervisor is gone.
-    fn handle(&mut self, token: Token, flags: EventFlags) -> Result<bool, Error> {
+    /// `false` when the supervisor or the hub is gone.
+    fn handle(&mut self, token: Token, flags: EventFlags, accepts: usize) -> Result<bool, Error> {
         let world = &mut self.world;
         match token {
             Token::Supervisor => return self.supervised(),
-            Token::Hub => self.refill(),
-            Token::Listener(key) => self.accept(key),
+            Token::Hub => return Ok(self.refill()),
+            Token::Listener(key) => self.accept(key, accepts),
             Token::Proxy(key, end) => self.proxy.ready(world, key, end, flags),
             Token::DatagramListener(key) => self.datagrams.arrive(world, key),
             Token::Datagram(key, end) => self.datagrams.ready(key, end),
@@ -365,8 +221,8 @@ impl Netd {
         }
     }
 
-    fn accept(&mut self, key: Key) {
-        for _ in 0..ACCEPTS {
+    fn accept(&mut self, key: Key, most: usize) {
+        for _ in 0..most {
             let Some(listener) = self.listeners.get(key) else { return };
             let service = match &listener.kind {
                 ListenerKind::Published(published) => Some(self.world.topology.intern(&published.service)),
@@ -464,23 +320,22 @@ impl Netd {
 
     // The hub.
 
-    /// Takes the sockets that the hub sent.
-    fn refill(&mut self) {
-        for (waiter, socket) in self.world.sockets.refill(&self.world.poll) {
+    /// Takes the sockets that the hub sent; `false` when it will send no more.
+    fn refill(&mut self) -> bool {
+        let Some(supplied) = self.world.sockets.refill() else {
+            tracing::info!("the hub's channel has ended");
+            return false;
+        };
+        for (waiter, socket) in supplied {
             match waiter {
                 Waiter::Connection(key) => self.proxy.supply(&mut self.world, key, socket),
                 Waiter::Datagrams(key) => self.datagrams.supply(&mut self.world, key, socket),
             }
         }
-        for waiter in self.world.sockets.give_up() {
-            match waiter {
-                Waiter::Connection(key) => self.proxy.abort(&mut self.world, key),
-                Waiter::Datagrams(key) => self.datagrams.close(&mut self.world, key),
-            }
-        }
         if self.resting.is_some() && !self.world.sockets.is_short() {
             self.wake_listeners();
         }
+        true
     }
 
     // The supervisor.

@@ -1,20 +1,21 @@
-//! One direction of a connection, spliced in the kernel from socket to pipe to socket.
+//! One direction of a connection, from socket to socket: messages through a buffer, streams through a pipe, in which the
+//! kernel moves them without copying. A message costs less than half of what two splices of it do.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{Shutdown, sockopt};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
-use super::event::{Poll, Token};
+use super::world::{Poll, Token};
 
-/// Pipes kept for the next message.
+/// Pipes kept for the next stream.
 const SPARE_PIPES: usize = 16;
 /// What a busy pipe is enlarged to; the most that an ordinary user may have (`fs.pipe-max-size`).
 const BIG_PIPE: usize = 1 << 20;
-/// Below this a transfer is taken for a message rather than a stream, and not asked for more at once.
+/// The longest message. What fills this is taken for a stream, and what is less for all that there is for now.
 const MESSAGE: usize = 16 * 1024;
 /// Transfers of one connection before others get their turn.
 const TURNS: usize = 32;
@@ -24,23 +25,43 @@ pub(super) struct Side {
     pub(super) socket: OwnedFd,
     /// What epoll watches; `None` when it is not registered.
     pub(super) interest: Option<EventFlags>,
-    /// It is closed both ways: epoll would report that again and again, so it is not registered any more, and
-    /// what is left to read can be read at any time.
+    /// It is closed both ways: epoll would report that again and again, so it is not watched any more, and what is left
+    /// to read can be read at any time.
     pub(super) hung: bool,
 }
 
 /// One direction of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    pub(super) pipe: Option<Pipe>,
-    /// Bytes in the pipe.
+    /// The end of a message that the destination has not taken.
+    rest: Vec<u8>,
+    pipe: Option<Pipe>,
+    /// Bytes that the destination is still to take: of `rest`, or in the pipe.
     pub(super) buffered: usize,
+    /// What came last was more than a message.
+    streams: bool,
     /// The source has ended.
     pub(super) eof: bool,
     /// Nothing will be written any more, and the destination knows.
     pub(super) done: bool,
     /// There was no descriptor for a pipe: the source is not watched until the next try.
     pub(super) starved: bool,
+}
+
+/// What all flows use in turn.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    message: Box<[u8]>,
+    pipes: Vec<Pipe>,
+}
+
+/// What is known of a flow's ends when it is run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    /// The source has sent its last byte, which may not have been read yet.
+    pub(super) over: bool,
+    /// The destination need not be told of the end: it is closed or reset next.
+    pub(super) untold: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +85,13 @@ impl Side {
     }
 
     pub(super) fn watch(&mut self, poll: &Poll, token: Token, flags: EventFlags) -> rustix::io::Result<()> {
-        if self.hung || self.interest == Some(flags) {
+        if self.hung {
+            if self.interest.take().is_some() {
+                poll.delete(&self.socket);
+            }
+            return Ok(());
+        }
+        if self.interest == Some(flags) {
             return Ok(());
         }
         match self.interest {
@@ -73,14 +100,6 @@ impl Side {
         }
         self.interest = Some(flags);
         Ok(())
-    }
-
-    /// It is closed both ways.
-    pub(super) fn hang_up(&mut self, poll: &Poll) {
-        if self.interest.take().is_some() {
-            poll.delete(&self.socket);
-        }
-        self.hung = true;
     }
 }
 
@@ -96,6 +115,12 @@ pub(super) fn holds_unsent(socket: &OwnedFd) -> bool {
     sys::fd::unacknowledged(socket.as_fd()).is_ok_and(|bytes| bytes > 0)
 }
 
+impl Buffers {
+    pub(super) fn new() -> Self {
+        Self { message: vec![0; MESSAGE].into(), pipes: Vec::new() }
+    }
+}
+
 impl Flow {
     /// Carries what there is, until the source has no more for now, the destination takes no more for now, or
     /// others should get their turn.
@@ -103,59 +128,87 @@ impl Flow {
         &mut self,
         source: &Side,
         destination: &Side,
-        pipes: &mut Vec<Pipe>,
-        reset: bool,
+        buffers: &mut Buffers,
+        ends: Ends,
     ) -> Result<(), Broken> {
         let mut turns = 0;
-        let mut last = usize::MAX;
+        let mut more = true;
         while !self.done {
             if !self.drain(destination)? {
                 return Ok(());
             }
             if self.eof {
-                // An end that was reset must not look like one that was closed in order.
-                if !reset && let Err(error) = rustix::net::shutdown(&destination.socket, Shutdown::Write) {
+                if !ends.untold
+                    && let Err(error) = rustix::net::shutdown(&destination.socket, Shutdown::Write)
+                {
                     tracing::debug!(%error, "shut down");
                 }
-                self.finish(pipes);
+                self.finish(buffers);
                 return Ok(());
             }
-            if !source.hung && (last < MESSAGE || turns == TURNS) {
-                self.release(pipes);
+            if !source.hung && (!(more || ends.over) || turns == TURNS) {
+                self.release(buffers);
                 return Ok(());
             }
             turns += 1;
-            match self.fill(source, pipes)? {
-                Some(count) => last = count,
+            let came = if self.streams {
+                self.fill(source, buffers)
+            } else {
+                self.pass(source, destination, buffers)
+            };
+            match came? {
+                Some(count) => more = count >= MESSAGE,
                 None => return Ok(()),
             }
+            self.streams = more;
         }
         Ok(())
     }
 
-    /// Empties the pipe; `false` when the destination takes no more for now.
+    /// Passes a message on; `None` when the source has none for now.
+    fn pass(
+        &mut self,
+        source: &Side,
+        destination: &Side,
+        buffers: &mut Buffers,
+    ) -> Result<Option<usize>, Broken> {
+        let Some(count) = self.came(source, || {
+            rustix::net::recv(&source.socket, &mut *buffers.message, RecvFlags::empty())
+                .map(|(count, _)| count)
+        })?
+        else {
+            return Ok(None);
+        };
+        let message = buffers.message.get(..count).unwrap_or_default();
+        let sent = if message.is_empty() { 0 } else { send(destination, message)? };
+        self.rest.clear();
+        self.rest.extend_from_slice(message.get(sent..).unwrap_or_default());
+        self.buffered = self.rest.len();
+        Ok(Some(count))
+    }
+
+    /// Hands the destination what it has not taken yet; `false` when it takes no more for now.
     fn drain(&mut self, destination: &Side) -> Result<bool, Broken> {
-        let Some(pipe) = &self.pipe else { return Ok(true) };
         while self.buffered > 0 {
-            let flags = SpliceFlags::NONBLOCK;
-            match rustix::pipe::splice(&pipe.read, None, &destination.socket, None, self.buffered, flags) {
-                Ok(0) => return Err(Broken::Destination),
-                Ok(count) => self.buffered = self.buffered.saturating_sub(count),
-                Err(Errno::AGAIN) => return Ok(false),
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "write");
-                    return Err(Broken::Destination);
-                }
+            let rest = self.rest.get(self.rest.len().saturating_sub(self.buffered)..).unwrap_or_default();
+            let taken = match &self.pipe {
+                Some(pipe) if rest.is_empty() => splice(pipe, destination, self.buffered)?,
+                _ => send(destination, rest)?,
+            };
+            if taken == 0 {
+                return Ok(false);
             }
+            self.buffered = self.buffered.saturating_sub(taken);
         }
+        // Memory for messages that nobody takes is for as long as that lasts.
+        self.rest = Vec::new();
         Ok(true)
     }
 
     /// Fills the empty pipe; `None` when the source has nothing for now.
-    fn fill(&mut self, source: &Side, pipes: &mut Vec<Pipe>) -> Result<Option<usize>, Broken> {
+    fn fill(&mut self, source: &Side, buffers: &mut Buffers) -> Result<Option<usize>, Broken> {
         if self.pipe.is_none() {
-            match pipes.pop().map_or_else(Pipe::new, Ok) {
+            match buffers.pipes.pop().map_or_else(Pipe::new, Ok) {
                 Ok(pipe) => self.pipe = Some(pipe),
                 Err(error) => {
                     tracing::warn!(%error, "no pipe: a connection waits");
@@ -163,30 +216,43 @@ impl Flow {
                 }
             }
         }
-        let Some(pipe) = &mut self.pipe else { return Ok(None) };
-        loop {
+        let Some(mut pipe) = self.pipe.take() else { return Ok(None) };
+        let came = self.came(source, || {
             // The pipe is empty, so that "try again" can only mean that the source is.
             let flags = SpliceFlags::NONBLOCK;
-            match rustix::pipe::splice(&source.socket, None, &pipe.write, None, BIG_PIPE, flags) {
+            rustix::pipe::splice(&source.socket, None, &pipe.write, None, BIG_PIPE, flags)
+        });
+        if let Ok(Some(count)) = came {
+            self.buffered = count;
+            if count >= pipe.size / 2 {
+                pipe.enlarge();
+            }
+        }
+        self.pipe = Some(pipe);
+        if let Ok(None) = came {
+            self.release(buffers);
+        }
+        came
+    }
+
+    /// How much has come from the source, 0 at its end; `None` when there is nothing for now.
+    fn came(
+        &mut self,
+        source: &Side,
+        mut receive: impl FnMut() -> rustix::io::Result<usize>,
+    ) -> Result<Option<usize>, Broken> {
+        loop {
+            match receive() {
                 Ok(0) => {
                     self.eof = true;
                     return Ok(Some(0));
                 }
-                Ok(count) => {
-                    self.buffered = count;
-                    if count >= pipe.size / 2 {
-                        pipe.enlarge();
-                    }
-                    return Ok(Some(count));
-                }
+                Ok(count) => return Ok(Some(count)),
                 Err(Errno::AGAIN) if source.hung => {
                     self.eof = true;
                     return Ok(Some(0));
                 }
-                Err(Errno::AGAIN) => {
-                    self.release(pipes);
-                    return Ok(None);
-                }
+                Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
                 Err(error) => {
                     tracing::debug!(%error, "read");
@@ -197,19 +263,49 @@ impl Flow {
     }
 
     /// Nothing more will be carried.
-    pub(super) fn finish(&mut self, pipes: &mut Vec<Pipe>) {
+    pub(super) fn finish(&mut self, buffers: &mut Buffers) {
         self.done = true;
-        self.release(pipes);
+        self.release(buffers);
+        self.rest = Vec::new();
         self.buffered = 0;
     }
 
     /// Gives the pipe back; one with bytes in it is closed.
-    pub(super) fn release(&mut self, pipes: &mut Vec<Pipe>) {
+    pub(super) fn release(&mut self, buffers: &mut Buffers) {
         if let Some(pipe) = self.pipe.take()
             && self.buffered == 0
-            && pipes.len() < SPARE_PIPES
+            && buffers.pipes.len() < SPARE_PIPES
         {
-            pipes.push(pipe);
+            buffers.pipes.push(pipe);
+        }
+    }
+}
+
+/// How much of a message the destination took; 0 when it takes nothing for now.
+fn send(destination: &Side, message: &[u8]) -> Result<usize, Broken> {
+    taken(|| rustix::net::send(&destination.socket, message, SendFlags::NOSIGNAL))
+}
+
+/// The same, from a pipe.
+fn splice(pipe: &Pipe, destination: &Side, count: usize) -> Result<usize, Broken> {
+    let flags = SpliceFlags::NONBLOCK;
+    taken(|| match rustix::pipe::splice(&pipe.read, None, &destination.socket, None, count, flags) {
+        // The pipe does have that much.
+        Ok(0) => Err(Errno::PIPE),
+        other => other,
+    })
+}
+
+fn taken(mut give: impl FnMut() -> rustix::io::Result<usize>) -> Result<usize, Broken> {
+    loop {
+        match give() {
+            Ok(count) => return Ok(count),
+            Err(Errno::AGAIN) => return Ok(0),
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                tracing::debug!(%error, "write");
+                return Err(Broken::Destination);
+            }
         }
     }
 }

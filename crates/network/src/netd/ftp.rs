@@ -10,11 +10,11 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::Event;
-use super::event::{Poll, Token};
 use super::flow::Side;
 use super::proxy::End;
 use super::slab::Key;
 use super::topology::{ServiceId, Target};
+use super::world::{Poll, Token};
 use crate::ftp::{Addresses, Ports, Session};
 
 /// Bytes that may wait for one side; while there are more, the other is not read.
@@ -225,7 +225,6 @@ impl Control {
     /// One end is ready, or broken.
     pub(super) fn ready(
         &mut self,
-        poll: &Poll,
         ends: (&mut Side, &mut Side),
         end: End,
         flags: EventFlags,
@@ -235,10 +234,10 @@ impl Control {
         if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
             // A client that is gone wants nothing any more. What a server said at last is still for the client.
             if end == End::Client {
-                client.hang_up(poll);
+                client.hung = true;
                 return Course::Broken;
             }
-            server.hang_up(poll);
+            server.hung = true;
         }
         let mut doors =
             Doors { around, gate: self.gate, entry: self.entry, client: self.client, target: self.target };

@@ -10,11 +10,11 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::event::{Token, World};
 use super::proxy::{FAR_PATIENCE, outside};
 use super::slab::{Key, Slab};
 use super::tally::Tally;
 use super::topology::{ServiceId, Way};
+use super::world::{Token, World};
 use crate::queue::{self, Verdict, Waiting};
 
 /// Connections under way and not claimed yet; what comes then is tried again by its sender a second later.
@@ -125,7 +125,10 @@ impl Knocks {
     }
 
     fn knock(&mut self, world: &mut World, waiting: Waiting) {
-        let Waiting { packet, from, to } = waiting;
+        let Waiting { packet, from, to, begins } = waiting;
+        if !begins {
+            return self.decide(packet, Verdict::Again);
+        }
         let pair = (from, to);
         if let Some(knock) = self.by_pair.get(&pair).and_then(|key| self.under_way.get_mut(*key)) {
             // Sent again, because we take our time: the latest is the one that is answered.
@@ -158,7 +161,7 @@ impl Knocks {
 
     /// Begins to make the connection.
     fn call(&mut self, world: &mut World, waiting: Waiting, service: ServiceId, now: Instant) {
-        let Waiting { packet, from, to } = waiting;
+        let Waiting { packet, from, to, .. } = waiting;
         let socket = match outside(to, None) {
             Ok(socket) => socket,
             Err(error) => {

@@ -1,9 +1,9 @@
-//! Connections carried between two sockets of two network namespaces, spliced in the kernel: published ports into
-//! the stack, virtual addresses within it, egress out of it.
+//! Connections carried between two sockets of two network namespaces: published ports into the stack, virtual
+//! addresses within it, egress out of it.
 //!
-//! Level-triggered: in the steady state both ends are watched for reading, a message costs one wait and two
-//! splices, and the interest changes only while one end cannot take what the other sent. An idle connection
-//! holds its two sockets and no pipe.
+//! Level-triggered: in the steady state both ends are watched for reading, a message costs one wait, one read and one
+//! write, and the interest changes only while one end cannot take what the other sent. An idle connection holds its
+//! two sockets and nothing else.
 //!
 //! Until the other end is connected nothing is read from the client, so another replica can be tried, or the one
 //! that is being restarted can be waited for, and no byte is lost.
@@ -19,12 +19,12 @@ use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
 use super::Kind;
-use super::event::{Poll, Token, World};
-use super::flow::{Broken, Flow, Pipe, Side, holds_unsent, reset_on_close};
+use super::flow::{Broken, Buffers, Ends, Flow, Side, holds_unsent, reset_on_close};
 use super::ftp::{Around, Control, Course, Gate};
 use super::slab::{Key, Slab};
 use super::sockets::{self, Waiter};
 use super::topology::{Entrance, Replica, ServiceId, Target};
+use super::world::{Poll, Token, World};
 use crate::balance::{MemberId, Pick};
 
 /// How long a client may wait for its connection to be established, a restart of the service included.
@@ -75,7 +75,7 @@ pub(super) enum Dial {
 #[derive(Debug)]
 pub(super) struct Proxy {
     connections: Slab<Connection>,
-    pipes: Vec<Pipe>,
+    buffers: Buffers,
     /// When a connection must be established, or its present attempt be, by the number of attempts before it.
     deadlines: BinaryHeap<Reverse<(Instant, Key, u32)>>,
     /// Those that wait for their service, and when to try again.
@@ -132,7 +132,7 @@ impl Proxy {
     pub(super) fn new() -> Self {
         Self {
             connections: Slab::new(),
-            pipes: Vec::new(),
+            buffers: Buffers::new(),
             deadlines: BinaryHeap::new(),
             held: VecDeque::new(),
             starved: Vec::new(),
@@ -251,8 +251,16 @@ impl Proxy {
                 }
             }
         };
-        let Some(target) = target else { return self.abort(world, key) };
-        attempt.target = Some(target);
+        match target {
+            Some(target) => self.reach(world, key, target),
+            None => self.abort(world, key),
+        }
+    }
+
+    /// Connects to a place in the stack, as soon as there is a socket for it.
+    fn reach(&mut self, world: &mut World, key: Key, target: Target) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.attempt.target = Some(target);
         let kind = if target.address.is_ipv4() { Kind::Tcp4 } else { Kind::Tcp6 };
         if let Some(socket) = world.sockets.take(kind, Waiter::Connection(key)) {
             self.connect(world, key, socket, target);
@@ -361,6 +369,13 @@ impl Proxy {
             sockets::keep_address(&socket, source);
         }
         let result = rustix::net::connect(&socket, &target.address);
+        if result == Err(Errno::ADDRNOTAVAIL)
+            && let Some(source) = target.source.filter(|source| source.port() != 0)
+        {
+            // The client has a connection from that port to this very place, or had one a moment ago.
+            let source = Some(SocketAddr::new(source.ip(), 0));
+            return self.reach(world, key, Target { source, ..target });
+        }
         let mut upstream = Side::new(socket);
         let result = match result {
             // The handshake with a service on this machine is usually over by now.
@@ -460,9 +475,9 @@ impl Proxy {
         if let (Some(control), Some(upstream), Some(gate)) =
             (&mut connection.control, &mut connection.upstream, connection.gate)
         {
-            let World { topology, ftp, events, poll, .. } = world;
+            let World { topology, ftp, events, .. } = world;
             let mut around = Around { key, service: topology.name(gate.service), expected: ftp, events };
-            match control.ready(poll, (&mut connection.client, upstream), end, flags, &mut around) {
+            match control.ready((&mut connection.client, upstream), end, flags, &mut around) {
                 Course::Goes => {}
                 Course::Opaque => connection.control = None,
                 Course::Over => return self.close(world, key),
@@ -473,7 +488,7 @@ impl Proxy {
             }
             return;
         }
-        connection.transfer(&world.poll, &mut self.pipes, end, flags);
+        connection.transfer(&mut self.buffers, end, flags);
         if connection.up.done && connection.down.done {
             if connection.reset {
                 self.reset(world, key);
@@ -509,7 +524,7 @@ impl Proxy {
             self.look.get_or_insert_with(|| Instant::now() + LOOK);
         }
         for mut flow in [connection.up, connection.down] {
-            flow.release(&mut self.pipes);
+            flow.release(&mut self.buffers);
         }
     }
 
@@ -525,7 +540,7 @@ impl Proxy {
     fn close(&mut self, world: &mut World, key: Key) {
         let Some(connection) = self.remove(world, key) else { return };
         for mut flow in [connection.up, connection.down] {
-            flow.release(&mut self.pipes);
+            flow.release(&mut self.buffers);
         }
     }
 
@@ -555,7 +570,7 @@ pub(super) fn outside(address: SocketAddr, source: Option<SocketAddr>) -> rustix
 }
 
 impl Connection {
-    fn transfer(&mut self, poll: &Poll, pipes: &mut Vec<Pipe>, end: End, flags: EventFlags) {
+    fn transfer(&mut self, buffers: &mut Buffers, end: End, flags: EventFlags) {
         let Some(upstream) = &mut self.upstream else { return };
         let (this, other, from, to) = match end {
             End::Client => (&mut self.client, upstream, &mut self.up, &mut self.down),
@@ -563,32 +578,37 @@ impl Connection {
         };
         let broken = flags.intersects(EventFlags::HUP | EventFlags::ERR);
         if broken {
-            let failed = !matches!(sockopt::socket_error(&this.socket), Ok(Ok(())));
+            let failed =
+                flags.contains(EventFlags::ERR) && !matches!(sockopt::socket_error(&this.socket), Ok(Ok(())));
             if failed || flags.contains(EventFlags::HUP) {
-                this.hang_up(poll);
+                this.hung = true;
                 // Nothing can be written to it any more; unless we had ended that ourselves, it was reset.
                 self.reset |= failed || !to.done;
-                to.finish(pipes);
+                to.finish(buffers);
             }
         }
         let mut outcomes = [Ok(()), Ok(())];
         // What an end had sent before it was lost still goes to the other.
         if broken || flags.contains(EventFlags::IN) {
-            outcomes[0] = from.run(this, other, pipes, self.reset);
+            let over = flags.contains(EventFlags::RDHUP);
+            // An end that was reset must not look like one that was closed in order.
+            let ends = Ends { over, untold: self.reset || to.done };
+            outcomes[0] = from.run(this, other, buffers, ends);
         }
         if flags.contains(EventFlags::OUT) {
-            outcomes[1] = to.run(other, this, pipes, self.reset);
+            let ends = Ends { over: false, untold: self.reset || from.done };
+            outcomes[1] = to.run(other, this, buffers, ends);
         }
         let [from_outcome, to_outcome] = outcomes;
         for (outcome, flow) in [(&from_outcome, from), (&to_outcome, to)] {
             if outcome.is_err() {
-                flow.finish(pipes);
+                flow.finish(buffers);
                 self.reset = true;
             }
         }
         if matches!(from_outcome, Err(Broken::Source)) || matches!(to_outcome, Err(Broken::Source)) {
-            self.up.finish(pipes);
-            self.down.finish(pipes);
+            self.up.finish(buffers);
+            self.down.finish(buffers);
         }
     }
 
@@ -599,7 +619,10 @@ impl Connection {
         }
         let interest = |from: &Flow, to: &Flow| {
             let mut flags = EventFlags::empty();
-            flags.set(EventFlags::IN, from.buffered == 0 && !from.eof && !from.done && !from.starved);
+            flags.set(
+                EventFlags::IN | EventFlags::RDHUP,
+                from.buffered == 0 && !from.eof && !from.done && !from.starved,
+            );
             flags.set(EventFlags::OUT, to.buffered > 0);
             flags
         };

@@ -16,9 +16,9 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
-use super::event::{Poll, Token};
 use super::slab::{Key, Slab};
 use super::tally::Tally;
+use super::world::{Poll, Token};
 use crate::balance::State;
 use crate::egress::Policy;
 use crate::names::cache::{Asked, Cache};

@@ -7,13 +7,16 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sys::channel::{Channel, MAX_FDS};
 
-use super::event::{Poll, Token};
 use super::slab::Key;
+use super::world::{Poll, Token};
 use super::{Kind, SocketRequest, encode};
+use crate::error::errno;
 
 /// TCP sockets over IPv4 that are kept ready.
 const STOCK: usize = 32;
@@ -71,7 +74,7 @@ impl Sockets {
         Ok(())
     }
 
-    /// A socket, or `None` and the promise that `waiter` comes out of [`Self::refill`] or [`Self::give_up`].
+    /// A socket, or `None` and the promise that `waiter` comes out of [`Self::refill`].
     pub(super) fn take(&mut self, kind: Kind, waiter: Waiter) -> Option<OwnedFd> {
         let shelf = &mut self.shelves[kind as usize];
         shelf.stock = shelf.stock.max(SMALL_STOCK);
@@ -90,14 +93,6 @@ impl Sockets {
     pub(super) fn is_short(&self) -> bool {
         let short = |shelf: &Shelf| shelf.ready.is_empty() && shelf.waiting.len() >= FEW;
         self.hub.is_some() && self.shelves.iter().any(short)
-    }
-
-    /// Those that wait although there is nobody to give them anything.
-    pub(super) fn give_up(&mut self) -> Vec<Waiter> {
-        if self.hub.is_some() {
-            return Vec::new();
-        }
-        self.shelves.iter_mut().flat_map(|shelf| shelf.waiting.drain(..)).collect()
     }
 
     /// Asks for the kind that is lacking most.
@@ -125,25 +120,22 @@ impl Sockets {
         }
     }
 
-    /// Takes the sockets that the hub sent, and pairs them with those that wait.
-    pub(super) fn refill(&mut self, poll: &Poll) -> Vec<(Waiter, OwnedFd)> {
-        let Some(hub) = &self.hub else { return Vec::new() };
+    /// Takes the sockets that the hub sent, and pairs them with those that wait; `None` when there is no hub any more.
+    pub(super) fn refill(&mut self) -> Option<Vec<(Waiter, OwnedFd)>> {
+        let Some(hub) = &self.hub else { return Some(Vec::new()) };
         let message = match hub.recv() {
-            Ok(Some(message)) => message,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Vec::new(),
-            gone => {
-                tracing::debug!(?gone, "the hub's channel has ended");
-                poll.delete(hub);
-                self.hub = None;
-                self.shelves.iter_mut().for_each(|shelf| shelf.ready.clear());
-                return Vec::new();
+            Ok(message) => message?,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(Vec::new()),
+            Err(error) => {
+                tracing::info!(%error, "receive sockets from the hub");
+                return None;
             }
         };
         self.requested = false;
         let kind = serde_json::from_slice(&message.bytes);
         let (Ok(kind), false) = (kind, message.fds.is_empty()) else {
             self.ask_again = Some(Instant::now() + REST);
-            return Vec::new();
+            return Some(Vec::new());
         };
         let kind: Kind = kind;
         let shelf = &mut self.shelves[kind as usize];
@@ -154,7 +146,7 @@ impl Sockets {
         if self.shelves.iter().any(|shelf| !shelf.waiting.is_empty() || shelf.ready.len() < shelf.stock / 2) {
             self.ask();
         }
-        pairs
+        Some(pairs)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -175,11 +167,14 @@ pub(super) fn outside(address: SocketAddr, kind: SocketType) -> rustix::io::Resu
     rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// Binds a socket to an address, with another port if this one is not to be had: it is reserved, or another connection
-/// of the same client has it.
+/// Binds a socket to an address, with another port if this one is not to be had. Port 0 is any that is free towards
+/// wherever the socket is connected to.
 pub(super) fn come_from(socket: &OwnedFd, source: SocketAddr) -> rustix::io::Result<()> {
-    let bound = rustix::net::bind(socket, &source);
-    bound.or_else(|_| rustix::net::bind(socket, &SocketAddr::new(source.ip(), 0)))
+    if source.port() != 0 && rustix::net::bind(socket, &source).is_ok() {
+        return Ok(());
+    }
+    setsockopt(socket, IpBindAddressNoPort, &true).map_err(errno)?;
+    rustix::net::bind(socket, &SocketAddr::new(source.ip(), 0))
 }
 
 /// Gives a transparent socket of the stack's namespace the client's own address; else it has the gateway's.

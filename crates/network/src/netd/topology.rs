@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::Event;
 use crate::balance::{Balance, MemberId, Pick, Pool, State};
 use crate::egress::Learned;
-use crate::link::contains;
 use crate::plan::{Endpoint, Interface, Network, NetworkPlan};
 
 /// How long after a container began to take connections one that it refuses is tried again: its program may not
@@ -323,13 +322,7 @@ impl Topology {
 
     /// Whether an address lies in a subnet of the stack.
     pub(super) fn is_ours(&self, address: IpAddr) -> bool {
-        self.plan.networks.iter().any(|network| match address {
-            IpAddr::V4(address) => contains(network, address),
-            IpAddr::V6(address) => network.v6.is_some_and(|v6| {
-                let mask = u128::MAX.checked_shl(128 - u32::from(v6.prefix.min(128))).unwrap_or(0);
-                u128::from(v6.subnet) & mask == u128::from(address) & mask
-            }),
-        })
+        self.plan.networks.iter().flat_map(Network::subnets).any(|subnet| subnet.contains(address))
     }
 
     /// Whether `address` is one of the stack's namespace itself that `source` may talk to: a gateway or a virtual

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{
     Endpoint, Group, Interface, Network, NetworkPlan, Subnet6, VirtualAddress, derived_mac, replica_name,
 };
+use crate::Subnet;
 use crate::balance::Balance;
 use crate::egress::Policy;
 
@@ -366,8 +367,8 @@ pub(super) fn free_address(
     taken: &mut Taken,
     service: &str,
 ) -> Result<Ipv4Addr, AllocateError> {
-    // The last address is the broadcast address.
-    let mut hosts = (2..!mask(network.prefix)).map(|host| nth(network.subnet, host));
+    let is_host = |address: &Ipv4Addr| is_host(*address, network.subnet, network.prefix);
+    let mut hosts = (2..).map(|host| nth(network.subnet, host)).take_while(is_host);
     let free = hosts.find(|address| !taken.contains_key(&(network.name.clone(), *address)));
     if let Some(address) = free {
         taken.insert((network.name.clone(), address), format!("service `{service}`"));
@@ -380,20 +381,14 @@ fn nth(subnet: Ipv4Addr, host: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(subnet).wrapping_add(host))
 }
 
-fn mask(prefix: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)
-}
-
 /// Whether the address is within the subnet, and neither its first nor its last address.
 fn is_host(address: Ipv4Addr, subnet: Ipv4Addr, prefix: u8) -> bool {
-    let host = u32::from(address) & !mask(prefix);
-    let same = u32::from(address) & mask(prefix) == u32::from(subnet) & mask(prefix);
-    same && host != 0 && host != !mask(prefix)
+    let subnet = Subnet::of(subnet, prefix);
+    subnet.contains(address.into()) && address != subnet.first() && address != subnet.last()
 }
 
 fn overlap(one: (Ipv4Addr, u8), other: (Ipv4Addr, u8)) -> bool {
-    let wide = mask(one.1.min(other.1));
-    u32::from(one.0) & wide == u32::from(other.0) & wide
+    Subnet::of(one.0, one.1).overlaps(Subnet::of(other.0, other.1))
 }
 
 /// `br-NAME`, cut to what the kernel takes and made unique by a number.

@@ -200,7 +200,7 @@ impl Stack {
     /// Of what `service` was told to start.
     pub fn outcome(&self, service: &str) -> Outcome {
         let channel = &self.services[self.endpoint(service).0];
-        let reply = channel.recv_until(Instant::now() + Duration::from_secs(15)).unwrap().unwrap();
+        let reply = channel.recv_until(Instant::now() + Duration::from_secs(60)).unwrap().unwrap();
         serde_json::from_slice(&reply.bytes).unwrap()
     }
 

@@ -164,7 +164,7 @@ pub fn replicas_by_state(stack: &mut Stack) {
 pub fn flood(stack: &mut Stack) {
     with_resolvers(stack, vec![stack.resolver.address], |stack| {
         let gateway = stack.plan.networks[0].gateway;
-        stack.start_flood("web", gateway, 100_000);
+        stack.start_flood("web", gateway, 1_000_000);
         // On other networks others are served meanwhile; on its own the kernel drops what comes too fast, and who
         // asked asks again.
         for _ in 0..100 {

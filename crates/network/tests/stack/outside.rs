@@ -263,7 +263,7 @@ impl Site {
             if address == Ipv6Addr::LOCALHOST && !has_ipv6() {
                 continue;
             }
-            for service in ["app", "web", "rep", "db"] {
+            for service in ["app", "web", "rep", "db", "app"] {
                 site.publish(service, address, Protocol::Tcp);
             }
             for service in ["app", "rep"] {
@@ -391,6 +391,13 @@ impl Site {
         let is =
             |one: &&Published| one.service == service && one.port.host_ip == at && one.port.is_udp() == udp;
         SocketAddr::new(at, all.find(is).unwrap().port.host_port)
+    }
+
+    /// The other TCP port by which a service is published at an address of the host.
+    pub fn second_port(&self, service: &str, at: IpAddr) -> SocketAddr {
+        let all = self.configuration.published.iter();
+        let is = |one: &&Published| one.service == service && one.port.host_ip == at && !one.port.is_udp();
+        SocketAddr::new(at, all.filter(is).nth(1).unwrap().port.host_port)
     }
 
     /// Has a container look a name up.

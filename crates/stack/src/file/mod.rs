@@ -4,6 +4,7 @@
 //! `resolve`'s business.
 
 pub(crate) mod bridge;
+pub(crate) mod build;
 pub(crate) mod health;
 mod limits;
 pub(crate) mod mounts;

@@ -123,21 +123,9 @@ pub(super) fn read(
 
 /// What the keys of a service say together.
 pub(super) fn check(service: &mut ServiceFile, warnings: &mut Vec<(Span, String)>) -> Checked<()> {
-    /// What belongs to the owner of a network namespace.
-    const SHARED: [&str; 12] = [
-        "dns",
-        "dns_opt",
-        "dns_search",
-        "domainname",
-        "egress",
-        "expose",
-        "extra_hosts",
-        "hostname",
-        "links",
-        "mac_address",
-        "networks",
-        "ports",
-    ];
+    // Everything else belongs to the owner of the network namespace.
+    const OWN: [&str; 2] = ["container_name", "network_mode"];
+    let shared: Vec<&str> = KEYS.into_iter().filter(|key| !OWN.contains(key)).collect();
     let keys = &mut service.network;
     let place = format!("service `{}`", service.key.name);
     let (text, refused, unused): (_, &[&str], &[&str]) = match keys.mode.as_ref().map(|mode| &mode.value) {
@@ -148,8 +136,8 @@ pub(super) fn check(service: &mut ServiceFile, warnings: &mut Vec<(Span, String)
         Some(ModeFile::Host) => {
             ("host".to_owned(), &["egress", "links", "mac_address", "networks"], &["dns", "ports"])
         }
-        Some(ModeFile::Service(name)) => (format!("service:{name}"), &SHARED, &[]),
-        Some(ModeFile::Container(name)) => (format!("container:{name}"), &SHARED, &[]),
+        Some(ModeFile::Service(name)) => (format!("service:{name}"), &shared, &[]),
+        Some(ModeFile::Container(name)) => (format!("container:{name}"), &shared, &[]),
     };
     for key in &keys.present {
         // An empty list says what the mode says.

@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use super::Progress;
 use crate::paths::Paths;
 use crate::plan::{BaseDockerfile, Build, Service};
+use crate::registry;
 use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Handle};
 
@@ -178,14 +179,33 @@ pub(super) fn provide(
     reference: &Reference,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, RemoteError> {
-    let store = Store::reader(&paths.data);
+    let store = paths.store()?;
     let configured: Vec<PathBuf> = std::env::var_os("INCEPTION_BASE_DIR")
         .map(|list| std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect())
         .unwrap_or_default();
     let sources = BaseSources { store: Some(&store), paths: &configured, offline: false };
     let name = reference.to_string();
+    let mut found = image::base::locate(reference, &sources)?;
+    if found == Found::InRegistry {
+        match pull(paths, reference, progress) {
+            Ok(image) => return Ok(image),
+            Err(failed) => {
+                found = match image::base::distribution(reference, &sources)? {
+                    found @ (Found::Download { .. } | Found::Debootstrap { .. }) if failed.unreachable => {
+                        found
+                    }
+                    _ => return Err(failed.error),
+                };
+                let why = failed.error.chain.last().map_or("", String::as_str);
+                let text = format!(
+                    "`{name}` comes from the distribution itself: the registry is out of reach ({why})"
+                );
+                progress(Progress::Warning(text));
+            }
+        }
+    }
     let mut fetching = |how: &str| progress(Progress::Fetching { image: name.clone(), how: how.to_owned() });
-    match image::base::locate(reference, &sources)? {
+    match found {
         Found::InStore(image) => Ok(*image),
         Found::Tarball { path, sha256 } => {
             fetching(&format!("importing {}", path.display()));
@@ -210,7 +230,11 @@ pub(super) fn provide(
                 mmdebstrap(&suite, &file, &mut line).and_then(|()| import(paths, reference, &file, None));
             scratch.finish(imported)
         }
-        Found::NotFound { tried } => {
+        found @ (Found::InRegistry | Found::NotFound { .. }) => {
+            let tried = match found {
+                Found::NotFound { tried } => tried,
+                _ => Vec::new(),
+            };
             let mut error = RemoteError::message(format!("find the image `{name}`"));
             for attempt in tried {
                 error = error.caused_by(attempt);
@@ -220,6 +244,21 @@ pub(super) fn provide(
             ))
         }
     }
+}
+
+/// Pulls an image from its registry.
+fn pull(
+    paths: &Paths,
+    reference: &Reference,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Image, registry::Failed> {
+    let image = reference.to_string();
+    let pulled = registry::pull(paths, &image, None, &mut |event| {
+        progress(Progress::Transfer { image: image.clone(), event });
+    })?;
+    let id = Digest::from_str(&pulled.id).map_err(RemoteError::from)?;
+    let found = Store::reader(&paths.data).image_by_id(&id).map_err(RemoteError::from)?;
+    Ok(found.ok_or_else(|| RemoteError::message("the pulled image is gone"))?)
 }
 
 fn import(
@@ -239,7 +278,7 @@ fn import(
         let archive = File::open(handle.path()).context(|| format!("open {}", file.display()))?;
         Ok(store.import_tarball(reference, archive, &options)?.id.to_string())
     })?;
-    let store = Store::reader(&paths.data);
+    let store = paths.store()?;
     store
         .image_by_id(&Digest::from_str(&id)?)?
         .ok_or_else(|| RemoteError::message("the imported image is gone"))

@@ -18,12 +18,11 @@ use crate::host::HostFacts;
 use crate::netd::Starter;
 use crate::paths::Paths;
 use crate::plan::{BaseDockerfile, Build, Plan, Service, Source};
+use crate::registry::Transfer;
 use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Handle, Word, Worker};
 use network::{Networks, WayOut};
 use run::{NetworkRules, SandboxRunner};
-
-pub use image::ImageSummary;
 
 /// What may be done for the images of a plan.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +55,13 @@ pub enum Progress {
         done: u64,
         /// In all, when known.
         total: Option<u64>,
+    },
+    /// A transfer from or to a registry.
+    Transfer {
+        /// Image name.
+        image: String,
+        /// How it goes.
+        event: Transfer,
     },
     /// An instruction begins.
     Step {
@@ -112,7 +118,7 @@ pub fn provide(
     options: &Options,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<BTreeMap<String, String>, RemoteError> {
-    let store = Store::reader(&paths.data);
+    let store = paths.store()?;
     let mut ids = BTreeMap::new();
     let mut builds = Vec::new();
     for service in plan.services.iter() {
@@ -147,7 +153,7 @@ pub fn provide(
 /// # Errors
 /// When the store cannot be read.
 pub fn present(paths: &Paths, plan: &Plan) -> Result<Option<BTreeMap<String, String>>, RemoteError> {
-    let store = Store::reader(&paths.data);
+    let store = paths.store()?;
     let mut ids = BTreeMap::new();
     for service in &plan.services {
         let image = match &service.source {
@@ -159,14 +165,6 @@ pub fn present(paths: &Paths, plan: &Plan) -> Result<Option<BTreeMap<String, Str
         ids.insert(service.name.clone(), image.id.to_string());
     }
     Ok(Some(ids))
-}
-
-/// All images of the store.
-///
-/// # Errors
-/// When the store cannot be read.
-pub fn list(paths: &Paths) -> Result<Vec<ImageSummary>, RemoteError> {
-    Ok(Store::reader(&paths.data).images()?)
 }
 
 /// Makes an image of what a service's container has changed so far.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
+use network::Subnet;
 use network::plan::{
     AllocateError, Attachment, EndpointRequest, Interface, NetworkPlan, NetworkRequest, Subnet6,
 };
@@ -171,9 +172,7 @@ fn check_routes(network: &NetworkFile, host: &HostFacts) -> Checked<()> {
 }
 
 fn overlap(one: (Ipv4Addr, u8), other: (Ipv4Addr, u8)) -> bool {
-    let shorter = u32::from(one.1.min(other.1).min(32));
-    let mask = u32::MAX.checked_shl(32 - shorter).unwrap_or(0);
-    u32::from(one.0) & mask == u32::from(other.0) & mask
+    Subnet::of(one.0, one.1).overlaps(Subnet::of(other.0, other.1))
 }
 
 fn check_subnets6(file: &StackFile, plan: &NetworkPlan) -> Checked<()> {
@@ -188,10 +187,7 @@ fn check_subnets6(file: &StackFile, plan: &NetworkPlan) -> Checked<()> {
             )));
         }
         let Some(subnet) = &network.subnet6 else { continue };
-        let same = |other: Subnet6| {
-            let mask = u128::MAX << (128 - v6.prefix.min(other.prefix).clamp(1, 128));
-            u128::from(v6.subnet) & mask == u128::from(other.subnet) & mask
-        };
+        let same = |other: Subnet6| v6.subnet().overlaps(other.subnet());
         let other = plan.networks.iter().find(|n| n.name != *name && n.v6.is_some_and(same));
         if let Some(other) = other {
             let message = format!("the IPv6 subnets of the networks `{name}` and `{}` overlap", other.name);

@@ -3,6 +3,7 @@
 //! Nothing is changed. What is looked at besides the model: whether paths exist.
 
 mod addresses;
+mod build;
 mod files;
 mod ports;
 mod replicas;

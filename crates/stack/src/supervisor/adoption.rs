@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use image::{Digest, Image};
+use image::{Digest, Hold, Image};
 use network::plan::{Endpoint, Interface, NetworkPlan, replica_name};
 
 use super::connection::Pending;
@@ -359,6 +359,7 @@ impl Supervisor {
         self.faults.retain(|name, _| endpoint(&up.plan.network, name).is_some());
         (self.images, self.secrets, self.plan) = (up.images, up.secrets, Some(up.plan));
         self.take_in(made);
+        self.keep_images()?;
         self.want(&services);
         Ok(())
     }
@@ -396,6 +397,18 @@ impl Supervisor {
             .context(|| format!("cannot start service `{name}`"))?;
         unit.secrets = secrets_of(service, secrets);
         Ok(unit)
+    }
+
+    /// Says to the store which images are in use, so that nobody deletes them: those of the containers, of the plan
+    /// and of the plan that comes next.
+    pub(super) fn keep_images(&self) -> Result<(), RemoteError> {
+        let planned = self.images.values().chain(self.next.iter().flat_map(|next| next.up.images.values()));
+        let planned = planned.map(|id| Ok(Hold::Image(Digest::from_str(id)?)));
+        let containers = self.units.iter().map(|unit| {
+            let container = format!("{}/{}", self.stack, unit.name());
+            Ok(Hold::Container { image: unit.image.id.clone(), container })
+        });
+        Ok(self.store.use_only(planned.chain(containers).collect::<Result<_, image::Error>>()?)?)
     }
 
     fn image(&self, service: &str, id: Option<&String>) -> Result<(Image, String), RemoteError> {

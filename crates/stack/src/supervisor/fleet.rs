@@ -188,7 +188,7 @@ impl Supervisor {
         }
         self.units.retain(|unit| !goes(unit));
         let directories = gone.iter().map(|name| spec::container_directory(&self.stack, name)).collect();
-        let mut results = vec![self.hub.remove(directories)];
+        let mut results = vec![self.hub.remove(directories), self.keep_images()];
         let remove = |plan: &mut Plan| {
             for name in &gone {
                 let group = |endpoint: &&Endpoint| endpoint.service == *name;

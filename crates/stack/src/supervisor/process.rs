@@ -7,7 +7,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use container::idmap::IdMap;
-use image::Store;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -78,6 +77,8 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, Rem
     };
     delegation.remove_stale(stack)?;
     let cgroup = if needs.limits { delegation.stack(stack)? } else { None };
+    // Before the hub: what it runs on stays as long as either of the two is there.
+    let store = paths.store()?;
     // What the command's caller left open is nothing for others.
     sys::fd::close_on_exec_from(3).context(|| "keep descriptors to ourselves".into())?;
     // First: its exec takes a while, in which the hub is made.
@@ -107,7 +108,7 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, Rem
         stack: stack.to_owned(),
         listener: listen(&runtime).context(|| "listen on the control socket".into())?,
         runtime,
-        store: Store::reader(&paths.data),
+        store,
         hub,
         wiring: Wiring::new(starter, netd),
         history: Default::default(),

@@ -10,9 +10,6 @@ use super::unit::{Standing, Unit};
 use crate::control::State;
 use crate::event::What;
 
-/// How long a container keeps the connections that it has before its stop signal comes.
-const DRAIN: Duration = Duration::from_secs(10);
-
 impl Supervisor {
     /// Drains what has to be, and sends stop signals, dependants first.
     pub(super) fn stop_what_is_not_wanted(&mut self) -> bool {
@@ -31,15 +28,16 @@ impl Supervisor {
             }
         }
         for index in draining.iter().copied() {
-            self.units[index].drained_by = Some(now + DRAIN);
-            self.units[index].state = State::Draining;
+            let unit = &mut self.units[index];
+            unit.drained_by = Some(now + grace(unit));
+            unit.state = State::Draining;
             self.tell_state(index, None);
         }
         for index in stopping.iter().copied() {
             let unit = &mut self.units[index];
-            let grace = Duration::try_from_secs_f64(unit.service.stop_grace_period).unwrap_or(Duration::ZERO);
+            let kill_at = now + grace(unit);
             if let Some(run) = &mut unit.run {
-                run.kill_at = Some(now + grace);
+                run.kill_at = Some(kill_at);
             }
             unit.state = State::Stopping;
         }
@@ -84,6 +82,11 @@ impl Supervisor {
         let ends = self.ending.is_some() || unit.pending || unit.standing == Standing::Trial;
         is_led_to && !ends && self.wiring.netd().is_some() && others_take_over(unit, &self.replicas(name))
     }
+}
+
+/// How long a container keeps the connections that it has before its stop signal comes, and after that its program.
+fn grace(unit: &Unit) -> Duration {
+    Duration::try_from_secs_f64(unit.service.stop_grace_period).unwrap_or(Duration::ZERO)
 }
 
 /// Whether another container of the service gets its connections when `unit` gets none any more.

@@ -8,8 +8,8 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use crate::netd::event::{Poll, Token};
 use crate::netd::slab::Key;
+use crate::netd::world::{Poll, Token};
 
 /// How long a client may keep its connection without an answered query.
 const IDLE: Duration = Duration::from_secs(10);

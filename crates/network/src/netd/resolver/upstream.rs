@@ -14,9 +14,9 @@ use rustix::net::{RecvFlags, SendFlags, SocketType};
 use crate::names::cache::Asked;
 use crate::names::wire::{self, Received, Reply, UDP_LIMIT};
 use crate::names::{self, PORT};
-use crate::netd::event::{Poll, Token};
 use crate::netd::slab::Key;
 use crate::netd::sockets;
+use crate::netd::world::{Poll, Token};
 use crate::plan::{Endpoint, NetworkPlan};
 
 /// Where the host's resolvers are listed.

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use network::Subnet;
 use network::egress::{Policy, Rule, Target};
 use network::netd::Event;
 
@@ -223,7 +224,7 @@ pub fn policy(site: &mut Site) {
     };
     // By address, for one port; the other container has none.
     let rule = |target, ports| Rule { target, ports };
-    let subnet = Target::Subnet(PEER.into(), 32);
+    let subnet = Target::Subnet(Subnet::one(PEER));
     site.endpoint("web").egress = Policy::Only(vec![rule(subnet, Some((80, 80)))]);
     site.endpoint("app").egress = Policy::None;
     site.configure();

@@ -21,37 +21,13 @@ pub fn real_addresses(site: &mut Site) {
         let port = site.port("app", host, false);
         for (client, fourth) in CLIENTS {
             let address = both(Ipv4Addr::new(203, 0, 113, fourth)).find(|ip| ip.is_ipv4() == host.is_ipv4());
-            // A port that an earlier connection of this client had is not free again for a minute: one of these is.
-            let mut with_its_port = (0..5).filter_map(|_| {
-                let mut stream = site.connect(client, port).unwrap();
-                let seen = greeting(&mut stream).1;
-                assert_eq!(Some(seen.ip()), address);
-                (seen == stream.local_addr().unwrap()).then_some(stream)
-            });
-            let mut stream = with_its_port.next().expect("a connection that keeps its port");
+            let mut stream = site.connect(client, port).unwrap();
+            let seen = greeting(&mut stream).1;
+            assert_eq!((Some(seen.ip()), seen), (address, stream.local_addr().unwrap()));
             stream.write_all(b"hello").unwrap();
             stream.read_exact(&mut [0; 5]).unwrap();
         }
-        // Where that port is taken, by the same client's connection to elsewhere, it is another one.
-        let other = site.port("web", host, false);
-        let _other = Server::named(site, "web", site.address("web", host), 80);
-        let mut first = site.within("c1", || {
-            let socket = sharing_socket(host);
-            rustix::net::connect(&socket, &port).unwrap();
-            TcpStream::from(socket)
-        });
-        let own = greeting(&mut first).1;
-        let mut second = site.within("c1", || {
-            let socket = sharing_socket(host);
-            rustix::net::bind(&socket, &own).unwrap();
-            rustix::net::connect(&socket, &other).unwrap();
-            TcpStream::from(socket)
-        });
-        second.set_read_timeout(Some(PATIENCE)).unwrap();
-        let (name, seen) = greeting(&mut second);
-        assert_eq!((name.as_str(), seen.ip()), ("web", own.ip()));
-        end(second);
-        end(first);
+        one_port(site, host);
         // The host itself is a client with an address, too.
         let mut stream = TcpStream::connect(port).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -68,6 +44,36 @@ pub fn real_addresses(site: &mut Site) {
     let _server = Server::named(site, "db", db, 80);
     let mut stream = site.connect("c1", site.port("db", HOST, false)).unwrap();
     assert_eq!(greeting(&mut stream).1.ip(), IpAddr::from([10, 211, 1, 1]));
+}
+
+/// A client that has several connections from one port, one after the other and at once.
+fn one_port(site: &Site, host: IpAddr) {
+    let _other = Server::named(site, "web", site.address("web", host), 80);
+    let [app, web] = ["app", "web"].map(|service| site.port(service, host, false));
+    let again = site.second_port("app", host);
+    let client = both(Ipv4Addr::new(203, 0, 113, CLIENTS[0].1)).find(|ip| ip.is_ipv4() == host.is_ipv4());
+    let client = client.unwrap();
+    let connect = |from: SocketAddr, to: SocketAddr| {
+        let mut stream = site.within(CLIENTS[0].0, || {
+            let socket = sharing_socket(host);
+            rustix::net::bind(&socket, &from).unwrap();
+            rustix::net::connect(&socket, &to).unwrap();
+            TcpStream::from(socket)
+        });
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let seen = greeting(&mut stream).1;
+        (stream, seen)
+    };
+    let (first, own) = connect(SocketAddr::new(client, 0), web);
+    assert_eq!(own, first.local_addr().unwrap());
+    end(first);
+    let (second, seen) = connect(own, app);
+    assert_eq!(seen, own, "a connection to another service has only just ended");
+    let (third, seen) = connect(own, again);
+    assert_eq!(seen.ip(), own.ip());
+    assert_ne!(seen.port(), own.port(), "the service has a connection from there");
+    end(third);
+    end(second);
 }
 
 /// A socket that shares its port with the client's other connections.

@@ -1,6 +1,11 @@
 //! Writing a new layer on top of others: what a path means there, and what must be copied up first.
 
-use std::ffi::{OsStr, OsString};
+pub(crate) mod recipe;
+mod unpack;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,11 +21,34 @@ use crate::node::{self, Attributes};
 use crate::remove::remove_at;
 use crate::view::{Dir, Leaf, Node, Resolved, View};
 
+use recipe::Aside;
+
+pub use unpack::{LayerSource, StagedLayer};
+
+/// Directories that are kept open, because what an archive holds next is likely to go there, too.
+const OPEN_DIRS: usize = 64;
+
 /// A layer in the making. It lies in a private directory that nobody else writes.
 pub(crate) struct LayerWriter {
     /// The new layer and those below it.
     pub(crate) view: View,
     top: PathBuf,
+    /// There is no layer below: what the new one does not have is not there.
+    alone: bool,
+    creator: node::Creator,
+    /// Where what is replaced goes; none deletes it.
+    aside: RefCell<Option<Aside>>,
+    open_dirs: RefCell<HashMap<PathBuf, Parent>>,
+}
+
+/// A directory of the new layer, open to make something in it.
+#[derive(Clone)]
+struct Parent {
+    fd: Rc<OwnedFd>,
+    /// Its path from the root, free of links.
+    path: PathBuf,
+    /// The group that new nodes may get from it.
+    gid: u32,
 }
 
 impl LayerWriter {
@@ -29,13 +57,30 @@ impl LayerWriter {
         let mut layers = lower.to_vec();
         layers.push(top.to_owned());
         let view = View::open(&layers).map_err(|(path, cause)| Error::io("open layer", path, cause))?;
-        let writer = Self { view, top: top.to_owned() };
+        let writer = Self {
+            view,
+            top: top.to_owned(),
+            alone: lower.is_empty(),
+            creator: node::Creator::of_this_process(),
+            aside: RefCell::default(),
+            open_dirs: RefCell::default(),
+        };
         if !lower.is_empty() {
             let below = View::open(lower).map_err(|(path, cause)| Error::io("open layer", path, cause))?;
             copy_attributes(below.root().fd(), writer.view.root().fd())
                 .map_err(|cause| writer.fail("set attributes of", Path::new(""), cause))?;
         }
         Ok(writer)
+    }
+
+    /// Keeps what is replaced from now on.
+    pub(crate) fn keep_replaced(&self, aside: Aside) {
+        *self.aside.borrow_mut() = Some(aside);
+    }
+
+    /// What was replaced since [`LayerWriter::keep_replaced`].
+    pub(crate) fn take_replaced(&self) -> Option<Aside> {
+        self.aside.borrow_mut().take()
     }
 
     pub(crate) fn fail(&self, operation: &'static str, path: &Path, cause: impl Into<io::Error>) -> Error {
@@ -112,52 +157,115 @@ impl LayerWriter {
     }
 
     /// Splits a path into its directory (made if missing) and its last name.
-    fn parent(&self, path: &Path) -> Result<(Rc<OwnedFd>, PathBuf, OsString)> {
+    fn parent<'p>(&self, path: &'p Path) -> Result<(Parent, &'p OsStr)> {
         let name = path.file_name().ok_or_else(|| self.fail("write", path, Errno::ISDIR))?;
-        let (fd, at) = self.make_path(path.parent().unwrap_or(Path::new("")), None)?;
-        Ok((fd, at, name.to_owned()))
+        let above = path.parent().unwrap_or(Path::new(""));
+        if let Some(parent) = self.open_dirs.borrow().get(above) {
+            return Ok((parent.clone(), name));
+        }
+        let (fd, at) = match self.open_plain(above) {
+            Some(fd) => (Rc::new(fd), above.strip_prefix("/").unwrap_or(above).to_owned()),
+            None => self.make_path(above, None)?,
+        };
+        let gid = fstat(self, &fd, above)?.st_gid;
+        let parent = Parent { fd, path: at, gid };
+        self.remember(above, &parent);
+        Ok((parent, name))
+    }
+
+    /// Opens a directory of the new layer by a path without links, if it is one and no layer is below.
+    fn open_plain(&self, path: &Path) -> Option<OwnedFd> {
+        let path = path.strip_prefix("/").unwrap_or(path);
+        if !self.alone || path.as_os_str().is_empty() {
+            return None;
+        }
+        let root = self.view.root();
+        // Whatever it is that fails, the way that can do all says what.
+        node::open_dir_below(root.fd(), path).ok()
+    }
+
+    fn remember(&self, path: &Path, parent: &Parent) {
+        let mut open_dirs = self.open_dirs.borrow_mut();
+        if open_dirs.len() >= OPEN_DIRS {
+            open_dirs.clear();
+        }
+        open_dirs.insert(path.to_owned(), parent.clone());
+    }
+
+    /// Removes what is in the way of something new.
+    fn replace(&self, parent: &Parent, name: &OsStr) -> Result<()> {
+        // A directory that goes may be open, and a path that led through a link may lead elsewhere from now on.
+        self.open_dirs.borrow_mut().clear();
+        let path = parent.path.join(name);
+        let removed = match &mut *self.aside.borrow_mut() {
+            Some(aside) => aside.take(&parent.fd, name, bytes(&path)),
+            None => remove_at(&parent.fd, name),
+        };
+        removed.map_err(|cause| self.fail("replace", &path, cause))
+    }
+
+    /// Makes something that is no directory, in the place of what is there.
+    fn make<T>(
+        &self,
+        operation: &'static str,
+        path: &Path,
+        make: impl Fn(&OwnedFd, &OsStr) -> io::Result<T>,
+    ) -> Result<(Parent, T)> {
+        let (parent, name) = self.parent(path)?;
+        let made = match make(&parent.fd, name) {
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
+                self.replace(&parent, name)?;
+                make(&parent.fd, name)
+            }
+            made => made,
+        };
+        let made = made.map_err(|cause| self.fail(operation, path, cause))?;
+        Ok((parent, made))
     }
 
     /// Puts a directory at a path; one that is there stays, with new attributes where `attributes` says so.
     pub(crate) fn put_dir(&self, path: &Path, attributes: &Attributes, overwrite: bool) -> Result<()> {
         if path.file_name().is_none() {
             if overwrite {
+                // New nodes may inherit its group.
+                self.open_dirs.borrow_mut().clear();
                 let root = self.view.root();
                 node::set_attributes(root.fd(), attributes)
                     .map_err(|cause| self.fail("set attributes of", path, cause))?;
             }
             return Ok(());
         }
-        let (parent, at, name) = self.parent(path)?;
-        let at = at.join(name.as_os_str());
+        let (parent, name) = self.parent(path)?;
+        let at = parent.path.join(name);
+        if self.alone {
+            match node::create_dir(&parent.fd, name, self.creator.mode(attributes)) {
+                Ok(fd) => {
+                    (self.creator.set_attributes(&fd, attributes, parent.gid))
+                        .map_err(|cause| self.fail("set attributes of", &at, cause))?;
+                    let new = Parent { fd: Rc::new(fd), path: at, gid: attributes.gid };
+                    self.remember(path, &new);
+                    return Ok(());
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(cause) => return Err(self.fail("make directory", &at, cause)),
+            }
+        }
         let (fd, new) = match self.resolve(&at, false)? {
             Resolved::Found(Node::Dir(dir)) => (self.copy_up(&dir)?, false),
             Resolved::Found(Node::Leaf(leaf)) => {
                 if leaf.in_top() {
-                    remove_at(&parent, &name).map_err(|cause| self.fail("replace", &at, cause))?;
+                    self.replace(&parent, name)?;
                 }
-                (Rc::new(self.new_dir(&parent, &name, &at)?), true)
+                (Rc::new(self.new_dir(&parent.fd, name, &at)?), true)
             }
-            Resolved::Missing { .. } => (Rc::new(self.new_dir(&parent, &name, &at)?), true),
+            Resolved::Missing { .. } => (Rc::new(self.new_dir(&parent.fd, name, &at)?), true),
         };
         if new || overwrite {
+            self.open_dirs.borrow_mut().clear();
             node::set_attributes(&fd, attributes)
                 .map_err(|cause| self.fail("set attributes of", &at, cause))?;
         }
         Ok(())
-    }
-
-    /// Makes room for something that is no directory, and returns where it goes.
-    fn make_room(&self, path: &Path) -> Result<(Rc<OwnedFd>, OsString)> {
-        let (parent, at, name) = self.parent(path)?;
-        match node::stat(&parent, &name) {
-            Ok(None) => {}
-            Ok(Some(_)) => {
-                remove_at(&parent, &name).map_err(|cause| self.fail("replace", &at.join(&name), cause))?
-            }
-            Err(cause) => return Err(self.fail("look up", &at.join(&name), cause)),
-        }
-        Ok((parent, name))
     }
 
     /// Puts a regular file at a path; `fill` writes its content.
@@ -167,27 +275,40 @@ impl LayerWriter {
         attributes: &Attributes,
         fill: &mut dyn FnMut(&mut File) -> Result<()>,
     ) -> Result<()> {
-        let (parent, name) = self.make_room(path)?;
-        let mut file =
-            node::create_file(&parent, &name).map_err(|cause| self.fail("create file", path, cause))?;
-        fill(&mut file)?;
-        node::set_attributes(&file, attributes).map_err(|cause| self.fail("set attributes of", path, cause))
+        self.put_content(path, attributes, &mut |file, _| fill(file))
+    }
+
+    /// Puts a regular file at a path; `fill` writes its content, and is told the file's path free of links.
+    pub(crate) fn put_content(
+        &self,
+        path: &Path,
+        attributes: &Attributes,
+        fill: &mut dyn FnMut(&mut File, &Path) -> Result<()>,
+    ) -> Result<()> {
+        let mode = self.creator.mode(attributes);
+        let (parent, mut file) =
+            self.make("create file", path, |parent, name| node::create_file_with(parent, name, mode))?;
+        fill(&mut file, &parent.path.join(path.file_name().unwrap_or_default()))?;
+        (self.creator.set_attributes(&file, attributes, parent.gid))
+            .map_err(|cause| self.fail("set attributes of", path, cause))
     }
 
     /// Puts a symbolic link at a path; its target is kept as it is.
     pub(crate) fn put_link(&self, path: &Path, target: &OsStr, attributes: &Attributes) -> Result<()> {
-        let (parent, name) = self.make_room(path)?;
-        kernel::symlinkat(target, &parent, &*name).map_err(|cause| self.fail("create link", path, cause))?;
-        node::set_attributes_at(&parent, &name, attributes)
+        let make = |parent: &OwnedFd, name: &OsStr| Ok(kernel::symlinkat(target, parent, name)?);
+        let (parent, ()) = self.make("create link", path, make)?;
+        self.creator
+            .set_link_attributes(&parent.fd, path.file_name().unwrap_or_default(), attributes, parent.gid)
             .map_err(|cause| self.fail("set attributes of", path, cause))
     }
 
     /// Puts a named pipe at a path.
     pub(crate) fn put_pipe(&self, path: &Path, attributes: &Attributes) -> Result<()> {
-        let (parent, name) = self.make_room(path)?;
-        kernel::mknodat(&parent, &*name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
-            .map_err(|cause| self.fail("create pipe", path, cause))?;
-        node::set_attributes_at(&parent, &name, attributes)
+        let mode = Mode::RUSR | Mode::WUSR;
+        let make =
+            |parent: &OwnedFd, name: &OsStr| Ok(kernel::mknodat(parent, name, FileType::Fifo, mode, 0)?);
+        let (parent, ()) = self.make("create pipe", path, make)?;
+        node::set_attributes_at(&parent.fd, path.file_name().unwrap_or_default(), attributes)
             .map_err(|cause| self.fail("set attributes of", path, cause))
     }
 
@@ -203,19 +324,20 @@ impl LayerWriter {
             self.put_copy(&found, &found.path)?;
         }
         let Resolved::Found(Node::Leaf(found)) = self.resolve(&found.path, false)? else { return Ok(false) };
-        let (parent, at, name) = self.parent(path)?;
-        if at.join(&name) == found.path {
+        let (parent, name) = self.parent(path)?;
+        let at = parent.path.join(name);
+        if at == found.path {
             return Ok(true);
         }
-        if node::stat(&parent, &name).map_err(|cause| self.fail("look up", path, cause))?.is_some() {
-            remove_at(&parent, &name).map_err(|cause| self.fail("replace", path, cause))?;
+        // The link would take the place of a directory that the target lies in.
+        if found.path.starts_with(&at) {
+            return Ok(false);
         }
-        match kernel::linkat(found.parent(), found.name(), &parent, &*name, AtFlags::empty()) {
-            Ok(()) => Ok(true),
-            // The target lay below what the link has just replaced.
-            Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(self.fail("create hard link", path, errno)),
-        }
+        let make = |parent: &OwnedFd, name: &OsStr| {
+            Ok(kernel::linkat(found.parent(), found.name(), parent, name, AtFlags::empty())?)
+        };
+        self.make("create hard link", path, make)?;
+        Ok(true)
     }
 
     /// Puts a copy of a file, link or pipe of any view at a path, with all its attributes.
@@ -238,13 +360,14 @@ impl LayerWriter {
 
     /// Marks a name as deleted from the layers below.
     pub(crate) fn put_whiteout(&self, path: &Path) -> Result<()> {
-        let (parent, at, name) = self.parent(path)?;
-        let fail = |cause: io::Error| self.fail("mark as deleted", &at.join(&name), cause);
-        match node::stat(&parent, &name).map_err(fail)? {
-            None => node::make_whiteout(&parent, &name).map_err(fail),
+        let (parent, name) = self.parent(path)?;
+        let (at, parent) = (parent.path.join(name), parent.fd);
+        let fail = |cause: io::Error| self.fail("mark as deleted", &at, cause);
+        match node::stat(&parent, name).map_err(fail)? {
+            None => node::make_whiteout(&parent, name).map_err(fail),
             // The same layer brings a new directory: it hides what lies below. Anything else does by itself.
             Some(stat) if node::is_dir(&stat) => {
-                node::open_dir(&parent, &name).and_then(node::set_opaque).map_err(fail)
+                node::open_dir(&parent, name).and_then(node::set_opaque).map_err(fail)
             }
             Some(_) => Ok(()),
         }
@@ -258,10 +381,12 @@ impl LayerWriter {
 
     /// Sets the time of a directory of the new layer, after its content has been written.
     pub(crate) fn set_dir_time(&self, path: &Path, time: (i64, i64)) -> Result<()> {
+        if let Some(fd) = self.open_plain(path) {
+            return node::set_time(fd, time).map_err(|cause| self.fail("set time of", path, cause));
+        }
         let Resolved::Found(Node::Dir(dir)) = self.resolve(path, false)? else { return Ok(()) };
         let Some(fd) = dir.in_top() else { return Ok(()) };
-        let attributes = Attributes { mtime: Some(time), ..Attributes::of(&fstat(self, fd, path)?) };
-        node::set_attributes(fd, &attributes).map_err(|cause| self.fail("set time of", path, cause))
+        node::set_time(fd, time).map_err(|cause| self.fail("set time of", path, cause))
     }
 }
 

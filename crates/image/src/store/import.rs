@@ -1,0 +1,138 @@
+//! Images that are made at once: of an archive, of a directory, of a container's changes.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::archive::{self, Limits};
+use crate::config::{self, ContainerConfig, DEFAULT_PATH, History, Image, ImageConfig};
+use crate::error::{Error, Result};
+use crate::layer::LayerWriter;
+use crate::node;
+use crate::reference::Reference;
+use crate::scratch::Scratch;
+use crate::store::{Store, check_count};
+use crate::tree;
+
+/// How a root file system becomes an image.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// The archive's or directory's name for messages and for the history.
+    pub source: String,
+    /// The checksum that the archive, as it lies on disk, must have: hexadecimal SHA-256.
+    pub sha256: Option<String>,
+    /// How containers of the image run; see [`default_config`].
+    pub config: ContainerConfig,
+    /// How much the archive may hold.
+    pub limits: Limits,
+}
+
+/// How an image is made of a container's changes.
+#[derive(Clone, Debug, Default)]
+pub struct CommitOptions {
+    /// The new image's name.
+    pub reference: Option<Reference>,
+    /// What to write into the history.
+    pub comment: String,
+    /// A configuration other than the base's.
+    pub config: Option<ContainerConfig>,
+}
+
+/// The configuration of an imported root file system: Docker's `PATH`, and a shell as command.
+pub fn default_config() -> ContainerConfig {
+    ContainerConfig {
+        env: vec![format!("PATH={DEFAULT_PATH}")],
+        cmd: Some(vec!["/bin/sh".to_owned()]),
+        ..ContainerConfig::default()
+    }
+}
+
+impl Store {
+    /// Makes an image of one layer from a tar archive, plain or gzipped, and names it.
+    ///
+    /// The archive is not trusted: see the crate's notes on archives. Nothing is left if it fails.
+    pub fn import_tarball(
+        &self,
+        reference: &Reference,
+        reader: impl Read + Send,
+        options: &ImportOptions,
+    ) -> Result<Image> {
+        let scratch = Scratch::new(&self.tmp())?;
+        let top = self.new_layer(&scratch)?;
+        let writer = LayerWriter::open(&[], &top)?;
+        let unpack = archive::Unpack {
+            archive: &options.source,
+            limits: &options.limits,
+            whiteouts: true,
+            below: Path::new(""),
+            sha256: options.sha256.as_deref(),
+            owner: None,
+        };
+        archive::unpack(reader, &unpack, &writer)?;
+        drop(writer);
+        self.import(reference, &top, options)
+    }
+
+    /// Makes an image of one layer from a directory, and names it. Owners are kept as the id map shows them.
+    pub fn import_directory(
+        &self,
+        reference: &Reference,
+        directory: &Path,
+        options: &ImportOptions,
+    ) -> Result<Image> {
+        let scratch = Scratch::new(&self.tmp())?;
+        let top = self.new_layer(&scratch)?;
+        let open =
+            |path: &Path| node::open_dir_path(path).map_err(|cause| Error::io("open directory", path, cause));
+        let (from, to) = (open(directory)?, open(&top)?);
+        tree::copy_tree(&from, &to, directory)?;
+        crate::layer::copy_attributes(&from, &to).map_err(|cause| Error::io("copy", directory, cause))?;
+        self.import(reference, &top, options)
+    }
+
+    fn import(&self, reference: &Reference, top: &Path, options: &ImportOptions) -> Result<Image> {
+        let layer = self.publish(top)?;
+        let created = config::now();
+        let history = History {
+            created: Some(created.clone()),
+            created_by: Some(format!("import {}", options.source)),
+            ..History::default()
+        };
+        let mut config =
+            ImageConfig { created: Some(created), config: options.config.clone(), ..ImageConfig::default() };
+        config.rootfs.diff_ids.push(layer);
+        config.history.push(history);
+        let image = self.put_image(&config)?;
+        self.tag(reference, &image.id)?;
+        Ok(image)
+    }
+
+    /// Makes an image of a container's changes: a copy of its overlay's upper directory becomes a layer on
+    /// top of the image it was started from.
+    pub fn commit(&self, base: &Image, upper: &Path, options: &CommitOptions) -> Result<Image> {
+        let scratch = Scratch::new(&self.tmp())?;
+        let top = self.new_layer(&scratch)?;
+        let open =
+            |path: &Path| node::open_dir_path(path).map_err(|cause| Error::io("open directory", path, cause));
+        let (from, to) = (open(upper)?, open(&top)?);
+        tree::copy_tree(&from, &to, upper)?;
+        crate::layer::copy_attributes(&from, &to).map_err(|cause| Error::io("copy", upper, cause))?;
+        let mut config = base.config.clone();
+        if let Some(changed) = &options.config {
+            config.config = changed.clone();
+        }
+        config.rootfs.diff_ids.push(self.publish(&top)?);
+        check_count(&config.rootfs.diff_ids)?;
+        config.created = Some(config::now());
+        config.history.push(History {
+            created: config.created.clone(),
+            created_by: Some("commit".to_owned()),
+            comment: Some(options.comment.clone()).filter(|comment| !comment.is_empty()),
+            empty_layer: false,
+        });
+        let image = self.put_image(&config)?;
+        if let Some(reference) = &options.reference {
+            self.tag(reference, &image.id)?;
+        }
+        Ok(image)
+    }
+}

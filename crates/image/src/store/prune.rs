@@ -1,0 +1,230 @@
+//! Deleting what nobody uses: decided from the store's contents as data, carried out under its lock.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::reference::Reference;
+use crate::scratch::{self, Scratch};
+use crate::store::Store;
+use crate::store::contents::Contents;
+use crate::store::layers::short;
+use crate::store::lease::Hold;
+use crate::store::lock::Lock;
+
+/// What may be deleted. What is in use never is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PrunePolicy {
+    /// Images that have a name, too, and the whole build cache.
+    pub all: bool,
+    /// Only what has not come or been used since then.
+    pub before: Option<SystemTime>,
+    /// So many bytes of the build cache stay: those that were used last.
+    pub keep_cache: Option<u64>,
+}
+
+/// What is deleted, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Names.
+    pub names: Vec<Reference>,
+    /// Images.
+    pub images: Vec<Digest>,
+    /// Entries of the build cache.
+    pub cache: Vec<Digest>,
+    /// Layers, by the digits that name them.
+    pub layers: Vec<String>,
+    /// Size of the layers, bytes.
+    pub bytes: u64,
+}
+
+/// What the removal of an image by one of its names or its id did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Removed {
+    /// The names that are gone.
+    pub untagged: Vec<Reference>,
+    /// The image, if it is gone too.
+    pub image: Option<Digest>,
+    /// Layers that no other image, cache entry or container had, by the digits that name them.
+    pub layers: Vec<String>,
+    /// Size of the layers, bytes.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Deletes what the policy says and nobody uses. Only says what that is if `dry_run`.
+    pub fn prune(&self, policy: &PrunePolicy, dry_run: bool) -> Result<Pruned> {
+        let scratch = Scratch::new(&self.tmp())?;
+        let lock = Lock::exclusive(self.data_dir())?;
+        let contents = Contents::read(self)?;
+        let doomed = plan(&contents, policy);
+        if !dry_run {
+            self.take_away(&contents, &doomed, &scratch)?;
+        }
+        // Nobody has to wait while files are deleted.
+        drop(lock);
+        Ok(doomed)
+    }
+
+    /// Takes away a name, and with the last one the image; an id takes all. `force` takes several names, and a name
+    /// even of what is in use.
+    pub fn remove_image(&self, text: &str, force: bool) -> Result<Removed> {
+        let scratch = Scratch::new(&self.tmp())?;
+        let lock = Lock::exclusive(self.data_dir())?;
+        let contents = Contents::read(self)?;
+        let removed = removal(&contents, text, force)?;
+        let doomed = Pruned {
+            names: removed.untagged.clone(),
+            images: removed.image.clone().into_iter().collect(),
+            cache: Vec::new(),
+            layers: removed.layers.clone(),
+            bytes: removed.bytes,
+        };
+        self.take_away(&contents, &doomed, &scratch)?;
+        drop(lock);
+        Ok(removed)
+    }
+
+    /// Takes away what is doomed; the caller has the lock for itself. What refers goes before what is referred to, and
+    /// is gone on disk before that.
+    fn take_away(&self, contents: &Contents, doomed: &Pruned, scratch: &Scratch) -> Result<()> {
+        for name in &doomed.names {
+            scratch::remove_file(&self.tag_path(name))?;
+        }
+        self.sync_after(&doomed.names, "tags")?;
+        for id in &doomed.images {
+            scratch::remove_file(&self.image_path(id))?;
+        }
+        self.sync_after(&doomed.images, "images")?;
+        for key in &doomed.cache {
+            scratch::remove_file(&self.data_dir().join("cache").join(format!("{}.json", key.hex())))?;
+        }
+        self.sync_after(&doomed.cache, "cache")?;
+        for name in &doomed.layers {
+            let Some(layer) = contents.layers.get(name) else { continue };
+            if layer.has_directory {
+                let path = self.data_dir().join("l").join(name);
+                rustix::fs::rename(&path, scratch.path().join(name))
+                    .map_err(|errno| Error::io("move away layer", path, errno))?;
+            }
+            // After the layer: one that is seen has its record.
+            layer.files.iter().try_for_each(|path| scratch::remove_file(path))?;
+        }
+        Ok(())
+    }
+
+    fn sync_after<T>(&self, removed: &[T], dir: &str) -> Result<()> {
+        if removed.is_empty() { Ok(()) } else { scratch::sync_dir(&self.data_dir().join(dir)) }
+    }
+}
+
+/// What goes by a policy.
+fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
+    let is_old = |time: SystemTime| policy.before.is_none_or(|before| time < before);
+    let mut used = contents.held_images();
+    if !policy.all {
+        used.extend(contents.tags.values());
+    }
+    let (gone, kept): (Vec<_>, Vec<_>) =
+        contents.images.iter().partition(|(id, image)| !used.contains(id) && is_old(image.since));
+    let images: BTreeSet<&Digest> = gone.into_iter().map(|(id, _)| id).collect();
+    // With names that stand for nothing.
+    let goes = |id: &Digest| images.contains(id) || !contents.images.contains_key(id);
+    let names = contents.tags.iter().filter(|(_, id)| goes(id)).map(|(name, _)| name.clone()).collect();
+
+    let mut needed = contents.layers_of(kept.into_iter().map(|(id, _)| id));
+    needed.extend(contents.held_layers());
+    let mut cache: Vec<_> = contents.cache.iter().collect();
+    cache.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.used));
+    let mut room = policy.keep_cache;
+    let mut dropped = Vec::new();
+    let mut cached = BTreeSet::new();
+    for (key, entry) in cache {
+        let layer = entry.layer.as_ref().map(short);
+        let costs = layer.filter(|layer| !needed.contains(layer) && !cached.contains(layer));
+        let size = contents.size_of(costs);
+        let stays = !is_old(entry.used)
+            || match &mut room {
+                Some(room) if size <= *room => {
+                    *room -= size;
+                    true
+                }
+                // Older ones do not take the place of a large one.
+                Some(room) => {
+                    *room = 0;
+                    false
+                }
+                // What images have anyway costs nothing to keep.
+                None => costs.is_none() && !policy.all,
+            };
+        if stays {
+            cached.extend(layer);
+        } else {
+            dropped.push(key.clone());
+        }
+    }
+    needed.extend(cached);
+    let layers: Vec<String> =
+        contents.layers.keys().filter(|layer| !needed.contains(layer.as_str())).cloned().collect();
+    let bytes = contents.size_of(layers.iter().map(String::as_str));
+    dropped.sort();
+    Pruned { names, images: images.into_iter().cloned().collect(), cache: dropped, layers, bytes }
+}
+
+/// What goes when an image is removed, by Docker's rules.
+fn removal(contents: &Contents, text: &str, force: bool) -> Result<Removed> {
+    let (id, name) = contents.find(text)?;
+    let names: Vec<Reference> = contents.names_of(&id).into_iter().cloned().collect();
+    let untagged = match name {
+        Some(name) if names.len() > 1 => return Ok(Removed { untagged: vec![name], ..Removed::default() }),
+        Some(_) => names,
+        None if names.len() > 1 && !force => {
+            let names = names.iter().map(ToString::to_string).collect();
+            return Err(Error::ManyNames { image: id.short().to_owned(), names });
+        }
+        None => {
+            if let Some(error) = in_use(contents, &id) {
+                return Err(error);
+            }
+            names
+        }
+    };
+    match in_use(contents, &id) {
+        // The image stays without a name until nobody uses it.
+        Some(_) if force => return Ok(Removed { untagged, ..Removed::default() }),
+        Some(error) => return Err(error),
+        None => {}
+    }
+    let mut needed = contents.layers_of(contents.images.keys().filter(|other| **other != id));
+    needed.extend(contents.held_layers());
+    needed.extend(contents.cache.values().filter_map(|entry| entry.layer.as_ref().map(short)));
+    let own = contents.layers_of([&id]);
+    let free =
+        own.into_iter().filter(|layer| !needed.contains(layer) && contents.layers.contains_key(*layer));
+    let layers: Vec<String> = free.map(str::to_owned).collect();
+    let bytes = contents.size_of(layers.iter().map(String::as_str));
+    Ok(Removed { untagged, image: Some(id), layers, bytes })
+}
+
+/// The error for an image that somebody uses, and who that is.
+fn in_use(contents: &Contents, id: &Digest) -> Option<Error> {
+    let mut users = BTreeSet::new();
+    for hold in contents.holds.iter().filter(|hold| hold.image() == Some(id)) {
+        users.insert(match hold {
+            Hold::Container { container, .. } => format!("container `{container}`"),
+            _ => "a build or a stack that runs".to_owned(),
+        });
+    }
+    // Whose container it is says more.
+    if users.len() > 1 {
+        users.remove("a build or a stack that runs");
+    }
+    let users: Vec<String> = users.into_iter().collect();
+    (!users.is_empty()).then(|| Error::ImageInUse { image: id.short().to_owned(), users })
+}
+
+#[cfg(test)]
+mod tests;
