@@ -106,6 +106,10 @@ impl Project {
             }
         }
         let real = files.iter().find(|file| **file != Path::new(STANDARD_INPUT));
+        // Rather than of its directory.
+        if let Some(path) = real {
+            std::fs::metadata(path).map_err(|source| FileError::Read { path: path.clone(), source })?;
+        }
         let directory = match (&options.project_directory, real) {
             (Some(directory), _) => directory.clone(),
             (None, Some(file)) => parent(file),

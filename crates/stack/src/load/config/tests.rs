@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::*;
 use crate::load::load;
 use crate::load::tests::{Fixture, host};
@@ -124,4 +126,32 @@ fn as_it_is_written() {
 fn faults_are_found() {
     let fixture = Fixture::new(&[("compose.yaml", "services: { a: { image: i, imag: j } }")]);
     assert!(config(&fixture.options("compose.yaml"), &host(), true).is_err());
+}
+
+/// What is written is read as the same again, for all that the fuzzer begins with.
+#[test]
+fn the_corpus_is_read_again() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/compose");
+    let fixture = Fixture::new(&[("empty/", "")]);
+    let options = |text: &str| LoadOptions {
+        files: vec!["-".into()],
+        standard_input: Some(text.to_owned()),
+        project_directory: Some(fixture.directory().join("empty")),
+        profiles: vec!["a".to_owned()],
+        ..LoadOptions::default()
+    };
+    let mut host = host();
+    host.environment.insert("A".to_owned(), "a $b".to_owned());
+    let mut good = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let Ok(first) = config(&options(&text), &host, true) else { continue };
+        let yaml = first.yaml();
+        let second = config(&options(&yaml), &host, true)
+            .unwrap_or_else(|error| panic!("{}: {}\n{yaml}", path.display(), error.render(false)));
+        assert_eq!(second.yaml(), yaml, "{}", path.display());
+        good += 1;
+    }
+    assert!(good >= 3, "{good}");
 }
