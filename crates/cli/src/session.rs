@@ -9,7 +9,7 @@ use stack::control::{Command, Notice, State};
 use stack::host::HostFacts;
 use stack::load::{self, LoadOptions};
 use stack::paths::Paths;
-use stack::plan::Plan;
+use stack::plan::{Plan, PortChoice};
 
 use crate::args::Global;
 use crate::output::{Failure, Output};
@@ -69,11 +69,20 @@ impl Session {
 
     /// The same for a command that wants something special.
     pub(crate) fn load_for(&self, wanted: &Wanted<'_>) -> Result<Loaded, Failure> {
-        let options = self.options(wanted);
+        let mut options = self.options(wanted);
         let host = HostFacts::gather()?;
+        if options.ports.is_none() {
+            options.ports = self.kept_ports(&options, &host).unwrap_or_default();
+        }
         let plan = load::load(&options, &host)?;
         for warning in &plan.warnings {
             self.output.warning(warning);
+        }
+        for service in &plan.services {
+            for (asked, published) in &service.moved_ports {
+                self.output
+                    .progress(&format!("port {asked} of {} is published as {published}", service.name));
+            }
         }
         Ok(Loaded { plan, options, host })
     }
@@ -92,7 +101,20 @@ impl Session {
             base: wanted.base.map(str::to_owned),
             strict: self.global.strict,
             scale: wanted.scale.iter().cloned().collect(),
+            ports: PortChoice {
+                offset: self.global.port_offset,
+                publish: self.global.publish.iter().copied().collect(),
+                kept: false,
+            },
         }
+    }
+
+    /// The choice of ports of the stack, if it runs.
+    fn kept_ports(&self, options: &LoadOptions, host: &HostFacts) -> Option<PortChoice> {
+        // What is wrong with the files is told where they are read.
+        let name = load::name(options, host).ok()?;
+        let kept = PortChoice::kept(&self.paths.stack(&name))?;
+        client::connect(&self.paths, &name).ok()?.map(|_running| kept)
     }
 
     /// The stack's name. With `-p` the files are not needed, so that a stack whose files are gone can be stopped;

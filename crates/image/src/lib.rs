@@ -21,6 +21,7 @@ pub mod registry;
 mod remove;
 mod scratch;
 mod store;
+pub mod transfer;
 mod tree;
 mod user;
 mod view;
@@ -31,7 +32,7 @@ pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,
 };
 pub use digest::{Digest, LayerId};
-pub use dockerfile::plan_bases;
+pub use dockerfile::{check, plan_bases};
 pub use error::{Error, Result};
 pub use layer::{LayerSource, StagedLayer};
 pub use reference::Reference;

@@ -145,12 +145,16 @@ pub(crate) struct Ignore {
 impl Ignore {
     /// Parses the file; an error names the line.
     pub(crate) fn parse(text: &str) -> Result<Self, (usize, String)> {
+        let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
+        // A comment takes a line, so that lines are counted right.
+        Self::new(lines.map(|line| if line.starts_with('#') { "" } else { line }))
+    }
+
+    /// Rules from patterns; an error names the pattern, from 1.
+    pub(crate) fn new<'a>(patterns: impl Iterator<Item = &'a str>) -> Result<Self, (usize, String)> {
         let mut rules = Vec::new();
-        for (index, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
+        for (index, line) in patterns.enumerate() {
             let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
             let (negated, rest) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest.trim()));
             let mut parts: Vec<&str> = Vec::new();
             for part in rest.split('/').filter(|part| !part.is_empty() && *part != ".") {

@@ -23,7 +23,7 @@ use crate::diagnostic::{Fault, FileError, SourceText, Span};
 use crate::file;
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
-use crate::plan::Plan;
+use crate::plan::{Plan, PortChoice};
 use crate::resolve::{self, Context};
 pub use config::{Config, config};
 use model::Model;
@@ -55,6 +55,8 @@ pub struct LoadOptions {
     pub strict: bool,
     /// Numbers of replicas that outweigh the file's, by service.
     pub scale: BTreeMap<String, u16>,
+    /// Which ports are published instead of the file's.
+    pub ports: PortChoice,
 }
 
 /// Largest file that is read, in bytes.
@@ -150,6 +152,8 @@ fn read(path: &Path) -> Result<String, FileError> {
 
 #[cfg(test)]
 mod files_tests;
+#[cfg(test)]
+mod key_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]

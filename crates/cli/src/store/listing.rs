@@ -161,8 +161,8 @@ fn row(image: ImageSummary, users: &BTreeMap<String, usize>) -> Row {
     Row {
         name: reference.map(ToString::to_string),
         repository: reference.map(|reference| reference.name().to_owned()),
-        tag: reference.map(|reference| reference.tag().to_owned()),
-        digest: reference.and_then(|reference| reference.digest()).map(ToString::to_string),
+        tag: reference.filter(|name| name.digest().is_none()).map(|reference| reference.tag().to_owned()),
+        digest: image.digest.as_ref().map(ToString::to_string),
         created: image.created,
         size: image.size,
         layers: image.layers,
@@ -294,9 +294,12 @@ pub(super) fn inspect(session: &Session, name: &str) -> Result<u8, Failure> {
     for known in names {
         total = known.size;
         let Some(reference) = known.reference else { continue };
-        digests.extend(reference.digest().map(|digest| format!("{}@{digest}", reference.name())));
-        tags.push(format!("{}:{}", reference.name(), reference.tag()));
+        digests.extend(known.digest.map(|digest| reference.pinned(&digest).to_string()));
+        if reference.digest().is_none() {
+            tags.push(reference.to_string());
+        }
     }
+    digests.dedup();
     let config = &image.config;
     let details = serde_json::to_value(&config.config).map_err(|e| RemoteError::message(e.to_string()))?;
     let newest = config.history.last();

@@ -1,60 +1,36 @@
 //! `COPY` and `ADD`: which files, where to, and their digest, before anything is written.
 
-use std::ffi::OsStr;
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use crate::archive::{self, Limits};
+use crate::build::add_url::Download;
+use crate::build::chmod::Chmod;
+use crate::build::item::{Content, Item, Origin};
+use crate::build::source::{Source, Wanted, refused};
 use crate::build::stage::{StageState, clean};
-use crate::build::{Builder, Outcome, Step, cache};
-use crate::digest::{Digest, Hasher};
-use crate::dockerfile::{Copy, Origin, Scope};
+use crate::build::{BuildEvent, Builder, Outcome, Step, cache};
+use crate::dockerfile::{self, Copy, expand_document};
 use crate::error::{Error, Result};
 use crate::layer::{LayerWriter, bytes};
-use crate::node::{self, Attributes, MAX_DEPTH};
-use crate::pattern::{Ignore, Pattern, is_pattern};
+use crate::pattern::Ignore;
+use crate::scratch::Scratch;
 use crate::user;
-use crate::view::{Dir, Leaf, Node, Resolved, View, components};
+use crate::view::{Node, Resolved, View};
 
-/// Where files are copied from.
-struct Source<'a> {
-    view: &'a View,
-    /// What of it does not exist for the build.
-    ignore: Option<&'a Ignore>,
-    /// Owners and extended attributes mean something: it is an image, not a directory of the host.
-    image: bool,
-}
+/// Mode of a downloaded file, as BuildKit gives it.
+const DOWNLOAD_MODE: u32 = 0o600;
+/// Mode of a file whose text stands in the Dockerfile.
+const TEXT_MODE: u32 = 0o644;
 
-/// One file to be written.
-struct Item {
-    /// Path in the source, free of links; empty for what stands in the Dockerfile.
-    source: PathBuf,
-    /// Path in the image.
+/// The words of an instruction, expanded.
+struct Words {
+    sources: Vec<String>,
+    /// As written.
+    written: String,
+    /// Absolute.
     target: PathBuf,
-    attributes: Attributes,
-    content: Content,
-}
-
-enum Content {
-    /// A directory; its attributes replace those of one that is there, but for the topmost.
-    Dir {
-        overwrite: bool,
-    },
-    File(Digest),
-    Link(std::ffi::OsString),
-    Pipe,
-    /// An archive to unpack below the target.
-    Archive(Digest),
-    /// Text of the Dockerfile.
-    Inline(String),
-}
-
-/// What all items of one instruction have in common.
-struct Wanted {
-    owner: Option<(u32, u32)>,
-    mode: Option<u32>,
-    add: bool,
+    checksum: Option<String>,
 }
 
 impl Builder<'_> {
@@ -65,35 +41,28 @@ impl Builder<'_> {
         stage: usize,
         step: Step<'_>,
     ) -> Result<Outcome> {
-        let dockerfile = self.dockerfile;
-        let expand = |word: &String| dockerfile.expand(word, state, step.line);
-        let patterns: Vec<String> = copy.sources.iter().map(expand).collect::<Result<_>>()?;
-        let written = expand(&copy.destination)?;
         let store = self.store;
         let lower = store.view(&state.built.layers)?;
-        let owner = match &copy.chown {
-            Some(spec) => Some(user::resolve_owner(&lower, &expand(spec)?)?),
-            None => None,
-        };
-        let wanted = Wanted { owner, mode: copy.chmod, add: copy.add };
-        let target = clean(state.workdir(), &written);
-        let is_dir = destination_is_dir(&lower, !state.built.layers.is_empty(), &target, &written)?;
-        if patterns.len() + copy.heredocs.len() > 1 && !is_dir.explicit {
-            let message = format!("with several sources the destination `{written}` must end with `/`");
-            return Err(dockerfile.error(step.line, message));
-        }
+        let (words, wanted) = self.read_words(state, copy, step, &lower)?;
+        let mut is_dir = destination_is_dir(&lower, !state.built.layers.is_empty(), &words)?;
+        // Their paths go on below it.
+        is_dir.explicit |= copy.parents;
 
+        let (remote, local): (Vec<&String>, Vec<&String>) =
+            words.sources.iter().partition(|source| copy.add && is_remote(source));
+        if words.checksum.is_some() && (remote.len() != 1 || !local.is_empty()) {
+            let message = "--checksum is for one source that is an address";
+            return Err(self.dockerfile.error(step.line, message));
+        }
+        if let Some(url) = local.iter().find(|source| is_remote(source)) {
+            let hint = Some("ADD does".to_owned());
+            return Err(refused(url, "is an address: COPY takes no address".to_owned(), hint));
+        }
         let image_view = match &copy.from {
             None => None,
-            Some(from) => Some(match dockerfile.copy_origin(from, stage, step.line)? {
-                Origin::Stage(earlier) => store.view(&self.built[&earlier].layers)?,
-                Origin::Image(reference) => store.view(&self.image(&reference)?.layers)?,
-                Origin::Scratch => {
-                    View::open(&[]).map_err(|(path, cause)| Error::io("open layer", path, cause))?
-                }
-            }),
+            Some(from) => Some(self.source_view(from, stage, step)?),
         };
-        if image_view.is_none() && !patterns.is_empty() {
+        if image_view.is_none() && !local.is_empty() {
             self.open_context()?;
         }
         let source = match (&image_view, &self.context) {
@@ -101,40 +70,56 @@ impl Builder<'_> {
             (None, Some(context)) => {
                 Some(Source { view: &context.view, ignore: Some(&context.ignore), image: false })
             }
-            // Nothing but text of the Dockerfile.
+            // Nothing but text of the Dockerfile, and downloads.
             (None, None) => None,
         };
 
         let mut items = Vec::new();
-        if let Some(source) = &source {
-            for pattern in &patterns {
-                let found = source.find(pattern)?;
-                if found.len() > 1 && !is_dir.explicit {
-                    let message = format!("`{pattern}` means several files: `{written}` must end with `/`");
-                    return Err(dockerfile.error(step.line, message));
-                }
-                for (name, node) in found {
-                    source.collect(&name, node, Path::new(&target), is_dir.any(), &wanted, &mut items)?;
-                }
+        let mut files = remote.len() + copy.heredocs.len();
+        let mut sources = files;
+        for pattern in local {
+            let Some(source) = &source else { continue };
+            if copy.parents {
+                source.collect_parents(pattern, &words.target, &wanted, &mut items)?;
+                continue;
+            }
+            for (name, node) in source.find(pattern)? {
+                sources += 1;
+                files += usize::from(matches!(node, Node::Leaf(_)));
+                source.collect(&name, node, &words.target, is_dir.any(), &wanted, &mut items)?;
+            }
+        }
+        if sources > 1 && files > 0 && !is_dir.any() {
+            let message =
+                format!("with several sources the destination `{}` must end with `/`", words.written);
+            return Err(self.dockerfile.error(step.line, message));
+        }
+        if sources == 0 && items.is_empty() {
+            let place = format!("{}:{}", self.dockerfile.name, step.line);
+            let message = format!("{place}: no file matches `{}`", words.sources.join("`, `"));
+            (self.progress)(BuildEvent::Warning(message));
+        }
+        if !remote.is_empty() {
+            let scratch = Rc::new(Scratch::new(&store.tmp())?);
+            for url in remote {
+                let download = Download::begin(store, url, words.checksum.as_deref(), &scratch)?;
+                items.push(download_item(download, copy, &words, is_dir.any(), &wanted)?);
             }
         }
         for document in &copy.heredocs {
-            let text = if document.expand {
-                expand_document(&document.content, state)
-            } else {
-                document.content.clone()
+            let text = match document.expand {
+                true => expand_document(&document.content, state)
+                    .map_err(|problem| self.dockerfile.error(step.line, problem))?,
+                false => document.content.clone(),
             };
-            let target =
-                if is_dir.any() { Path::new(&target).join(&document.word) } else { PathBuf::from(&target) };
-            let (uid, gid) = wanted.owner.unwrap_or((0, 0));
-            let mode = wanted.mode.unwrap_or(0o644);
-            let attributes = Attributes { mode, uid, gid, mtime: None, xattrs: Vec::new() };
-            items.push(Item { source: PathBuf::new(), target, attributes, content: Content::Inline(text) });
+            let target = if is_dir.any() { words.target.join(&document.word) } else { words.target.clone() };
+            let (attributes, content) = (wanted.attributes(TEXT_MODE), Content::Inline(text));
+            items.push(Item { origin: Origin::Text, target, attributes, content });
         }
 
         let mut key = cache::key(&state.built.layers, if copy.add { "ADD" } else { "COPY" });
-        key.field(target.as_bytes());
-        key.field(format!("{:?} {:?}", wanted.owner, wanted.mode).as_bytes());
+        key.field(bytes(&words.target));
+        key.field(format!("{:?} {:?} {}", wanted.owner, wanted.mode, is_dir.any()).as_bytes());
         for item in &items {
             item.key(&mut key);
         }
@@ -144,12 +129,9 @@ impl Builder<'_> {
         let outcome = self.layer(state, key.finish(), step, |builder, state, scratch| {
             let top = builder.store.new_layer(scratch)?;
             let writer = LayerWriter::open(&builder.store.layer_dirs(&state.built.layers), &top)?;
-            if is_dir.any() {
-                writer
-                    .make_path(Path::new(&target), wanted.owner)
-                    .map_err(|error| not_a_dir(&target, error))?;
-            } else if let Some(parent) = Path::new(&target).parent() {
-                writer.make_path(parent, wanted.owner).map_err(|error| not_a_dir(&target, error))?;
+            let made = if is_dir.any() { Some(words.target.as_path()) } else { words.target.parent() };
+            if let Some(made) = made {
+                writer.make_path(made, wanted.owner).map_err(|error| not_a_dir(&words.target, error))?;
             }
             for item in &items {
                 item.write(view, &writer, &wanted)?;
@@ -161,13 +143,90 @@ impl Builder<'_> {
         }
         outcome
     }
+
+    fn read_words(
+        &self,
+        state: &StageState,
+        copy: &Copy,
+        step: Step<'_>,
+        lower: &View,
+    ) -> Result<(Words, Wanted)> {
+        let dockerfile = self.dockerfile;
+        let expand = |word: &String| dockerfile.expand(word, state, step.line);
+        let sources: Vec<String> = copy.sources.iter().map(expand).collect::<Result<_>>()?;
+        let written = expand(&copy.destination)?;
+        let target = PathBuf::from(clean(state.workdir(), &written));
+        let checksum = copy.checksum.as_ref().map(expand).transpose()?;
+        let owner = match &copy.chown {
+            Some(spec) => Some(user::resolve_owner(lower, &expand(spec)?)?),
+            None => None,
+        };
+        let mode = copy.chmod.as_ref().map(expand).transpose()?;
+        let mode = mode.map(|text| Chmod::parse(&text)).transpose();
+        let mode = mode.map_err(|problem| dockerfile.error(step.line, problem))?;
+        let exclude: Vec<String> = copy.exclude.iter().map(expand).collect::<Result<_>>()?;
+        let exclude = Ignore::new(exclude.iter().map(String::as_str))
+            .map_err(|(_, problem)| dockerfile.error(step.line, format!("--exclude: {problem}")))?;
+        let unpack = copy.unpack.unwrap_or(copy.add);
+        Ok((Words { sources, written, target, checksum }, Wanted { owner, mode, unpack, exclude }))
+    }
+
+    /// The files of a stage or an image.
+    fn source_view(&self, from: &str, stage: usize, step: Step<'_>) -> Result<View> {
+        match self.dockerfile.copy_origin(from, stage, step.line)? {
+            dockerfile::Origin::Stage(earlier) => {
+                // A trigger of the base may name a stage that nothing else in the file needs.
+                let message = || format!("--from={from}: this stage is not built before this one");
+                let built = self.built.get(&earlier);
+                let built = built.ok_or_else(|| self.dockerfile.error(step.line, message()))?;
+                self.store.view(&built.layers)
+            }
+            dockerfile::Origin::Image(reference) => self.store.view(&self.image(&reference)?.layers),
+            dockerfile::Origin::Scratch => {
+                View::open(&[]).map_err(|(path, cause)| Error::io("open layer", path, cause))
+            }
+        }
+    }
 }
 
-fn not_a_dir(target: &str, error: Error) -> Error {
-    match error {
-        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory => {
-            Error::CopyDestination { path: target.to_owned(), problem: "lies below a file".to_owned() }
+/// What a downloaded file becomes.
+fn download_item(
+    download: Download,
+    copy: &Copy,
+    words: &Words,
+    into_dir: bool,
+    wanted: &Wanted,
+) -> Result<Item> {
+    let mut attributes = wanted.attributes(DOWNLOAD_MODE);
+    attributes.mtime = Some((download.modified(), 0));
+    let mut target = words.target.clone();
+    // Unlike a file of the context, it is unpacked only where that is said.
+    let content = if copy.unpack == Some(true) && download.is_archive()? {
+        Content::Archive(download.digest().clone())
+    } else {
+        if into_dir {
+            let name = download.file_name().ok_or_else(|| {
+                let hint = Some("write the file's name behind the destination's `/`".to_owned());
+                refused(download.url(), "names no file".to_owned(), hint)
+            })?;
+            target.push(name);
         }
+        Content::File(download.digest().clone())
+    };
+    Ok(Item { origin: Origin::Download(Rc::new(download)), target, attributes, content })
+}
+
+/// Whether a source of `ADD` is an address.
+fn is_remote(source: &str) -> bool {
+    source.starts_with("http://") || source.starts_with("https://")
+}
+
+fn not_a_dir(target: &Path, error: Error) -> Error {
+    match error {
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory => Error::CopyDestination {
+            path: target.display().to_string(),
+            problem: "lies below a file".to_owned(),
+        },
         other => other,
     }
 }
@@ -186,23 +245,24 @@ impl IsDir {
     }
 }
 
-fn destination_is_dir(lower: &View, has_layers: bool, target: &str, written: &str) -> Result<IsDir> {
-    let last = written.rsplit('/').next().unwrap_or("");
+fn destination_is_dir(lower: &View, has_layers: bool, words: &Words) -> Result<IsDir> {
+    let target = &words.target;
+    let last = words.written.rsplit('/').next().unwrap_or("");
     let explicit = matches!(last, "" | "." | "..");
-    let mut exists = target == "/";
+    let mut exists = target.file_name().is_none();
     if has_layers {
-        match lower.resolve(Path::new(target), true) {
+        match lower.resolve(target, true) {
             Ok(Resolved::Found(Node::Dir(_))) => exists = true,
             Ok(Resolved::Found(Node::Leaf(_))) if explicit => {
                 return Err(Error::CopyDestination {
-                    path: target.to_owned(),
+                    path: target.display().to_string(),
                     problem: "is a file".to_owned(),
                 });
             }
             Ok(_) => {}
             Err(cause) if cause.kind() == io::ErrorKind::NotADirectory => {
                 return Err(Error::CopyDestination {
-                    path: target.to_owned(),
+                    path: target.display().to_string(),
                     problem: "lies below a file".to_owned(),
                 });
             }
@@ -210,346 +270,4 @@ fn destination_is_dir(lower: &View, has_layers: bool, target: &str, written: &st
         }
     }
     Ok(IsDir { explicit, exists })
-}
-
-/// Replaces variables in a here-document, where quotes are text.
-fn expand_document(text: &str, scope: &dyn Scope) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(['$', '\\']) {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if let Some(after) = rest.strip_prefix('\\') {
-            let escaped = after.chars().next().filter(|c| matches!(c, '$' | '\\'));
-            out.push(escaped.unwrap_or('\\'));
-            rest = &after[escaped.map_or(0, char::len_utf8)..];
-            continue;
-        }
-        let after = &rest[1..];
-        let braced = after.starts_with('{');
-        let name_at = &after[usize::from(braced)..];
-        let length = name_at.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
-        let name = &name_at[..length];
-        let end = usize::from(braced) + length;
-        let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        if starts_well && (!braced || after[end..].starts_with('}')) {
-            out.push_str(&scope.get(name).unwrap_or_default());
-            rest = &after[end + usize::from(braced)..];
-        } else {
-            out.push('$');
-            rest = after;
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-impl Source<'_> {
-    fn read_error(&self, path: &Path, cause: io::Error) -> Error {
-        let operation = if self.image { "read from the image" } else { "read from the build context" };
-        Error::io(operation, path, cause)
-    }
-
-    fn ignored(&self, path: &Path) -> bool {
-        self.ignore.is_some_and(|ignore| !path.as_os_str().is_empty() && ignore.excludes(bytes(path)))
-    }
-
-    /// The files and directories that a source word means, links followed; paths are as they were found.
-    fn find(&self, pattern: &str) -> Result<Vec<(PathBuf, Node)>> {
-        let refuse = |problem: &str, hint: Option<String>| {
-            Err(Error::CopySource { pattern: pattern.to_owned(), problem: problem.to_owned(), hint })
-        };
-        let mut parts: Vec<std::ffi::OsString> = Vec::new();
-        for part in components(OsStr::new(pattern)) {
-            if part != ".." {
-                parts.push(part);
-            } else if parts.pop().is_none() && !self.image {
-                let hint = "only files inside the build context can be copied".to_owned();
-                return refuse("leads out of the build context", Some(hint));
-            }
-        }
-        let mut found = vec![PathBuf::new()];
-        for part in &parts {
-            let text = part.to_string_lossy();
-            if !is_pattern(&text) {
-                found.iter_mut().for_each(|path| path.push(part));
-                continue;
-            }
-            let compiled = match Pattern::new(&text, false) {
-                Ok(compiled) => compiled,
-                Err(problem) => return refuse(&problem, None),
-            };
-            let mut next = Vec::new();
-            for path in found {
-                let Some(Node::Dir(dir)) = self.lookup(&path)? else { continue };
-                for name in self.view.names(&dir).map_err(|cause| self.read_error(&path, cause))? {
-                    if compiled.matches(name.as_bytes()) {
-                        next.push(path.join(name));
-                    }
-                }
-            }
-            found = next;
-        }
-        let mut nodes = Vec::new();
-        let mut hidden = false;
-        for path in found {
-            let Some(node) = self.lookup(&path)? else { continue };
-            let exceptions = self.ignore.is_some_and(Ignore::has_exceptions) && matches!(node, Node::Dir(_));
-            if self.ignored(&path) && !exceptions {
-                hidden = true;
-                continue;
-            }
-            nodes.push((path, node));
-        }
-        if nodes.is_empty() {
-            let hint = hidden.then(|| "`.dockerignore` leaves it out".to_owned());
-            return refuse(
-                if self.image { "is not in the image" } else { "is not in the build context" },
-                hint,
-            );
-        }
-        Ok(nodes)
-    }
-
-    fn lookup(&self, path: &Path) -> Result<Option<Node>> {
-        match self.view.resolve(path, true) {
-            Ok(Resolved::Found(node)) => Ok(Some(node)),
-            Ok(Resolved::Missing { .. }) => Ok(None),
-            Err(cause) if cause.kind() == io::ErrorKind::NotADirectory => Ok(None),
-            Err(cause) => Err(self.read_error(path, cause)),
-        }
-    }
-
-    /// Lists what a source brings. `named` is its path as found, which `.dockerignore` speaks of.
-    fn collect(
-        &self,
-        named: &Path,
-        node: Node,
-        destination: &Path,
-        into_dir: bool,
-        wanted: &Wanted,
-        items: &mut Vec<Item>,
-    ) -> Result<()> {
-        match node {
-            Node::Dir(dir) => self.collect_dir(named, &dir, destination, wanted, items, 0),
-            Node::Leaf(leaf) => {
-                if wanted.add && leaf.is_file() {
-                    let mut file = leaf.open().map_err(|cause| self.read_error(named, cause))?;
-                    if archive::is_archive(&mut file).map_err(|cause| self.read_error(named, cause))? {
-                        if wanted.mode.is_some() {
-                            return Err(Error::CopySource {
-                                pattern: named.display().to_string(),
-                                problem: "is an archive, to which --chmod does not apply".to_owned(),
-                                hint: Some("set the modes in a RUN instruction".to_owned()),
-                            });
-                        }
-                        let digest = hash(file).map_err(|cause| self.read_error(named, cause))?;
-                        let attributes = Attributes::of(&leaf.stat);
-                        let content = Content::Archive(digest);
-                        items.push(Item {
-                            source: leaf.path,
-                            target: destination.to_owned(),
-                            attributes,
-                            content,
-                        });
-                        return Ok(());
-                    }
-                }
-                let name = named.file_name().unwrap_or_default();
-                let target = if into_dir { destination.join(name) } else { destination.to_owned() };
-                self.collect_leaf(named, &leaf, target, wanted, items)
-            }
-        }
-    }
-
-    fn collect_dir(
-        &self,
-        named: &Path,
-        dir: &Dir,
-        target: &Path,
-        wanted: &Wanted,
-        items: &mut Vec<Item>,
-        depth: usize,
-    ) -> Result<()> {
-        if depth > MAX_DEPTH {
-            let problem = format!("nests directories more than {MAX_DEPTH} deep");
-            return Err(Error::CopySource { pattern: named.display().to_string(), problem, hint: None });
-        }
-        let fail = |cause| self.read_error(named, cause);
-        let ignored = self.ignored(named);
-        if !ignored {
-            let mut attributes = self.attributes(&dir.stat().map_err(fail)?, wanted);
-            if self.image {
-                attributes.xattrs = node::xattrs(dir.fd()).map_err(fail)?;
-            }
-            let content = Content::Dir { overwrite: depth > 0 };
-            items.push(Item { source: dir.path.clone(), target: target.to_owned(), attributes, content });
-        }
-        for name in self.view.names(dir).map_err(fail)? {
-            let named = named.join(&name);
-            let target = target.join(&name);
-            let ignored = self.ignored(&named);
-            match self.view.child(dir, &name).map_err(|cause| self.read_error(&named, cause))? {
-                Some(Node::Dir(child)) if !ignored || self.ignore.is_some_and(Ignore::has_exceptions) => {
-                    self.collect_dir(&named, &child, &target, wanted, items, depth + 1)?;
-                }
-                Some(Node::Leaf(leaf)) if !ignored => {
-                    self.collect_leaf(&named, &leaf, target, wanted, items)?
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn collect_leaf(
-        &self,
-        named: &Path,
-        leaf: &Leaf,
-        target: PathBuf,
-        wanted: &Wanted,
-        items: &mut Vec<Item>,
-    ) -> Result<()> {
-        let fail = |cause| self.read_error(named, cause);
-        let mut attributes = self.attributes(&leaf.stat, wanted);
-        let content = if leaf.is_file() {
-            let file = leaf.open().map_err(fail)?;
-            if self.image {
-                attributes.xattrs = node::xattrs(&file).map_err(fail)?;
-            }
-            Content::File(hash(file).map_err(fail)?)
-        } else if leaf.is_link() {
-            Content::Link(leaf.read_link().map_err(fail)?)
-        } else if node::kind(&leaf.stat) == rustix::fs::FileType::Fifo {
-            Content::Pipe
-        } else {
-            let problem = "is a socket or a device, which cannot be copied".to_owned();
-            return Err(Error::CopySource { pattern: named.display().to_string(), problem, hint: None });
-        };
-        items.push(Item { source: leaf.path.clone(), target, attributes, content });
-        Ok(())
-    }
-
-    /// Files of the host become root's; those of an image keep their owners.
-    fn attributes(&self, stat: &rustix::fs::Stat, wanted: &Wanted) -> Attributes {
-        let mut attributes = Attributes::of(stat);
-        if let Some(mode) = wanted.mode {
-            attributes.mode = mode;
-        }
-        match wanted.owner {
-            Some((uid, gid)) => (attributes.uid, attributes.gid) = (uid, gid),
-            None if !self.image => (attributes.uid, attributes.gid) = (0, 0),
-            None => {}
-        }
-        attributes
-    }
-}
-
-fn hash(mut file: std::fs::File) -> io::Result<Digest> {
-    file.rewind()?;
-    let mut hasher = Hasher::new();
-    io::copy(&mut file, &mut hasher)?;
-    Ok(hasher.finish())
-}
-
-impl Item {
-    /// Adds all that the layer depends on, but times.
-    fn key(&self, key: &mut Hasher) {
-        key.field(bytes(&self.target));
-        let Attributes { mode, uid, gid, xattrs, .. } = &self.attributes;
-        let (kind, content): (&str, &[u8]) = match &self.content {
-            Content::Dir { overwrite: true } => ("dir", b""),
-            Content::Dir { overwrite: false } => ("top", b""),
-            Content::File(digest) => ("file", digest.hex().as_bytes()),
-            Content::Link(target) => ("link", target.as_bytes()),
-            Content::Pipe => ("pipe", b""),
-            Content::Archive(digest) => ("archive", digest.hex().as_bytes()),
-            Content::Inline(text) => ("inline", text.as_bytes()),
-        };
-        key.field(format!("{kind} {mode:o} {uid}:{gid} {}", xattrs.len()).as_bytes());
-        for (name, value) in xattrs {
-            key.field(name.as_bytes());
-            key.field(value);
-        }
-        key.field(content);
-    }
-
-    fn write(&self, view: Option<&View>, writer: &LayerWriter, wanted: &Wanted) -> Result<()> {
-        let refuse = |problem: &str| {
-            Err(Error::CopyDestination {
-                path: self.target.display().to_string(),
-                problem: problem.to_owned(),
-            })
-        };
-        if let Content::Dir { overwrite } = self.content {
-            return match writer.resolve(&self.target, true)? {
-                // Through a link, as `/lib` is one, to the directory it means.
-                Resolved::Found(Node::Dir(dir)) => writer.put_dir(&dir.path, &self.attributes, overwrite),
-                Resolved::Found(Node::Leaf(_)) => refuse("is a file, and a directory should take its place"),
-                Resolved::Missing { .. } => writer.put_dir(&self.target, &self.attributes, true),
-            };
-        }
-        if let Content::Archive(digest) = &self.content {
-            let (file, name) = (self.open(view)?, self.source.display().to_string());
-            let (_, below) = writer.make_path(&self.target, wanted.owner)?;
-            let options = archive::Unpack {
-                archive: &name,
-                limits: &Limits::default(),
-                whiteouts: false,
-                below: &below,
-                sha256: Some(digest.hex()),
-                owner: wanted.owner,
-            };
-            return archive::unpack(file, &options, writer);
-        }
-        if let Resolved::Found(Node::Dir(_)) = writer.resolve(&self.target, false)? {
-            return refuse("is a directory, and a file should take its place");
-        }
-        match &self.content {
-            Content::File(digest) => self.write_file(self.open(view)?, digest, writer),
-            Content::Link(target) => writer.put_link(&self.target, target, &self.attributes),
-            Content::Pipe => writer.put_pipe(&self.target, &self.attributes),
-            Content::Inline(text) => writer.put_file(&self.target, &self.attributes, &mut |file| {
-                file.write_all(text.as_bytes()).map_err(|cause| writer.fail("write", &self.target, cause))
-            }),
-            Content::Dir { .. } | Content::Archive(_) => unreachable!("handled above"),
-        }
-    }
-
-    fn changed(&self) -> Error {
-        let problem = "changed while it was copied".to_owned();
-        Error::CopySource {
-            pattern: self.source.display().to_string(),
-            problem,
-            hint: Some("build again".to_owned()),
-        }
-    }
-
-    fn open(&self, view: Option<&View>) -> Result<std::fs::File> {
-        let fail = |cause| Error::io("read", &self.source, cause);
-        let found = view.map(|view| view.resolve(&self.source, false)).transpose().map_err(fail)?;
-        match found {
-            Some(Resolved::Found(Node::Leaf(leaf))) if leaf.is_file() => leaf.open().map_err(fail),
-            _ => Err(self.changed()),
-        }
-    }
-
-    /// Copies the content, and makes sure that it is what the key was made of.
-    fn write_file(&self, mut from: std::fs::File, digest: &Digest, writer: &LayerWriter) -> Result<()> {
-        writer.put_file(&self.target, &self.attributes, &mut |to| {
-            let mut hasher = Hasher::new();
-            let mut buffer = vec![0; 128 * 1024];
-            loop {
-                let length = match from.read(&mut buffer) {
-                    Ok(0) => break,
-                    Ok(length) => length,
-                    Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(cause) => return Err(Error::io("read", &self.source, cause)),
-                };
-                hasher.update(&buffer[..length]);
-                to.write_all(&buffer[..length]).map_err(|cause| writer.fail("write", &self.target, cause))?;
-            }
-            if hasher.finish() == *digest { Ok(()) } else { Err(self.changed()) }
-        })
-    }
 }

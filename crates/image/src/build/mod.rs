@@ -1,12 +1,18 @@
 //! The Dockerfile builder: one layer for each instruction that changes a file, reused while nothing that
 //! it depends on has changed.
 
+mod add_url;
 mod cache;
+mod chmod;
 mod copy;
+mod item;
+mod parents;
+mod source;
 mod stage;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -161,6 +167,10 @@ pub fn build(
     let target = dockerfile.target(request.target.as_deref())?;
     let needed = dockerfile.needed(target, &globals)?;
     let total = needed.iter().map(|stage| 1 + dockerfile.stages[*stage].instructions.len()).sum();
+    for warning in &dockerfile.warnings {
+        let (line, message, rule) = (warning.line, &warning.message, warning.rule);
+        progress(BuildEvent::Warning(format!("{name}:{line}: {message} ({rule})")));
+    }
     warn_of_unused(&dockerfile, &needed, request, progress);
     let mut builder = Builder {
         store,
@@ -259,7 +269,7 @@ impl<'a> Builder<'a> {
         let dockerfile = self.dockerfile;
         let stage = &dockerfile.stages[index];
         let since = self.start(&stage.text);
-        let base = match dockerfile.origin(index, &self.globals)? {
+        let mut base = match dockerfile.origin(index, &self.globals)? {
             Origin::Scratch => Built::default(),
             Origin::Stage(earlier) => self.built[&earlier].clone(),
             Origin::Image(reference) => {
@@ -270,12 +280,19 @@ impl<'a> Builder<'a> {
             }
         };
         self.done(since, Outcome::Done);
+        let triggers = dockerfile.triggers(index, &mem::take(&mut base.config.on_build))?;
+        self.total += triggers.len();
         let mut state = StageState::new(base);
-        for instruction in &stage.instructions {
+        for instruction in triggers.iter().chain(&stage.instructions) {
             let since = self.start(&instruction.text);
             let outcome = self
                 .instruction(&mut state, index, instruction)
                 .map_err(|error| self.step_error(instruction.line, &instruction.text, error))?;
+            for name in state.take_missed() {
+                let place = format!("{}:{}", dockerfile.name, instruction.line);
+                let message = format!("{place}: variable `{name}` has no value (UndefinedVar)");
+                (self.progress)(BuildEvent::Warning(message));
+            }
             self.done(since, outcome);
         }
         Ok(state.built)

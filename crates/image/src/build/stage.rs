@@ -1,12 +1,13 @@
 //! What each instruction does to a stage.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::build::{BuildEvent, Builder, Network, Outcome, RunStep, Step, cache, shorten};
 use crate::config::{self, ContainerConfig, DEFAULT_PATH, Healthcheck, History, ImageConfig};
 use crate::digest::{Digest, LayerId};
-use crate::dockerfile::{Command, Health, Heredoc, Kind, MountKind, Run, Scope, Security, platform_args};
+use crate::dockerfile::{Command, Health, Kind, MountKind, Program, Run, Scope, Security, platform_args};
 use crate::error::{Error, Result};
 use crate::layer::LayerWriter;
 use crate::node;
@@ -47,21 +48,44 @@ pub(crate) struct StageState {
     pub(crate) built: Built,
     /// `ARG`s declared so far that have a value.
     args: BTreeMap<String, String>,
+    /// All `ARG`s declared so far.
+    declared: BTreeSet<String>,
     /// `CMD` was set in this stage, so `ENTRYPOINT` leaves it.
     own_cmd: bool,
     /// Key of the last instruction that made a layer, or could have.
     parent: Option<Digest>,
+    /// Variables that the present instruction used and that have no value.
+    missed: RefCell<BTreeSet<String>>,
 }
 
 impl Scope for StageState {
     fn get(&self, name: &str) -> Option<String> {
         self.built.config.env_value(name).map(str::to_owned).or_else(|| self.args.get(name).cloned())
     }
+
+    fn missed(&self, name: &str) {
+        // One that was declared is meant to be empty unless somebody gives it a value.
+        if !self.declared.contains(name) {
+            self.missed.borrow_mut().insert(name.to_owned());
+        }
+    }
 }
 
 impl StageState {
     pub(crate) fn new(base: Built) -> Self {
-        Self { built: base, args: BTreeMap::new(), own_cmd: false, parent: None }
+        Self {
+            built: base,
+            args: BTreeMap::new(),
+            declared: BTreeSet::new(),
+            own_cmd: false,
+            parent: None,
+            missed: RefCell::default(),
+        }
+    }
+
+    /// The variables without a value that were used since this was asked last.
+    pub(super) fn take_missed(&mut self) -> BTreeSet<String> {
+        self.missed.take()
     }
 
     pub(crate) fn workdir(&self) -> &str {
@@ -154,7 +178,11 @@ impl Builder<'_> {
         match &step.kind {
             Kind::Run(run) => {
                 self.check_mounts(state, run, step)?;
-                return self.run(state, &run.command, &run.heredocs, run.network, step);
+                let Program::Command(command) = run.program() else {
+                    let message = "RUN: a here-document with an interpreter of its own is not supported";
+                    return Err(self.dockerfile.error(step.line, message));
+                };
+                return self.run(state, &command, run.network, step);
             }
             Kind::Copy(copy) => return self.copy(state, copy, stage, step),
             Kind::Workdir(path) => return self.workdir(state, path, step),
@@ -173,10 +201,10 @@ impl Builder<'_> {
             Kind::Expose(ports) => {
                 for port in self.expand_all(state, ports, step)? {
                     for port in port.split_ascii_whitespace() {
-                        let port = normal_port(port).ok_or_else(|| {
+                        let ports = ports_of(port).ok_or_else(|| {
                             self.dockerfile.error(step.line, format!("EXPOSE: `{port}` is no port"))
                         })?;
-                        state.built.config.exposed_ports.insert(port);
+                        state.built.config.exposed_ports.extend(ports);
                     }
                 }
             }
@@ -204,6 +232,7 @@ impl Builder<'_> {
             Kind::Shell(shell) => state.built.config.shell = Some(shell.clone()),
             Kind::Healthcheck(health) => state.built.config.healthcheck = Some(healthcheck(health.as_ref())),
             Kind::Maintainer(author) => state.built.author = Some(author.clone()),
+            Kind::OnBuild { text, .. } => state.built.config.on_build.push(text.clone()),
         }
         state.remember(step, None);
         Ok(Outcome::Done)
@@ -216,6 +245,7 @@ impl Builder<'_> {
                 (None, Some(default)) => Some(self.expand(state, default, step)?),
                 (None, None) => self.globals.get(name).cloned().or_else(|| platform_args().remove(name)),
             };
+            state.declared.insert(name.clone());
             if let Some(value) = value {
                 state.args.insert(name.clone(), value);
             }
@@ -305,11 +335,10 @@ impl Builder<'_> {
         &mut self,
         state: &mut StageState,
         command: &Command,
-        heredocs: &[Heredoc],
         network: Network,
         step: Step<'_>,
     ) -> Result<Outcome> {
-        let argv = state.argv(&with_heredocs(command, heredocs));
+        let argv = state.argv(command);
         let config = &state.built.config;
         let mut env = config.env_pairs();
         for (name, value) in &state.args {
@@ -411,28 +440,14 @@ fn same_root(upper: &std::os::fd::OwnedFd, lower: &[PathBuf]) -> Result<bool> {
     Ok((old.st_mode, old.st_uid, old.st_gid) == (new.st_mode, new.st_uid, new.st_gid))
 }
 
-/// The command with its here-documents: alone they are the script, else the shell reads them itself.
-fn with_heredocs(command: &Command, heredocs: &[Heredoc]) -> Command {
-    let Command::Shell(line) = command else { return command.clone() };
-    match heredocs {
-        [] => command.clone(),
-        [only] if line.starts_with("<<") && !line.contains(|c: char| c.is_ascii_whitespace()) => {
-            Command::Shell(only.content.clone())
-        }
-        several => {
-            let raw: String = several.iter().map(|document| document.raw.as_str()).collect();
-            Command::Shell(format!("{line}\n{raw}"))
-        }
-    }
-}
-
-/// `80` or `8000-8010`, with `/tcp` where no protocol is named.
-fn normal_port(port: &str) -> Option<String> {
-    let (numbers, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+/// The ports of `80`, `53/udp` or `8000-8010`, each with its protocol, `/tcp` where none is named.
+fn ports_of(ports: &str) -> Option<impl Iterator<Item = String>> {
+    let (numbers, protocol) = ports.split_once('/').unwrap_or((ports, "tcp"));
     let protocol = protocol.to_ascii_lowercase();
     let (low, high) = numbers.split_once('-').unwrap_or((numbers, numbers));
-    let valid = low.parse::<u16>().ok()? <= high.parse::<u16>().ok()?;
-    (valid && matches!(protocol.as_str(), "tcp" | "udp" | "sctp")).then(|| format!("{numbers}/{protocol}"))
+    let (low, high) = (low.parse::<u16>().ok()?, high.parse::<u16>().ok()?);
+    let valid = low <= high && matches!(protocol.as_str(), "tcp" | "udp" | "sctp");
+    valid.then(|| (low..=high).map(move |port| format!("{port}/{protocol}")))
 }
 
 fn healthcheck(health: Option<&Health>) -> Healthcheck {

@@ -1,9 +1,16 @@
 //! Dockerfiles: from text to stages of instructions, every one with its line.
 
+mod check;
+mod flags;
+mod glob;
 mod lines;
+mod lint;
 mod mount;
 mod parse;
 mod words;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +18,10 @@ use crate::build::Network;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
 
+pub use check::check;
 pub(crate) use lines::Heredoc;
 pub(crate) use mount::{Mount, MountFlag, MountKind};
-pub(crate) use words::{Scope, expand};
+pub(crate) use words::{Scope, expand, expand_document};
 
 /// A parsed Dockerfile. Variables are not yet expanded: their values depend on what went before.
 #[derive(Debug)]
@@ -24,12 +32,25 @@ pub(crate) struct Dockerfile {
     /// `ARG`s before the first `FROM`, which only `FROM` lines see.
     pub(crate) global_args: Vec<Instruction>,
     pub(crate) stages: Vec<Stage>,
+    /// What is accepted, but is likely a mistake; by line.
+    pub(crate) warnings: Vec<Warning>,
+}
+
+/// Something that is likely a mistake.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Warning {
+    pub(crate) line: usize,
+    /// BuildKit's name of the rule, by which `# check=skip=` leaves it out.
+    pub(crate) rule: &'static str,
+    pub(crate) message: String,
 }
 
 #[derive(Debug)]
 pub(crate) struct Stage {
     /// The word after `FROM`, not expanded.
     pub(crate) from: String,
+    /// The value of `--platform`, not expanded.
+    pub(crate) platform: Option<String>,
     /// The name after `AS`.
     pub(crate) name: Option<String>,
     pub(crate) line: usize,
@@ -74,6 +95,12 @@ pub(crate) enum Kind {
     Shell(Vec<String>),
     Healthcheck(Option<Health>),
     Maintainer(String),
+    /// An instruction for the builds that this image will be the base of.
+    OnBuild {
+        /// As it stands in the image's configuration, here-documents included.
+        text: String,
+        kind: Box<Kind>,
+    },
 }
 
 /// `RUN`.
@@ -108,18 +135,64 @@ pub(crate) struct Health {
     pub(crate) retries: u64,
 }
 
-/// `COPY` or `ADD`.
-#[derive(Debug, PartialEq)]
+/// `COPY` or `ADD`. Words are not expanded.
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Copy {
-    /// `ADD`: archives are unpacked.
+    /// `ADD`: archives are unpacked, and sources may be addresses.
     pub(crate) add: bool,
     pub(crate) sources: Vec<String>,
     pub(crate) destination: String,
     /// Sources written in the Dockerfile itself.
     pub(crate) heredocs: Vec<Heredoc>,
+    /// A stage or image; the build context where absent.
     pub(crate) from: Option<String>,
     pub(crate) chown: Option<String>,
-    pub(crate) chmod: Option<u32>,
+    pub(crate) chmod: Option<String>,
+    /// The files do not depend on what lies below them.
+    pub(crate) link: bool,
+    /// Sources keep the directories of their paths.
+    pub(crate) parents: bool,
+    /// Patterns of what is left out.
+    pub(crate) exclude: Vec<String>,
+    /// A git repository keeps its `.git`.
+    pub(crate) keep_git_dir: bool,
+    /// What the downloaded file's digest must be, or the repository's commit.
+    pub(crate) checksum: Option<String>,
+    /// Whether archives are unpacked, where that is said.
+    pub(crate) unpack: Option<bool>,
+}
+
+/// What a `RUN` runs once its here-documents are where they belong.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Program {
+    Command(Command),
+    /// A here-document alone that begins with `#!`: a file that is run as it is.
+    Script {
+        name: String,
+        content: String,
+    },
+}
+
+impl Run {
+    pub(crate) fn program(&self) -> Program {
+        let Command::Shell(line) = &self.command else { return Program::Command(self.command.clone()) };
+        let is_word = words::split(line, '\\').len() == 1;
+        match &self.heredocs[..] {
+            [] => Program::Command(self.command.clone()),
+            [only] if is_word && lines::is_heredoc(line) => {
+                let content = only.content.clone();
+                match content.starts_with("#!") {
+                    true => Program::Script { name: only.word.clone(), content },
+                    // Also for shells that know no here-documents.
+                    false => Program::Command(Command::Shell(content)),
+                }
+            }
+            several => {
+                let raw: String = several.iter().map(|document| document.raw.as_str()).collect();
+                Program::Command(Command::Shell(format!("{line}\n{raw}")))
+            }
+        }
+    }
 }
 
 impl Kind {
@@ -160,6 +233,11 @@ impl Dockerfile {
         Ok(values)
     }
 
+    /// The instructions that the base of a stage left for it.
+    pub(crate) fn triggers(&self, stage: usize, texts: &[String]) -> Result<Vec<Instruction>> {
+        texts.iter().map(|text| parse::trigger(&self.name, self.stages[stage].line, text)).collect()
+    }
+
     /// Expands the variables of one word.
     pub(crate) fn expand(&self, word: &str, scope: &dyn Scope, line: usize) -> Result<String> {
         expand(word, scope, self.escape).map_err(|problem| self.error(line, problem))
@@ -173,10 +251,7 @@ impl Dockerfile {
         workdir: &str,
         line: usize,
     ) -> Result<Mount> {
-        flag.resolve(scope, self.escape, workdir).map_err(|problem| {
-            let message = format!("RUN: {}", problem.message);
-            Error::Dockerfile { file: self.name.clone(), line, message, hint: problem.hint }
-        })
+        flag.resolve(scope, self.escape, workdir).map_err(|problem| problem.at(&self.name, line))
     }
 
     /// What a stage starts from.
@@ -186,6 +261,16 @@ impl Dockerfile {
         if name.is_empty() {
             let message = format!("FROM `{}`: the name is empty once its variables are replaced", stage.from);
             return Err(self.error(stage.line, message));
+        }
+        if let Some(platform) = &stage.platform {
+            let platform = self.expand(platform, globals, stage.line)?;
+            if !platform.is_empty() && !is_own_platform(&platform) {
+                let message =
+                    format!("FROM: `--platform={platform}`: programs of this platform do not run here");
+                let hint = Some(format!("this machine is linux/{}", crate::config::architecture()));
+                let (file, line) = (self.name.clone(), stage.line);
+                return Err(Error::Dockerfile { file, line, message, hint });
+            }
         }
         if let Some(earlier) = self.stage_named(&name, index) {
             return Ok(Origin::Stage(earlier));
@@ -237,6 +322,29 @@ impl Dockerfile {
         }
     }
 
+    /// All that a stage is made from: its base first, then what its instructions read, and those that an earlier
+    /// stage left for it.
+    pub(crate) fn origins(&self, index: usize, globals: &BTreeMap<String, String>) -> Result<Vec<Origin>> {
+        let base = self.origin(index, globals)?;
+        let left: &[Instruction] = match base {
+            Origin::Stage(earlier) => &self.stages[earlier].instructions,
+            _ => &[],
+        };
+        let left = left.iter().filter_map(|instruction| match &instruction.kind {
+            Kind::OnBuild { kind, .. } => Some((kind.as_ref(), self.stages[index].line)),
+            _ => None,
+        });
+        let own = self.stages[index].instructions.iter();
+        let own = own.map(|instruction| (&instruction.kind, instruction.line));
+        let mut origins = vec![base];
+        for (kind, line) in left.chain(own) {
+            for from in kind.sources() {
+                origins.push(self.copy_origin(from, index, line)?);
+            }
+        }
+        Ok(origins)
+    }
+
     /// The stages that a target needs, itself included, in the order of the file.
     pub(crate) fn needed(&self, target: usize, globals: &BTreeMap<String, String>) -> Result<Vec<usize>> {
         let mut needed = BTreeSet::new();
@@ -245,14 +353,9 @@ impl Dockerfile {
             if !needed.insert(index) {
                 continue;
             }
-            if let Origin::Stage(earlier) = self.origin(index, globals)? {
-                todo.push(earlier);
-            }
-            for instruction in &self.stages[index].instructions {
-                for from in instruction.kind.sources() {
-                    if let Origin::Stage(earlier) = self.copy_origin(from, index, instruction.line)? {
-                        todo.push(earlier);
-                    }
+            for origin in self.origins(index, globals)? {
+                if let Origin::Stage(earlier) = origin {
+                    todo.push(earlier);
                 }
             }
         }
@@ -279,18 +382,12 @@ pub fn plan_bases(
     let dockerfile = Dockerfile::parse(name, text)?;
     let globals = dockerfile.global_scope(args)?;
     let mut found = Vec::new();
-    let mut add = |origin: Origin| {
-        if let Origin::Image(reference) = origin
-            && !found.contains(&reference)
-        {
-            found.push(reference);
-        }
-    };
     for index in dockerfile.needed(dockerfile.target(target)?, &globals)? {
-        add(dockerfile.origin(index, &globals)?);
-        for instruction in &dockerfile.stages[index].instructions {
-            for from in instruction.kind.sources() {
-                add(dockerfile.copy_origin(from, index, instruction.line)?);
+        for origin in dockerfile.origins(index, &globals)? {
+            if let Origin::Image(reference) = origin
+                && !found.contains(&reference)
+            {
+                found.push(reference);
             }
         }
     }
@@ -305,6 +402,27 @@ pub(crate) fn platform_args() -> BTreeMap<String, String> {
         args.insert(format!("{side}PLATFORM"), format!("linux/{arch}"));
         args.insert(format!("{side}OS"), "linux".to_owned());
         args.insert(format!("{side}ARCH"), arch.to_owned());
+        args.insert(format!("{side}VARIANT"), if arch == "arm" { "v7" } else { "" }.to_owned());
     }
     args
+}
+
+/// Whether a platform (`linux/arm64/v8`, `amd64`) is this machine's, whatever its variant.
+fn is_own_platform(platform: &str) -> bool {
+    let mut parts = platform.split('/');
+    let first = parts.next().unwrap_or_default();
+    let arch = match (first, parts.next()) {
+        ("linux", None) => return true,
+        ("linux", Some(arch)) => arch,
+        (arch, None) => arch,
+        _ => return false,
+    };
+    let arch = match arch {
+        "x86_64" | "x86-64" => "amd64",
+        "aarch64" => "arm64",
+        "i386" => "386",
+        "armhf" => "arm",
+        arch => arch,
+    };
+    arch == crate::config::architecture()
 }

@@ -96,7 +96,10 @@ impl Store {
         }
         self.sync_after(&doomed.names, "tags")?;
         for id in &doomed.images {
-            scratch::remove_file(&self.image_path(id))?;
+            let path = self.image_path(id);
+            // With the manifest that a registry had it by.
+            scratch::remove_file(&path.with_extension("manifest"))?;
+            scratch::remove_file(&path)?;
         }
         self.sync_after(&doomed.images, "images")?;
         for key in &doomed.cache {
@@ -178,10 +181,20 @@ fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
 fn removal(contents: &Contents, text: &str, force: bool) -> Result<Removed> {
     let (id, name) = contents.find(text)?;
     let names: Vec<Reference> = contents.names_of(&id).into_iter().cloned().collect();
-    let untagged = match name {
-        Some(name) if names.len() > 1 => return Ok(Removed { untagged: vec![name], ..Removed::default() }),
+    // The digest that a registry has it under goes with the last tag of that repository.
+    let tags = names.iter().filter(|known| known.digest().is_none()).count();
+    let goes_with = |name: &Reference| {
+        let others = |known: &&Reference| known.name() == name.name() && *known != name;
+        let digests_alone = names.iter().filter(others).all(|known| known.digest().is_some());
+        let pinned = names.iter().filter(others).filter(|_| digests_alone && name.digest().is_none());
+        [name].into_iter().chain(pinned).cloned().collect::<Vec<_>>()
+    };
+    let untagged = match name.as_ref().map(goes_with) {
+        Some(going) if going.len() < names.len() => {
+            return Ok(Removed { untagged: going, ..Removed::default() });
+        }
         Some(_) => names,
-        None if names.len() > 1 && !force => {
+        None if tags > 1 && !force => {
             let names = names.iter().map(ToString::to_string).collect();
             return Err(Error::ManyNames { image: id.short().to_owned(), names });
         }

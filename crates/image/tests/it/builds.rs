@@ -78,7 +78,10 @@ fn instructions_end_up_in_the_configuration() {
     assert_eq!(config.env[1..], ["A=2", "B=x y", "C=7", "old=form  of it"]);
     assert_eq!(config.labels["l.m"], "x y!");
     assert_eq!((config.working_dir.as_str(), config.user.as_str()), ("/srv/sub", "web:log"));
-    assert_eq!(config.exposed_ports.iter().collect::<Vec<_>>(), ["1-3/tcp", "53/udp", "80/tcp"]);
+    assert_eq!(
+        config.exposed_ports.iter().collect::<Vec<_>>(),
+        ["1/tcp", "2/tcp", "3/tcp", "53/udp", "80/tcp"]
+    );
     assert_eq!(config.volumes.iter().collect::<Vec<_>>(), ["/data", "/srv/sub/rel", "/v1"]);
     assert_eq!(config.cmd.as_deref().unwrap(), ["/bin/ash", "-ec", "serve --tag=$TAG"]);
     assert_eq!(config.stop_signal.as_deref(), Some("SIGQUIT"));
@@ -239,7 +242,8 @@ fn mistakes_name_file_line_and_instruction() {
             "FROM base:1\nCOPY none /",
             "Dockerfile:2: `COPY none /` failed: `none` is not in the build context",
         ),
-        ("FROM base:1\nCOPY ../x /", "leads out of the build context"),
+        ("FROM base:1\nCOPY ../x /", "`../x` is not in the build context"),
+        ("FROM base:1\nADD --checksum=sha256:0 x /", "--checksum is for one source that is an address"),
         ("FROM base:1\nUSER $", "none"),
         ("FROM base:1\nEXPOSE http", "Dockerfile:2: EXPOSE: `http` is no port"),
         ("FROM base:1\nWORKDIR /etc/passwd", "is a file"),
@@ -455,4 +459,57 @@ fn a_genuine_base_is_built_upon_with_the_kernels_overlay() {
     );
     assert_eq!(place.store.read_file(&image.layers, "/etc/apk/world", 10).unwrap(), None);
     assert_eq!(place.store.read_file(&image.layers, "/1", 10).unwrap(), None);
+}
+
+#[test]
+fn triggers_run_in_the_builds_of_children() {
+    if delegated("builds::triggers_run_in_the_builds_of_children") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    place.context("app", "app");
+    let text = "FROM base:1\nARG V=1\nONBUILD ARG V=2\nONBUILD RUN echo $V > ran\nONBUILD COPY <<E /f\nx$V\nE\nRUN true\n";
+    let parent = place.build_with(text, |request| request.tag = Some(reference("parent:1")));
+    assert_eq!(parent.steps.len(), 1, "they do not run in the build of the image itself");
+    let config = parent.image().config.config;
+    assert_eq!(config.on_build, ["ARG V=2", "RUN echo $V > ran", "COPY <<E /f\nx$V\nE"]);
+
+    let child =
+        place.build_with("FROM parent:1\nCOPY app /\n", |request| request.tag = Some(reference("child:1")));
+    assert_eq!(child.steps.len(), 1);
+    let child = child.image();
+    assert_eq!(child.config.config.on_build, Vec::<String>::new());
+    let read = |path: &str| place.store.read_file(&child.layers, path, 100).unwrap().unwrap();
+    assert_eq!((read("/f"), read("/app")), (b"x2\n".to_vec(), b"app".to_vec()));
+    assert_eq!(place.build("FROM child:1\n").steps.len(), 0, "nor in those of grandchildren");
+
+    // A stage is a base, too.
+    let stages = "FROM base:1 AS a\nRUN echo a > a\nFROM base:1 AS b\nONBUILD COPY --from=a /etc/passwd /p\nFROM b\nRUN true\n";
+    let image = place.build(stages).image();
+    assert!(place.layer(&image, 0).join("p").exists());
+    let other = "FROM base:1\nONBUILD COPY --from=missing:1 /x /y\n";
+    place.build_with(other, |request| request.tag = Some(reference("other:1"))).image();
+    let error = place.build("FROM other:1\n").error();
+    assert!(error.starts_with("Dockerfile:1: `COPY --from=missing:1 /x /y` failed"), "{error}");
+}
+
+#[test]
+fn mistakes_are_warned_of_while_building() {
+    if delegated("builds::mistakes_are_warned_of_while_building") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let text = "FROM base:1\nARG EMPTY\nENV A=$EMPTY$TYPO B=${NONE:-}\nCOPY nothing* /\nCMD x\n";
+    let built = place.build(text);
+    let warnings: Vec<&str> = built
+        .events
+        .iter()
+        .filter_map(|event| if let BuildEvent::Warning(text) = event { Some(text.as_str()) } else { None })
+        .collect();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings[0].starts_with("Dockerfile:5: ") && warnings[0].ends_with("(JSONArgsRecommended)"));
+    assert_eq!(warnings[1], "Dockerfile:3: variable `TYPO` has no value (UndefinedVar)");
+    assert_eq!(warnings[2], "Dockerfile:4: no file matches `nothing*`");
 }

@@ -28,7 +28,7 @@ fn copied(place: &Place, instructions: &str) -> Vec<String> {
 fn place() -> Place {
     let place = Place::new();
     place.base();
-    for name in ["a.txt", "b.txt", "c.md", "dir/x", "dir/sub/y", "dir/sub/z.md"] {
+    for name in ["a.txt", "b.txt", "c.md", "[x].txt", "dir/x", "dir/sub/y", "dir/sub/z.md"] {
         place.context(name, name);
     }
     place
@@ -46,7 +46,7 @@ fn destinations_follow_dockers_rules() {
         ("COPY a.txt /etc", vec!["etc/a.txt"]),
         ("COPY a.txt /deep/er/file", vec!["deep/er/file"]),
         ("COPY a.txt b.txt /many/", vec!["many/a.txt", "many/b.txt"]),
-        ("COPY *.txt /many/", vec!["many/a.txt", "many/b.txt"]),
+        ("COPY *.txt /many/", vec!["many/[x].txt", "many/a.txt", "many/b.txt"]),
         ("COPY ?.md [ab].txt .", vec!["a.txt", "b.txt", "c.md"]),
         ("COPY dir /d", vec!["d/sub/y", "d/sub/z.md", "d/x"]),
         ("COPY dir/ /d/", vec!["d/sub/y", "d/sub/z.md", "d/x"]),
@@ -57,7 +57,29 @@ fn destinations_follow_dockers_rules() {
         // `/lib` is a link to `usr/lib`.
         ("COPY a.txt /lib/", vec!["usr/lib/a.txt"]),
         ("COPY a.txt /lib", vec!["usr/lib/a.txt"]),
-        ("COPY /a.txt ./dir/../b.txt /x/", vec!["x/a.txt", "x/b.txt"]),
+        ("COPY /a.txt ./dir/../b.txt ../c.md /x/", vec!["x/a.txt", "x/b.txt", "x/c.md"]),
+        ("COPY a.txt b.txt /etc", vec!["etc/a.txt", "etc/b.txt"]),
+        ("COPY dir dir/sub /new", vec!["new/sub/y", "new/sub/z.md", "new/x", "new/y", "new/z.md"]),
+        ("COPY a.txt nothing* /new/", vec!["new/a.txt"]),
+        ("COPY ./[[]x].txt /new", vec!["new"]),
+        (
+            "COPY --exclude=*.md --exclude=sub/y . /e/",
+            vec!["e/[x].txt", "e/a.txt", "e/b.txt", "e/dir/sub/y", "e/dir/sub/z.md", "e/dir/x"],
+        ),
+        (
+            "COPY --exclude=**/*.md --exclude=dir/* --exclude=!dir/x . /e/",
+            vec!["e/[x].txt", "e/a.txt", "e/b.txt", "e/dir/x"],
+        ),
+        ("COPY --exclude=sub dir /e/", vec!["e/x"]),
+        ("COPY --exclude=a* *.txt /e/", vec!["e/[x].txt", "e/b.txt"]),
+        ("COPY --parents dir/sub/y a.txt /p", vec!["p/a.txt", "p/dir/sub/y"]),
+        ("COPY --parents ./dir/./sub /p", vec!["p/sub/y", "p/sub/z.md"]),
+        ("COPY --parents d*/./*/y /p", vec!["p/sub/y"]),
+        ("COPY --parents **/y **/**/*.md /p/", vec!["p/c.md", "p/dir/sub/y", "p/dir/sub/z.md"]),
+        ("COPY --parents dir/** /p", vec!["p/dir/sub/y", "p/dir/sub/z.md", "p/dir/x"]),
+        ("COPY --parents --exclude=**/y dir/sub/. /p", vec!["p/dir/sub/z.md"]),
+        ("COPY --parents --exclude=*/x dir /p", vec!["p/dir/sub/y", "p/dir/sub/z.md"]),
+        ("COPY --parents none*/x /p/q", vec![]),
     ] {
         assert_eq!(copied(&place, instructions), files, "{instructions}");
     }
@@ -67,7 +89,8 @@ fn destinations_follow_dockers_rules() {
         ("COPY a.txt /etc/passwd/", "is a file"),
         ("COPY a.txt /etc/passwd/x", "lies below a file"),
         ("COPY dir /etc/passwd", "is a file"),
-        ("COPY nothing* /", "is not in the build context"),
+        ("COPY nothing /", "is not in the build context"),
+        ("COPY --parents dir/nothing /", "is not in the build context"),
     ] {
         let text = place.build(&format!("FROM base:1\n{instructions}")).error();
         assert!(text.contains(error), "{instructions}: {text}");
@@ -125,14 +148,17 @@ fn dockerignore_leaves_files_out() {
     }
     let place = place();
     place.context(".dockerignore", "**/*.md\n!dir/sub/z.md\ndir/x\n.dockerignore\n");
-    assert_eq!(copied(&place, "COPY . /c/"), ["c/a.txt", "c/b.txt", "c/dir/sub/y", "c/dir/sub/z.md"]);
+    assert_eq!(
+        copied(&place, "COPY . /c/"),
+        ["c/[x].txt", "c/a.txt", "c/b.txt", "c/dir/sub/y", "c/dir/sub/z.md"]
+    );
     let error = place.build("FROM base:1\nCOPY c.md /").result.unwrap_err();
     assert_eq!(error.hint().as_deref(), Some("`.dockerignore` leaves it out"));
     place.context(".dockerignore", "*\n!dir/sub\n");
     assert_eq!(copied(&place, "COPY . /c/"), ["c/dir/sub/y", "c/dir/sub/z.md"]);
     // The Dockerfile's own file comes first.
     fs::write(place.temp.path().join("Dockerfile.dockerignore"), "dir\n.dockerignore").unwrap();
-    assert_eq!(copied(&place, "COPY . /c/"), ["c/a.txt", "c/b.txt", "c/c.md"]);
+    assert_eq!(copied(&place, "COPY . /c/"), ["c/[x].txt", "c/a.txt", "c/b.txt", "c/c.md"]);
 }
 
 #[test]
@@ -171,6 +197,12 @@ fn owners_and_modes() {
     assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o4711, 0, 0));
     let source = fs::metadata(place.context_dir().join("a.txt")).unwrap();
     assert_eq!(meta.mtime_nsec(), source.mtime_nsec(), "times are kept");
+    fs::set_permissions(place.context_dir().join("dir/sub"), PermissionsExt::from_mode(0o700)).unwrap();
+    let text =
+        "FROM base:1\nENV MODE=g+w,o=\nCOPY --chmod=$MODE,+X dir /m/\nCOPY --chmod=u+x <<E /script\nE\n";
+    let image = place.build(text).image();
+    let mode = |at, path| fs::metadata(place.layer(&image, at).join(path)).unwrap().mode() & 0o7777;
+    assert_eq!((mode(1, "m/sub"), mode(1, "m/x"), mode(0, "script")), (0o731, 0o660, 0o744));
     for (spec, error) in [("nobody", "no user `nobody`"), ("web:nobody", "no group `nobody`")] {
         let text = place.build(&format!("FROM base:1\nCOPY --chown={spec} a.txt /\n")).error();
         assert!(text.contains(error), "{text}");
@@ -208,6 +240,8 @@ fn add_unpacks_archives_and_copies_the_rest() {
     assert_eq!(copied(&place, "ADD t.tar /opt"), ["opt/lib/c", "opt/t/f", "opt/t/h"]);
     assert_eq!(copied(&place, "ADD t.tar.gz /"), ["t/f", "t/h", "usr/lib/c"]);
     assert_eq!(copied(&place, "COPY t.tar.gz /"), ["t.tar.gz"]);
+    assert_eq!(copied(&place, "ADD --unpack=false t.tar.gz /"), ["t.tar.gz"]);
+    assert_eq!(copied(&place, "ADD --exclude=*.gz t.tar.gz a.txt /x/"), ["x/a.txt"]);
     assert_eq!(copied(&place, "ADD plain.gz a.txt /x/"), ["x/a.txt", "x/plain.gz"]);
     assert!(place.build("FROM base:1\nADD t.tar.xz /\n").error().contains("packed with xz"));
     let evil = Archive::new().file("../../x", b"").finish();

@@ -4,6 +4,7 @@
 //! namespace, with subordinate ids where there are any; what needs them is else skipped by name.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod addresses;
 mod archives;
 mod builds;
 mod copies;
@@ -11,3 +12,4 @@ mod downloads;
 mod layers;
 mod places;
 mod stores;
+mod transfers;

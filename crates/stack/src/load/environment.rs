@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::layers::shown;
+use super::layers::{Scope, shown};
 use super::read_private;
 use crate::diagnostic::{Checked, Fault, FileError, Span};
 use crate::env_file;
 use crate::file::Format;
-use crate::file::node::{Key, Node, Value, unknown_key};
+use crate::file::keys::{self, Level};
+use crate::file::node::{Key, Node, Value};
 use crate::interpolate::Variables;
 
 /// One file of `env_file`.
@@ -58,11 +59,12 @@ fn fill(node: Option<&mut Node>, variables: &Variables) -> Checked<()> {
 /// Replace `env_file` of every service by the variables in these files; those of `environment` win over them.
 pub(super) fn read_files(
     root: &mut Node,
-    directory: &Path,
+    scope: &Scope,
     home: Option<&Path>,
-    variables: &Variables,
     format: Format,
+    warnings: &mut Vec<(Span, String)>,
 ) -> Result<(), FileError> {
+    let Scope { directory, variables } = scope;
     for service in services(root) {
         let Some(files) = service.remove("env_file") else { continue };
         let own = service.get("environment").map(|node| node.pairs("environment")).transpose()?;
@@ -70,11 +72,11 @@ pub(super) fn read_files(
         let mut entries = Node::new(files.span.clone(), Value::Map(Vec::new()));
         let mut values: BTreeMap<String, String> =
             own.iter().filter_map(|(key, value)| Some((key.name.clone(), value.clone()?))).collect();
-        for file in env_files(&files)? {
+        for file in env_files(&files, warnings)? {
             let Some(path) = find(&file, directory, home)? else { continue };
             let source = read_private(&path)?;
             let read = match (file.raw, format) {
-                (true, _) => env_file::raw(&source)?,
+                (true, _) => env_file::raw(&source.text),
                 // What the stack file's variables say wins, then what `environment` says, then earlier lines.
                 (false, _) => env_file::parse(&source, &variables.clone().or(values.clone()), format)?,
             };
@@ -117,48 +119,41 @@ fn find(file: &EnvFile, directory: &Path, home: Option<&Path>) -> Result<Option<
     Err(fault.into())
 }
 
-fn env_files(node: &Node) -> Checked<Vec<EnvFile>> {
-    let plain = |node: &Node| {
-        let path = node.text("env_file")?;
-        Ok(EnvFile { span: node.span.clone(), path, required: true, raw: false })
+fn env_files(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<EnvFile>> {
+    let read = |item: &Node| match &item.value {
+        Value::Map(_) => env_file(item, warnings),
+        _ => {
+            let path = item.text("env_file")?;
+            Ok(EnvFile { span: item.span.clone(), path, required: true, raw: false })
+        }
     };
-    match &node.value {
-        Value::Null => Ok(Vec::new()),
-        Value::List(items) => items
-            .iter()
-            .map(|item| match &item.value {
-                Value::Map(_) => env_file(item),
-                _ => plain(item),
-            })
-            .collect(),
-        Value::Map(_) => Ok(vec![env_file(node)?]),
-        _ => Ok(vec![plain(node)?]),
+    match node.is_null() {
+        true => Ok(Vec::new()),
+        false => node.one_or_more().iter().map(read).collect(),
     }
 }
 
-fn env_file(node: &Node) -> Checked<EnvFile> {
+fn env_file(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<EnvFile> {
     let mut file = EnvFile { span: node.span.clone(), path: String::new(), required: true, raw: false };
     for (key, node) in node.map("env_file")? {
+        if !keys::ENV_FILE.admits(key, &key.name, "`env_file`", warnings)? {
+            continue;
+        }
         match key.name.as_str() {
             "path" => {
                 file.span = node.span.clone();
                 file.path = node.text("path")?;
             }
             "required" => file.required = node.boolean("required")?,
-            "format" => {
-                file.raw = match node.text("format")?.as_str() {
-                    "raw" => true,
-                    "" => false,
-                    other => {
-                        return Err(Fault::new(
-                            &node.span,
-                            format!("`{other}` is not a format of `env_file`"),
-                        )
-                        .hint("it is `raw`, or left out"));
-                    }
-                };
-            }
-            _ => return Err(unknown_key(key, "`env_file`", ["path", "required", "format"])),
+            "format" => match node.text("format")?.as_str() {
+                "raw" => file.raw = true,
+                "" => {}
+                other => {
+                    let message = format!("`{other}` is not a format of an environment file");
+                    return Err(Fault::new(&node.span, message).hint("use `raw`, or leave `format` out"));
+                }
+            },
+            _ => return Err(Level::unread(key, "`env_file`")),
         }
     }
     match file.path.is_empty() {

@@ -39,12 +39,11 @@ impl Model {
         let scope = Scope { directory: project.directory.clone(), variables: project.variables.clone() };
         let mut layers = Layers::new(project.format, interpolate, project.env_writer);
         let mut root = layers.model(documents, &scope, &[])?;
-        let warnings = layers.warnings;
+        let mut warnings = layers.warnings;
         let known = profiles::known(&root)?;
         profiles::select(&mut root, &project.profiles, &options.services)?;
         if interpolate {
-            let home = host.home.as_deref();
-            environment::read_files(&mut root, &scope.directory, home, &scope.variables, project.format)?;
+            environment::read_files(&mut root, &scope, host.home.as_deref(), project.format, &mut warnings)?;
             environment::inherit(&mut root, &scope.variables)?;
         }
         Ok(Self { root, project, name, profiles: known, warnings })

@@ -5,6 +5,8 @@
 mod addresses;
 mod build;
 mod files;
+mod host;
+mod mounts;
 mod ports;
 mod replicas;
 mod shared;
@@ -16,13 +18,15 @@ use std::path::{Path, PathBuf};
 use network::plan::NetworkPlan;
 use sha2::{Digest, Sha256};
 
-use crate::diagnostic::{Checked, Fault, FileError, nearest};
+use crate::diagnostic::{Checked, Fault, FileError, Span, nearest};
+use crate::env_file;
+use crate::file::dependencies::DependencyFile;
 use crate::file::node::Key;
-use crate::file::service::{DependencyFile, ServiceFile};
+use crate::file::service::ServiceFile;
 use crate::file::{Format, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
-use crate::load::LoadOptions;
+use crate::load::{LoadOptions, read_private};
 use crate::order::{Cycle, order};
 use crate::plan::{Condition, Dependency, Plan, Service, Source};
 
@@ -40,18 +44,34 @@ pub(crate) struct Context<'a> {
     pub(crate) env_writer: Option<&'a str>,
 }
 
+impl Context<'_> {
+    /// Adds warnings to those of the plan; they are errors with `--strict`.
+    fn tell(&self, found: Vec<(Span, String)>, warnings: &mut Vec<String>) -> Result<(), FileError> {
+        if self.options.strict
+            && let Some((span, message)) = found.first()
+        {
+            let fault = Fault::new(span, message.clone());
+            return Err(fault.hint("`--strict` makes warnings errors").into());
+        }
+        warnings.extend(found.iter().map(|(span, message)| format!("{}: {message}", span.place())));
+        Ok(())
+    }
+}
+
 /// Resolve a whole file.
 pub(crate) fn plan(
     mut file: StackFile,
     context: &Context<'_>,
-    warnings: Vec<String>,
+    mut warnings: Vec<String>,
 ) -> Result<Plan, FileError> {
+    let mut found = addresses::dead_links(&file);
     let name = context.name.clone();
     let bases = bases(&file, context)?;
     shared::add_dependencies(&mut file)?;
     let order = start_order(&file)?;
     replicas::settle(&mut file, context)?;
     shared::check_owners(&file)?;
+    ports::check_choice(&file, context)?;
     ports::check(&file, context)?;
     let network = addresses::networks(&file, context)?;
 
@@ -64,12 +84,16 @@ pub(crate) fn plan(
         let mut settled = Service {
             source: source::source(service, &name, &bases, context)?,
             environment,
-            mounts: files::mounts(service, &file, context, &mut volumes)?,
+            mounts: mounts::mounts(service, &file, context, &mut volumes, &mut found)?,
             secrets: files::secrets(service, &file, context)?,
+            labels: labels(service, context)?,
+            devices: host::devices(service, context, &mut found)?,
+            confinement: host::confinement(service, context)?,
             depends_on: dependencies(service, &file),
             ports: ports::published(service, context),
+            moved_ports: ports::moved(service, context),
             extra_hosts: addresses::extra_hosts(named, &network)?,
-            hostname: named.settled.hostname.clone(),
+            hostname: host_name(named, context),
             domainname: named.settled.domainname.clone(),
             dns_search: named.settled.dns_search.clone(),
             dns_opt: named.settled.dns_opt.clone(),
@@ -79,6 +103,7 @@ pub(crate) fn plan(
         settled.config_hash = config_hash(&settled, service, &network);
         services.push(Some(settled));
     }
+    context.tell(found, &mut warnings)?;
     let services = order.into_iter().filter_map(|index| services[index].take()).collect();
     Ok(Plan {
         name,
@@ -86,8 +111,16 @@ pub(crate) fn plan(
         services,
         volumes: volumes.into_iter().collect(),
         network,
+        port_choice: context.options.ports.clone(),
         warnings,
     })
+}
+
+/// `uts: host` without `hostname` has the host's.
+fn host_name(service: &ServiceFile, context: &Context<'_>) -> String {
+    let keys = &service.network;
+    let hosts = context.host.name.clone().filter(|_| keys.has_host_name && !keys.has_hostname);
+    hosts.unwrap_or_else(|| service.settled.hostname.clone())
 }
 
 /// Bases in the order of preference; none when the file names none.
@@ -105,6 +138,10 @@ fn bases(file: &StackFile, context: &Context<'_>) -> Result<Vec<String>, FileErr
             hint: nearest(forced, named).map(|found| format!("did you mean `{found}`?")),
         }),
     }
+}
+
+fn find<'a>(file: &'a StackFile, name: &str) -> Option<&'a ServiceFile> {
+    file.services.iter().find(|service| service.key.name == name)
 }
 
 fn service_names(file: &StackFile) -> impl Iterator<Item = &str> + Clone {
@@ -173,6 +210,8 @@ fn dependencies(service: &ServiceFile, file: &StackFile) -> Vec<Dependency> {
         .map(|dependency| Dependency {
             service: dependency.service.value.clone(),
             condition: dependency.condition,
+            optional: !dependency.required,
+            restart: dependency.restart,
         })
         .collect()
 }
@@ -208,6 +247,21 @@ fn fill(pairs: &[(Key, Option<String>)], context: &Context<'_>) -> BTreeMap<Stri
             Some((key.name.clone(), value))
         })
         .collect()
+}
+
+/// Those of `label_file`, in their order, then those of the file itself.
+fn labels(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<String, String>, FileError> {
+    let mut labels = BTreeMap::new();
+    for file in &service.label_files {
+        let path = path(&file.value, context);
+        if !path.is_file() {
+            let message = format!("the file of labels `{}` does not exist", shown(&path, context));
+            return Err(Fault::new(&file.span, message).into());
+        }
+        labels.extend(env_file::raw(&read_private(&path)?.text));
+    }
+    labels.extend(service.settled.labels.clone());
+    Ok(labels)
 }
 
 /// What of a service's configuration needs a new container when it changes.

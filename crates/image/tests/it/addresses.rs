@@ -1,0 +1,154 @@
+//! `ADD` of files from a server of the test's own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex};
+
+use image::Digest;
+
+use crate::places::{Archive, Place, delegated, gzip};
+
+/// What the server has, and what it was asked: the status of each answer.
+#[derive(Default)]
+struct Files {
+    files: BTreeMap<String, (Vec<u8>, String)>,
+    answers: Vec<String>,
+}
+
+struct Server {
+    address: String,
+    files: Arc<Mutex<Files>>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let files = Arc::new(Mutex::new(Files::default()));
+        let shared = Arc::clone(&files);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                answer(stream.unwrap(), &mut shared.lock().unwrap());
+            }
+        });
+        Self { address, files }
+    }
+
+    fn put(&self, name: &str, body: &[u8], headers: &str) {
+        self.files.lock().unwrap().files.insert(name.to_owned(), (body.to_vec(), headers.to_owned()));
+    }
+
+    fn answers(&self) -> Vec<String> {
+        std::mem::take(&mut self.files.lock().unwrap().answers)
+    }
+}
+
+fn answer(mut stream: TcpStream, files: &mut Files) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+    let request = lines.next().unwrap();
+    let asked: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let name = request.split(['/', ' ']).nth(2).unwrap_or_default();
+    let (status, headers, body) = match files.files.get(name) {
+        None => ("404 Not Found", String::new(), Vec::new()),
+        Some((body, headers)) => {
+            let same = asked.iter().any(|line| {
+                let value = line.to_ascii_lowercase();
+                let value =
+                    value.strip_prefix("if-none-match: ").or(value.strip_prefix("if-modified-since: "));
+                value.is_some_and(|value| headers.to_ascii_lowercase().contains(value))
+            });
+            if same {
+                ("304 Not Modified", String::new(), Vec::new())
+            } else {
+                ("200 OK", headers.clone(), body.clone())
+            }
+        }
+    };
+    files.answers.push(format!("{name} {status}"));
+    let head =
+        format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    stream.write_all(&[head.as_bytes(), &body].concat()).ok();
+}
+
+#[test]
+fn a_file_of_a_server_is_added() {
+    if delegated("addresses::a_file_of_a_server_is_added") {
+        return;
+    }
+    let (place, server) = (Place::new(), Server::start());
+    place.base();
+    let tar = gzip(&Archive::new().file("inside", b"x").finish());
+    server.put("a%20file.tar.gz", &tar, "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+    let url = format!("{}/a%20file.tar.gz?query#part", server.address);
+    server.put("a%20file.tar.gz?query", &tar, "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+    let add = |flags: &str, to: &str| {
+        place.build(&format!("FROM base:1\nENV U={url}\nADD {flags} $U {to}\n")).image()
+    };
+    let image = add("", "/d/");
+    let file = place.layer(&image, 0).join("d/a file.tar.gz");
+    let meta = fs::metadata(&file).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.mtime(), meta.uid()), (0o600, 784_111_777, 0));
+    assert_eq!(fs::read(&file).unwrap(), tar);
+    let image = add("--chmod=g+r", "/to/name");
+    assert_eq!(fs::metadata(place.layer(&image, 0).join("to/name")).unwrap().mode() & 0o7777, 0o640);
+    let image = add("--unpack", "/d");
+    assert_eq!(fs::read(place.layer(&image, 0).join("d/inside")).unwrap(), b"x");
+}
+
+#[test]
+fn what_a_server_sent_is_asked_for_once() {
+    if delegated("addresses::what_a_server_sent_is_asked_for_once") {
+        return;
+    }
+    let (place, server) = (Place::new(), Server::start());
+    place.base();
+    let url = format!("{}/f", server.address);
+    server.put("f", b"one", "ETag: \"1\"\r\n");
+    let build = |text: &str| place.build(&format!("FROM base:1\n{text} {url} /f\n"));
+    let first = build("ADD").image();
+    assert_eq!(server.answers(), ["f 200 OK"]);
+    assert_eq!(build("ADD").image().id, first.id);
+    assert_eq!(server.answers(), ["f 304 Not Modified"]);
+    // The file is not kept: another layer asks again.
+    build("ADD --chmod=644").image();
+    assert_eq!(server.answers(), ["f 304 Not Modified", "f 200 OK"]);
+    server.put("f", b"two", "ETag: \"2\"\r\n");
+    let second = build("ADD").image();
+    assert_eq!(fs::read(place.layer(&second, 0).join("f")).unwrap(), b"two");
+    assert_eq!(server.answers(), ["f 200 OK"]);
+    // With a checksum, nobody has to be asked.
+    let checksum = format!("ADD --checksum={}", Digest::of(b"two"));
+    assert_eq!(build(&checksum).image().layers, second.layers);
+    assert_eq!(server.answers(), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_server_should_not_have_sent_is_refused() {
+    if delegated("addresses::what_a_server_should_not_have_sent_is_refused") {
+        return;
+    }
+    let (place, server) = (Place::new(), Server::start());
+    place.base();
+    server.put("f", b"evil", "");
+    let sum = Digest::of(b"good");
+    for (add, problem) in [
+        (format!("--checksum={sum} {{}}/f /"), "was promised"),
+        ("--checksum=md5:00 {}/f /".to_owned(), "only `sha256:` is known"),
+        (format!("--checksum={} {{}}/f /", sum.hex()), "it begins with `sha256:`"),
+        ("--checksum=sha256:0 {}/f /".to_owned(), "no SHA-256 digest"),
+        (format!("--checksum={sum} {{}}/f {{}}/f /"), "for one source"),
+        ("{}/none /".to_owned(), "404"),
+        ("{}/ /d/".to_owned(), "names no file"),
+        ("{}/f {}/f /file".to_owned(), "must end with `/`"),
+    ] {
+        server.put("", b"", "");
+        let text = format!("FROM base:1\nADD {}\n", add.replace("{}", &server.address));
+        let error = place.build(&text).error();
+        assert!(error.contains(problem) && error.starts_with("Dockerfile:2:"), "{add}: {error}");
+    }
+    let error = place.build(&format!("FROM base:1\nCOPY {}/f /\n", server.address)).error();
+    assert!(error.contains("COPY takes no address"), "{error}");
+}

@@ -1,0 +1,24 @@
+//! Any text as a Dockerfile: it is refused with an error that names its place, or is understood in the same way again,
+//! whatever its variables make of it.
+#![no_main]
+
+use std::collections::BTreeMap;
+
+use image::{Error, check, plan_bases};
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    let args = BTreeMap::from([("ARG".to_owned(), "a/b*c\\".to_owned())]);
+    let lines = text.matches('\n').count() + 1;
+    match check("Dockerfile", text, &args) {
+        Ok(warnings) => {
+            assert_eq!(check("Dockerfile", text, &args).ok(), Some(warnings));
+            // What is right for all stages is right for those that are built.
+            plan_bases("Dockerfile", text, &args, None).expect("it was checked");
+        }
+        Err(Error::Dockerfile { line, message, hint, .. }) => {
+            assert!(line >= 1 && line <= lines && !message.is_empty());
+            assert!(hint.is_none_or(|hint| !hint.is_empty()));
+        }
+        Err(error) => panic!("an error without a place: {error}"),
+    }
+});
