@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod build;
+mod build_mounts;
 mod build_network;
 mod client;
 mod direct;
@@ -27,4 +28,5 @@ mod replicas;
 mod sandbox;
 mod stacks;
 mod stats;
+mod store;
 mod volumes;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::build::Build;
 use crate::config;
 use crate::events::{Since, since};
 use crate::net::{pause, percent, rate};
@@ -136,8 +137,8 @@ pub(crate) enum Command {
     Exec(Exec),
     /// Run a one-off container with a service's configuration
     Run(Run),
-    /// Build the images of the services
-    Build(Build),
+    /// Build the images of the services, or the image of a directory with a Dockerfile
+    Build(Box<Build>),
     /// Fetch images from their registries
     Pull(crate::registry::Pull),
     /// Send images to their registries
@@ -395,19 +396,6 @@ pub(crate) struct Run {
     pub(crate) argv: Vec<String>,
 }
 
-/// `build`.
-#[derive(Debug, Args)]
-pub(crate) struct Build {
-    /// Run every instruction again
-    #[arg(long)]
-    pub(crate) no_cache: bool,
-    /// Base distribution, one of the file's `base`
-    #[arg(long, value_name = "NAME")]
-    pub(crate) base: Option<String>,
-    /// Services [default: all that are built]
-    pub(crate) services: Vec<String>,
-}
-
 /// Parses the arguments of the process; the first is the program's name.
 ///
 /// # Errors
@@ -419,7 +407,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> 
 }
 
 /// Options before the subcommand that take a value in the next argument.
-const WITH_VALUE: [&str; 9] = [
+const WITH_VALUE: [&str; 11] = [
     "-f",
     "--file",
     "-p",
@@ -427,6 +415,8 @@ const WITH_VALUE: [&str; 9] = [
     "--env-file",
     "--project-directory",
     "--profile",
+    "--port-offset",
+    "--publish",
     "--log-format",
     "--color",
 ];

@@ -117,6 +117,12 @@ impl Session {
         client::connect(&self.paths, &name).ok()?.map(|_running| kept)
     }
 
+    /// Whether a stack file is named, or lies here or above.
+    pub(crate) fn has_stack_file(&self) -> bool {
+        let found = |host| load::has_files(&self.options(&Wanted::default()), &host);
+        !self.files.is_empty() || HostFacts::gather().is_ok_and(found)
+    }
+
     /// The stack's name. With `-p` the files are not needed, so that a stack whose files are gone can be stopped;
     /// otherwise nothing else in them is.
     pub(crate) fn stack_name(&self) -> Result<String, Failure> {

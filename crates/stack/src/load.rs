@@ -117,6 +117,11 @@ pub fn name(options: &LoadOptions, host: &HostFacts) -> Result<String, FileError
     })
 }
 
+/// Whether there are files to load, be they good or not.
+pub fn has_files(options: &LoadOptions, host: &HostFacts) -> bool {
+    !matches!(Project::find(options, &host.environment), Err(FileError::Option { .. }))
+}
+
 /// The variables that a stack file may refer to: the environment's, then those of `.env`. The value of
 /// a `SecretSource::Environment` is found here.
 pub fn variables(options: &LoadOptions, host: &HostFacts) -> Result<Variables, FileError> {

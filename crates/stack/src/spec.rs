@@ -23,6 +23,7 @@ use crate::plan::{
 };
 use crate::remote::{Context, RemoteError};
 
+pub(crate) use names::OWN_FILES;
 pub(crate) use replica::replica;
 
 /// What a service's sandbox is made from, beside the service.

@@ -174,7 +174,10 @@ fn row(image: ImageSummary, users: &BTreeMap<String, usize>) -> Row {
 /// Leaves what a filter lets through.
 fn keep(session: &Session, filter: &Filter, list: &mut Vec<ImageSummary>) -> Result<(), Failure> {
     match filter {
-        Filter::Dangling(wanted) => list.retain(|image| image.reference.is_none() == *wanted),
+        Filter::Dangling(wanted) => list.retain(|image| {
+            let has_tag = image.reference.as_ref().is_some_and(|reference| reference.digest().is_none());
+            has_tag != *wanted
+        }),
         Filter::Reference(pattern) => {
             list.retain(|image| image.reference.as_ref().is_some_and(|known| fits_name(pattern, known)));
         }
@@ -287,7 +290,7 @@ pub(crate) fn history(session: &Session, arguments: &History) -> Result<u8, Fail
 }
 
 /// `inspect` of an image, with the keys that `docker image inspect` has.
-pub(super) fn inspect(session: &Session, name: &str) -> Result<u8, Failure> {
+pub(super) fn describe(session: &Session, name: &str) -> Result<Value, Failure> {
     let image = store::find(&session.paths, name)?;
     let names = store::images(&session.paths)?.into_iter().filter(|known| known.id == image.id);
     let (mut tags, mut digests, mut total) = (Vec::new(), Vec::new(), 0);
@@ -303,7 +306,7 @@ pub(super) fn inspect(session: &Session, name: &str) -> Result<u8, Failure> {
     let config = &image.config;
     let details = serde_json::to_value(&config.config).map_err(|e| RemoteError::message(e.to_string()))?;
     let newest = config.history.last();
-    let value: Value = json!([{
+    Ok(json!([{
         "Id": image.id.to_string(),
         "RepoTags": tags,
         "RepoDigests": digests,
@@ -317,11 +320,9 @@ pub(super) fn inspect(session: &Session, name: &str) -> Result<u8, Failure> {
         "Size": total,
         "RootFS": {
             "Type": config.rootfs.kind,
-            "Layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "Layers": config.rootfs.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
-    }]);
-    output::json(&value)?;
-    Ok(0)
+    }]))
 }
 
 #[cfg(test)]

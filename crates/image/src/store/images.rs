@@ -9,7 +9,7 @@ use crate::config::{self, Image, ImageConfig};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
-use crate::scratch;
+use crate::scratch::{self, Pending};
 use crate::store::lease::Hold;
 use crate::store::{Store, json_files};
 
@@ -135,31 +135,40 @@ impl Store {
     /// Keeps the configuration of an image whose layers are in the store.
     pub(crate) fn keep_config(&self, id: &Digest, json: &[u8]) -> Result<()> {
         let path = self.image_path(id);
-        let _shared = self.shared()?;
-        self.hold(Hold::Image(id.clone()))?;
-        if !path.exists() {
-            // Its layers have their names on disk before there is an image that names them.
-            for dir in ["layers", "l"] {
-                scratch::sync_dir(&self.data_dir.join(dir))?;
+        {
+            let _shared = self.shared_to_hold(&Hold::Image(id.clone()))?;
+            if path.exists() {
+                return Ok(());
             }
-            scratch::write_file(&self.tmp(), &path, json, true)?;
         }
-        Ok(())
+        let pending = Pending::write(&self.tmp(), json)?;
+        pending.sync()?;
+        // Its layers have their names on disk before there is an image that names them.
+        for dir in ["layers", "l"] {
+            scratch::sync_dir(&self.data_dir.join(dir))?;
+        }
+        let lock = self.shared()?;
+        pending.rename(&path)?;
+        drop(lock);
+        scratch::sync_dir(&self.data_dir.join("images"))
     }
 
     /// Gives an image a name; the image that had it before loses it.
     pub fn tag(&self, reference: &Reference, id: &Digest) -> Result<()> {
-        let path = self.tag_path(reference);
-        let _shared = self.shared()?;
-        if !self.image_path(id).exists() {
-            return Err(Error::UnknownImage { name: id.to_string(), nearest: None });
-        }
-        if self.tagged(reference)?.is_some_and(|old| old == *id) {
+        if self.tagged(reference)?.is_some_and(|old| old == *id) && self.image_path(id).exists() {
             return Ok(());
         }
         let record = TagRecord { reference: reference.clone(), id: id.clone() };
         let json = serde_json::to_vec(&record).expect("a tag has string keys only");
-        scratch::write_file(&self.tmp(), &path, &json, true)
+        let pending = Pending::write(&self.tmp(), &json)?;
+        pending.sync()?;
+        let lock = self.shared()?;
+        if !self.image_path(id).exists() {
+            return Err(Error::UnknownImage { name: id.to_string(), nearest: None });
+        }
+        pending.rename(&self.tag_path(reference))?;
+        drop(lock);
+        scratch::sync_dir(&self.data_dir.join("tags"))
     }
 
     pub(crate) fn image_path(&self, id: &Digest) -> PathBuf {

@@ -129,7 +129,7 @@ fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
     let is_old = |time: SystemTime| policy.before.is_none_or(|before| time < before);
     let mut used = contents.held_images();
     if !policy.all {
-        used.extend(contents.tags.values());
+        used.extend(contents.tagged_images());
     }
     let (gone, kept): (Vec<_>, Vec<_>) =
         contents.images.iter().partition(|(id, image)| !used.contains(id) && is_old(image.since));
@@ -189,22 +189,19 @@ fn removal(contents: &Contents, text: &str, force: bool) -> Result<Removed> {
         let pinned = names.iter().filter(others).filter(|_| digests_alone && name.digest().is_none());
         [name].into_iter().chain(pinned).cloned().collect::<Vec<_>>()
     };
-    let untagged = match name.as_ref().map(goes_with) {
+    match name.as_ref().map(goes_with) {
         Some(going) if going.len() < names.len() => {
             return Ok(Removed { untagged: going, ..Removed::default() });
         }
-        Some(_) => names,
+        Some(_) => {}
         None if tags > 1 && !force => {
             let names = names.iter().map(ToString::to_string).collect();
             return Err(Error::ManyNames { image: id.short().to_owned(), names });
         }
-        None => {
-            if let Some(error) = in_use(contents, &id) {
-                return Err(error);
-            }
-            names
-        }
-    };
+        // Without a name nobody could ask for it any more: that takes a name to be said.
+        None => in_use(contents, &id).map_or(Ok(()), Err)?,
+    }
+    let untagged = names;
     match in_use(contents, &id) {
         // The image stays without a name until nobody uses it.
         Some(_) if force => return Ok(Removed { untagged, ..Removed::default() }),
