@@ -211,6 +211,15 @@ pub enum Error {
     /// The sandbox of a `RUN` instruction could not be started.
     #[error("run the command in its sandbox")]
     Runner(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A git repository could not be fetched.
+    #[error("fetch the repository `{remote}`")]
+    Git {
+        /// Its address.
+        remote: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A source of `COPY` or `ADD` cannot be used.
     #[error("`{pattern}` {problem}")]
     CopySource {

@@ -26,7 +26,7 @@ mod user;
 mod view;
 
 pub use archive::{FREE_BYTES, Limits};
-pub use build::{BuildEvent, BuildRequest, Network, RunStep, Runner, build};
+pub use build::{BuildEvent, BuildRequest, GitSource, Network, RunStep, Runner, build};
 pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,
 };

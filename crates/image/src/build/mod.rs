@@ -1,6 +1,7 @@
 //! The Dockerfile builder: one layer for each instruction that changes a file, reused while nothing that
 //! it depends on has changed.
 
+mod add_git;
 mod add_url;
 mod cache;
 mod chmod;
@@ -16,6 +17,7 @@ use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+pub use crate::build::add_git::GitSource;
 pub(crate) use crate::build::stage::clean;
 use crate::build::stage::{Built, StageState};
 use crate::config::{Image, ImageConfig};
@@ -41,6 +43,30 @@ pub trait Runner {
         step: &RunStep,
         output: &mut dyn FnMut(&[u8]),
     ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Finds the commit that a repository's branch or tag means now.
+    ///
+    /// # Errors
+    /// When the repository cannot be asked, or has no such thing.
+    fn git_commit(
+        &mut self,
+        _source: &GitSource,
+    ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        Err("git repositories cannot be fetched here".into())
+    }
+
+    /// Puts the files of a commit into an empty directory. Returns the commit's time, seconds since 1970.
+    ///
+    /// # Errors
+    /// When the commit cannot be fetched.
+    fn git_fetch(
+        &mut self,
+        _source: &GitSource,
+        _commit: &str,
+        _directory: &Path,
+    ) -> Result<i64, Box<dyn std::error::Error + Send + Sync>> {
+        Err("git repositories cannot be fetched here".into())
+    }
 }
 
 /// What a `RUN` instruction runs, and on which overlay.

@@ -1,6 +1,7 @@
 //! Makes sure that every service's image is in the store: found, imported, or built.
 
 mod base;
+mod git;
 mod network;
 mod run;
 

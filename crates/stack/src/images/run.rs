@@ -9,10 +9,11 @@ use container::defaults::{self, Network};
 use container::launch::{Surroundings, launch};
 use container::sandbox::{Mount, MountSource, Root, Sandbox};
 use container::{Capabilities, Filter, Process, User, capability, seccomp};
-use image::{RunStep, Runner};
+use image::{GitSource, RunStep, Runner};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::git;
 use super::network::{self, Networks};
 use crate::plan::BuildNetwork;
 use crate::remote::{Context, RemoteError};
@@ -191,5 +192,18 @@ impl Runner for SandboxRunner<'_> {
             WaitStatus::Signaled(_, signal, _) => Ok(128 + signal as i32),
             other => Err(format!("wait for the command: {other:?}").into()),
         }
+    }
+
+    fn git_commit(&mut self, source: &GitSource) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        git::commit(source).map_err(|error| error.to_string().into())
+    }
+
+    fn git_fetch(
+        &mut self,
+        source: &GitSource,
+        commit: &str,
+        directory: &Path,
+    ) -> Result<i64, Box<dyn std::error::Error + Send + Sync>> {
+        git::fetch(source, commit, directory).map_err(|error| error.to_string().into())
     }
 }
