@@ -58,7 +58,7 @@ fn choose(refs: &str, name: &str) -> Option<String> {
 pub(super) fn fetch(source: &GitSource, commit: &str, directory: &Path) -> Result<i64, RemoteError> {
     let here = Some(directory);
     git(here, &["init", "--quiet", "--template="])?;
-    git(here, &["remote", "add", "origin", "--", &source.remote])?;
+    git(here, &["remote", "add", "--", "origin", &source.remote])?;
     let shallow = git(here, &["fetch", "--quiet", "--no-tags", "--depth=1", "origin", commit]);
     if shallow.is_err() {
         // Not every server gives single commits; its error is that of all of it, if that fails, too.
