@@ -38,7 +38,7 @@ impl Random {
     }
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     if let Some(pid) = Pid::from_raw(pid) {
         // It may have ended by itself.
         kill_process(pid, Signal::KILL).ok();

@@ -80,6 +80,21 @@ network_mode = "none"
 }
 
 #[test]
+fn two_hundred_networks_come_up_at_once() {
+    let names: Vec<String> = (0..200).map(|number| format!("n{number}")).collect();
+    let declared: String = names.iter().map(|name| format!("[networks.{name}]\n")).collect();
+    let service =
+        |name: &str| format!("[services.{name}]\ncommand = [\"sleep\", \"1000\"]\nnetworks = {names:?}\n");
+    let stack = Stack::new(&[service("one"), service("other"), declared].concat());
+    stack.up();
+    // Each has its name server: so has the last one.
+    let own = address(&stack, "other", "n199");
+    let gateway = format!("{}.1", own.rsplit_once('.').unwrap().0);
+    let answer = stack.sh("one", &format!("nslookup other.n199 {gateway}"));
+    assert!(answer.contains(&own), "{answer}");
+}
+
+#[test]
 fn an_unknown_name_is_unknown_at_once() {
     let stack = Stack::new("[services.a]\ncommand = [\"sleep\", \"1000\"]\n");
     stack.up();

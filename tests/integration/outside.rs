@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::Value;
 
 use crate::client::{CLIENT, CLIENT6, Client, HOST, HOST6, ip};
-use crate::harness::{DEADLINE, Ended, Stack, free_ports, skipped, until};
+use crate::harness::{DEADLINE, Ended, Stack, ended, free_ports, skipped, until};
 
 /// For a test that needs a client outside: `None`, and a note, for who may not make one.
 fn client(test: &str) -> Option<Client> {
@@ -63,6 +63,18 @@ fn reaches(stack: &Stack, service: &str, to: &str, port: u16) -> Ended {
     stack.exec(service, &format!("echo ping | nc -w 3 {to} {port} | grep pong"))
 }
 
+/// Has the client answer what [`reaches`] sends.
+fn serve(client: &Client, port: u16) {
+    let listener = client.within(|| std::net::TcpListener::bind((CLIENT, port)).unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // Who was cut off does not read it.
+            stream.read(&mut [0; 64]).and_then(|_| stream.write_all(b"pong\n")).ok();
+        }
+    });
+}
+
 #[test]
 fn services_go_out_as_far_as_they_may() {
     let Some(client) = client("services_go_out_as_far_as_they_may") else { return };
@@ -86,18 +98,8 @@ network_mode = "none"
 internal = true
 "#
     ));
-    let serve = |port: u16| {
-        let listener = client.within(|| std::net::TcpListener::bind((CLIENT, port)).unwrap());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                // Who was cut off does not read it.
-                stream.read(&mut [0; 64]).and_then(|_| stream.write_all(b"pong\n")).ok();
-            }
-        });
-    };
-    serve(80);
-    serve(81);
+    serve(&client, 80);
+    serve(&client, 81);
     stack.up();
     for (service, port, allowed) in [
         ("open", 80, true),
@@ -126,6 +128,64 @@ internal = true
     // The same with ping.
     stack.sh("open", &format!("ping -c 1 -W 5 {CLIENT}"));
     assert_ne!(stack.exec("none", &format!("ping -c 1 -W 5 {CLIENT}")).code, 0);
+}
+
+#[test]
+fn slirp4netns_is_the_way_out_where_the_kernel_cannot_intercept() {
+    const NAME: &str = "slirp4netns_is_the_way_out_where_the_kernel_cannot_intercept";
+    let Some(client) = client(NAME) else { return };
+    let installed = std::process::Command::new("slirp4netns").arg("--version").output().is_ok();
+    if !installed || std::fs::File::open("/dev/net/tun").is_err() {
+        return skipped(NAME, "it needs slirp4netns and /dev/net/tun");
+    }
+    let service = |name: &str, more: &str| {
+        format!(
+            "[services.{name}]\ncommand = [\"nc\", \"-ll\", \"-p\", \"80\", \"-e\", \"echo\", \"pong\"]\n{more}\n"
+        )
+    };
+    let services = [
+        service("open", &format!("networks = [\"front\"]\nports = [\"{HOST}:8080:80\"]")),
+        service("none", "networks = [\"front\"]\negress = \"none\""),
+        service("other", "networks = [\"other\"]"),
+        service("inside", "networks = [\"back\"]"),
+        "[networks.front]\n[networks.other]\n[networks.back]\ninternal = true\n".to_owned(),
+    ];
+    let stack = Stack::new(&services.concat());
+    serve(&client, 81);
+    let forced = |arguments: &[&str]| {
+        let mut command = stack.command(arguments);
+        ended(command.env("INCEPTION_TEST_NO_INTERCEPTION", "1"))
+    };
+    forced(&["up", "-d", "--strict"]).fails(1, &["no way out"]);
+    let up = forced(&["up", "-d"]);
+    assert!(up.err.contains("slirp4netns") && up.err.contains("`none` can reach nothing"), "{}", up.err);
+    up.ok();
+    for (service, allowed) in [("open", true), ("none", false), ("other", true), ("inside", false)] {
+        let got = reaches(&stack, service, CLIENT, 81);
+        assert_eq!(got.out.trim() == "pong", allowed, "{service}: {got:?}");
+    }
+    // Networks stay apart, and what comes in does.
+    let address =
+        |service: &str| stack.sh(service, "ip -4 -o addr show eth0 | sed 's,.*inet \\([0-9.]*\\).*,\\1,'");
+    for (from, to, allowed) in [("open", "none", true), ("open", "other", false), ("inside", "open", false)] {
+        let got = reaches(&stack, from, &address(to), 80);
+        assert_eq!(got.out.trim() == "pong", allowed, "{from} to {to}: {got:?}");
+    }
+    assert_eq!(client.within(|| ask(format!("{HOST}:8080").parse().unwrap(), "")).unwrap(), "pong\n");
+    // When it dies the next `up` starts it again. A container that comes later has it, too.
+    let is_slirp = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "slirp4netns")
+    };
+    crate::killed::kill(stack.processes().into_iter().find(is_slirp).unwrap());
+    until("slirp4netns's end", || (!stack.processes().iter().any(is_slirp)).then_some(()));
+    assert_ne!(reaches(&stack, "open", CLIENT, 81).out.trim(), "pong");
+    stack.rewrite(&(services.concat() + &service("late", "networks = [\"front\"]")));
+    forced(&["up", "-d"]).ok();
+    assert_eq!(reaches(&stack, "late", CLIENT, 81).out.trim(), "pong");
+    assert_eq!(reaches(&stack, "open", CLIENT, 81).out.trim(), "pong");
+    // It ends with the supervisor, however that ends.
+    crate::killed::kill(stack.supervisor().unwrap());
+    stack.gone(DEADLINE);
 }
 
 #[test]

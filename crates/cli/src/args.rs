@@ -43,6 +43,12 @@ pub(crate) struct Global {
     /// Warnings are errors, and so are limits that cannot be enforced here
     #[arg(long, global = true)]
     pub(crate) strict: bool,
+    /// Publish ports that only root may have (below 1024) as the sum with N; the stack keeps to it while it runs
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) port_offset: Option<u16>,
+    /// Publish another port than the file's: `--publish 443=8443`, as often as needed
+    #[arg(long, global = true, value_name = "PORT=OTHER", value_parser = other_port)]
+    pub(crate) publish: Vec<(u16, u16)>,
     /// Colours; NO_COLOR is honoured too
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_default_value = true)]
     pub(crate) color: ColorChoice,
@@ -430,6 +436,14 @@ fn names_a_file(word: &OsString) -> bool {
     let path = Path::new(word);
     let stack_file = path.extension().is_some_and(|e| e == "toml" || e == "yaml" || e == "yml");
     stack_file || path.components().count() > 1 || path.is_file()
+}
+
+/// `PORT=OTHER` of `--publish`.
+fn other_port(text: &str) -> Result<(u16, u16), String> {
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
+    let ports =
+        text.split_once('=').and_then(|(port_of_file, other)| Some((port(port_of_file)?, port(other)?)));
+    ports.ok_or_else(|| "write the file's port and the one to publish: `443=8443`".to_owned())
 }
 
 fn count(text: &str) -> Result<(String, u16), String> {

@@ -35,7 +35,14 @@ pub(crate) fn ps(session: &Session, format: Format, quiet: bool) -> Result<u8, F
         Format::Table => {
             let rows: Vec<Vec<String>> = status.iter().map(row).collect();
             let head = ["CONTAINER", "STATE", "HEALTH", "PORTS", "IMAGE", "PID", "UPTIME"];
-            output::print(&output::table(&head, &rows))?;
+            let mut text = output::table(&head, &rows);
+            let first = status.iter().filter(|status| status.replica == 1);
+            let moved =
+                first.flat_map(|status| status.moved_ports.iter().map(|ports| (&status.service, ports)));
+            for (service, (asked, published)) in moved {
+                text.push_str(&format!("port {asked} of {service} is published as {published}\n"));
+            }
+            output::print(&text)?;
         }
     }
     Ok(0)
@@ -196,6 +203,8 @@ fn facts(plan: &Plan, service: &Service) -> Vec<(&'static str, String)> {
     add("network", mode.into_iter().collect());
     add("egress", endpoint.map_or(Vec::new(), |endpoint| egress(&endpoint.egress)));
     add("port", folded(&service.ports));
+    let instead = |(asked, published): (&u16, &u16)| format!("{published} instead of the file's {asked}");
+    add("moved", service.moved_ports.iter().map(instead).collect());
     add(
         "mount",
         service
@@ -203,9 +212,12 @@ fn facts(plan: &Plan, service: &Service) -> Vec<(&'static str, String)> {
             .iter()
             .map(|mount| {
                 let source = match &mount.kind {
-                    MountKind::Volume { name } => format!("volume {name}"),
+                    MountKind::Volume { name, subpath, .. } => match subpath {
+                        Some(below) => format!("volume {name}, {below}"),
+                        None => format!("volume {name}"),
+                    },
                     MountKind::Bind { source, .. } => source.display().to_string(),
-                    MountKind::Tmpfs { .. } => "tmpfs".to_owned(),
+                    MountKind::Tmpfs(_) => "tmpfs".to_owned(),
                 };
                 format!("{} <- {source}{}", mount.target, if mount.read_only { ", read-only" } else { "" })
             })
@@ -228,6 +240,7 @@ fn probe(test: &Option<stack::plan::Probe>) -> String {
     match test {
         None => "none".to_owned(),
         Some(Probe::Exec(argv)) => argv.join(" "),
+        Some(Probe::Image) => "the image's".to_owned(),
         Some(Probe::Tcp(port)) => format!("tcp {port}"),
         Some(Probe::Http { port, path }) => format!("http {port}{path}"),
     }
@@ -328,6 +341,7 @@ mod tests {
             state: State::Exited,
             health: None,
             ports: Vec::new(),
+            moved_ports: std::collections::BTreeMap::new(),
             image: "x-web:latest".into(),
             pid: None,
             exit_code: Some(3),

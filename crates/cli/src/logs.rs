@@ -160,7 +160,7 @@ fn logged(directory: &Path) -> Result<Vec<String>, Failure> {
 /// ours, is left out.
 fn read(directory: &Path, service: &str) -> Result<Vec<Line>, Failure> {
     let mut lines = Vec::new();
-    for name in [format!("{service}.log.1"), format!("{service}.log")] {
+    for name in rotated(directory, service)? {
         let file = match File::open(directory.join(&name)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             other => other.map_err(Failure::system(&format!("open {name}")))?,
@@ -171,6 +171,22 @@ fn read(directory: &Path, service: &str) -> Result<Vec<Line>, Failure> {
         }
     }
     Ok(lines)
+}
+
+/// The files of a service's log, the oldest first: those with the highest numbers.
+fn rotated(directory: &Path, service: &str) -> Result<Vec<String>, Failure> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Failure::system("read the stack's runtime directory"))?,
+    };
+    let number = |name: &str| match name.strip_prefix(service)?.strip_prefix(".log")? {
+        "" => Some(0),
+        rest => rest.strip_prefix('.')?.parse::<u32>().ok(),
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<(u32, String)> = names.filter_map(|name| Some((number(&name)?, name))).collect();
+    names.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+    Ok(names.into_iter().map(|(_, name)| name).collect())
 }
 
 /// Nanoseconds since 1970 as RFC 3339 in UTC.
@@ -214,11 +230,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let json = |l: &Line| serde_json::to_string(l).unwrap();
         let path = |name| directory.path().join(name);
+        std::fs::write(path("a.log.10"), format!("{}\n", json(&line("a", 0, "oldest")))).unwrap();
         std::fs::write(path("a.log.1"), format!("{}\n", json(&line("a", 1, "old")))).unwrap();
         std::fs::write(path("a.log"), format!("{}\n{{\"serv", json(&line("a", 2, "new")))).unwrap();
         std::fs::write(path(".supervisor.log"), "error: x\n").unwrap();
         assert_eq!(logged(directory.path()).unwrap(), ["a"]);
         let texts: Vec<String> = read(directory.path(), "a").unwrap().into_iter().map(|l| l.text).collect();
-        assert_eq!(texts, ["old", "new"]);
+        assert_eq!(texts, ["oldest", "old", "new"]);
     }
 }

@@ -8,7 +8,7 @@ use stack::control::{Command, Notice, State};
 use stack::host::HostFacts;
 use stack::load::{self, LoadOptions};
 use stack::paths::Paths;
-use stack::plan::Plan;
+use stack::plan::{Plan, PortChoice};
 
 use crate::args::Global;
 use crate::output::{Failure, Output};
@@ -55,21 +55,43 @@ impl Session {
         for warning in &loaded.plan.warnings {
             self.output.warning(warning);
         }
+        for service in &loaded.plan.services {
+            for (asked, published) in &service.moved_ports {
+                self.output
+                    .progress(&format!("port {asked} of {} is published as {published}", service.name));
+            }
+        }
         Ok(loaded)
     }
 
     fn load_quietly(&self, base: Option<&str>, scale: &[(String, u16)]) -> Result<Loaded, Failure> {
-        let options = LoadOptions {
+        let mut options = LoadOptions {
             file: self.stack_file()?,
             project_name: self.global.project_name.clone(),
             env_file: self.global.env_file.clone(),
             base: base.map(str::to_owned),
             strict: self.global.strict,
             scale: scale.iter().cloned().collect(),
+            ports: PortChoice {
+                offset: self.global.port_offset,
+                publish: self.global.publish.iter().copied().collect(),
+                kept: false,
+            },
         };
         let host = HostFacts::gather()?;
+        if options.ports.is_none() {
+            options.ports = self.kept_ports(&options, &host).unwrap_or_default();
+        }
         let plan = load::load(&options, &host)?;
         Ok(Loaded { plan, options, host })
+    }
+
+    /// The choice of ports of the stack, if it runs.
+    fn kept_ports(&self, options: &LoadOptions, host: &HostFacts) -> Option<PortChoice> {
+        // What is wrong with the file is told where it is read.
+        let name = load::name(options, host).ok()?;
+        let kept = PortChoice::kept(&self.paths.stack(&name))?;
+        client::connect(&self.paths, &name).ok()?.map(|_running| kept)
     }
 
     fn stack_file(&self) -> Result<PathBuf, Failure> {

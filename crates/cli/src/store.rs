@@ -12,7 +12,6 @@ use stack::RemoteError;
 use stack::store::{self, ChangeKind, PruneOptions, PrunePolicy, PruneReport};
 
 use crate::args::Format;
-use crate::listing::check_services;
 use crate::output::{self, Failure, size};
 use crate::session::Session;
 
@@ -141,13 +140,23 @@ pub(crate) fn inspect(session: &Session, arguments: &Inspect) -> Result<u8, Fail
     let _json = arguments.format;
     match arguments.kind {
         Some(Kind::Service) => crate::listing::inspect(session, &arguments.name),
-        Some(Kind::Image) => listing::inspect(session, &arguments.name),
-        None => match crate::listing::inspect(session, &arguments.name) {
-            Err(failure @ (Failure::Other(_) | Failure::File(_))) => {
-                listing::inspect(session, &arguments.name).map_err(|_| failure)
+        Some(Kind::Image) => output::json(&listing::describe(session, &arguments.name)?).map(|()| 0),
+        None => {
+            let service = match crate::listing::inspect(session, &arguments.name) {
+                Err(failure @ (Failure::Other(_) | Failure::File(_))) => failure,
+                done => return done,
+            };
+            match (listing::describe(session, &arguments.name), service) {
+                (Err(Failure::Other(image)), Failure::Other(service)) => {
+                    let text = format!("`{}` is neither a service that runs nor an image", arguments.name);
+                    let mut failure = RemoteError::message(text);
+                    failure.chain.extend([service.chain.join(": "), image.chain.join(": ")]);
+                    failure.hint = service.hint.or(image.hint);
+                    Err(failure.into())
+                }
+                (image, _) => output::json(&image?).map(|()| 0),
             }
-            done => done,
-        },
+        }
     }
 }
 
@@ -160,23 +169,7 @@ struct Changed<'a> {
 
 /// `diff`.
 pub(crate) fn diff(session: &Session, arguments: &Diff) -> Result<u8, Failure> {
-    let (plan, name) = (session.load(None)?.plan, &arguments.service);
-    let replica = |name: &str| {
-        let (service, number) = name.rsplit_once('-')?;
-        number.parse::<u16>().ok().map(|_| service.to_owned())
-    };
-    let is_service = |name: &str| plan.services.iter().any(|service| service.name == name);
-    let service = match replica(name).filter(|service| !is_service(name) && is_service(service)) {
-        Some(service) => service,
-        None => name.clone(),
-    };
-    check_services(&plan, std::slice::from_ref(&service))?;
-    let ids = stack::images::present(&session.paths, &plan)?;
-    let id = ids.as_ref().and_then(|ids| ids.get(&service)).ok_or_else(|| {
-        RemoteError::message(format!("service `{service}` has no image yet"))
-            .or_hint("`inception-run up -d` builds and starts it")
-    })?;
-    let changes = store::changes(&session.paths, &plan.name, name, id)?;
+    let changes = store::changes(&session.paths, &session.stack_name()?, &arguments.service)?;
     let letter = |kind: ChangeKind| match kind {
         ChangeKind::Added => "A",
         ChangeKind::Changed => "C",

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use stack::client::{self, Client};
 use stack::control::{self, Command, Notice, State, Subject};
 use stack::images::Options;
-use stack::plan::SecretSource;
+use stack::plan::{Plan, SecretSource, Service};
 use stack::stats;
 
 use crate::args;
@@ -25,6 +25,7 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     check_services(&loaded.plan, &arguments.services)?;
     let images = images::for_up(session, &loaded.plan, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
+    let attached = attached(&loaded.plan);
     let up = control::Up {
         images,
         secrets: secrets(&loaded)?,
@@ -42,8 +43,8 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     let name = up.plan.name.clone();
     let printer = Printer::new(session.output, services);
     let mut command = Run { session, client, name, joined, detach, printer, phase: Phase::Starting };
-    if !detach {
-        command.client.send(&Command::Follow(Vec::new()), &[])?;
+    if let Some(attached) = attached.filter(|_| !detach) {
+        command.client.send(&Command::Follow(attached), &[])?;
     }
     command.client.send(&Command::Up(Box::new(up)), &[])?;
     let result = command.run();
@@ -54,6 +55,17 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     result
 }
 
+/// Whose output is shown (`attach`): empty for all, `None` for none.
+fn attached(plan: &Plan) -> Option<Vec<String>> {
+    let (hidden, shown): (Vec<&Service>, Vec<&Service>) =
+        plan.services.iter().partition(|service| service.unattached);
+    match (hidden.is_empty(), shown.is_empty()) {
+        (true, _) => Some(Vec::new()),
+        (false, true) => None,
+        (false, false) => Some(shown.into_iter().map(|service| service.name.clone()).collect()),
+    }
+}
+
 /// Values of the secrets that come from variables. They go to the supervisor over its private socket and
 /// nowhere else.
 pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failure> {
@@ -61,7 +73,7 @@ pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failu
     let names = loaded.plan.services.iter().flat_map(|service| &service.secrets);
     let from_variables = names.filter_map(|secret| match &secret.source {
         SecretSource::Environment(name) => Some(name),
-        SecretSource::File(_) => None,
+        SecretSource::File(_) | SecretSource::Content(_) => None,
     });
     Ok(from_variables.filter_map(|name| Some((name.clone(), variables.get(name)?.to_owned()))).collect())
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use container::idmap::IdMap;
 use container::launch::{ROOTFS, SCRATCH, Surroundings, launch};
-use container::sandbox::{Root, Sandbox};
+use container::sandbox::{Root, Sandbox, Seccomp};
 use container::{Capabilities, Process, User, capability, defaults, program, seccomp, userns};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -95,6 +95,8 @@ fn describe(argv: &[String], capabilities: u64) -> Sandbox {
         },
         init: Some(0),
         asks_to_bind: false,
+        seccomp: Seccomp::Default,
+        oom_score_adj: None,
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Network {
 /// `/proc`, `/dev` with its devices, `/dev/pts`, `/dev/shm` of `shm_size` bytes, `/dev/mqueue` and `/sys`.
 pub fn mounts(network: Network, shm_size: u64) -> Vec<Mount> {
     let hardened = NOSUID | NODEV | NOEXEC;
-    let tmpfs = |size, mode| MountSource::Tmpfs { size, mode };
+    let tmpfs = |size, mode| MountSource::Tmpfs { size, mode, uid: 0, gid: 0 };
     let mut mounts = vec![
         Mount::new("/proc", MountSource::Proc, hardened),
         Mount::new("/dev", tmpfs(Some(64 << 10), 0o755), NOSUID | NOEXEC),

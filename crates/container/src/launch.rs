@@ -106,6 +106,9 @@ pub(crate) fn receive_with(socket: BorrowedFd<'_>) -> io::Result<(Outcome, Optio
 /// Everything between clone and the program's own identity, in order.
 fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -> Result<Assumed, Failure> {
     sys::process::reset_signals().map_err(|e| Failure::new(Stage::Setup, "reset signals", e))?;
+    if let Some(score) = sandbox.oom_score_adj {
+        set_oom_score(score).map_err(|e| Failure::new(Stage::Setup, "oom_score_adj", e))?;
+    }
     // Until exec this process holds the stack's memory.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|e| Failure::new(Stage::Setup, "make the process undumpable", e))?;
@@ -171,6 +174,15 @@ fn become_program(
     ];
     argv.extend(sandbox.process.argv.iter().cloned());
     assumed.exec_fd(around.init, &argv)
+}
+
+/// What is not dumpable may not write to its own files in `/proc`. Nobody in a container sees this process.
+fn set_oom_score(score: i32) -> rustix::io::Result<()> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
+    // The number that this process has where `/proc` is from, which is an older namespace than its own.
+    let own = rustix::fs::readlink("/proc/self", Vec::new())?;
+    let own = own.to_str().map_err(|_| rustix::io::Errno::INVAL)?;
+    init::procfs::write(&format!("{own}/oom_score_adj"), &score.to_string())
 }
 
 pub(crate) fn stdio([stdin, stdout, stderr]: [BorrowedFd<'_>; 3]) -> Result<(), Failure> {

@@ -70,10 +70,11 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount, detached: &[OwnedFd]) -> io::Resu
         MountSource::Devpts => {
             (new_fs("devpts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")])?, false)
         }
-        MountSource::Tmpfs { size, mode } => {
+        MountSource::Tmpfs { size, mode, uid, gid } => {
             let mode = format!("{mode:o}");
+            let (uid, gid) = (uid.to_string(), gid.to_string());
             let size = size.map(|size| size.to_string());
-            let mut options = vec![("mode", mode.as_str())];
+            let mut options = vec![("mode", mode.as_str()), ("uid", uid.as_str()), ("gid", gid.as_str())];
             options.extend(size.as_deref().map(|size| ("size", size)));
             (new_fs("tmpfs", &options)?, false)
         }
@@ -83,15 +84,18 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount, detached: &[OwnedFd]) -> io::Resu
             let fd = detached.get(*index).ok_or(Errno::BADF)?;
             (fd.try_clone()?, true)
         }
-        MountSource::Volume { path } => {
-            volume::prepare(root, &mount.target, path)?;
-            (clone_tree(CWD, path, false)?, false)
+        MountSource::Volume { path, empty, subpath } => {
+            volume::prepare(root, &mount.target, path, *empty)?;
+            (volume::tree(path, subpath.as_deref())?, false)
         }
         MountSource::File { content, mode, uid, gid } => {
             let path = generated(&mount.target, content, *mode, *uid, *gid)?;
             (clone_tree(CWD, &path, false)?, false)
         }
     };
+    if mount.fill {
+        volume::fill(root, &mount.target, fs.as_fd())?;
+    }
     if mount.attributes != 0 {
         sys::mount::set_attributes(fs.as_fd(), mount.attributes, recursive)?;
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use init::process::Process;
+use oci_spec::runtime::LinuxSeccomp;
 use serde::{Deserialize, Serialize};
 
 /// Everything about one sandbox. Serialisable, because it travels from the supervisor to the hub.
@@ -24,11 +25,30 @@ pub struct Sandbox {
     pub sysctls: Vec<(String, String)>,
     /// The program.
     pub process: Process,
+    /// Which system calls it may make.
+    #[serde(default)]
+    pub seccomp: Seccomp,
+    /// How likely the kernel ends it when memory is short (`/proc/PID/oom_score_adj`), unless as likely as us.
+    #[serde(default)]
+    pub oom_score_adj: Option<i32>,
     /// Our init is PID 1, with this verbosity; `None` makes the program PID 1.
     pub init: Option<u8>,
     /// Somebody else answers each `bind` of what is started with it: [`crate::launch::Launched::listener`].
     #[serde(default)]
     pub asks_to_bind: bool,
+}
+
+/// Which system calls a sandbox may make.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seccomp {
+    /// Those of the default profile for its capabilities.
+    #[default]
+    Default,
+    /// All.
+    Unconfined,
+    /// Those that these rules allow.
+    Profile(Box<LinuxSeccomp>),
 }
 
 /// An overlay of read-only layers below one writable directory. Paths are relative to the data directory and
@@ -52,6 +72,9 @@ pub struct Mount {
     pub source: MountSource,
     /// Attributes, [`sys::mount::attribute`] values or-ed.
     pub attributes: u64,
+    /// If it is an empty directory, it gets what the image has at the target first, as a volume does.
+    #[serde(default)]
+    pub fill: bool,
 }
 
 /// What a mount shows.
@@ -74,6 +97,12 @@ pub enum MountSource {
         size: Option<u64>,
         /// Mode bits of its root.
         mode: u32,
+        /// User that its root belongs to.
+        #[serde(default)]
+        uid: u32,
+        /// Group that its root belongs to.
+        #[serde(default)]
+        gid: u32,
     },
     /// A device of the host's `/dev`, by name.
     Device(String),
@@ -87,6 +116,12 @@ pub enum MountSource {
     Volume {
         /// Directory; made when it is missing, then filled with what the image has at the target.
         path: String,
+        /// Do not fill it.
+        #[serde(default)]
+        empty: bool,
+        /// The directory or file of it that appears, a relative path that must exist; all of it if none.
+        #[serde(default)]
+        subpath: Option<String>,
     },
     /// A small file with this content.
     File {
@@ -104,6 +139,6 @@ pub enum MountSource {
 impl Mount {
     /// A mount with these attributes.
     pub fn new(target: impl Into<String>, source: MountSource, attributes: u64) -> Self {
-        Self { target: target.into(), source, attributes }
+        Self { target: target.into(), source, attributes, fill: false }
     }
 }

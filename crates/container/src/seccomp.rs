@@ -137,6 +137,18 @@ pub fn default_profile(capabilities: u64) -> Result<Vec<process::Filter>, crate:
     Ok(vec![process::Filter { program, flags }])
 }
 
+/// The program of rules that somebody else wrote.
+///
+/// # Errors
+/// As [`compile`]; and there is nobody who would be asked about calls.
+pub fn custom_profile(rules: &LinuxSeccomp) -> Result<process::Filter, crate::Error> {
+    let compiled = compile(rules).map_err(crate::Error::Seccomp)?;
+    match compiled {
+        Filter { notify: true, .. } => Err(crate::Error::Seccomp(Error::NoListener)),
+        Filter { program, flags, .. } => Ok(process::Filter { program, flags }),
+    }
+}
+
 /// A program to load beside those of [`default_profile`], which has somebody asked about every `bind` of an address as
 /// long as one of IPv4 or longer. Who answers is whoever has the listener; other calls are let pass.
 ///

@@ -3,17 +3,18 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
 
-use crate::mounts::existing;
+use crate::mounts::{clone_fd, clone_tree, existing};
 
 /// Makes the volume directory `path` (relative to the working directory, which is the data directory) if it
-/// is missing, filled from `target` beneath `root`. It appears whole or not at all.
-pub(crate) fn prepare(root: BorrowedFd<'_>, target: &str, path: &str) -> io::Result<()> {
+/// is missing, filled from `target` beneath `root` unless it is to be `empty`. It appears whole or not at all.
+pub(crate) fn prepare(root: BorrowedFd<'_>, target: &str, path: &str, empty: bool) -> io::Result<()> {
     if fs::exists(path)? {
         return Ok(());
     }
@@ -23,17 +24,48 @@ pub(crate) fn prepare(root: BorrowedFd<'_>, target: &str, path: &str) -> io::Res
         fs::remove_dir_all(&partial)?;
     }
     fs::create_dir_all(Path::new(path).parent().unwrap_or(Path::new(".")))?;
-    match existing(root, target)? {
-        Some(source)
-            if FileType::from_raw_mode(rustix::fs::fstat(&source)?.st_mode) == FileType::Directory =>
-        {
-            // Through the descriptor, because the image's own symbolic links led to it.
-            let source = format!("/proc/self/fd/{}/.", source.as_raw_fd());
-            copy_directory(Path::new(&source), Path::new(&partial))?;
-        }
-        _ => fs::create_dir(&partial)?,
+    match directory(root, target)?.filter(|_| !empty) {
+        Some(source) => copy_directory(&through(source.as_fd()), Path::new(&partial))?,
+        None => fs::create_dir(&partial)?,
     }
-    fs::rename(&partial, path)
+    match fs::rename(&partial, path) {
+        // Another stack that shares the volume was faster.
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(&partial),
+        other => other,
+    }
+}
+
+/// Fills the root of the mount `volume`, if it is an empty directory, from `target` beneath `root`.
+pub(crate) fn fill(root: BorrowedFd<'_>, target: &str, volume: BorrowedFd<'_>) -> io::Result<()> {
+    let volume = through(volume);
+    if !fs::metadata(&volume)?.is_dir() || fs::read_dir(&volume)?.next().is_some() {
+        return Ok(());
+    }
+    match directory(root, target)? {
+        Some(source) => copy_into(&through(source.as_fd()), &volume),
+        None => Ok(()),
+    }
+}
+
+/// A detached mount of the volume `path`, or of what is at `subpath` beneath it.
+pub(crate) fn tree(path: &str, subpath: Option<&str>) -> io::Result<OwnedFd> {
+    let Some(subpath) = subpath else { return clone_tree(CWD, path, false) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let volume = rustix::fs::open(path, flags, Mode::empty())?;
+    let found = existing(volume.as_fd(), subpath)?.ok_or(Errno::NOENT)?;
+    clone_fd(found.as_fd())
+}
+
+/// The directory at `target` beneath `root`, if it is one.
+fn directory(root: BorrowedFd<'_>, target: &str) -> io::Result<Option<OwnedFd>> {
+    let Some(found) = existing(root, target)? else { return Ok(None) };
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+    Ok(Some(found).filter(|_| kind == FileType::Directory))
+}
+
+/// A path to what is open as `fd`, whatever names led to it.
+fn through(fd: BorrowedFd<'_>) -> PathBuf {
+    format!("/proc/self/fd/{}/.", fd.as_raw_fd()).into()
 }
 
 /// Copies what is in the directory `from` into the directory `to`, which takes on its owner and mode, too.

@@ -7,7 +7,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::{Digest, LayerId};
 use crate::error::{Error, Result};
-use crate::scratch;
 use crate::store::{Store, check_count};
 
 /// An OCI image configuration; its JSON form names the image (the digest of these bytes is the id).
@@ -183,7 +182,7 @@ pub struct Image {
     pub id: Digest,
     /// The configuration.
     pub config: ImageConfig,
-    /// The layers, lowest first: the same as `config.rootfs.diff_ids`.
+    /// The layers to mount, lowest first: those of `config.rootfs.diff_ids`, each once.
     pub layers: Vec<LayerId>,
 }
 
@@ -212,9 +211,16 @@ impl Image {
             )));
         }
         check_count(&config.rootfs.diff_ids)?;
-        let layers = config.rootfs.diff_ids.clone();
+        let layers = mounted(&config.rootfs.diff_ids);
         Ok(Self { id: Digest::of(raw), config, layers })
     }
+}
+
+/// The layers to mount: each once, because overlayfs takes no directory twice. What a layer brings is there if it
+/// lies where it comes last, whatever lies between.
+pub(crate) fn mounted(diff_ids: &[LayerId]) -> Vec<LayerId> {
+    let last = |(at, layer): (usize, &LayerId)| (!diff_ids[at + 1..].contains(layer)).then(|| layer.clone());
+    diff_ids.iter().enumerate().filter_map(last).collect()
 }
 
 impl Store {
@@ -231,10 +237,7 @@ impl Store {
                 return Err(Error::MissingLayer { layer: layer.hex().to_owned(), image });
             }
         }
-        let path = self.image_path(&image.id);
-        if !path.exists() {
-            scratch::write_file(&self.tmp(), &path, raw, true)?;
-        }
+        self.keep_config(&image.id, raw)?;
         Ok(image)
     }
 

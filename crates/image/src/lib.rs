@@ -21,6 +21,7 @@ pub mod registry;
 mod remove;
 mod scratch;
 mod store;
+pub mod transfer;
 mod tree;
 mod user;
 mod view;

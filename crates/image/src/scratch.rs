@@ -160,6 +160,11 @@ impl Pending {
         Ok(pending)
     }
 
+    /// Makes its content survive a power cut.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(|cause| Error::io("write to disk", &self.path, cause))
+    }
+
     /// Gives it its name, in place of what had it before.
     pub(crate) fn rename(self, path: &Path) -> Result<()> {
         fs::rename(&self.path, path).map_err(|cause| Error::io("write", path, cause))
@@ -189,7 +194,7 @@ pub(crate) fn write_file(tmp: &Path, path: &Path, content: &[u8], durable: bool)
     if !durable {
         return pending.rename(path);
     }
-    pending.file.sync_all().map_err(|cause| Error::io("write to disk", path, cause))?;
+    pending.sync()?;
     pending.rename(path)?;
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }

@@ -13,6 +13,7 @@ use crate::digest::{Hasher, LayerId};
 use crate::error::{Error, Result};
 use crate::layer::{bytes, copy_attributes};
 use crate::node::{self, Attributes, MAX_DEPTH};
+use crate::view::{Dir, Node, View};
 
 /// Prefix of whiteouts in archives (image-spec, `layer.md`); no real file of a layer may bear it.
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
@@ -194,18 +195,44 @@ pub(crate) fn identify(dir: &OwnedFd, name: &Path) -> Result<(LayerId, u64)> {
 /// owners as the id map shows them, whole seconds. Equal directories give equal bytes. Returns the
 /// size of the files in it.
 pub(crate) fn write_tar(dir: &OwnedFd, name: &Path, out: &mut dyn Write) -> Result<u64> {
-    let mut stream = Stream { out, tree: name, seen: Seen::new(), size: 0 };
-    let stat = kernel::fstat(dir).map_err(|errno| Error::io("look up", name, errno))?;
-    stream.dir(dir, &stat, Path::new("."), 0)?;
+    let mut stream = Stream { out: Out::Bytes(out), tree: name, seen: Seen::new(), size: 0, live: false };
+    stream.whole(dir)?;
+    Ok(stream.size)
+}
+
+/// How long the archive of a layer directory is that [`write_tar`] writes, bytes. No file is read.
+pub(crate) fn measure_tar(dir: &OwnedFd, name: &Path) -> Result<u64> {
+    let mut stream = Stream { out: Out::Length(0), tree: name, seen: Seen::new(), size: 0, live: false };
+    stream.whole(dir)?;
+    match stream.out {
+        Out::Length(length) => Ok(length),
+        Out::Bytes(_) => Ok(0),
+    }
+}
+
+/// Writes a merged tree as a plain archive of a root file system: no layers any more, so nothing is marked as deleted.
+/// The files may be those of a container that runs.
+pub(crate) fn write_merged_tar(view: &View, name: &Path, out: &mut dyn Write) -> Result<u64> {
+    let mut stream = Stream { out: Out::Bytes(out), tree: name, seen: Seen::new(), size: 0, live: true };
+    stream.merged(view, &view.root(), 0)?;
     stream.write(Path::new("."), &[0; 1024])?;
     Ok(stream.size)
 }
 
+/// Where an archive goes.
+enum Out<'a> {
+    Bytes(&'a mut dyn Write),
+    /// Nowhere: only its length is wanted.
+    Length(u64),
+}
+
 struct Stream<'a> {
-    out: &'a mut dyn Write,
+    out: Out<'a>,
     tree: &'a Path,
     seen: Seen,
     size: u64,
+    /// The files may change while they are read.
+    live: bool,
 }
 
 impl Stream<'_> {
@@ -214,9 +241,47 @@ impl Stream<'_> {
     }
 
     fn write(&mut self, at: &Path, bytes: &[u8]) -> Result<()> {
-        self.out
-            .write_all(bytes)
-            .map_err(|cause| Error::io("write the archive of", self.tree.join(at), cause))
+        match &mut self.out {
+            Out::Length(length) => {
+                *length += bytes.len() as u64;
+                Ok(())
+            }
+            Out::Bytes(out) => out
+                .write_all(bytes)
+                .map_err(|cause| Error::io("write the archive of", self.tree.join(at), cause)),
+        }
+    }
+
+    fn whole(&mut self, dir: &OwnedFd) -> Result<()> {
+        let stat = kernel::fstat(dir).map_err(|errno| Error::io("look up", self.tree, errno))?;
+        self.dir(dir, &stat, Path::new("."), 0)?;
+        self.write(Path::new("."), &[0; 1024])
+    }
+
+    fn merged(&mut self, view: &View, dir: &Dir, depth: usize) -> Result<()> {
+        let path = if depth == 0 { Path::new(".") } else { &dir.path };
+        check_depth(path, depth)?;
+        let stat = dir.stat().map_err(|cause| self.fail(path, cause))?;
+        let xattrs = node::xattrs(dir.fd()).map_err(|cause| self.fail(path, cause))?;
+        self.entry(path, &[bytes(path), b"/"].concat(), b'5', &stat, 0, b"", &xattrs)?;
+        for name in view.names(dir).map_err(|cause| self.fail(path, cause))? {
+            match view.child(dir, &name) {
+                Ok(Some(Node::Dir(child))) => self.merged(view, &child, depth + 1)?,
+                // Nobody listens on a copy of a socket.
+                Ok(Some(Node::Leaf(leaf))) if node::kind(&leaf.stat) == FileType::Socket => {}
+                Ok(Some(Node::Leaf(leaf))) => {
+                    match self.leaf(leaf.parent(), leaf.name(), &leaf.stat, &leaf.path) {
+                        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                        done => done?,
+                    }
+                }
+                // A container that runs may delete a file while we look.
+                Ok(None) => {}
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+                Err(cause) => return Err(self.fail(&dir.path.join(&name), cause)),
+            }
+        }
+        Ok(())
     }
 
     fn dir(&mut self, dir: &OwnedFd, stat: &Stat, path: &Path, depth: usize) -> Result<()> {
@@ -270,11 +335,23 @@ impl Stream<'_> {
         let xattrs = node::xattrs(&file).map_err(|cause| self.fail(at, cause))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         self.entry(at, bytes(at), b'0', stat, size, b"", &xattrs)?;
+        self.size += size;
+        if let Out::Length(length) = &mut self.out {
+            *length += size;
+            return self.pad(at, size);
+        }
         let mut buffer = vec![0; 128 * 1024];
         let mut left = size;
         let mut file = file.take(size);
         while left > 0 {
             match file.read(&mut buffer) {
+                Ok(0) if self.live => {
+                    // Cut short since its header was written, which says how much there is.
+                    let zeros = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    buffer[..zeros].fill(0);
+                    left -= zeros as u64;
+                    self.write(at, &buffer[..zeros])?;
+                }
                 Ok(0) => return Err(self.fail(at, io::ErrorKind::UnexpectedEof.into())),
                 Ok(length) => {
                     left -= length as u64;
@@ -284,7 +361,6 @@ impl Stream<'_> {
                 Err(cause) => return Err(self.fail(at, cause)),
             }
         }
-        self.size += size;
         self.pad(at, size)
     }
 

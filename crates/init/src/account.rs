@@ -34,6 +34,24 @@ pub fn resolve(user: &str) -> io::Result<Account> {
         .ok_or_else(|| io::Error::from_raw_os_error(rustix::io::Errno::NOENT.raw_os_error()))
 }
 
+/// The number of a group of the image's, or the number that `name` is.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn group(name: &str) -> io::Result<u32> {
+    find_group(name, &read("/etc/group")?)
+        .ok_or_else(|| io::Error::from_raw_os_error(rustix::io::Errno::NOENT.raw_os_error()))
+}
+
+fn find_group(wanted: &str, text: &str) -> Option<u32> {
+    let entry = text.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, gid, ..] = fields[..] else { return None };
+        (name == wanted).then(|| gid.parse().ok())?
+    });
+    entry.or_else(|| wanted.parse().ok())
+}
+
 fn read(path: &str) -> io::Result<String> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -104,6 +122,9 @@ mod tests {
         assert_eq!(account("1000").unwrap(), Account { uid: 1000, gid: 0, groups: vec![], home: "/".into() });
         assert_eq!(account("33:ssl").unwrap().gid, 101);
         assert_eq!(account("33:7").unwrap().gid, 7);
+        assert_eq!(find_group("ssl", GROUP), Some(101));
+        assert_eq!(find_group("4242", GROUP), Some(4242));
+        assert_eq!(find_group("nogroup", GROUP), None);
         assert_eq!(account("nobody"), None);
         assert_eq!(account("33:nogroup"), None);
     }

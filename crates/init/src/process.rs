@@ -25,6 +25,9 @@ pub struct Process {
     pub cwd: String,
     /// Who it runs as.
     pub user: User,
+    /// Groups besides the user's, as the container names or numbers them.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// What it may do.
     pub capabilities: Capabilities,
     /// Set `no_new_privs`.
@@ -177,7 +180,16 @@ impl Process {
 
     fn account(&self) -> Result<account::Account, Failure> {
         match &self.user {
-            User::Named(name) => account::resolve(name).map_err(|e| Failure::new(Stage::User, name, e)),
+            User::Named(name) => {
+                let mut account = account::resolve(name).map_err(|e| Failure::new(Stage::User, name, e))?;
+                for group in &self.groups {
+                    let gid = account::group(group).map_err(|e| Failure::new(Stage::User, group, e))?;
+                    if !account.groups.contains(&gid) {
+                        account.groups.push(gid);
+                    }
+                }
+                Ok(account)
+            }
             User::Ids { uid, gid, groups, .. } => {
                 let groups = groups.clone().unwrap_or_default();
                 let home =

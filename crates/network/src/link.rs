@@ -2,19 +2,20 @@
 //!
 //! Everything here changes the calling thread's network namespace for moments at a time, so it belongs in a
 //! single-threaded process: the hub. Isolation between networks rests on this: nothing forwards (`ip_forward` is 0
-//! in every namespace, whatever the host has). What a container sends out of its networks' subnets comes to the
+//! in every namespace, whatever the host has; [`detour`] has the one exception). What a container sends out of its networks' subnets comes to the
 //! bridge by its default route, if it has one, and either is intercepted, so that netd decides about it (see
 //! [`crate::intercept`]), or ends there. The only other listeners in the stack's namespace, the name server's, are
 //! each bound to one bridge.
 
 mod check;
+mod detour;
 mod faults;
 mod senders;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -26,6 +27,7 @@ use crate::intercept::{self, Intercepted};
 use crate::netlink::{LOOPBACK, Netlink, Veth};
 use crate::plan::{Endpoint, Interface, Network, NetworkPlan};
 
+use detour::Detour;
 use faults::Faults;
 
 /// Bridges and both ends of links get indices from here on, so that they need not be asked for. Fallback
@@ -41,6 +43,8 @@ pub struct Namespaces {
     applied: NetworkPlan,
     /// Somebody is at the end of default routes.
     intercepts: bool,
+    /// Another program is.
+    detour: Option<Detour>,
     /// Interface index of each bridge, by the network's name.
     bridges: BTreeMap<String, u32>,
     /// Interface index of each link's end on a bridge, by that end's name.
@@ -85,6 +89,7 @@ impl Namespaces {
             netlink,
             applied: NetworkPlan::default(),
             intercepts: false,
+            detour: None,
             bridges: BTreeMap::new(),
             peers: BTreeMap::new(),
             next_index: FIRST_INDEX,
@@ -129,12 +134,15 @@ impl Namespaces {
         }
         for (endpoint, (namespace, netlink)) in fresh.iter().zip(&mut made) {
             configure(endpoint, plan, namespace.as_fd(), netlink)?;
-            if self.intercepts {
+            if self.intercepts || self.detour.is_some() {
                 add_default_routes(endpoint, plan, netlink)?;
             }
         }
         let names = fresh.iter().map(|endpoint| endpoint.service.clone());
         self.endpoints.extend(names.zip(made.into_iter().map(|(namespace, _)| namespace)));
+        if let Some(detour) = &mut self.detour {
+            detour.follow(&mut self.netlink, plan)?;
+        }
         self.applied = plan.clone();
         self.renew_faults(&changes)?;
         Ok(changes)
@@ -163,12 +171,35 @@ impl Namespaces {
             settings::leave_echo_requests(sockets.icmp6.is_some())?;
         }
         self.intercepts = true;
+        if self.detour.is_none() {
+            self.open_endpoints()?;
+        }
+        Ok(sockets)
+    }
+
+    /// Where [`Namespaces::intercept`] fails: has what containers send out of their networks leave by `device`, on
+    /// whose network another program is `gateway` and takes it; again for a new device of that name. Containers with an
+    /// egress policy have no way out, nor has IPv6, and nobody decides about addresses of the host.
+    ///
+    /// # Errors
+    /// When there is no such device, or the kernel refuses a route, a rule or a setting.
+    pub fn detour(&mut self, device: &str, gateway: Ipv4Addr) -> Result<(), Error> {
+        let has_routes = self.intercepts || self.detour.is_some();
+        let detour = self.detour.get_or_insert_with(|| Detour::new(device));
+        // The rules say what may go where before anything goes.
+        detour.follow(&mut self.netlink, &self.applied)?;
+        detour.lead(&mut self.netlink, gateway)?;
+        if has_routes { Ok(()) } else { self.open_endpoints() }
+    }
+
+    /// Gives containers that are wired already their default routes.
+    fn open_endpoints(&self) -> Result<(), Error> {
         for endpoint in &self.applied.endpoints {
             let Some(namespace) = self.endpoints.get(&endpoint.service) else { continue };
             let mut netlink = netlink_in(namespace.as_fd(), &endpoint.service)?;
             add_default_routes(endpoint, &self.applied, &mut netlink)?;
         }
-        Ok(sockets)
+        Ok(())
     }
 
     fn changes(&self, plan: &NetworkPlan) -> Changes {
@@ -420,14 +451,15 @@ pub(crate) fn netlink_in(namespace: BorrowedFd<'_>, service: &str) -> Result<Net
 pub fn socket_in(netns: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let home = current()?;
     setns(netns, CloneFlags::CLONE_NEWNET).doing(|| "enter the service's network namespace")?;
-    let socket = rustix::net::socket_with(
-        AddressFamily::INET,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    );
+    let socket = any_socket();
     setns(home, CloneFlags::CLONE_NEWNET).doing(|| "leave the service's network namespace")?;
     socket.doing(|| "create socket in the service's network namespace")
+}
+
+/// A TCP socket of the current network namespace.
+fn any_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
 }
 
 fn current() -> Result<OwnedFd, Error> {

@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::Error;
+use crate::Subnet;
 use crate::error::Doing;
 
 /// The index of `lo` in every network namespace.
@@ -64,6 +65,35 @@ pub(crate) struct Veth<'a> {
     /// Maximum transmission unit of both ends in bytes.
     pub(crate) mtu: Option<u32>,
     pub(crate) netns: BorrowedFd<'a>,
+}
+
+/// A routing rule of IPv4: where packets go that all of it is true of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rule {
+    /// The lowest is looked at first.
+    pub(crate) priority: u32,
+    /// They come in by this link; `lo` for those that are sent here.
+    pub(crate) input: Option<String>,
+    pub(crate) from: Option<Ipv4Addr>,
+    pub(crate) to: Option<Subnet>,
+    /// Routed by this table; refused without.
+    pub(crate) table: Option<u8>,
+}
+
+impl Rule {
+    fn message(&self) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.table = self.table.unwrap_or_default();
+        message.header.action = self.table.map_or(RuleAction::Prohibit, |_| RuleAction::ToTable);
+        message.header.src_len = if self.from.is_some() { 32 } else { 0 };
+        message.header.dst_len = self.to.map_or(0, Subnet::prefix);
+        message.attributes = vec![RuleAttribute::Priority(self.priority)];
+        message.attributes.extend(self.input.clone().map(RuleAttribute::Iifname));
+        message.attributes.extend(self.from.map(|address| RuleAttribute::Source(address.into())));
+        message.attributes.extend(self.to.map(|subnet| RuleAttribute::Destination(subnet.first())));
+        message
+    }
 }
 
 impl Netlink {
@@ -225,6 +255,32 @@ impl Netlink {
         route.attributes = vec![RouteAttribute::Oif(LOOPBACK)];
         let what = format!("add local default route to table {table} ({family:?})");
         self.push(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(route))
+    }
+
+    /// The route to everywhere of the routing table `table`, by a gateway.
+    pub(crate) fn route_out(
+        &mut self,
+        what: String,
+        table: u8,
+        index: u32,
+        gateway: Ipv4Addr,
+    ) -> Result<(), Error> {
+        let mut message = route_message(AddressFamily::Inet, table, RouteType::Unicast);
+        message.header.scope = RouteScope::Universe;
+        let gateway = RouteAttribute::Gateway(RouteAddress::Inet(gateway));
+        message.attributes = vec![RouteAttribute::Oif(index), gateway];
+        self.push(what, NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewRoute(message))
+    }
+
+    /// Adds a routing rule.
+    pub(crate) fn add_rule(&mut self, rule: &Rule) -> Result<(), Error> {
+        let message = RouteNetlinkMessage::NewRule(rule.message());
+        self.push(format!("add {rule:?}"), NLM_F_CREATE | NLM_F_EXCL, message)
+    }
+
+    /// Removes one.
+    pub(crate) fn remove_rule(&mut self, rule: &Rule) -> Result<(), Error> {
+        self.push(format!("remove {rule:?}"), 0, RouteNetlinkMessage::DelRule(rule.message()))
     }
 
     /// Gives an interface a queueing discipline of this kind, in place of the one it has; `options` is the value of

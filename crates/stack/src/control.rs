@@ -229,6 +229,9 @@ pub struct Status {
     pub health: Option<Health>,
     /// Published ports as `127.0.0.1:8443->443/tcp`, ranges folded.
     pub ports: Vec<String>,
+    /// Those of them that stand for other ones of the file (`--port-offset`): from the file's to what is published.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub moved_ports: BTreeMap<u16, u16>,
     /// Image name.
     pub image: String,
     /// Host process id of its PID 1 while it runs.

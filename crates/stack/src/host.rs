@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub mtu: Option<u32>,
     /// The user's home directory, for `~` in paths.
     pub home: Option<PathBuf>,
+    /// The host's name.
+    pub name: Option<String>,
 }
 
 /// A route of the host's that is not a default route.
@@ -35,6 +37,7 @@ pub struct Route {
 }
 
 const PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+const NAME: &str = "/proc/sys/kernel/hostname";
 const ROUTES: &str = "/proc/net/route";
 const RESOLVERS: &str = "/etc/resolv.conf";
 /// ip(7): the kernel's default where the file is absent.
@@ -62,6 +65,7 @@ impl HostFacts {
             name_servers: resolvers(&read(RESOLVERS)?.unwrap_or_default()),
             mtu: mtu.and_then(|text| text.trim().parse().ok()).filter(|mtu| is_unusual(*mtu)),
             home,
+            name: read(NAME)?.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()),
         })
     }
 

@@ -10,7 +10,7 @@ use crate::env_file;
 use crate::file::{self, Format};
 use crate::host::HostFacts;
 use crate::interpolate::{Missing, Variables, interpolate};
-use crate::plan::Plan;
+use crate::plan::{Plan, PortChoice};
 use crate::resolve::{self, Context};
 
 /// What is loaded, and how.
@@ -28,6 +28,8 @@ pub struct LoadOptions {
     pub strict: bool,
     /// Numbers of replicas that outweigh the file's, by service.
     pub scale: BTreeMap<String, u16>,
+    /// Which ports are published instead of the file's.
+    pub ports: PortChoice,
 }
 
 /// The names looked for in a directory, in this order.
@@ -152,6 +154,8 @@ fn directory(file: &Path) -> Result<PathBuf, FileError> {
     parent.canonicalize().map_err(|source| FileError::Read { path: parent.to_owned(), source })
 }
 
+#[cfg(test)]
+mod key_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]

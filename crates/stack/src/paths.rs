@@ -89,9 +89,7 @@ impl Paths {
     pub fn open_data(&self, map: &IdMap) -> Result<OwnedFd, RemoteError> {
         let (uid, gid) = map.root();
         if !self.data.exists() {
-            make_private(&self.data).context(|| format!("create data directory {}", self.data.display()))?;
-            std::os::unix::fs::chown(&self.data, Some(uid), Some(gid))
-                .context(|| format!("give data directory {} to the containers' root", self.data.display()))?;
+            self.make_data(uid, gid).context(|| format!("create data directory {}", self.data.display()))?;
         }
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
         let opened = rustix::fs::open(&self.data, flags, Mode::empty())
@@ -106,6 +104,20 @@ impl Paths {
             .or_hint("INCEPTION_DATA_DIR chooses another directory"));
         }
         Ok(opened)
+    }
+
+    /// Makes the data directory. It has its owner when it has its name: other commands may be looking for it.
+    fn make_data(&self, uid: u32, gid: u32) -> io::Result<()> {
+        let mut unnamed = self.data.clone().into_os_string();
+        unnamed.push(format!(".{}", std::process::id()));
+        let unnamed = PathBuf::from(unnamed);
+        make_private(&unnamed)?;
+        std::os::unix::fs::chown(&unnamed, Some(uid), Some(gid))?;
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(rustix::fs::CWD, &unnamed, rustix::fs::CWD, &self.data, flags) {
+            Err(rustix::io::Errno::EXIST) => fs::remove_dir(&unnamed),
+            renamed => Ok(renamed?),
+        }
     }
 
     /// Makes the runtime directory of a stack and returns it.

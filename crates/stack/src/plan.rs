@@ -5,7 +5,8 @@
 //! services a second `up` recreates.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use container::landlock::Landlock;
 use serde::{Deserialize, Serialize};
@@ -26,9 +27,58 @@ pub struct Plan {
     pub volumes: Vec<String>,
     /// Networks, links and addresses.
     pub network: network::plan::NetworkPlan,
+    /// Which ports are published instead of the file's, as the user chose.
+    #[serde(default, skip_serializing_if = "PortChoice::is_none")]
+    pub port_choice: PortChoice,
     /// Things the user should know and that are not errors (ignored keys, for example).
     pub warnings: Vec<String>,
 }
+
+/// Ports of the host that stand for others (`--port-offset`, `--publish`). The stack keeps to it while it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortChoice {
+    /// Added to the ports that this user may not listen on.
+    pub offset: Option<u16>,
+    /// Single ports, which outweigh that.
+    pub publish: BTreeMap<u16, u16>,
+    /// It is that of the running stack, and not of this command.
+    #[serde(skip)]
+    pub kept: bool,
+}
+
+impl PortChoice {
+    /// Whether nothing was chosen.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.offset.is_none() && self.publish.is_empty()
+    }
+
+    /// What the running stack was started with, where it was with any. `runtime` is its runtime directory.
+    #[must_use]
+    pub fn kept(runtime: &Path) -> Option<Self> {
+        let text = std::fs::read(runtime.join(KEPT_CHOICE)).ok()?;
+        let choice: Self = serde_json::from_slice(&text).ok()?;
+        Some(Self { kept: true, ..choice })
+    }
+
+    /// Writes it down for [`PortChoice::kept`], or that nothing was chosen.
+    ///
+    /// # Errors
+    /// When the file cannot be written or removed.
+    pub(crate) fn keep(&self, runtime: &Path) -> io::Result<()> {
+        let path = runtime.join(KEPT_CHOICE);
+        if !self.is_none() {
+            return std::fs::write(path, serde_json::to_vec(self)?);
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// In the stack's runtime directory, as long as it runs.
+const KEPT_CHOICE: &str = "ports.json";
 
 /// One service. Values that come from the image are `None` here and filled in at start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,12 +107,27 @@ pub struct Service {
     pub mounts: Vec<Mount>,
     /// Files below `/run/secrets` (or the target given).
     pub secrets: Vec<SecretFile>,
+    /// `container_name`, another name of its only container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_name: Option<String>,
+    /// Groups besides those of its user (`group_add`): names of the image, or numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub group_add: Vec<String>,
     /// Services this one waits for.
     pub depends_on: Vec<Dependency>,
     /// Health check, if the file gives one (the image's is used otherwise); `disable: true` gives `Some(Health::Disabled)`.
     pub healthcheck: Option<Healthcheck>,
     /// What to do when it exits.
     pub restart: RestartPolicy,
+    /// Seconds until the first restart, instead of the usual (`deploy.restart_policy.delay`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_delay: Option<f64>,
+    /// Commands inside that are run after each start; the service is stopped when one fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub post_start: Vec<Hook>,
+    /// Commands inside that are run before the stop signal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pre_stop: Vec<Hook>,
     /// `stop_signal`, overriding the image's.
     pub stop_signal: Option<String>,
     /// Seconds between the stop signal and SIGKILL.
@@ -73,6 +138,15 @@ pub struct Service {
     pub cap_add: Vec<String>,
     /// Capabilities dropped from the default set (or `ALL`).
     pub cap_drop: Vec<String>,
+    /// What confines it otherwise (`privileged`, `security_opt`).
+    #[serde(default, skip_serializing_if = "Confinement::is_usual")]
+    pub confinement: Confinement,
+    /// Devices of the host that it can use, besides the usual ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    /// How likely the kernel ends it when memory is short, 0 to 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<i32>,
     /// The files that it can reach, if not all (`landlock`, `x-landlock`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub landlock: Option<Landlock>,
@@ -86,6 +160,9 @@ pub struct Service {
     pub shm_size: u64,
     /// Published ports, ranges expanded.
     pub ports: Vec<PublishedPort>,
+    /// Those of them that stand for other ones of the file: from the file's to what is published.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub moved_ports: BTreeMap<u16, u16>,
     /// How many containers run it (`replicas`, `deploy.replicas`, `scale`); 0 is none.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub replicas: u16,
@@ -110,6 +187,18 @@ pub struct Service {
     pub stdin_open: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// What is kept of its output.
+    #[serde(default, skip_serializing_if = "Logging::is_usual")]
+    pub logging: Logging,
+    /// `attach: false`: who follows all services does not see what it writes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unattached: bool,
+    /// When its image is looked for in a registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_policy: Option<PullPolicy>,
     /// SHA-256 over everything above that requires recreation when it changes (hex).
     pub config_hash: String,
 }
@@ -234,6 +323,15 @@ pub enum MountKind {
     Volume {
         /// Volume name.
         name: String,
+        /// Whose it is.
+        #[serde(default, skip_serializing_if = "Scope::is_stack")]
+        scope: Scope,
+        /// It begins empty, whatever the image has at the target.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        nocopy: bool,
+        /// The directory of it that is shown, a relative path without `..`; all of it if none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subpath: Option<String>,
     },
     /// A host file or directory, absolute.
     Bind {
@@ -241,14 +339,157 @@ pub enum MountKind {
         source: PathBuf,
         /// Create a missing source directory (the short compose syntax does).
         create: bool,
+        /// It stands for a volume: an empty directory takes over what the image has at the target.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        fill: bool,
     },
     /// A tmpfs.
-    Tmpfs {
-        /// Size in bytes; `None` is the kernel's default.
-        size: Option<u64>,
-        /// Mode bits; 0o1777 by default.
-        mode: u32,
-    },
+    Tmpfs(Tmpfs),
+}
+
+/// Whose a volume is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The stack's.
+    #[default]
+    Stack,
+    /// That of all stacks that name it (`name`); the stack that is taken down with its volumes removes it.
+    Named,
+    /// The same, but no stack removes it (`external`).
+    External,
+}
+
+impl Scope {
+    fn is_stack(&self) -> bool {
+        *self == Self::Stack
+    }
+}
+
+/// A tmpfs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Size in bytes; `None` is the kernel's default.
+    pub size: Option<u64>,
+    /// Mode bits; 0o1777 by default.
+    pub mode: u32,
+    /// User that its root belongs to.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub uid: u32,
+    /// Group that its root belongs to.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gid: u32,
+    /// Programs on it can be executed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exec: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // What serde calls.
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// A device of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its path on the host, or that of a directory of devices.
+    pub source: PathBuf,
+    /// Its path inside.
+    pub target: String,
+}
+
+/// What confines a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// All capabilities of the stack's user namespace, no filter of system calls, nothing masked or read-only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
+    /// Programs may gain what their files grant (`no-new-privileges:false`): set-id bits work.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub new_privileges: bool,
+    /// Nothing of `/proc` and `/sys` is masked or read-only (`systempaths=unconfined`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmasked: bool,
+    /// Which system calls it may make.
+    #[serde(default)]
+    pub seccomp: Seccomp,
+}
+
+impl Confinement {
+    /// Whether nothing was said about it.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Which system calls a service may make.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seccomp {
+    /// Those of the default profile.
+    #[default]
+    Default,
+    /// All.
+    Unconfined,
+    /// Those of a profile, in the notation of Docker's or of the runtime specification. An absolute path.
+    Profile(PathBuf),
+}
+
+/// A command that is run inside at a turn of the service's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// As whom, if not as the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// With all capabilities.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
+    /// Where, if not where the service begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// Variables on top of the service's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+}
+
+/// What is kept of a service's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logging {
+    /// Bytes of one file.
+    pub max_size: u64,
+    /// How many files, the one that is written to among them; 0 keeps nothing.
+    pub max_files: u32,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self { max_size: 10 << 20, max_files: 2 }
+    }
+}
+
+impl Logging {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// When an image is looked for in a registry (`pull_policy`).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PullPolicy {
+    /// At every `up`.
+    Always,
+    /// Never.
+    Never,
+    /// When it is not in the store.
+    Missing,
+    /// It is built instead, each time.
+    Build,
+    /// When it was last looked for so many seconds ago.
+    Every(f64),
 }
 
 /// A secret shown as a file.
@@ -274,6 +515,8 @@ pub enum SecretSource {
     File(PathBuf),
     /// A variable of the environment or of `.env`.
     Environment(String),
+    /// The text itself, which the stack file has.
+    Content(String),
 }
 
 /// One entry of `depends_on`.
@@ -283,6 +526,12 @@ pub struct Dependency {
     pub service: String,
     /// Until when.
     pub condition: Condition,
+    /// Its failure is no obstacle.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+    /// A command that restarts or replaces it restarts this one too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restart: bool,
 }
 
 /// What a dependant waits for.
@@ -318,8 +567,11 @@ pub struct Healthcheck {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Probe {
+    /// What the image's own check tries.
+    Image,
     /// A command inside the service; exit status 0 is healthy.
     Exec(Vec<String>),
+
     /// A TCP connection to this port on the service's own loopback.
     Tcp(u16),
     /// An HTTP GET on the service's own loopback; 200 to 399 is healthy.

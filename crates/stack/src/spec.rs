@@ -2,8 +2,9 @@
 
 mod names;
 mod replica;
+mod seccomp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -17,11 +18,12 @@ use sys::mount::attribute::{NODEV, NOEXEC, NOSUID, RDONLY};
 
 use crate::control::Exec;
 use crate::plan::{
-    BlockIo, DeviceRate, DeviceWeight, Healthcheck, MountKind, NetworkMode, Probe, SecretSource, Service,
-    Source,
+    BlockIo, Device, DeviceRate, DeviceWeight, Healthcheck, Hook, MountKind, NetworkMode, Plan, Probe, Scope,
+    SecretSource, Service, Source, Tmpfs,
 };
 use crate::remote::{Context, RemoteError};
 
+pub(crate) use names::OWN_FILES;
 pub(crate) use replica::replica;
 
 /// What a service's sandbox is made from, beside the service.
@@ -62,6 +64,22 @@ pub(crate) fn volume_directory(stack: &str, volume: &str) -> String {
     format!("v/{stack}/{volume}")
 }
 
+/// Directory of a volume that stacks share, likewise. No stack is called so.
+pub(crate) fn shared_volume_directory(volume: &str) -> String {
+    format!("v/=/{volume}")
+}
+
+/// Directories of the volumes that go with the stack though others can share them, likewise.
+pub(crate) fn named_volumes(plan: &Plan) -> Vec<String> {
+    let mounts = plan.services.iter().flat_map(|service| &service.mounts);
+    let named = mounts.filter_map(|mount| match &mount.kind {
+        MountKind::Volume { name, scope: Scope::Named, .. } => Some(shared_volume_directory(name)),
+        _ => None,
+    });
+    let named: BTreeSet<String> = named.collect();
+    named.into_iter().collect()
+}
+
 /// Merges `service` with its image.
 ///
 /// # Errors
@@ -75,7 +93,13 @@ pub(crate) fn resolve(service: &Service, from: &Ingredients<'_>) -> Result<Resol
         NetworkMode::Host => defaults::Network::Host,
         NetworkMode::Own | NetworkMode::Service(_) => defaults::Network::Own,
     };
+    let privileged = service.confinement.privileged;
     let mut mounts = defaults::mounts(network, service.shm_size);
+    if privileged && network == defaults::Network::Own {
+        // What of `/sys` belongs to its network is its own.
+        mounts.iter_mut().filter(|m| m.target == "/sys").for_each(|m| m.attributes &= !RDONLY);
+    }
+    mounts.extend(service.devices.iter().map(device));
     for mount in &service.mounts {
         mounts.push(mount_of(mount, from, &mut detached)?);
     }
@@ -87,15 +111,19 @@ pub(crate) fn resolve(service: &Service, from: &Ingredients<'_>) -> Result<Resol
         let source = MountSource::File { content, mode: secret.mode, uid: secret.uid, gid: secret.gid };
         mounts.push(Mount::new(&secret.target, source, NOSUID | NODEV | NOEXEC | RDONLY));
     }
+    let process = process(service, from.image)?;
+    let unmasked = privileged || service.confinement.unmasked;
     let sandbox = Sandbox {
         hostname: service.hostname.clone(),
         root: Root { layers: from.layers.clone(), upper: format!("{own}/u"), work: format!("{own}/w") },
         read_only: service.read_only,
         mounts,
-        masked_paths: defaults::masked_paths(),
-        readonly_paths: defaults::readonly_paths(),
+        masked_paths: if unmasked { Vec::new() } else { defaults::masked_paths() },
+        readonly_paths: if unmasked { Vec::new() } else { defaults::readonly_paths() },
         sysctls: service.sysctls.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-        process: process(service, from.image)?,
+        seccomp: seccomp::filter(&service.confinement, process.capabilities.bounding())?,
+        oom_score_adj: service.oom_score_adj,
+        process,
         init: service.init.then_some(service.init_verbosity),
         asks_to_bind: false,
     };
@@ -137,13 +165,20 @@ pub(crate) fn process(service: &Service, image: &Image) -> Result<Process, Remot
         env: environment(service, image),
         cwd: service.working_dir.clone().unwrap_or_else(|| config.working_dir.clone()),
         user: User::Named(service.user.clone().unwrap_or_else(|| config.user.clone())),
-        capabilities: Capabilities::Bounding(capability::set(&service.cap_add, &service.cap_drop)?),
-        no_new_privileges: true,
+        groups: service.group_add.clone(),
+        capabilities: Capabilities::Bounding(capabilities(service)?),
+        no_new_privileges: !service.confinement.new_privileges,
         landlock: service.landlock.clone(),
         rlimits,
         terminal: service.tty,
         ..Process::default()
     })
+}
+
+fn capabilities(service: &Service) -> Result<u64, RemoteError> {
+    let all = ["ALL".to_owned()];
+    let added = if service.confinement.privileged { &all[..] } else { &service.cap_add };
+    Ok(capability::set(added, &service.cap_drop)?)
 }
 
 /// What every container has, then the image's, then the file's; the later wins.
@@ -194,6 +229,22 @@ pub(crate) fn process_for(base: &Process, exec: &Exec) -> Process {
     process
 }
 
+/// The service's process changed as a hook has it.
+pub(crate) fn process_of_hook(base: &Process, hook: &Hook) -> Process {
+    let exec = Exec {
+        argv: hook.command.clone(),
+        env: hook.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        cwd: hook.working_dir.clone(),
+        user: hook.user.clone(),
+        ..Exec::default()
+    };
+    let mut process = process_for(base, &exec);
+    if hook.privileged {
+        process.capabilities = Capabilities::Bounding(u64::MAX);
+    }
+    process
+}
+
 fn mount_of(
     mount: &crate::plan::Mount,
     from: &Ingredients<'_>,
@@ -201,20 +252,32 @@ fn mount_of(
 ) -> Result<Mount, RemoteError> {
     let read_only = if mount.read_only { RDONLY } else { 0 };
     let (source, attributes) = match &mount.kind {
-        MountKind::Volume { name } => {
-            (MountSource::Volume { path: volume_directory(from.stack, name) }, NOSUID | NODEV)
+        MountKind::Volume { name, scope, nocopy, subpath } => {
+            let path = match scope {
+                Scope::Stack => volume_directory(from.stack, name),
+                Scope::Named | Scope::External => shared_volume_directory(name),
+            };
+            (MountSource::Volume { path, empty: *nocopy, subpath: subpath.clone() }, NOSUID | NODEV)
         }
-        MountKind::Tmpfs { size, mode } => {
-            (MountSource::Tmpfs { size: *size, mode: *mode }, NOSUID | NODEV | NOEXEC)
+        MountKind::Tmpfs(Tmpfs { size, mode, uid, gid, exec }) => {
+            let noexec = if *exec { 0 } else { NOEXEC };
+            (MountSource::Tmpfs { size: *size, mode: *mode, uid: *uid, gid: *gid }, NOSUID | NODEV | noexec)
         }
-        MountKind::Bind { source, create } => {
+        MountKind::Bind { source, create, .. } => {
             if *create && !source.exists() {
                 std::fs::create_dir_all(source).context(|| format!("create {}", source.display()))?;
             }
             (bind(source, from.idmap, detached)?, NOSUID | NODEV)
         }
     };
-    Ok(Mount::new(&mount.target, source, attributes | read_only))
+    let mut result = Mount::new(&mount.target, source, attributes | read_only);
+    result.fill = matches!(mount.kind, MountKind::Bind { fill: true, .. });
+    Ok(result)
+}
+
+/// A device is what it is on the host, and belongs to whom it belongs there.
+fn device(device: &Device) -> Mount {
+    Mount::new(&device.target, MountSource::Bind(device.source.clone()), NOSUID | NOEXEC)
 }
 
 /// As root, a host's file belongs to the same number inside; that needs an idmapped mount, which only the
@@ -248,7 +311,8 @@ fn anonymous_volumes(service: &Service, image: &Image, own: &str) -> Vec<Mount> 
         .filter(|path| path.starts_with('/') && !mounted(path))
         .enumerate()
         .map(|(index, path)| {
-            Mount::new(path, MountSource::Volume { path: format!("{own}/v{index}") }, NOSUID | NODEV)
+            let source = MountSource::Volume { path: format!("{own}/v{index}"), empty: false, subpath: None };
+            Mount::new(path, source, NOSUID | NODEV)
         })
         .collect()
 }
@@ -256,6 +320,7 @@ fn anonymous_volumes(service: &Service, image: &Image, own: &str) -> Vec<Mount> 
 fn secret_value(source: &SecretSource, values: &BTreeMap<String, String>) -> Result<Vec<u8>, RemoteError> {
     match source {
         SecretSource::File(path) => std::fs::read(path).context(|| format!("read {}", path.display())),
+        SecretSource::Content(content) => Ok(content.clone().into_bytes()),
         SecretSource::Environment(name) => {
             values.get(name).map(|v| v.clone().into_bytes()).ok_or_else(|| {
                 RemoteError::message(format!("variable `{name}` is not set"))
@@ -340,13 +405,18 @@ pub(crate) fn stop_signal(service: &Service, image: &Image) -> Result<i32, Remot
 
 /// The health check in effect: the file's, else the image's.
 pub(crate) fn healthcheck(service: &Service, image: &Image) -> Option<Healthcheck> {
-    if let Some(check) = &service.healthcheck {
-        if check.test.is_some() {
-            return Some(check.clone());
-        }
-        return None;
+    let images = image.config.config.healthcheck.as_ref();
+    match &service.healthcheck {
+        None => image_check(images?, image),
+        Some(check) => match check.test.as_ref()? {
+            // The image's, at the file's times.
+            Probe::Image => Some(Healthcheck { test: image_check(images?, image)?.test, ..check.clone() }),
+            _ => Some(check.clone()),
+        },
     }
-    let check = image.config.config.healthcheck.as_ref()?;
+}
+
+fn image_check(check: &image::Healthcheck, image: &Image) -> Option<Healthcheck> {
     let shell = || {
         let shell = image.config.config.shell.clone();
         shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()])

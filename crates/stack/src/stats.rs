@@ -351,6 +351,7 @@ mod tests {
             state: State::Running,
             health: None,
             ports: Vec::new(),
+            moved_ports: std::collections::BTreeMap::new(),
             image: "web:latest".into(),
             pid: Some(pid),
             exit_code: None,

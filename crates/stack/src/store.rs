@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-use image::{Change, Digest, Image, Store};
+use image::{Change, Image, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::paths::Paths;
@@ -15,8 +15,8 @@ use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Word};
 
 pub use image::{
-    CacheRoom, ChangeKind, Finding, HistoryLine, ImageRoom, ImageSummary, PrunePolicy, Pruned, Reference,
-    Removed, Room, Usage, Verification,
+    CacheRoom, ChangeKind, Digest, Finding, HistoryLine, ImageRoom, ImageSummary, PrunePolicy, Pruned,
+    Reference, Removed, Room, Usage, Verification,
 };
 
 /// Files of a stack: the writable layer of a container, or a volume.
@@ -127,16 +127,20 @@ pub fn remove(paths: &Paths, text: &str, force: bool) -> Result<Removed, RemoteE
 ///
 /// # Errors
 /// When there is no such container.
-pub fn changes(paths: &Paths, stack: &str, container: &str, image: &str) -> Result<Vec<Change>, RemoteError> {
+pub fn changes(paths: &Paths, stack: &str, container: &str) -> Result<Vec<Change>, RemoteError> {
     let upper = format!("{}/u", crate::spec::container_directory(stack, container));
-    let id = Digest::from_str(image)?;
+    let image = Store::reader(&paths.data).image_of(&format!("{stack}/{container}"))?;
+    let image = image.ok_or_else(|| {
+        RemoteError::message(format!("stack `{stack}` has no container `{container}`"))
+            .or_hint("`inception-run ps` lists those that there are")
+    })?;
     storage::run(paths, |store| {
-        let image =
-            store.image_by_id(&id)?.ok_or_else(|| RemoteError::message("the container's image is gone"))?;
+        let gone = || RemoteError::message("the container's image is gone");
+        let image = store.image_by_id(&image)?.ok_or_else(gone)?;
         if !Path::new(&upper).is_dir() {
             return Err(RemoteError::message(format!("container `{container}` has not been started yet")));
         }
-        Ok(store.changes(&image.layers, Path::new(&upper))?)
+        Ok(store.changes(&image.layers, Path::new(&upper), &crate::spec::OWN_FILES)?)
     })
 }
 

@@ -1,6 +1,6 @@
 //! `images`, `history`, and `inspect` of images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -120,7 +120,7 @@ pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failur
         let mut ids: Vec<String> =
             list.iter().map(|image| id(&image.id.to_string(), arguments.no_trunc)).collect();
         // An image with several names is one.
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         ids.retain(|id| seen.insert(id.clone()));
         output::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
         return Ok(0);
@@ -161,8 +161,8 @@ fn row(image: ImageSummary, users: &BTreeMap<String, usize>) -> Row {
     Row {
         name: reference.map(ToString::to_string),
         repository: reference.map(|reference| reference.name().to_owned()),
-        tag: reference.map(|reference| reference.tag().to_owned()),
-        digest: reference.and_then(|reference| reference.digest()).map(ToString::to_string),
+        tag: reference.filter(|name| name.digest().is_none()).map(|reference| reference.tag().to_owned()),
+        digest: image.digest.as_ref().map(ToString::to_string),
         created: image.created,
         size: image.size,
         layers: image.layers,
@@ -174,7 +174,10 @@ fn row(image: ImageSummary, users: &BTreeMap<String, usize>) -> Row {
 /// Leaves what a filter lets through.
 fn keep(session: &Session, filter: &Filter, list: &mut Vec<ImageSummary>) -> Result<(), Failure> {
     match filter {
-        Filter::Dangling(wanted) => list.retain(|image| image.reference.is_none() == *wanted),
+        Filter::Dangling(wanted) => list.retain(|image| {
+            let has_tag = image.reference.as_ref().is_some_and(|reference| reference.digest().is_none());
+            has_tag != *wanted
+        }),
         Filter::Reference(pattern) => {
             list.retain(|image| image.reference.as_ref().is_some_and(|known| fits_name(pattern, known)));
         }
@@ -287,20 +290,23 @@ pub(crate) fn history(session: &Session, arguments: &History) -> Result<u8, Fail
 }
 
 /// `inspect` of an image, with the keys that `docker image inspect` has.
-pub(super) fn inspect(session: &Session, name: &str) -> Result<u8, Failure> {
+pub(super) fn describe(session: &Session, name: &str) -> Result<Value, Failure> {
     let image = store::find(&session.paths, name)?;
     let names = store::images(&session.paths)?.into_iter().filter(|known| known.id == image.id);
     let (mut tags, mut digests, mut total) = (Vec::new(), Vec::new(), 0);
     for known in names {
         total = known.size;
         let Some(reference) = known.reference else { continue };
-        digests.extend(reference.digest().map(|digest| format!("{}@{digest}", reference.name())));
-        tags.push(format!("{}:{}", reference.name(), reference.tag()));
+        digests.extend(known.digest.map(|digest| reference.pinned(&digest).to_string()));
+        if reference.digest().is_none() {
+            tags.push(reference.to_string());
+        }
     }
+    digests.dedup();
     let config = &image.config;
     let details = serde_json::to_value(&config.config).map_err(|e| RemoteError::message(e.to_string()))?;
     let newest = config.history.last();
-    let value: Value = json!([{
+    Ok(json!([{
         "Id": image.id.to_string(),
         "RepoTags": tags,
         "RepoDigests": digests,
@@ -314,11 +320,9 @@ pub(super) fn inspect(session: &Session, name: &str) -> Result<u8, Failure> {
         "Size": total,
         "RootFS": {
             "Type": config.rootfs.kind,
-            "Layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "Layers": config.rootfs.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
-    }]);
-    output::json(&value)?;
-    Ok(0)
+    }]))
 }
 
 #[cfg(test)]

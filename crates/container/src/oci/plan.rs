@@ -239,6 +239,7 @@ impl Program {
         };
         Ok(Self {
             process: Process {
+                groups: Vec::new(),
                 argv: process.args().clone().unwrap_or_default(),
                 env: env.collect(),
                 cwd: cwd.to_owned(),

@@ -2,7 +2,7 @@
 
 mod entry;
 mod pipe;
-mod tape;
+pub(crate) mod tape;
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -59,6 +59,7 @@ pub(crate) struct Unpack<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packing {
     Gzip,
+    Zstd,
     Plain,
     Unsupported(&'static str),
 }
@@ -68,7 +69,8 @@ pub(crate) fn packing(start: &[u8]) -> Packing {
         [0x1f, 0x8b, ..] => Packing::Gzip,
         [b'B', b'Z', b'h', ..] => Packing::Unsupported("bzip2"),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Packing::Unsupported("xz"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Unsupported("zstd"),
+        // A frame, or one to be skipped (RFC 8878, 3.1), as the seekable forms begin with.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
         _ => Packing::Plain,
     }
 }
@@ -80,8 +82,9 @@ pub(crate) fn is_archive(file: impl Read) -> io::Result<bool> {
     match packing(file.fill_buf()?) {
         // Read, and refused with a clear message, rather than copied as it is.
         Packing::Unsupported(_) => return Ok(true),
-        // Something gzipped that cannot be unpacked is copied as it is.
+        // Something packed that cannot be unpacked is copied as it is.
         Packing::Gzip => drop(MultiGzDecoder::new(file).take(512).read_to_end(&mut block)),
+        Packing::Zstd => drop(zstd::Decoder::with_buffer(file)?.take(512).read_to_end(&mut block)),
         Packing::Plain => drop(file.take(512).read_to_end(&mut block)?),
     }
     let Ok(block) = <[u8; 512]>::try_from(block) else { return Ok(false) };
@@ -92,7 +95,8 @@ pub(crate) fn is_archive(file: impl Read) -> io::Result<bool> {
 pub(crate) fn unpack(file: impl Read + Send, options: &Unpack<'_>, writer: &LayerWriter) -> Result<()> {
     let expected = options.sha256.map(|text| text.to_ascii_lowercase().parse()).transpose()?;
     let promise = Promise { name: options.archive, packed: expected.as_ref(), unpacked: None, hash: false };
-    through(file, &promise, options.limits, |tar| entries(tar, options, writer, None)).map(drop)
+    let found = through(file, &promise, options.limits, |tar| entries(tar, options, writer, None))?;
+    if found.value.0 == 0 { Err(no_entries(options.archive)) } else { Ok(()) }
 }
 
 /// Compares checksums.
@@ -105,17 +109,21 @@ pub(crate) fn check(object: &str, expected: &str, found: &Digest) -> Result<()> 
     Err(Error::Checksum { object: object.to_owned(), expected, found })
 }
 
-/// Unpacks the entries of a plain tar stream, up to the end of the stream. Returns the size of its files, bytes.
-///
-/// With a recipe it is a layer, which may change nothing and so be empty.
+/// The error of an archive without entries, where there should be some.
+pub(crate) fn no_entries(archive: &str) -> Error {
+    let problem = "it holds no entries, or is no tar archive".to_owned();
+    Error::RefusedArchive { archive: archive.to_owned(), problem }
+}
+
+/// Unpacks the entries of a plain tar stream, up to the end of the stream. Returns how many there were, and the size
+/// of their files, bytes.
 pub(crate) fn entries(
     tar: &mut dyn BufRead,
     options: &Unpack<'_>,
     writer: &LayerWriter,
     recipe: Option<&mut recipe::Writer>,
-) -> Result<u64> {
+) -> Result<(u64, u64)> {
     let refused = |problem: String| Error::RefusedArchive { archive: options.archive.to_owned(), problem };
-    let may_be_empty = recipe.is_some();
     let mut tape = Tape::new(tar, options.limits.bytes, recipe);
     let mut state = entry::State::new(options, writer);
     let mut last: Option<String> = None;
@@ -130,12 +138,9 @@ pub(crate) fn entries(
         last = Some(name);
     }
     state.set_dir_times()?;
-    if count == 0 && !may_be_empty {
-        return Err(refused("it holds no entries, or is no tar archive".to_owned()));
-    }
     // Up to the end of the stream, so that a damaged end is noticed.
     tape.finish().map_err(|fault| options.fault(last.as_deref(), fault))?;
-    Ok(state.size)
+    Ok((count, state.size))
 }
 
 impl Unpack<'_> {
@@ -154,7 +159,7 @@ impl Unpack<'_> {
     }
 }
 
-fn display(path: &[u8]) -> String {
+pub(crate) fn display(path: &[u8]) -> String {
     // Control characters of a hostile name must not reach a terminal.
     String::from_utf8_lossy(path)
         .chars()

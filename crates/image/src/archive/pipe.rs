@@ -61,7 +61,7 @@ enum Word {
     Failed(io::Error),
 }
 
-/// Sends a blob, gzipped or plain, through `consume`, and keeps it to what was promised.
+/// Sends a blob, packed with gzip or zstd or plain, through `consume`, and keeps it to what was promised.
 ///
 /// # Errors
 /// What `consume` returns; a damaged blob; one that unpacks to too much; a digest other than the promised one.
@@ -135,10 +135,17 @@ fn unpack(
         return Err(refused("the file is empty".to_owned()));
     }
     if let Packing::Unsupported(name) = start {
-        return Err(refused(format!("it is packed with {name}; only gzip and plain tar are read")));
+        return Err(refused(format!("it is packed with {name}; only gzip, zstd and plain tar are read")));
     }
     let mut source: Box<dyn Source> = match start {
         Packing::Gzip => Box::new(MultiGzDecoder::new(blob)),
+        Packing::Zstd => match zstd::Decoder::with_buffer(blob) {
+            Ok(decoder) => Box::new(decoder),
+            Err(cause) => {
+                to_writer.send(Word::Failed(cause)).ok();
+                return Ok(None);
+            }
+        },
         _ => Box::new(blob),
     };
     let (pool, free): Pool = sync_channel(2 * QUEUE);
@@ -246,6 +253,17 @@ impl<R: Read> Source for MultiGzDecoder<BufReader<Counted<R>>> {
 
     fn finish(self: Box<Self>) -> io::Result<Option<Digest>> {
         Box::new(self.into_inner()).finish()
+    }
+}
+
+impl<R: Read> Source for zstd::Decoder<'_, BufReader<Counted<R>>> {
+    fn packed(&self) -> u64 {
+        self.get_ref().packed()
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<Option<Digest>> {
+        // At its end it has read all there is.
+        Box::new((*self).finish()).finish()
     }
 }
 

@@ -84,13 +84,15 @@ pub(crate) struct Tape<'a, R> {
     left: u64,
     /// Bytes from the end of the content to the next block.
     padding: usize,
+    /// Bytes from the beginning of the archive.
+    position: u64,
     ended: bool,
 }
 
 impl<'a, R: BufRead> Tape<'a, R> {
     /// An archive whose content may take `budget` bytes.
     pub(crate) fn new(input: R, budget: u64, recipe: Option<&'a mut recipe::Writer>) -> Self {
-        Self { input, recipe, budget, left: 0, padding: 0, ended: false }
+        Self { input, recipe, budget, left: 0, padding: 0, position: 0, ended: false }
     }
 
     /// The next entry; what was not read of the one before is passed over. None at the end mark, or where the
@@ -179,11 +181,17 @@ impl<'a, R: BufRead> Tape<'a, R> {
         Ok(&bytes[..length])
     }
 
+    /// Where the content of the entry that [`Tape::next`] gave begins, in bytes from the beginning of the archive.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Goes on behind `length` bytes that [`Tape::content`] gave.
     pub(crate) fn consume(&mut self, length: usize) {
         self.input.consume(length);
         self.left -= length as u64;
         self.budget -= length as u64;
+        self.position += length as u64;
     }
 
     /// Tells the recipe that the last `length` bytes of content are found in a file of the layer.
@@ -227,6 +235,7 @@ impl<'a, R: BufRead> Tape<'a, R> {
     }
 
     fn literal(&mut self, bytes: &[u8]) {
+        self.position += bytes.len() as u64;
         if let Some(recipe) = &mut self.recipe {
             recipe.literal(bytes);
         }

@@ -1,6 +1,6 @@
 //! Recipes: what it takes, beside a layer's directory, to write the archive again that the layer came from.
 //!
-//! A recipe is the archive's bytes without the content of files, gzipped: a list of pieces that are either bytes
+//! A recipe is the archive's bytes without the content of files, packed with zstd: a list of pieces that are either bytes
 //! or the name of a file of the layer. What the directory does not hold (headers with their records, padding,
 //! content that a later entry replaced, devices, attributes that are not ours to set) is bytes.
 
@@ -8,16 +8,13 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use flate2::Compression;
-use flate2::bufread::GzDecoder;
-use flate2::write::GzEncoder;
 use rustix::fs::{self as kernel, Mode, OFlags, ResolveFlags};
 
 const END: u8 = 0;
@@ -28,9 +25,12 @@ const GATHERED: usize = 64 << 10;
 /// Longest path of a file (`PATH_MAX`), and most bytes of one literal.
 const LONGEST: u64 = 1 << 20;
 
+/// Headers are mostly zeros, and hardly get smaller with more effort.
+const LEVEL: i32 = 1;
+
 /// A recipe in the making. An error of writing is kept until [`Writer::finish`].
 pub(crate) struct Writer {
-    out: GzEncoder<BufWriter<File>>,
+    out: zstd::Encoder<'static, BufWriter<File>>,
     literal: Vec<u8>,
     failed: Option<io::Error>,
     /// How many pieces have named a file.
@@ -38,9 +38,9 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(file: File) -> Self {
-        let out = GzEncoder::new(BufWriter::with_capacity(GATHERED, file), Compression::fast());
-        Self { out, literal: Vec::with_capacity(GATHERED), failed: None, files: Rc::default() }
+    pub(crate) fn new(file: File) -> io::Result<Self> {
+        let out = zstd::Encoder::new(BufWriter::with_capacity(GATHERED, file), LEVEL)?;
+        Ok(Self { out, literal: Vec::with_capacity(GATHERED), failed: None, files: Rc::default() })
     }
 
     /// Bytes of the archive.
@@ -117,11 +117,11 @@ pub(crate) enum Piece {
 }
 
 /// Reads a recipe.
-pub(crate) struct Pieces<R: BufRead>(BufReader<GzDecoder<R>>);
+pub(crate) struct Pieces<R: Read>(BufReader<zstd::Decoder<'static, BufReader<R>>>);
 
-impl<R: BufRead> Pieces<R> {
-    pub(crate) fn new(recipe: R) -> Self {
-        Self(BufReader::with_capacity(GATHERED, GzDecoder::new(recipe)))
+impl<R: Read> Pieces<R> {
+    pub(crate) fn new(recipe: R) -> io::Result<Self> {
+        Ok(Self(BufReader::with_capacity(GATHERED, zstd::Decoder::new(recipe)?)))
     }
 
     pub(crate) fn next(&mut self) -> io::Result<Option<Piece>> {
@@ -220,7 +220,7 @@ impl Aside {
 
     /// Writes a recipe again, with the content that is nowhere else as bytes.
     pub(crate) fn rewrite(&self, recipe: impl Read, to: &mut Writer) -> io::Result<()> {
-        let mut pieces = Pieces::new(BufReader::new(recipe));
+        let mut pieces = Pieces::new(recipe)?;
         let mut index = 0;
         let mut source = Source::new(&self.dir);
         while let Some(piece) = pieces.next()? {
@@ -242,19 +242,35 @@ impl Aside {
     }
 }
 
-/// Writes the archive that a recipe describes, with the content of the files of a layer.
-pub(crate) fn replay(recipe: impl Read, layer: impl AsFd, out: &mut dyn Write) -> io::Result<()> {
-    let mut pieces = Pieces::new(BufReader::new(recipe));
+/// Writes the archive that a recipe describes, with the content of the files of a layer. Returns how much of it came
+/// from files, bytes.
+pub(crate) fn replay(recipe: impl Read, layer: impl AsFd, out: &mut dyn Write) -> io::Result<u64> {
+    let mut pieces = Pieces::new(recipe)?;
     let mut source = Source::new(layer);
+    let mut size = 0;
     while let Some(piece) = pieces.next()? {
         match piece {
             Piece::Literal(bytes) => out.write_all(&bytes)?,
             Piece::File { path, offset, length } => {
                 source.copy(&path, offset, length, &mut |bytes| out.write_all(bytes))?;
+                size += length;
             }
         }
     }
-    Ok(())
+    Ok(size)
+}
+
+/// How long the archive is that a recipe describes, bytes.
+pub(crate) fn length(recipe: impl Read) -> io::Result<u64> {
+    let mut pieces = Pieces::new(recipe)?;
+    let mut sum = 0;
+    while let Some(piece) = pieces.next()? {
+        sum += match piece {
+            Piece::Literal(bytes) => bytes.len() as u64,
+            Piece::File { length, .. } => length,
+        };
+    }
+    Ok(sum)
 }
 
 /// Reads files below a directory. The one that was read last stays open: a sparse file has many pieces.

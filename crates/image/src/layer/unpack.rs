@@ -1,7 +1,7 @@
 //! Layers that come from elsewhere: unpacked, published, and given back byte for byte.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::LayerWriter;
@@ -26,12 +26,14 @@ pub struct LayerSource<'a> {
     pub diff_id: Option<&'a Digest>,
     /// How much it may hold.
     pub limits: Limits,
+    /// It may hold nothing at all, as a layer does that changes nothing.
+    pub may_be_empty: bool,
 }
 
 impl<'a> LayerSource<'a> {
     /// A blob of which nothing but a name is known.
     pub fn new(name: &'a str) -> Self {
-        Self { name, blob: None, diff_id: None, limits: Limits::default() }
+        Self { name, blob: None, diff_id: None, limits: Limits::default(), may_be_empty: true }
     }
 }
 
@@ -64,7 +66,7 @@ impl std::fmt::Debug for StagedLayer {
 }
 
 impl Store {
-    /// Unpacks a layer's blob, gzipped or plain, verifies it, and makes it part of the store. Nothing is left of it
+    /// Unpacks a layer's blob, packed with gzip or zstd or plain, verifies it, and makes it part of the store. Nothing is left of it
     /// if that fails.
     ///
     /// # Errors
@@ -104,7 +106,10 @@ impl Store {
         let found = archive::through(blob, &promise, &source.limits, |tar| {
             let writer = LayerWriter::open(&[], &top)?;
             writer.keep_replaced(Aside::new(aside, files));
-            let size = archive::entries(tar, &unpack, &writer, Some(&mut recipe))?;
+            let (count, size) = archive::entries(tar, &unpack, &writer, Some(&mut recipe))?;
+            if count == 0 && !source.may_be_empty {
+                return Err(archive::no_entries(source.name));
+            }
             let mut file = recipe.finish().map_err(recipe_error)?;
             if let Some(aside) = writer.take_replaced().filter(|aside| !aside.is_empty()) {
                 file.rewind().map_err(recipe_error)?;
@@ -134,26 +139,48 @@ impl Store {
     /// # Errors
     /// When the layer is not there or has been changed; when `out` fails.
     pub fn write_layer_tar(&self, layer: &LayerId, out: &mut dyn Write) -> Result<()> {
+        let (found, _) = self.write_as_it_came(layer, out)?;
+        archive::check(&format!("layer {}", self.layer_path(layer)), layer.hex(), &found)
+    }
+
+    /// What a layer's digest would be as its directory is now, and the size of its files, bytes.
+    pub(crate) fn identify_layer(&self, layer: &LayerId) -> Result<(LayerId, u64)> {
+        self.write_as_it_came(layer, &mut io::sink())
+    }
+
+    /// How long the archive of a layer is, bytes. It costs a look at each file, but none is read.
+    pub(crate) fn layer_tar_length(&self, layer: &LayerId) -> Result<u64> {
+        let path = self.data_dir().join(self.layer_path(layer));
+        let recipe = self.recipe_path(layer);
+        match File::open(&recipe) {
+            Ok(file) => recipe::length(file).map_err(|cause| Error::io("read", recipe, cause)),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                let dir =
+                    node::open_dir_path(&path).map_err(|cause| Error::io("open layer", &path, cause))?;
+                tree::measure_tar(&dir, &path)
+            }
+            Err(cause) => Err(Error::io("open", recipe, cause)),
+        }
+    }
+
+    fn write_as_it_came(&self, layer: &LayerId, out: &mut dyn Write) -> Result<(LayerId, u64)> {
         let path = self.data_dir().join(self.layer_path(layer));
         let dir = node::open_dir_path(&path).map_err(|cause| Error::io("open layer", &path, cause))?;
         let mut out = Hashed { inner: out, hasher: Hasher::new() };
         let recipe = self.recipe_path(layer);
-        match File::open(&recipe) {
-            Ok(file) => recipe::replay(BufReader::new(file), &dir, &mut out)
+        let size = match File::open(&recipe) {
+            Ok(file) => recipe::replay(file, &dir, &mut out)
                 .map_err(|cause| Error::io("write the archive of", &path, cause))?,
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                tree::write_tar(&dir, &path, &mut out)?;
-            }
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => tree::write_tar(&dir, &path, &mut out)?,
             Err(cause) => return Err(Error::io("open", recipe, cause)),
-        }
-        let object = format!("layer {}", path.display());
-        archive::check(&object, layer.hex(), &out.hasher.finish())
+        };
+        Ok((out.hasher.finish(), size))
     }
 }
 
 fn new_recipe(path: &Path) -> Result<recipe::Writer> {
     let file = File::options().read(true).write(true).create_new(true).open(path);
-    Ok(recipe::Writer::new(file.map_err(|cause| Error::io("create file", path, cause))?))
+    file.and_then(recipe::Writer::new).map_err(|cause| Error::io("create file", path, cause))
 }
 
 /// Hashes what passes.

@@ -14,7 +14,7 @@ use ureq::{Agent, Body, SendBody};
 
 use super::auth::{Challenge, Token, TokenAnswer};
 use super::credentials::Credentials;
-use super::error::{Problem, RegistryError};
+use super::error::{Problem, RegistryError, is_distrust};
 use super::settings::{Access, Endpoint, Timing, is_loopback};
 use crate::error::{Error, Result};
 
@@ -143,7 +143,7 @@ impl Client {
                 Ok(response) => response,
                 Err(cause) => {
                     // A certificate that is not trusted is no reason to do without one.
-                    let distrusted = matches!(&cause, ureq::Error::Rustls(cause) if is_certificate(cause));
+                    let distrusted = is_distrust(&cause);
                     unreachable.get_or_insert(cause);
                     if distrusted {
                         break;
@@ -268,7 +268,7 @@ impl Client {
     fn broken(&self, call: &Call<'_>, attempts: u32, cause: ureq::Error) -> Error {
         let operation = call.operation.clone();
         match cause {
-            cause @ (ureq::Error::HostNotFound | ureq::Error::Rustls(_) | ureq::Error::Tls(_)) => {
+            cause if matches!(cause, ureq::Error::HostNotFound) || is_distrust(&cause) => {
                 self.fail(Problem::Unreachable(Box::new(cause)))
             }
             cause => self.fail(Problem::Broken { operation, attempts, source: cause.into_io() }),
@@ -494,11 +494,6 @@ pub fn check_login(access: &Access, registry: &str) -> Result<()> {
 
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     Challenge::parse(headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()))
-}
-
-fn is_certificate(cause: &(dyn std::error::Error + 'static)) -> bool {
-    // rustls is not ours to depend on; its message says which kind it is.
-    cause.to_string().contains("certificate")
 }
 
 /// How long the server wants us to wait. A date is as good as nothing: our clock may differ.

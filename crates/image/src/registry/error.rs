@@ -111,6 +111,12 @@ fn after(wait: &Option<Duration>) -> String {
     wait.map(|wait| format!(", it says to wait {} seconds", wait.as_secs())).unwrap_or_default()
 }
 
+/// Whether a connection was given up because nobody vouches for the other end. rustls's errors come inside of
+/// others, and are no part of ureq's interface: their text is.
+pub(super) fn is_distrust(cause: &ureq::Error) -> bool {
+    cause.to_string().contains("invalid peer certificate")
+}
+
 impl RegistryError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
@@ -124,7 +130,13 @@ impl RegistryError {
                     "look whether the name of the registry is right, and whether there is a network"
                         .to_owned()
                 }
-                ureq::Error::Rustls(_) | ureq::Error::Tls(_) => format!(
+                // Go's programs take such a certificate, TLS libraries that go by RFC 5280 do not.
+                ref cause if cause.to_string().contains("CaUsedAsEndEntity") => {
+                    "its certificate is that of an authority: give it one of its own (`openssl req -x509 -addext \
+                     basicConstraints=critical,CA:FALSE` makes one that needs no authority)"
+                        .to_owned()
+                }
+                ref cause if is_distrust(cause) => format!(
                     "put the certificate of its authority into \
                      ~/.config/inception-run/certs.d/{}/ca.crt, or allow plain HTTP in registries.toml",
                     self.registry

@@ -274,7 +274,7 @@ pub(super) fn offered(manifests: &[Descriptor]) -> String {
     }
     match &names[..] {
         [] => "nothing that is named".to_owned(),
-        [few @ ..] if few.len() <= 12 => few.join(", "),
+        few if few.len() <= 12 => few.join(", "),
         many => format!("{} and {} more", many[..12].join(", "), many.len() - 12),
     }
 }

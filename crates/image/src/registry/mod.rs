@@ -30,6 +30,7 @@ pub use error::{Problem, RegistryError};
 pub use manifest::Platform;
 pub use pull::{PullOptions, Pulled, pull};
 pub use push::{Pushed, push};
+pub use records::pulled_at;
 pub use settings::{Access, Mirror, Registry, Timing, is_loopback};
 
 /// How a transfer goes.

@@ -1,19 +1,21 @@
 //! What the store knows of registries: which blobs a layer was or became there, and the manifests that images had.
 //!
 //! ```text
-//! blobs/<24 hex>.json       a layer's blobs, and the repositories that have them
-//! manifests/<64 hex>.json   the manifest that an image came with or was pushed with, byte for byte
+//! layers/<24 hex>.blobs       a layer's blobs, and the repositories that have them
+//! images/<64 hex>.manifest    the manifest that an image came with or was pushed with, byte for byte
 //! ```
 //!
 //! All of it only spares work: what is missing, damaged or out of date is found out anew.
 
+use std::io;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::manifest::{Descriptor, Manifest};
 use crate::digest::{Digest, LayerId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::scratch;
 use crate::store::Store;
 
@@ -46,11 +48,11 @@ pub(super) fn repositories_of<'a>(places: &'a [String], registry: &str) -> impl 
 }
 
 fn blobs_path(store: &Store, layer: &LayerId) -> PathBuf {
-    store.data_dir().join("blobs").join(format!("{}.json", &layer.hex()[..24]))
+    store.data_dir().join("layers").join(format!("{}.blobs", &layer.hex()[..24]))
 }
 
 fn manifest_path(store: &Store, image: &Digest) -> PathBuf {
-    store.data_dir().join("manifests").join(format!("{}.json", image.hex()))
+    store.data_dir().join("images").join(format!("{}.manifest", image.hex()))
 }
 
 /// The blobs that a layer is known as, the newest last.
@@ -86,7 +88,6 @@ pub(super) fn remember_blob(
     blobs.push(known);
     let surplus = blobs.len().saturating_sub(MOST);
     blobs.drain(..surplus);
-    scratch::make_private_dir(&store.data_dir().join("blobs"))?;
     let record = BlobRecord { diff_id: layer.clone(), blobs };
     let json = serde_json::to_vec(&record).expect("a record of blobs has string keys only");
     scratch::write_file(&store.tmp(), &blobs_path(store, layer), &json, false)
@@ -99,8 +100,20 @@ pub(super) fn manifest(store: &Store, image: &Digest) -> Option<(Manifest, Vec<u
     (manifest.config.digest == *image).then_some((manifest, bytes))
 }
 
+/// When an image was pulled or pushed last, if ever.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn pulled_at(store: &Store, image: &Digest) -> Result<Option<SystemTime>> {
+    let path = manifest_path(store, image);
+    match std::fs::metadata(&path).and_then(|meta| meta.modified()) {
+        Ok(time) => Ok(Some(time)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::io("look up", path, cause)),
+    }
+}
+
 /// Keeps an image's manifest.
 pub(super) fn keep_manifest(store: &Store, image: &Digest, bytes: &[u8]) -> Result<()> {
-    scratch::make_private_dir(&store.data_dir().join("manifests"))?;
     scratch::write_file(&store.tmp(), &manifest_path(store, image), bytes, false)
 }

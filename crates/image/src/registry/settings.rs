@@ -108,7 +108,7 @@ pub(super) struct Endpoint {
     pub(super) name: String,
     /// What comes before `/v2/`; both are tried in this order.
     pub(super) urls: Vec<String>,
-    /// It may answer without TLS.
+    /// The user allows it to send us to others without TLS.
     pub(super) plain_http: bool,
     pub(super) authorities: Vec<String>,
     pub(super) credentials: Option<Credentials>,
@@ -119,12 +119,11 @@ impl Access {
     pub(super) fn registry(&self, name: &str) -> Endpoint {
         let host = if name == DOCKER_HUB { "registry-1.docker.io" } else { name };
         let settings = self.registries.get(name).cloned().unwrap_or_default();
-        let plain_http = settings.plain_http || is_loopback(host);
+        let Registry { authorities, credentials, plain_http, .. } = settings;
         let mut urls = vec![format!("https://{host}")];
-        if plain_http {
+        if plain_http || is_loopback(host) {
             urls.push(format!("http://{host}"));
         }
-        let Registry { authorities, credentials, .. } = settings;
         Endpoint { name: name.to_owned(), urls, plain_http, authorities, credentials }
     }
 

@@ -35,11 +35,12 @@ pub struct Change {
 
 impl Store {
     /// What an overlay's upper directory changes about an image, in the order of paths. A directory that hides all
-    /// that was below it (an opaque one) is one whose old content is gone.
-    pub fn changes(&self, layers: &[LayerId], upper: &Path) -> Result<Vec<Change>> {
+    /// that was below it (an opaque one) is one whose old content is gone. Empty files at `mount_points` are nothing
+    /// that the container made.
+    pub fn changes(&self, layers: &[LayerId], upper: &Path, mount_points: &[&str]) -> Result<Vec<Change>> {
         let view = self.view(layers)?;
         let top = node::open_dir_path(upper).map_err(|cause| Error::io("open directory", upper, cause))?;
-        let mut walk = Walk { view: &view, changes: Vec::new() };
+        let mut walk = Walk { view: &view, mount_points, changes: Vec::new() };
         walk.dir(&top, Some(&view.root()), Path::new("/"), 0)
             .map_err(|(path, cause)| Error::io("look at the container's", path, cause))?;
         walk.changes.sort();
@@ -49,6 +50,7 @@ impl Store {
 
 struct Walk<'a> {
     view: &'a View,
+    mount_points: &'a [&'a str],
     changes: Vec<Change>,
 }
 
@@ -99,8 +101,10 @@ impl Walk<'_> {
                         self.dir(&child, None, &at, depth + 1)?;
                     }
                 }
-            } else {
-                self.push(&at, if old.is_some() { ChangeKind::Changed } else { ChangeKind::Added });
+            } else if old.is_some() {
+                self.push(&at, ChangeKind::Changed);
+            } else if stat.st_size > 0 || !self.mount_points.iter().any(|point| at == Path::new(point)) {
+                self.push(&at, ChangeKind::Added);
             }
         }
         if let Some(below) = below

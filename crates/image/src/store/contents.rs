@@ -115,6 +115,11 @@ impl Contents {
         self.holds.iter().filter_map(Hold::image).collect()
     }
 
+    /// The images that have a name which may come to mean another one: a digest alone keeps none.
+    pub(crate) fn tagged_images(&self) -> BTreeSet<&Digest> {
+        self.tags.iter().filter(|(name, _)| name.digest().is_none()).map(|(_, id)| id).collect()
+    }
+
     /// The names of an image.
     pub(crate) fn names_of(&self, id: &Digest) -> Vec<&Reference> {
         self.tags.iter().filter(|(_, tagged)| *tagged == id).map(|(name, _)| name).collect()

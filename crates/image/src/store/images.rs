@@ -5,19 +5,22 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Image, ImageConfig};
+use crate::config::{self, Image, ImageConfig};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
-use crate::scratch;
+use crate::scratch::{self, Pending};
 use crate::store::lease::Hold;
 use crate::store::{Store, json_files};
 
 /// One line of `inception-run images`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImageSummary {
-    /// The name; none for an image that a newer one has taken the name from.
+    /// The name; none for an image that a newer one has taken the name from. A name with a digest is listed where it
+    /// is the only one of its repository.
     pub reference: Option<Reference>,
+    /// The digest that a registry has it under by this name.
+    pub digest: Option<Digest>,
     /// The image's id.
     pub id: Digest,
     /// RFC 3339, UTC.
@@ -64,7 +67,7 @@ impl Store {
         }
         let _shared = self.shared_to_hold(&Hold::Image(id.clone()))?;
         let Some(config) = self.read_json::<ImageConfig>(&self.image_path(id))? else { return Ok(None) };
-        let layers = config.rootfs.diff_ids.clone();
+        let layers = config::mounted(&config.rootfs.diff_ids);
         for layer in &layers {
             if !self.data_dir.join(self.layer_path(layer)).is_dir() {
                 return Err(Error::MissingLayer { layer: layer.hex().to_owned(), image: id.to_string() });
@@ -75,24 +78,40 @@ impl Store {
 
     /// All images, those with names first, sorted by name.
     pub fn images(&self) -> Result<Vec<ImageSummary>> {
-        let mut list = Vec::new();
+        let mut tags = Vec::new();
         for path in json_files(&self.data_dir.join("tags"))? {
-            let Some(tag) = self.read_json::<TagRecord>(&path)? else { continue };
-            list.extend(self.summary(&tag.id, Some(tag.reference))?);
+            tags.extend(self.read_json::<TagRecord>(&path)?);
+        }
+        let (pinned, tags): (Vec<_>, Vec<_>) =
+            tags.into_iter().partition(|tag| tag.reference.digest().is_some());
+        let same = |one: &TagRecord, other: &TagRecord| {
+            one.id == other.id && one.reference.name() == other.reference.name()
+        };
+        let alone = pinned.iter().filter(|pin| !tags.iter().any(|tag| same(tag, pin)));
+        let mut list = Vec::new();
+        for tag in tags.iter().chain(alone) {
+            let pin = pinned.iter().find(|pin| same(pin, tag));
+            let digest = pin.and_then(|pin| pin.reference.digest()).cloned();
+            list.extend(self.summary(&tag.id, Some(tag.reference.clone()), digest)?);
         }
         list.sort_by(|a, b| a.reference.cmp(&b.reference));
         let mut unnamed = Vec::new();
         for path in json_files(&self.data_dir.join("images"))? {
             let Some(id) = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()) else { continue };
             if !list.iter().any(|named| named.id == id) {
-                unnamed.extend(self.summary(&id, None)?);
+                unnamed.extend(self.summary(&id, None, None)?);
             }
         }
         list.append(&mut unnamed);
         Ok(list)
     }
 
-    fn summary(&self, id: &Digest, reference: Option<Reference>) -> Result<Option<ImageSummary>> {
+    fn summary(
+        &self,
+        id: &Digest,
+        reference: Option<Reference>,
+        digest: Option<Digest>,
+    ) -> Result<Option<ImageSummary>> {
         let Some(config) = self.read_json::<ImageConfig>(&self.image_path(id))? else { return Ok(None) };
         let mut size = 0;
         for layer in &config.rootfs.diff_ids {
@@ -100,7 +119,8 @@ impl Store {
         }
         let layers = config.rootfs.diff_ids.len();
         let labels = config.config.labels;
-        Ok(Some(ImageSummary { reference, id: id.clone(), created: config.created, size, layers, labels }))
+        let (id, created) = (id.clone(), config.created);
+        Ok(Some(ImageSummary { reference, digest, id, created, size, layers, labels }))
     }
 
     /// Keeps an image's configuration; its layers must be in the store. It stays for as long as this store's lease,
@@ -108,32 +128,47 @@ impl Store {
     pub fn put_image(&self, config: &ImageConfig) -> Result<Image> {
         let json = serde_json::to_vec(config).expect("an image configuration has string keys only");
         let id = Digest::of(&json);
-        let path = self.image_path(&id);
-        let _shared = self.shared()?;
-        self.hold(Hold::Image(id.clone()))?;
-        if !path.exists() {
-            // Its layers have their names on disk before there is an image that names them.
-            for dir in ["layers", "l"] {
-                scratch::sync_dir(&self.data_dir.join(dir))?;
+        self.keep_config(&id, &json)?;
+        Ok(Image { id, config: config.clone(), layers: config::mounted(&config.rootfs.diff_ids) })
+    }
+
+    /// Keeps the configuration of an image whose layers are in the store.
+    pub(crate) fn keep_config(&self, id: &Digest, json: &[u8]) -> Result<()> {
+        let path = self.image_path(id);
+        {
+            let _shared = self.shared_to_hold(&Hold::Image(id.clone()))?;
+            if path.exists() {
+                return Ok(());
             }
-            scratch::write_file(&self.tmp(), &path, &json, true)?;
         }
-        Ok(Image { id, config: config.clone(), layers: config.rootfs.diff_ids.clone() })
+        let pending = Pending::write(&self.tmp(), json)?;
+        pending.sync()?;
+        // Its layers have their names on disk before there is an image that names them.
+        for dir in ["layers", "l"] {
+            scratch::sync_dir(&self.data_dir.join(dir))?;
+        }
+        let lock = self.shared()?;
+        pending.rename(&path)?;
+        drop(lock);
+        scratch::sync_dir(&self.data_dir.join("images"))
     }
 
     /// Gives an image a name; the image that had it before loses it.
     pub fn tag(&self, reference: &Reference, id: &Digest) -> Result<()> {
-        let path = self.tag_path(reference);
-        let _shared = self.shared()?;
-        if !self.image_path(id).exists() {
-            return Err(Error::UnknownImage { name: id.to_string(), nearest: None });
-        }
-        if self.tagged(reference)?.is_some_and(|old| old == *id) {
+        if self.tagged(reference)?.is_some_and(|old| old == *id) && self.image_path(id).exists() {
             return Ok(());
         }
         let record = TagRecord { reference: reference.clone(), id: id.clone() };
         let json = serde_json::to_vec(&record).expect("a tag has string keys only");
-        scratch::write_file(&self.tmp(), &path, &json, true)
+        let pending = Pending::write(&self.tmp(), &json)?;
+        pending.sync()?;
+        let lock = self.shared()?;
+        if !self.image_path(id).exists() {
+            return Err(Error::UnknownImage { name: id.to_string(), nearest: None });
+        }
+        pending.rename(&self.tag_path(reference))?;
+        drop(lock);
+        scratch::sync_dir(&self.data_dir.join("tags"))
     }
 
     pub(crate) fn image_path(&self, id: &Digest) -> PathBuf {

@@ -3,10 +3,11 @@
 use std::io::Read;
 use std::path::Path;
 
-use crate::archive::{self, Limits};
+use crate::archive::Limits;
 use crate::config::{self, ContainerConfig, DEFAULT_PATH, History, Image, ImageConfig};
+use crate::digest::LayerId;
 use crate::error::{Error, Result};
-use crate::layer::LayerWriter;
+use crate::layer::LayerSource;
 use crate::node;
 use crate::reference::Reference;
 use crate::scratch::Scratch;
@@ -56,20 +57,15 @@ impl Store {
         reader: impl Read + Send,
         options: &ImportOptions,
     ) -> Result<Image> {
-        let scratch = Scratch::new(&self.tmp())?;
-        let top = self.new_layer(&scratch)?;
-        let writer = LayerWriter::open(&[], &top)?;
-        let unpack = archive::Unpack {
-            archive: &options.source,
-            limits: &options.limits,
-            whiteouts: true,
-            below: Path::new(""),
-            sha256: options.sha256.as_deref(),
-            owner: None,
+        let promised = options.sha256.as_ref().map(|text| text.to_ascii_lowercase().parse()).transpose()?;
+        let source = LayerSource {
+            blob: promised.as_ref(),
+            limits: options.limits.clone(),
+            may_be_empty: false,
+            ..LayerSource::new(&options.source)
         };
-        archive::unpack(reader, &unpack, &writer)?;
-        drop(writer);
-        self.import(reference, &top, options)
+        let layer = self.unpack_layer(reader, &source)?;
+        self.import(reference, layer, options)
     }
 
     /// Makes an image of one layer from a directory, and names it. Owners are kept as the id map shows them.
@@ -86,11 +82,10 @@ impl Store {
         let (from, to) = (open(directory)?, open(&top)?);
         tree::copy_tree(&from, &to, directory)?;
         crate::layer::copy_attributes(&from, &to).map_err(|cause| Error::io("copy", directory, cause))?;
-        self.import(reference, &top, options)
+        self.import(reference, self.publish(&top)?, options)
     }
 
-    fn import(&self, reference: &Reference, top: &Path, options: &ImportOptions) -> Result<Image> {
-        let layer = self.publish(top)?;
+    fn import(&self, reference: &Reference, layer: LayerId, options: &ImportOptions) -> Result<Image> {
         let created = config::now();
         let history = History {
             created: Some(created.clone()),

@@ -40,6 +40,15 @@ impl Hold {
     }
 }
 
+/// A line that counts instead of all before it.
+#[derive(Serialize, Deserialize)]
+struct Only {
+    only: BTreeSet<Hold>,
+}
+
+/// Bytes from which a lease that names others instead begins anew. Its room is then enough for the new line.
+const LONG: u64 = 64 * 1024;
+
 /// What a process and its forks use, as lines of JSON in a file of `leases/`. The file is locked: the lease ends when
 /// the last of these processes has. It is not removed by its owner, which does not know who that is.
 #[derive(Debug)]
@@ -90,9 +99,14 @@ impl Lease {
         if *held == holds {
             return Ok(());
         }
-        self.file.set_len(0).map_err(|cause| Error::io("write", &self.path, cause))?;
-        self.write(&holds.iter().map(line).collect::<String>())?;
-        *held = holds;
+        let fail = |cause| Error::io("write", &self.path, cause);
+        if self.file.metadata().map_err(fail)?.len() > LONG {
+            self.file.set_len(0).map_err(fail)?;
+        }
+        // One line: if it cannot be written whole, what was held before still is.
+        let only = Only { only: holds };
+        self.write(&line(&only))?;
+        *held = only.only;
         Ok(())
     }
 
@@ -102,8 +116,8 @@ impl Lease {
 }
 
 /// A line that begins anew even after one of which a full disk took only a part.
-fn line(hold: &Hold) -> String {
-    format!("\n{}\n", serde_json::to_string(hold).expect("a hold has string keys only"))
+fn line(value: &impl Serialize) -> String {
+    format!("\n{}\n", serde_json::to_string(value).expect("a hold has string keys only"))
 }
 
 /// What all living processes hold; the caller has the store's lock.
@@ -119,7 +133,15 @@ pub(crate) fn all(data_dir: &Path) -> Result<BTreeSet<Hold>> {
             Err(cause) => return Err(Error::io("read", path, cause)),
         };
         // Whoever could not write a whole line was told, and uses nothing.
-        holds.extend(text.lines().filter_map(|line| serde_json::from_str::<Hold>(line).ok()));
+        let mut own = BTreeSet::new();
+        for line in text.lines() {
+            if let Ok(hold) = serde_json::from_str::<Hold>(line) {
+                own.insert(hold);
+            } else if let Ok(Only { only }) = serde_json::from_str(line) {
+                own = only;
+            }
+        }
+        holds.append(&mut own);
     }
     Ok(holds)
 }

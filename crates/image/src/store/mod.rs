@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// Writes down that something is in use; the caller has the store's lock.
-    fn hold(&self, hold: Hold) -> Result<()> {
+    pub(crate) fn hold(&self, hold: Hold) -> Result<()> {
         self.lease.as_ref().map_or(Ok(()), |lease| lease.add(hold))
     }
 

@@ -96,7 +96,10 @@ impl Store {
         }
         self.sync_after(&doomed.names, "tags")?;
         for id in &doomed.images {
-            scratch::remove_file(&self.image_path(id))?;
+            let path = self.image_path(id);
+            // With the manifest that a registry had it by.
+            scratch::remove_file(&path.with_extension("manifest"))?;
+            scratch::remove_file(&path)?;
         }
         self.sync_after(&doomed.images, "images")?;
         for key in &doomed.cache {
@@ -112,6 +115,7 @@ impl Store {
             }
             // After the layer: one that is seen has its record.
             layer.files.iter().try_for_each(|path| scratch::remove_file(path))?;
+            scratch::remove_file(&self.data_dir().join(format!("blobs/{name}.json")))?;
         }
         Ok(())
     }
@@ -126,7 +130,7 @@ fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
     let is_old = |time: SystemTime| policy.before.is_none_or(|before| time < before);
     let mut used = contents.held_images();
     if !policy.all {
-        used.extend(contents.tags.values());
+        used.extend(contents.tagged_images());
     }
     let (gone, kept): (Vec<_>, Vec<_>) =
         contents.images.iter().partition(|(id, image)| !used.contains(id) && is_old(image.since));
@@ -178,20 +182,28 @@ fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
 fn removal(contents: &Contents, text: &str, force: bool) -> Result<Removed> {
     let (id, name) = contents.find(text)?;
     let names: Vec<Reference> = contents.names_of(&id).into_iter().cloned().collect();
-    let untagged = match name {
-        Some(name) if names.len() > 1 => return Ok(Removed { untagged: vec![name], ..Removed::default() }),
-        Some(_) => names,
-        None if names.len() > 1 && !force => {
-            let names = names.iter().map(ToString::to_string).collect();
+    let tags: Vec<&Reference> = names.iter().filter(|name| name.digest().is_none()).collect();
+    match &name {
+        // The digests that a repository knows it by go with its last tag there.
+        Some(name) if tags.iter().any(|tag| *tag != name) => {
+            let is_last = tags.iter().all(|tag| *tag == name || tag.name() != name.name());
+            let goes = |other: &Reference| {
+                other == name || is_last && other.digest().is_some() && other.name() == name.name()
+            };
+            return Ok(Removed { untagged: names.into_iter().filter(goes).collect(), ..Removed::default() });
+        }
+        Some(name) if name.digest().is_some() && names.len() > 1 => {
+            return Ok(Removed { untagged: vec![name.clone()], ..Removed::default() });
+        }
+        Some(_) => {}
+        None if tags.len() > 1 && !force => {
+            let names = tags.iter().map(ToString::to_string).collect();
             return Err(Error::ManyNames { image: id.short().to_owned(), names });
         }
-        None => {
-            if let Some(error) = in_use(contents, &id) {
-                return Err(error);
-            }
-            names
-        }
-    };
+        // Without a name nobody could ask for it any more: that takes a name to be said.
+        None => in_use(contents, &id).map_or(Ok(()), Err)?,
+    }
+    let untagged = names;
     match in_use(contents, &id) {
         // The image stays without a name until nobody uses it.
         Some(_) if force => return Ok(Removed { untagged, ..Removed::default() }),

@@ -12,7 +12,7 @@ use crate::reference::Reference;
 use crate::store::Store;
 use crate::store::contents::Contents;
 use crate::store::layers::short;
-use crate::store::lease::Hold;
+use crate::store::lease::{self, Hold};
 
 /// The room that a kind of thing takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,9 +146,17 @@ impl Store {
         Ok(Usage { images, cache, image_list, cache_list })
     }
 
+    /// The image that a container runs on, which need not be the one that its name stands for by now.
+    pub fn image_of(&self, container: &str) -> Result<Option<Digest>> {
+        Ok(lease::all(self.data_dir())?.into_iter().find_map(|hold| match hold {
+            Hold::Container { image, container: other } if other == container => Some(image),
+            _ => None,
+        }))
+    }
+
     /// How an image came to be, the newest instruction first.
     pub fn history(&self, image: &Image) -> Result<Vec<HistoryLine>> {
-        let mut layers = image.layers.iter();
+        let mut layers = image.config.rootfs.diff_ids.iter();
         let mut lines = Vec::new();
         for entry in &image.config.history {
             let layer = if entry.empty_layer { None } else { layers.next() };

@@ -7,12 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::node;
 use crate::store::Store;
 use crate::store::contents::{Contents, names};
 use crate::store::layers::short;
 use crate::store::lease::Hold;
-use crate::tree;
 
 /// What is wrong with the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,10 +164,8 @@ impl Store {
             }
         }
         let hint = "`inception-run prune -a` removes what no container uses; fetch or build the images again";
-        let top = self.data_dir().join(&path);
-        let dir = node::open_dir_path(&top).map_err(|cause| Error::io("open layer", &top, cause))?;
-        match tree::identify(&dir, &top) {
-            Ok((id, size)) if id == *layer => return Ok(size),
+        match self.identify_layer(layer) {
+            Ok((id, size)) if id == *layer => Ok(size),
             Ok((_, size)) => {
                 found.damage(path, "its files are not those that its digest is of", hint);
                 Ok(size)

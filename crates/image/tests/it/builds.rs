@@ -421,7 +421,7 @@ fn a_genuine_base_is_built_upon_with_the_kernels_overlay() {
     let alpine = reference("alpine:3.14");
     let paths = [dir];
     let found = locate(&alpine, &BaseSources { store: None, paths: &paths, offline: true }).unwrap();
-    let Found::Tarball { path, sha256 } = found else { panic!("{found:?}") };
+    let Some(Found::Tarball { path, sha256 }) = found else { panic!("{found:?}") };
     let options =
         ImportOptions { source: "alpine".to_owned(), sha256, config: default_config(), ..Default::default() };
     place.store.import_tarball(&alpine, fs::File::open(&path).unwrap(), &options).unwrap();

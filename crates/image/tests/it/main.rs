@@ -10,5 +10,7 @@ mod builds;
 mod copies;
 mod downloads;
 mod layers;
+mod leases;
 mod places;
 mod stores;
+mod transfers;

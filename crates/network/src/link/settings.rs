@@ -63,6 +63,14 @@ pub(super) fn ipv6(link: &str, enabled: bool) -> Result<(), Error> {
     set(&format!("net/ipv6/conf/{link}/disable_ipv6"), if enabled { "0" } else { "1" })
 }
 
+/// Has packets routed on, and those on the other side of `device` told that what is on this side is here.
+pub(super) fn forward(device: &str) -> Result<(), Error> {
+    set(&format!("net/ipv4/conf/{device}/proxy_arp"), "1")?;
+    // At once: the answer is otherwise held back for up to 0.8 s, as if somebody else could have one.
+    set(&format!("net/ipv4/neigh/{device}/proxy_delay"), "0")?;
+    set("net/ipv4/ip_forward", "1")
+}
+
 /// Leaves echo requests to the raw sockets, whose holder answers them.
 pub(super) fn leave_echo_requests(ipv6: bool) -> Result<(), Error> {
     set("net/ipv4/icmp_echo_ignore_all", "1")?;

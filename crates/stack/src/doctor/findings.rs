@@ -328,7 +328,8 @@ fn packets(packets: &Packets) -> Vec<Check> {
         Err(error) => Check::warning(
             name,
             format!("no transparent proxies can be made in a network namespace: {error}"),
-            "services reach nothing outside of their networks, and addresses that replicas share do not answer; \
+            "services reach nothing outside of their networks (those without an egress policy do by slirp4netns, \
+             if it is installed), and addresses that replicas share do not answer; \
              published ports and services among each other do without",
             modules(&["nf_tables", "nft_tproxy", "nft_socket", "nft_fib_inet", "nft_reject_inet"]),
         ),

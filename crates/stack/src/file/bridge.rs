@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::mounts::ignored;
+use super::keys::{self, Level};
 use super::node::{Key, Node, Value, unknown_key};
 use super::{Format, Located, located};
 use crate::diagnostic::{Checked, Fault, Span};
@@ -19,20 +19,6 @@ pub(crate) struct NetworkFile {
     pub(crate) gateway6: Option<Located<Ipv6Addr>>,
     pub(crate) mtu: Option<Located<u32>>,
 }
-
-const KNOWN: [&str; 11] = [
-    "attachable",
-    "driver",
-    "driver_opts",
-    "enable_ipv4",
-    "enable_ipv6",
-    "external",
-    "internal",
-    "ipam",
-    "labels",
-    "mtu",
-    "name",
-];
 
 /// Docker's name for it.
 const MTU_OPTION: &str = "com.docker.network.driver.mtu";
@@ -60,6 +46,9 @@ pub(super) fn parse(
         mtu: None,
     };
     for (key, node) in node.map(&key.name)? {
+        if !keys::NETWORK.admits(key, &key.name, &place, warnings)? || node.is_null() {
+            continue;
+        }
         match key.name.as_str() {
             "internal" => network.internal = node.boolean("internal")?,
             "enable_ipv6" => network.ipv6 = node.boolean("enable_ipv6")?,
@@ -78,7 +67,12 @@ pub(super) fn parse(
                 for (key, node) in node.map("driver_opts")? {
                     match key.name.as_str() {
                         MTU_OPTION => network.mtu = Some(mtu(node)?),
-                        _ => warnings.push(ignored(key, &format!("`driver_opts` of {place}"))),
+                        name => {
+                            let text = format!(
+                                "`{name}` of `driver_opts` of {place} is ignored: it is for Docker's own bridges"
+                            );
+                            warnings.push((key.span.clone(), text));
+                        }
                     }
                 }
             }
@@ -88,15 +82,14 @@ pub(super) fn parse(
                     .hint(format!("a compose file has `driver_opts: {{ {MTU_OPTION}: 1400 }}` for it")));
             }
             "external" if matches!(node.value, Value::Bool(false)) => {}
-            "external" => {
-                return Err(Fault::new(&key.span, "external networks are not supported yet")
-                    .hint("leave `external` out: the stack then has a network of its own"));
-            }
+            "external" => external(key, node, &place, warnings)?,
             "enable_ipv4" if node.boolean("enable_ipv4")? => {}
-            "enable_ipv4" => warnings.push(ignored(key, &place)),
-            "attachable" | "labels" | "name" => {}
-            name if name.starts_with("x-") => {}
-            _ => return Err(unknown_key(key, &place, KNOWN)),
+            "enable_ipv4" => {
+                let text =
+                    format!("`enable_ipv4: false` of {place} is ignored: every network has IPv4 addresses");
+                warnings.push((key.span.clone(), text));
+            }
+            _ => return Err(Level::unread(key, &place)),
         }
     }
     if let Some(mtu) = &network.mtu
@@ -107,6 +100,18 @@ pub(super) fn parse(
         return Err(Fault::new(&mtu.span, message).hint(format!("IPv6 needs {MIN_MTU_IPV6}")));
     }
     Ok(network)
+}
+
+/// What other stacks share with Docker cannot be shared here: their networks belong to other user namespaces.
+fn external(key: &Key, node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checked<()> {
+    if !matches!(node.value, Value::Map(_)) && !node.boolean("external")? {
+        return Ok(());
+    }
+    let text = format!(
+        "{place} is external, and the stack gets one of its own: containers of other stacks are not on it, and are reached by ports that they publish"
+    );
+    warnings.push((key.span.clone(), text));
+    Ok(())
 }
 
 fn mtu(node: &Node) -> Checked<Located<u32>> {
@@ -121,14 +126,22 @@ fn ipam(
     warnings: &mut Vec<(Span, String)>,
 ) -> Checked<()> {
     for (key, node) in node.map("ipam")? {
+        if !keys::IPAM.admits(key, &key.name, "`ipam`", warnings)? || node.is_null() {
+            continue;
+        }
         match key.name.as_str() {
             "config" => {
                 for item in node.list("config")? {
                     addresses(item, place, network, warnings)?;
                 }
             }
-            "driver" | "options" => warnings.push(ignored(key, "`ipam`")),
-            _ => return Err(unknown_key(key, "`ipam`", ["config", "driver", "options"])),
+            "driver" if matches!(node.text("driver")?.as_str(), "default" | "") => {}
+            "driver" => {
+                let text =
+                    format!("`driver` of `ipam` of {place} is ignored: addresses are given by this program");
+                warnings.push((node.span.clone(), text));
+            }
+            _ => return Err(Level::unread(key, "`ipam`")),
         }
     }
     Ok(())
@@ -142,6 +155,9 @@ fn addresses(
     warnings: &mut Vec<(Span, String)>,
 ) -> Checked<()> {
     for (key, node) in item.map("config")? {
+        if !keys::IPAM_CONFIG.admits(key, &key.name, place, warnings)? {
+            continue;
+        }
         let again = match key.name.as_str() {
             "subnet" => match subnet(&node.span, &node.text("subnet")?)? {
                 Subnet::V4(subnet) => network.subnet.replace(located(node, subnet)).is_some(),
@@ -151,14 +167,7 @@ fn addresses(
                 IpAddr::V4(address) => network.gateway.replace(located(node, address)).is_some(),
                 IpAddr::V6(address) => network.gateway6.replace(located(node, address)).is_some(),
             },
-            "ip_range" | "aux_addresses" => {
-                warnings.push(ignored(key, place));
-                false
-            }
-            _ => {
-                let known = ["subnet", "gateway", "ip_range", "aux_addresses"];
-                return Err(unknown_key(key, "`ipam.config`", known));
-            }
+            _ => return Err(Level::unread(key, "`ipam.config`")),
         };
         if again {
             let message = format!("{place} has a second `{}` of the same family", key.name);

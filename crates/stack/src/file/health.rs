@@ -1,30 +1,29 @@
 //! `healthcheck`.
 
-use super::node::{Node, Value, unknown_key};
+use super::keys::{self, Level};
+use super::node::{Node, Value};
 use super::process::seconds;
-use crate::diagnostic::{Checked, Fault};
+use crate::diagnostic::{Checked, Fault, Span};
 use crate::plan::{Healthcheck, Probe};
 
-const KNOWN: &[&str] =
-    &["test", "interval", "timeout", "retries", "start_period", "start_interval", "disable"];
-
 /// Read a `healthcheck` table.
-pub(crate) fn parse(node: &Node, place: &str) -> Checked<Healthcheck> {
+pub(crate) fn parse(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checked<Healthcheck> {
+    let place = format!("`healthcheck` of {place}");
     let mut check = Healthcheck {
-        test: None,
+        // Without `test` it is the image's check that is tried at other times.
+        test: Some(Probe::Image),
         interval: 30.0,
         timeout: 30.0,
         retries: 3,
         start_period: 0.0,
         start_interval: 5.0,
     };
-    let mut has_test = false;
     for (key, node) in node.map("healthcheck")? {
+        if !keys::HEALTHCHECK.admits(key, &key.name, &place, warnings)? || node.is_null() {
+            continue;
+        }
         match key.name.as_str() {
-            "test" => {
-                has_test = true;
-                check.test = probe(node)?;
-            }
+            "test" => check.test = probe(node)?,
             "interval" => check.interval = positive(node, "interval")?,
             "timeout" => check.timeout = positive(node, "timeout")?,
             "retries" => {
@@ -39,16 +38,8 @@ pub(crate) fn parse(node: &Node, place: &str) -> Checked<Healthcheck> {
                     return Ok(check);
                 }
             }
-            name if name.starts_with("x-") => {}
-            _ => {
-                let place = format!("`healthcheck` of {place}");
-                return Err(unknown_key(key, &place, KNOWN.iter().copied()));
-            }
+            _ => return Err(Level::unread(key, &place)),
         }
-    }
-    if !has_test {
-        return Err(Fault::new(&node.span, format!("the health check of {place} has no `test`"))
-            .hint("add `test`, or `disable = true` to switch the image's check off"));
     }
     Ok(check)
 }

@@ -1,15 +1,19 @@
 //! What a service may use of the machine: the keys that become limits of its cgroup.
 
-use super::mounts::{bytes, ignored};
+use super::mounts::bytes;
 use super::node::{Key, Node, unknown_key};
 use super::process::pids;
 use super::service::ServiceFile;
+use super::{keys, units};
 use crate::diagnostic::{Checked, Fault, Span};
 use crate::plan::{BlockIo, DeviceRate, DeviceWeight, Limits};
 
 /// Keys of a service that [`read`] knows.
-pub(super) const KEYS: [&str; 9] = [
+pub(super) const KEYS: [&str; 12] = [
     "blkio_config",
+    "cpu_count",
+    "cpu_period",
+    "cpu_quota",
     "cpu_shares",
     "cpus",
     "cpuset",
@@ -20,9 +24,33 @@ pub(super) const KEYS: [&str; 9] = [
     "pids_limit",
 ];
 
+/// Docker's `cpu_period`, in microseconds.
+const DEFAULT_PERIOD: f64 = 100_000.0;
+
+/// What the older keys for processor time say, of which `cpus` is the quotient.
+#[derive(Debug, Default)]
+pub(crate) struct CpuTime {
+    /// Microseconds, and where they are said.
+    quota: Option<(f64, Span)>,
+    period: Option<f64>,
+    count: Option<(f64, Span)>,
+}
+
 /// Reads one of [`KEYS`]. Zero is "none" for all of them, as with Docker.
-pub(super) fn read(limits: &mut Limits, name: &str, node: &Node) -> Checked<()> {
+pub(super) fn read(service: &mut ServiceFile, name: &str, node: &Node) -> Checked<()> {
+    let limits = &mut service.settled.limits;
     match name {
+        "cpu_count" => {
+            let count = node.number(name)?;
+            service.cpu_time.count = Some((count, node.span.clone())).filter(|(count, _)| *count > 0.0);
+        }
+        "cpu_quota" => {
+            let quota = microseconds(node, name)?;
+            service.cpu_time.quota = Some((quota, node.span.clone())).filter(|(quota, _)| *quota > 0.0);
+        }
+        "cpu_period" => {
+            service.cpu_time.period = Some(microseconds(node, name)?).filter(|period| *period > 0.0)
+        }
         "mem_limit" => limits.memory = Some(bytes(node, name)?).filter(|size| *size > 0),
         "mem_reservation" => limits.memory_reservation = Some(bytes(node, name)?).filter(|size| *size > 0),
         "memswap_limit" => limits.memory_swap = memory_swap(node, name)?,
@@ -43,8 +71,32 @@ pub(super) fn read(limits: &mut Limits, name: &str, node: &Node) -> Checked<()> 
     Ok(())
 }
 
+/// Microseconds, or a duration; -1 is none.
+fn microseconds(node: &Node, what: &str) -> Checked<f64> {
+    let text = node.text(what)?;
+    match (text.as_str(), units::duration(&text)) {
+        ("-1", _) => Ok(0.0),
+        (_, Some(seconds)) if seconds > 0.0 => Ok(seconds * 1e6),
+        _ => node.number(what),
+    }
+}
+
 /// What the keys of a service say together.
-pub(super) fn check(limits: &Limits, key: &Key) -> Checked<()> {
+pub(super) fn settle(service: &mut ServiceFile, key: &Key) -> Checked<()> {
+    let (time, limits) = (&service.cpu_time, &mut service.settled.limits);
+    let quota = time.quota.as_ref();
+    let quota = quota.map(|(quota, span)| (quota / time.period.unwrap_or(DEFAULT_PERIOD), span));
+    for (cpus, span) in quota.into_iter().chain(time.count.as_ref().map(|(count, span)| (*count, span))) {
+        if limits.cpus.is_some_and(|known| (known - cpus).abs() > 1e-9) {
+            let message = format!("service `{}` says twice how much processor time it may have", key.name);
+            return Err(Fault::new(span, message).hint("keep `cpus`"));
+        }
+        limits.cpus = Some(cpus);
+    }
+    check(limits, key)
+}
+
+fn check(limits: &Limits, key: &Key) -> Checked<()> {
     let Some(swap) = limits.memory_swap.filter(|swap| *swap > 0) else { return Ok(()) };
     let problem = match limits.memory {
         None => "needs `mem_limit`",
@@ -79,14 +131,6 @@ fn cpuset(node: &Node, what: &str) -> Checked<String> {
 }
 
 fn block_io(node: &Node) -> Checked<BlockIo> {
-    const KNOWN: [&str; 6] = [
-        "device_read_bps",
-        "device_read_iops",
-        "device_write_bps",
-        "device_write_iops",
-        "weight",
-        "weight_device",
-    ];
     let mut io = BlockIo::default();
     for (key, node) in node.map("blkio_config")? {
         let name = key.name.as_str();
@@ -102,7 +146,13 @@ fn block_io(node: &Node) -> Checked<BlockIo> {
             "device_write_bps" => io.write_bps = rates(node, name)?,
             "device_read_iops" => io.read_iops = rates(node, name)?,
             "device_write_iops" => io.write_iops = rates(node, name)?,
-            _ => return Err(unknown_key(key, "`blkio_config`", KNOWN)),
+            _ => {
+                return Err(unknown_key(
+                    key,
+                    "`blkio_config`",
+                    keys::BLOCK_IO.keys.iter().map(|entry| entry.name),
+                ));
+            }
         }
     }
     Ok(io)
@@ -141,69 +191,4 @@ fn device<'a>(entry: &'a Node, what: &str, key: &'static str) -> Checked<(String
     }
     let missing = |key| Fault::new(&entry.span, format!("{place} needs `{key}`"));
     Ok((path.ok_or_else(|| missing("path"))?, value.ok_or_else(|| missing(key))?))
-}
-
-/// Reads `deploy`, of which the resources and the replicas count.
-pub(super) fn deploy(
-    node: &Node,
-    place: &str,
-    service: &mut ServiceFile,
-    warnings: &mut Vec<(Span, String)>,
-) -> Checked<()> {
-    const KNOWN: &[&str] = &[
-        "endpoint_mode",
-        "labels",
-        "mode",
-        "placement",
-        "replicas",
-        "resources",
-        "restart_policy",
-        "rollback_config",
-        "update_config",
-    ];
-    let place = format!("`deploy` of {place}");
-    for (key, node) in node.map("deploy")? {
-        match key.name.as_str() {
-            "resources" => resources(node, &place, &mut service.settled.limits, warnings)?,
-            "endpoint_mode" | "mode" | "replicas" | "update_config" => {
-                service.replicas.read_deploy(key, node, &place, warnings)?;
-            }
-            name if KNOWN.contains(&name) => warnings.push(ignored(key, &place)),
-            _ => return Err(unknown_key(key, &place, KNOWN.iter().copied())),
-        }
-    }
-    Ok(())
-}
-
-fn resources(
-    node: &Node,
-    place: &str,
-    limits: &mut Limits,
-    warnings: &mut Vec<(Span, String)>,
-) -> Checked<()> {
-    for (key, node) in node.map("resources")? {
-        match key.name.as_str() {
-            "limits" => {
-                for (key, node) in node.map("limits")? {
-                    match key.name.as_str() {
-                        "cpus" => read(limits, "cpus", node)?,
-                        "memory" => read(limits, "mem_limit", node)?,
-                        "pids" => read(limits, "pids_limit", node)?,
-                        _ => return Err(unknown_key(key, "`limits`", ["cpus", "memory", "pids"])),
-                    }
-                }
-            }
-            "reservations" => {
-                let place = format!("`reservations` of {place}");
-                for (key, node) in node.map("reservations")? {
-                    match key.name.as_str() {
-                        "memory" => read(limits, "mem_reservation", node)?,
-                        _ => warnings.push(ignored(key, &place)),
-                    }
-                }
-            }
-            _ => return Err(unknown_key(key, "`resources`", ["limits", "reservations"])),
-        }
-    }
-    Ok(())
 }

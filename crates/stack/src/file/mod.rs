@@ -5,7 +5,12 @@
 
 pub(crate) mod bridge;
 pub(crate) mod build;
+pub(crate) mod confinement;
+pub(crate) mod dependencies;
+mod deploy;
 pub(crate) mod health;
+mod keys;
+mod lifecycle;
 mod limits;
 pub(crate) mod mounts;
 pub(crate) mod network;
@@ -13,17 +18,21 @@ pub(crate) mod node;
 pub(crate) mod ports;
 mod process;
 pub(crate) mod replicas;
+pub(crate) mod secrets;
 pub(crate) mod service;
 pub(crate) mod units;
+pub(crate) mod volumes;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::diagnostic::{Checked, Fault, FileError, SourceText, Span};
 use bridge::NetworkFile;
-use mounts::ignored;
-use node::{Key, Node, Value, unknown_key};
+use keys::Level;
+use node::{Key, Node, Value};
+use secrets::SecretSourceFile;
 use service::ServiceFile;
+use volumes::VolumeFile;
 
 /// The two notations. They differ in defaults, see `design` in ARCHITECTURE.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,31 +74,6 @@ pub(crate) struct StackFile {
     pub(crate) configs: Vec<SecretSourceFile>,
 }
 
-/// A volume of the top level.
-#[derive(Debug)]
-pub(crate) struct VolumeFile {
-    pub(crate) key: Key,
-    /// `driver_opts: { type: none, o: bind, device: PATH }`: a host directory under a volume's name.
-    pub(crate) device: Option<Located<String>>,
-}
-
-/// A secret or configuration of the top level.
-#[derive(Debug)]
-pub(crate) struct SecretSourceFile {
-    pub(crate) key: Key,
-    pub(crate) source: SecretOrigin,
-}
-
-#[derive(Debug)]
-pub(crate) enum SecretOrigin {
-    File(Located<String>),
-    Environment(Located<String>),
-}
-
-const TOP: &[&str] = &[
-    "name", "base", "services", "networks", "volumes", "secrets", "configs", "version", "include", "models",
-];
-
 /// Parse a text into a tree.
 pub(crate) fn tree(format: Format, source: &Arc<SourceText>) -> Checked<Node> {
     match format {
@@ -121,6 +105,9 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
     }
     let mut has_services = false;
     for (key, node) in root.map("the file")? {
+        if !keys::FILE.admits(key, &key.name, "the file", warnings)? {
+            continue;
+        }
         match key.name.as_str() {
             "name" => file.name = Some(located(node, node.text("name")?)),
             "base" => file.base = bases(node)?,
@@ -140,20 +127,12 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
             "volumes" => {
                 for (key, node) in node.map("volumes")? {
                     check_name(key, "volume")?;
-                    file.volumes.push(volume(key, node, warnings)?);
+                    file.volumes.push(volumes::parse(key, node, warnings)?);
                 }
             }
-            "secrets" => file.secrets = secrets(node, "secret")?,
-            "configs" => file.configs = secrets(node, "config")?,
-            // Obsolete in the compose specification, and harmless.
-            "version" => {}
-            "models" => warnings.push(ignored(key, "the file")),
-            "include" => {
-                return Err(Fault::new(&key.span, "`include` is not supported yet")
-                    .hint("copy the included services into this file"));
-            }
-            name if name.starts_with("x-") => {}
-            _ => return Err(unknown_key(key, "the file", TOP.iter().copied())),
+            "secrets" => file.secrets = secrets::sources(node, "secret", warnings)?,
+            "configs" => file.configs = secrets::sources(node, "config", warnings)?,
+            _ => return Err(Level::unread(key, "the file")),
         }
     }
     if file.services.is_empty() {
@@ -177,13 +156,17 @@ pub(crate) fn located<T>(node: &Node, value: T) -> Located<T> {
 
 /// Names become host names, directory names and parts of image names.
 fn check_name(key: &Key, what: &str) -> Checked<()> {
-    let mut bytes = key.name.bytes();
+    check_name_text(&key.span, &key.name, what)
+}
+
+fn check_name_text(span: &Span, name: &str, what: &str) -> Checked<()> {
+    let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let rest = bytes.all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    if first && rest && key.name.len() <= 63 {
+    if first && rest && name.len() <= 63 {
         return Ok(());
     }
-    Err(Fault::new(&key.span, format!("`{}` is not a name for a {what}", key.name))
+    Err(Fault::new(span, format!("`{name}` is not a name for a {what}"))
         .hint("use letters, digits, `_`, `.` and `-`, starting with a letter or digit, 63 at most"))
 }
 
@@ -208,94 +191,4 @@ fn bases(node: &Node) -> Checked<Vec<Located<String>>> {
         bases.push(located(item, base));
     }
     Ok(bases)
-}
-
-fn volume(key: &Key, node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<VolumeFile> {
-    const KNOWN: &[&str] = &["driver", "driver_opts", "external", "labels", "name"];
-    let place = format!("volume `{}`", key.name);
-    let mut device = None;
-    for (key, node) in node.map(&key.name)? {
-        match key.name.as_str() {
-            "driver" => {
-                let driver = node.text("driver")?;
-                if driver != "local" {
-                    return Err(Fault::new(&node.span, format!("volume driver `{driver}` is not supported"))
-                        .hint("leave `driver` out: a volume is a directory of this machine"));
-                }
-            }
-            "driver_opts" => device = driver_options(node, &place)?,
-            "external" if matches!(node.value, Value::Bool(false)) => {}
-            "external" => {
-                return Err(Fault::new(&key.span, "external volumes are not supported yet")
-                    .hint("leave `external` out: the stack then has a volume of its own"));
-            }
-            "labels" => {}
-            "name" => warnings.push(ignored(key, &place)),
-            name if name.starts_with("x-") => {}
-            _ => return Err(unknown_key(key, &place, KNOWN.iter().copied())),
-        }
-    }
-    Ok(VolumeFile { key: key.clone(), device })
-}
-
-/// The one use that compose files make of a local volume's options: a bind mount with a volume's name.
-fn driver_options(node: &Node, place: &str) -> Checked<Option<Located<String>>> {
-    let options = node.map("driver_opts")?;
-    if options.is_empty() {
-        return Ok(None);
-    }
-    let mut device = None;
-    let mut bind = false;
-    for (key, value) in options {
-        let text = value.text(&key.name)?;
-        match key.name.as_str() {
-            "type" if text == "none" || text == "bind" || text.is_empty() => {}
-            "o" => bind = text.split(',').any(|option| option == "bind" || option == "rbind"),
-            "device" => device = Some(located(value, text)),
-            "type" => {
-                return Err(Fault::new(&value.span, format!("volumes of type `{text}` are not supported")));
-            }
-            _ => return Err(unknown_key(key, place, ["type", "o", "device"])),
-        }
-    }
-    match (device, bind) {
-        (Some(device), true) => Ok(Some(device)),
-        _ => Err(Fault::new(&node.span, "these `driver_opts` are not supported")
-            .hint("supported is `type: none`, `o: bind`, `device: PATH`, for a directory of the host")),
-    }
-}
-
-fn secrets(node: &Node, what: &str) -> Checked<Vec<SecretSourceFile>> {
-    const KNOWN: &[&str] = &["file", "environment", "external", "content", "name", "labels"];
-    let mut secrets = Vec::new();
-    for (key, node) in node.map(what)? {
-        check_name(key, what)?;
-        let place = format!("{what} `{}`", key.name);
-        let mut source = None;
-        for (key, node) in node.map(&key.name)? {
-            let one = match key.name.as_str() {
-                "file" => SecretOrigin::File(located(node, node.text("file")?)),
-                "environment" => SecretOrigin::Environment(located(node, node.text("environment")?)),
-                "external" | "content" => {
-                    return Err(Fault::new(
-                        &key.span,
-                        format!("`{}` of {place} is not supported yet", key.name),
-                    )
-                    .hint("use `file` or `environment`"));
-                }
-                "name" | "labels" => continue,
-                name if name.starts_with("x-") => continue,
-                _ => return Err(unknown_key(key, &place, KNOWN.iter().copied())),
-            };
-            if source.replace(one).is_some() {
-                return Err(Fault::new(&key.span, format!("{place} has both `file` and `environment`")));
-            }
-        }
-        let Some(source) = source else {
-            return Err(Fault::new(&key.span, format!("{place} has no source"))
-                .hint("add `file = \"PATH\"` or `environment = \"VARIABLE\"`"));
-        };
-        secrets.push(SecretSourceFile { key: key.clone(), source });
-    }
-    Ok(secrets)
 }

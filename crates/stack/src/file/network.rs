@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use network::egress::{Policy, RuleError};
 
 use super::bridge::{address, ipv4, ipv6};
-use super::mounts::ignored;
-use super::node::{Key, Node, Value, unknown_key};
+use super::keys::{self, Level};
+use super::node::{Key, Node, Value};
 use super::process::{host_name, is_domain};
-use super::service::ServiceFile;
+use super::service::{ServiceFile, one_or_more};
 use super::{Located, located, ports};
 use crate::diagnostic::{Checked, Fault, Span};
 
@@ -20,11 +20,14 @@ pub(crate) struct NetworkKeys {
     pub(crate) mode: Option<Located<ModeFile>>,
     pub(crate) container_name: Option<Located<String>>,
     pub(crate) has_hostname: bool,
+    /// `uts: host`: it has the host's name.
+    pub(crate) has_host_name: bool,
     /// `mac_address`, on the first network.
     pub(crate) mac: Option<Located<MacAddress>>,
     pub(crate) resolvers: Vec<IpAddr>,
     pub(crate) extra_hosts: Vec<ExtraHost>,
     pub(crate) links: Vec<LinkFile>,
+    pub(crate) external_links: Vec<LinkFile>,
     pub(crate) egress: Policy,
     /// Which keys the file has, and where.
     present: Vec<Key>,
@@ -77,7 +80,7 @@ pub(super) const KEYS: [&str; 14] = [
     "dns_search",
     "domainname",
     "egress",
-    "expose",
+    "external_links",
     "extra_hosts",
     "hostname",
     "links",
@@ -99,7 +102,11 @@ pub(super) fn read(
     let (settled, keys) = (&mut service.settled, &mut service.network);
     keys.present.push(Key { span: key.span.clone(), name: name.to_owned() });
     match name {
-        "container_name" => keys.container_name = Some(located(node, host_name(node, name)?)),
+        "container_name" => {
+            let container = host_name(node, name)?;
+            settled.container_name = Some(container.clone());
+            keys.container_name = Some(located(node, container));
+        }
         "hostname" => {
             settled.hostname = host_name(node, name)?;
             keys.has_hostname = true;
@@ -110,13 +117,16 @@ pub(super) fn read(
         "dns_opt" => settled.dns_opt = one_or_more(node, |item| option(item, name))?,
         "extra_hosts" => keys.extra_hosts = extra_hosts(node)?,
         "egress" => keys.egress = egress(node)?,
-        // Services on a common network reach every port of each other.
-        "expose" => drop(node.list(name)?),
-        "links" => keys.links = links(node, warnings)?,
+        "links" => {
+            keys.links = links(node, name)?;
+            tell_aliases(&keys.links, warnings);
+        }
+        "external_links" => keys.external_links = links(node, name)?,
         "mac_address" => keys.mac = Some(mac(node)?),
         "networks" => keys.networks = Some(networks(node, place, warnings)?),
         "network_mode" => keys.mode = Some(located(node, mode(node)?)),
-        _ => service.ports = ports::parse(node)?,
+        "ports" => service.ports = ports::parse(node, warnings)?,
+        _ => return Err(Level::unread(key, place)),
     }
     Ok(())
 }
@@ -185,13 +195,6 @@ fn first_mac(keys: &mut NetworkKeys, place: &str) -> Checked<()> {
             first.mac = Some(mac.clone());
             Ok(())
         }
-    }
-}
-
-fn one_or_more<T>(node: &Node, read: impl Fn(&Node) -> Checked<T>) -> Checked<Vec<T>> {
-    match &node.value {
-        Value::List(items) => items.iter().map(read).collect(),
-        _ => Ok(vec![read(node)?]),
     }
 }
 
@@ -265,23 +268,28 @@ fn extra_host(span: &Span, name: &str, text: &str) -> Checked<ExtraHost> {
     Ok(ExtraHost { name: name.to_owned(), address, span: span.clone() })
 }
 
+fn tell_aliases(links: &[LinkFile], warnings: &mut Vec<(Span, String)>) {
+    for link in links {
+        let Some(alias) = &link.alias else { continue };
+        let service = &link.service.value;
+        let message = format!("`{alias}` of `links` is a name of `{service}` for all of its networks");
+        warnings.push((link.service.span.clone(), message));
+    }
+}
+
 /// `SERVICE` or `SERVICE:ALIAS` items.
-fn links(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<LinkFile>> {
+fn links(node: &Node, what: &str) -> Checked<Vec<LinkFile>> {
     let mut links = Vec::new();
-    for item in node.list("links")? {
-        let text = item.text("links")?;
+    for item in node.list(what)? {
+        let text = item.text(what)?;
         let (service, alias) = match text.split_once(':') {
             Some((service, alias)) => (service, Some(alias)),
             None => (text.as_str(), None),
         };
         let alias = alias.filter(|alias| *alias != service);
-        if let Some(alias) = alias {
-            if !is_domain(alias) || alias.len() > 63 {
-                return Err(Fault::new(&item.span, format!("`{alias}` cannot be a host name"))
-                    .hint("write `SERVICE:ALIAS`, such as `db:database`"));
-            }
-            let message = format!("`{alias}` of `links` is a name of `{service}` for all of its networks");
-            warnings.push((item.span.clone(), message));
+        if let Some(alias) = alias.filter(|alias| !is_domain(alias) || alias.len() > 63) {
+            return Err(Fault::new(&item.span, format!("`{alias}` cannot be a host name"))
+                .hint("write `SERVICE:ALIAS`, such as `db:database`"));
         }
         links.push(LinkFile { service: located(item, service.to_owned()), alias: alias.map(str::to_owned) });
     }
@@ -378,11 +386,12 @@ fn network_use(
     place: &str,
     warnings: &mut Vec<(Span, String)>,
 ) -> Checked<(i64, i64)> {
-    const IGNORED: [&str; 3] = ["driver_opts", "interface_name", "link_local_ips"];
-    const KNOWN: [&str; 6] =
-        ["aliases", "gw_priority", "ipv4_address", "ipv6_address", "mac_address", "priority"];
     let (mut gateway, mut priority) = (0, 0);
+    let place = format!("`networks` of {place}");
     for (key, node) in node.map("networks")? {
+        if !keys::NETWORK_USE.admits(key, &key.name, &place, warnings)? || node.is_null() {
+            continue;
+        }
         match key.name.as_str() {
             "aliases" => {
                 for item in node.list("aliases")? {
@@ -394,10 +403,7 @@ fn network_use(
             "mac_address" => network.mac = Some(mac(node)?),
             "gw_priority" => gateway = node.integer("gw_priority", i64::MIN, i32::MAX.into())?,
             "priority" => priority = node.integer("priority", i64::MIN, i32::MAX.into())?,
-            name if IGNORED.contains(&name) => {
-                warnings.push(ignored(key, &format!("`networks` of {place}")));
-            }
-            _ => return Err(unknown_key(key, "`networks`", KNOWN)),
+            _ => return Err(Level::unread(key, &place)),
         }
     }
     Ok((gateway, priority))

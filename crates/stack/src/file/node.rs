@@ -378,6 +378,14 @@ impl Node {
         }
     }
 
+    /// The items of a list, or the value itself where there may be one or several.
+    pub(crate) fn one_or_more(&self) -> &[Node] {
+        match &self.value {
+            Value::List(items) => items,
+            _ => std::slice::from_ref(self),
+        }
+    }
+
     pub(crate) fn map(&self, what: &str) -> Checked<&[(Key, Node)]> {
         match &self.value {
             Value::Map(entries) => Ok(entries),

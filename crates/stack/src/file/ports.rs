@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 use network::plan::{Mode, Protocol};
 
 use super::bridge::ipv4;
-use super::node::{Key, Node, Value, unknown_key};
+use super::keys::{self, Level};
+use super::node::{Key, Node, Value};
 use crate::diagnostic::{Checked, Fault, Span};
 
 /// One published port.
@@ -22,15 +23,12 @@ pub(crate) struct PortFile {
     pub(crate) mode: Mode,
 }
 
-const LONG: [&str; 9] =
-    ["target", "published", "host_ip", "protocol", "mode", "name", "app_protocol", "passive", "announce"];
-
 /// Read a whole `ports` list.
-pub(crate) fn parse(node: &Node) -> Checked<Vec<PortFile>> {
+pub(crate) fn parse(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<PortFile>> {
     let mut ports = Vec::new();
     for item in node.list("ports")? {
         match &item.value {
-            Value::Map(entries) => long(item, entries, &mut ports)?,
+            Value::Map(entries) => long(item, entries, &mut ports, warnings)?,
             _ => short(item, &mut ports)?,
         }
     }
@@ -84,7 +82,12 @@ fn short(node: &Node, ports: &mut Vec<PortFile>) -> Checked<()> {
     publish(&like, published, container, ports)
 }
 
-fn long(node: &Node, entries: &[(Key, Node)], ports: &mut Vec<PortFile>) -> Checked<()> {
+fn long(
+    node: &Node,
+    entries: &[(Key, Node)],
+    ports: &mut Vec<PortFile>,
+    warnings: &mut Vec<(Span, String)>,
+) -> Checked<()> {
     let mut target = None;
     let mut published = None;
     let mut protocol = Word::Tcp;
@@ -92,6 +95,9 @@ fn long(node: &Node, entries: &[(Key, Node)], ports: &mut Vec<PortFile>) -> Chec
     let (mut passive, mut announce, mut direct) = (None, None, None);
     let mut host_ip = None;
     for (key, value) in entries {
+        if !keys::PORT.admits(key, &key.name, "a port", warnings)? || value.is_null() {
+            continue;
+        }
         match key.name.as_str() {
             "target" => target = Some(value.port("target")?),
             "published" => published = Some(range_of(value, "published")?),
@@ -102,8 +108,8 @@ fn long(node: &Node, entries: &[(Key, Node)], ports: &mut Vec<PortFile>) -> Chec
             "announce" if value.text("announce")?.is_empty() => {}
             "announce" => announce = Some((key, ipv4(value, "announce")?)),
             "mode" if mode(value)? == Mode::Direct => direct = Some(value),
-            "mode" | "name" | "app_protocol" => {}
-            _ => return Err(unknown_key(key, "a port", LONG)),
+            "mode" => {}
+            _ => return Err(Level::unread(key, "a port")),
         }
     }
     let Some(target) = target else {

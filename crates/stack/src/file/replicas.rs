@@ -2,7 +2,7 @@
 
 use network::balance::{Algorithm, Balance, UnknownAlgorithm};
 
-use super::mounts::ignored;
+use super::keys::{self, Level};
 use super::node::{Key, Node, Value, unknown_key};
 use super::{Located, located};
 use crate::diagnostic::{Checked, Fault, Span};
@@ -105,21 +105,23 @@ fn number(node: &Node, what: &str) -> Checked<Located<u16>> {
 
 /// `update_config`: the order is `up --rolling`'s, the rest is decided by health alone.
 fn update(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checked<()> {
-    const KNOWN: [&str; 6] =
-        ["delay", "failure_action", "max_failure_ratio", "monitor", "order", "parallelism"];
     let place = format!("`update_config` in {place}");
     for (key, node) in node.map("update_config")? {
-        if key.name != "order" {
-            if !KNOWN.contains(&key.name.as_str()) {
-                return Err(unknown_key(key, &place, KNOWN));
-            }
-            warnings.push(ignored(key, &place));
+        if !keys::UPDATE_CONFIG.admits(key, &key.name, &place, warnings)? {
             continue;
+        }
+        if key.name != "order" {
+            return Err(Level::unread(key, &place));
         }
         let order = node.text("order")?;
         match order.as_str() {
             "start-first" => {}
-            "stop-first" => warnings.push(ignored(key, &place)),
+            "stop-first" => {
+                let text = format!(
+                    "`order: stop-first` of {place} is ignored: it is what `up` without `--rolling` does"
+                );
+                warnings.push((node.span.clone(), text));
+            }
             _ => {
                 return Err(Fault::new(&node.span, format!("`{order}` is not an order"))
                     .hint("use `start-first`")

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::build::{self, BuildFile};
-use super::limits::{self, deploy};
-use super::mounts::{self, MountFile, bytes, ignored};
+use super::confinement::{self, DeviceFile};
+use super::dependencies::{self, DependencyFile};
+use super::keys::{self, Level};
+use super::lifecycle::{self, command};
+use super::limits::{self, CpuTime};
+use super::mounts::{self, MountFile, VolumesFrom, bytes};
 use super::network::{self, NetworkKeys};
 use super::node::{Key, Node, Value, unknown_key};
 use super::ports::PortFile;
@@ -12,10 +16,10 @@ use super::process::{
     capabilities, landlock, restart, seconds, signal, text_map, ulimits, user, working_directory,
 };
 use super::replicas::{self, ReplicasFile};
-use super::{Format, Located, health, located};
+use super::secrets::{self, Grant};
+use super::{Format, Located, deploy, health, located};
 use crate::diagnostic::{Checked, Fault, Span};
-use crate::plan::{Condition, Limits, NetworkMode, RestartPolicy, Service, Source};
-use crate::words;
+use crate::plan::{Confinement, Limits, Logging, NetworkMode, PullPolicy, RestartPolicy, Service, Source};
 
 /// A service as the file has it.
 #[derive(Debug)]
@@ -31,11 +35,28 @@ pub(crate) struct ServiceFile {
     pub(crate) env_files: Vec<EnvFile>,
     pub(crate) ports: Vec<PortFile>,
     pub(crate) mounts: Vec<MountFile>,
-    pub(crate) secrets: Vec<SecretUse>,
-    pub(crate) configs: Vec<SecretUse>,
+    pub(crate) secrets: Vec<Grant>,
+    pub(crate) configs: Vec<Grant>,
     pub(crate) depends_on: Vec<DependencyFile>,
     pub(crate) network: NetworkKeys,
     pub(crate) replicas: ReplicasFile,
+    pub(crate) label_files: Vec<Located<String>>,
+    pub(crate) volumes_from: Vec<VolumesFrom>,
+    pub(crate) devices: Vec<DeviceFile>,
+    /// The file of `security_opt: seccomp=FILE`.
+    pub(crate) seccomp_profile: Option<Located<String>>,
+    /// `restart`, which outweighs that of `deploy`.
+    pub(super) restart: Option<RestartPolicy>,
+    pub(super) deploy_restart: Option<RestartPolicy>,
+    pub(super) cpu_time: CpuTime,
+}
+
+impl ServiceFile {
+    fn settle_restarts(&mut self) {
+        if let Some(policy) = self.restart.or(self.deploy_restart) {
+            self.settled.restart = policy;
+        }
+    }
 }
 
 /// One file of `env_file`.
@@ -43,110 +64,12 @@ pub(crate) struct ServiceFile {
 pub(crate) struct EnvFile {
     pub(crate) path: Located<String>,
     pub(crate) required: bool,
+    /// `format: raw`: values are taken as they are.
+    pub(crate) raw: bool,
 }
-
-/// One entry of `secrets` or `configs`.
-#[derive(Debug)]
-pub(crate) struct SecretUse {
-    pub(crate) source: Located<String>,
-    pub(crate) target: Option<String>,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) mode: u32,
-}
-
-/// One entry of `depends_on`.
-#[derive(Debug)]
-pub(crate) struct DependencyFile {
-    pub(crate) service: Located<String>,
-    pub(crate) condition: Condition,
-    pub(crate) required: bool,
-}
-
-const KNOWN: &[&str] = &[
-    "build",
-    "cap_add",
-    "cap_drop",
-    "command",
-    "configs",
-    "depends_on",
-    "deploy",
-    "entrypoint",
-    "env_file",
-    "environment",
-    "healthcheck",
-    "image",
-    "init",
-    "init_verbosity",
-    "labels",
-    "landlock",
-    "read_only",
-    "restart",
-    "rootfs",
-    "secrets",
-    "shm_size",
-    "stdin_open",
-    "stop_grace_period",
-    "stop_signal",
-    "sysctls",
-    "tmpfs",
-    "tty",
-    "ulimits",
-    "user",
-    "volumes",
-    "working_dir",
-];
 
 /// Keys of `stack.toml` that are called `x-NAME` in a compose file.
 const EXTENSIONS: [&str; 3] = ["balance", "egress", "landlock"];
-
-/// Keys of the compose specification that change nothing here but a warning.
-const IGNORED: &[&str] = &[
-    "annotations",
-    "attach",
-    "cgroup",
-    "cgroup_parent",
-    "cpu_count",
-    "cpu_percent",
-    "cpu_period",
-    "cpu_quota",
-    "cpu_rt_period",
-    "cpu_rt_runtime",
-    "credential_spec",
-    "develop",
-    "device_cgroup_rules",
-    "devices",
-    "external_links",
-    "gpus",
-    "group_add",
-    "ipc",
-    "isolation",
-    "label_file",
-    "logging",
-    "mem_swappiness",
-    "models",
-    "oom_score_adj",
-    "pid",
-    "platform",
-    "post_start",
-    "pre_stop",
-    "privileged",
-    "pull_policy",
-    "runtime",
-    "security_opt",
-    "storage_opt",
-    "use_api_socket",
-    "userns_mode",
-    "uts",
-];
-
-/// Keys whose absence would make it another service.
-const REFUSED: &[(&str, &str)] = &[
-    ("extends", "copy the keys of the other service"),
-    ("profiles", "name the services to start: `up SERVICE…`"),
-    ("provider", "run the provider outside the stack"),
-    ("volumes_from", "name the volumes in both services"),
-];
 
 /// Read one service.
 pub(crate) fn parse(
@@ -171,39 +94,31 @@ pub(crate) fn parse(
         depends_on: Vec::new(),
         network: NetworkKeys::default(),
         replicas: ReplicasFile::default(),
+        label_files: Vec::new(),
+        volumes_from: Vec::new(),
+        devices: Vec::new(),
+        seccomp_profile: None,
+        restart: None,
+        deploy_restart: None,
+        cpu_time: CpuTime::default(),
     };
     for (key, node) in node.map(&key.name)? {
         let name = match format {
             Format::Stack => key.name.as_str(),
             Format::Compose => compose_name(key, &place)?,
         };
-        if name.starts_with("x-") {
-            continue;
-        }
-        if IGNORED.contains(&name) {
-            warnings.push(ignored(key, &place));
-            continue;
-        }
-        if let Some((_, hint)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
-            return Err(
-                Fault::new(&key.span, format!("`{name}` of {place} is not supported yet")).hint(*hint)
-            );
-        }
-        let known = KNOWN.iter().chain(&limits::KEYS).chain(&network::KEYS).chain(&replicas::KEYS);
-        if !known.clone().any(|known| *known == name) {
-            return Err(unknown_key(key, &place, known.chain(IGNORED).copied()));
-        }
         // An empty key of YAML is no key.
-        if node.is_null() {
+        if !keys::SERVICE.admits(key, name, &place, warnings)? || node.is_null() {
             continue;
         }
         if network::KEYS.contains(&name) {
             network::read(&mut service, name, key, node, &place, warnings)?;
         } else {
-            read_key(&mut service, name, node, &place, warnings)?;
+            read_key(&mut service, name, key, node, &place, warnings)?;
         }
     }
-    limits::check(&service.settled.limits, key)?;
+    service.settle_restarts();
+    limits::settle(&mut service, key)?;
     network::check(&mut service, warnings)?;
     Ok(service)
 }
@@ -242,14 +157,22 @@ fn defaults(name: &str, format: Format) -> Service {
         init_verbosity: 0,
         mounts: Vec::new(),
         secrets: Vec::new(),
+        container_name: None,
+        group_add: Vec::new(),
         depends_on: Vec::new(),
         healthcheck: None,
         restart: RestartPolicy::No,
+        restart_delay: None,
+        post_start: Vec::new(),
+        pre_stop: Vec::new(),
         stop_signal: None,
         stop_grace_period: 10.0,
         read_only: false,
         cap_add: Vec::new(),
         cap_drop: Vec::new(),
+        confinement: Confinement::default(),
+        devices: Vec::new(),
+        oom_score_adj: None,
         landlock: None,
         limits: Limits::default(),
         ulimits: BTreeMap::new(),
@@ -262,9 +185,14 @@ fn defaults(name: &str, format: Format) -> Service {
         dns_search: Vec::new(),
         dns_opt: Vec::new(),
         ports: Vec::new(),
+        moved_ports: BTreeMap::new(),
         tty: false,
         stdin_open: false,
         labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        logging: Logging::default(),
+        unattached: false,
+        pull_policy: None,
         config_hash: String::new(),
     }
 }
@@ -272,6 +200,7 @@ fn defaults(name: &str, format: Format) -> Service {
 fn read_key(
     service: &mut ServiceFile,
     name: &str,
+    key: &Key,
     node: &Node,
     place: &str,
     warnings: &mut Vec<(Span, String)>,
@@ -281,28 +210,39 @@ fn read_key(
         "build" => service.build = Some(build::parse(node, place, warnings)?),
         "image" => service.image = Some(located(node, node.text(name)?)),
         "rootfs" => service.rootfs = Some(located(node, node.text(name)?)),
+        "platform" => lifecycle::platform(node, place)?,
+        "pull_policy" => settled.pull_policy = Some(lifecycle::pull_policy(node)?),
+        "pull_refresh_after" => settled.pull_policy = Some(PullPolicy::Every(seconds(node, name)?)),
         "entrypoint" => settled.entrypoint = Some(command(node, name)?),
         "command" => settled.command = Some(command(node, name)?),
         "environment" => {
             service.environment = node.pairs(name)?;
             check_variables(&service.environment)?;
         }
-        "env_file" => service.env_files = env_files(node)?,
+        "env_file" => service.env_files = env_files(node, warnings)?,
         "volumes" => service.mounts.extend(mounts::volumes(node, warnings)?),
+        "volumes_from" => service.volumes_from = mounts::volumes_from(node)?,
         "tmpfs" => service.mounts.extend(mounts::tmpfs(node)?),
-        "secrets" => service.secrets = secret_uses(node, name)?,
-        "configs" => service.configs = secret_uses(node, name)?,
-        "depends_on" => service.depends_on = depends_on(node, warnings)?,
-        "healthcheck" => settled.healthcheck = Some(health::parse(node, place)?),
-        "restart" => settled.restart = restart(node)?,
+        "secrets" => service.secrets = secrets::grants(node, name, warnings)?,
+        "configs" => service.configs = secrets::grants(node, name, warnings)?,
+        "depends_on" => service.depends_on = dependencies::parse(node, warnings)?,
+        "healthcheck" => settled.healthcheck = Some(health::parse(node, place, warnings)?),
+        "restart" => service.restart = Some(restart(node)?),
         "init" => settled.init = node.boolean(name)?,
         "init_verbosity" => {
             let level = node.integer(name, 0, 3)?;
             settled.init_verbosity = u8::try_from(level).unwrap_or(3);
         }
         "user" => settled.user = Some(user(node)?),
+        "group_add" => settled.group_add = confinement::groups(node)?,
         "working_dir" => settled.working_dir = Some(working_directory(node)?),
         "labels" => settled.labels = text_map(node, name)?,
+        "label_file" => service.label_files = one_or_more(node, |item| Ok(located(item, item.text(name)?)))?,
+        "annotations" => settled.annotations = text_map(node, name)?,
+        "logging" => settled.logging = lifecycle::logging(node, place, warnings)?,
+        "attach" => settled.unattached = !node.boolean(name)?,
+        "post_start" => settled.post_start = lifecycle::hooks(node, name, warnings)?,
+        "pre_stop" => settled.pre_stop = lifecycle::hooks(node, name, warnings)?,
         "ulimits" => settled.ulimits = ulimits(node)?,
         "sysctls" => settled.sysctls = text_map(node, name)?,
         "cap_add" => settled.cap_add = capabilities(node, name)?,
@@ -314,20 +254,14 @@ fn read_key(
         "stop_grace_period" => settled.stop_grace_period = seconds(node, name)?,
         "stdin_open" => settled.stdin_open = node.boolean(name)?,
         "tty" => settled.tty = node.boolean(name)?,
-        "deploy" => deploy(node, place, service, warnings)?,
+        "deploy" => deploy::parse(node, place, service, warnings)?,
+        "isolation" => lifecycle::isolation(node, place, warnings)?,
+        name if confinement::KEYS.contains(&name) => confinement::read(service, name, node, place, warnings)?,
         name if replicas::KEYS.contains(&name) => service.replicas.read(name, node, place)?,
-        _ => limits::read(&mut settled.limits, name, node)?,
+        name if limits::KEYS.contains(&name) => limits::read(service, name, node)?,
+        _ => return Err(Level::unread(key, place)),
     }
     Ok(())
-}
-
-fn command(node: &Node, what: &str) -> Checked<Vec<String>> {
-    match &node.value {
-        Value::List(_) => node.texts(what),
-        Value::String(line) => words::split(line)
-            .ok_or_else(|| Fault::new(&node.span, format!("a quote in `{what}` is never closed"))),
-        _ => Err(node.wrong(what, "a string or a list of strings")),
-    }
 }
 
 pub(super) fn check_variables(pairs: &[(Key, Option<String>)]) -> Checked<()> {
@@ -343,121 +277,39 @@ pub(super) fn check_variables(pairs: &[(Key, Option<String>)]) -> Checked<()> {
     Ok(())
 }
 
-fn env_files(node: &Node) -> Checked<Vec<EnvFile>> {
-    let one = std::slice::from_ref(node);
-    let items = match &node.value {
-        Value::List(items) => items.as_slice(),
-        _ => one,
-    };
-    items
-        .iter()
-        .map(|item| {
-            let Value::Map(entries) = &item.value else {
-                let path = located(item, item.text("env_file")?);
-                return Ok(EnvFile { path, required: true });
-            };
-            let mut path = None;
-            let mut required = true;
-            for (key, node) in entries {
-                match key.name.as_str() {
-                    "path" => path = Some(located(node, node.text("path")?)),
-                    "required" => required = node.boolean("required")?,
-                    "format" => {}
-                    _ => return Err(unknown_key(key, "`env_file`", ["path", "required", "format"])),
-                }
-            }
-            let path = path.ok_or_else(|| Fault::new(&item.span, "`env_file` needs `path`"))?;
-            Ok(EnvFile { path, required })
-        })
-        .collect()
-}
-
-fn secret_uses(node: &Node, what: &str) -> Checked<Vec<SecretUse>> {
-    const KNOWN: &[&str] = &["source", "target", "uid", "gid", "mode"];
-    let place = format!("an entry of `{what}`");
-    node.list(what)?
-        .iter()
-        .map(|item| {
-            let mut secret =
-                SecretUse { source: located(item, String::new()), target: None, uid: 0, gid: 0, mode: 0o444 };
-            let Value::Map(entries) = &item.value else {
-                secret.source.value = item.text(what)?;
-                return Ok(secret);
-            };
-            for (key, node) in entries {
-                match key.name.as_str() {
-                    "source" => secret.source = located(node, node.text("source")?),
-                    "target" => secret.target = Some(node.text("target")?),
-                    "uid" => secret.uid = node.id("uid")?,
-                    "gid" => secret.gid = node.id("gid")?,
-                    "mode" => secret.mode = node.mode("mode")?,
-                    _ => return Err(unknown_key(key, &place, KNOWN.iter().copied())),
-                }
-            }
-            if secret.source.value.is_empty() {
-                return Err(Fault::new(&item.span, format!("{place} needs `source`")));
-            }
-            Ok(secret)
-        })
-        .collect()
-}
-
-fn depends_on(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<DependencyFile>> {
-    const KNOWN: &[&str] = &["condition", "required", "restart"];
-    if let Value::List(items) = &node.value {
-        return items
-            .iter()
-            .map(|item| {
-                Ok(DependencyFile {
-                    service: located(item, item.text("depends_on")?),
-                    condition: Condition::Started,
-                    required: true,
-                })
-            })
-            .collect();
-    }
-    let Value::Map(entries) = &node.value else {
-        return Err(node.wrong("depends_on", "a list or a table of services"));
-    };
-    let mut dependencies = Vec::new();
-    for (key, node) in entries {
-        let mut dependency = DependencyFile {
-            service: Located { span: key.span.clone(), value: key.name.clone() },
-            condition: Condition::Started,
-            required: true,
+fn env_files(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<EnvFile>> {
+    let mut files = Vec::new();
+    for item in node.one_or_more() {
+        let Value::Map(entries) = &item.value else {
+            files.push(EnvFile { path: located(item, item.text("env_file")?), required: true, raw: false });
+            continue;
         };
-        match &node.value {
-            Value::Map(entries) => {
-                for (key, node) in entries {
-                    match key.name.as_str() {
-                        "condition" => dependency.condition = condition(node)?,
-                        "required" => dependency.required = node.boolean("required")?,
-                        "restart" if !node.boolean("restart")? => {}
-                        "restart" => warnings.push(ignored(key, "`depends_on`")),
-                        _ => return Err(unknown_key(key, "`depends_on`", KNOWN.iter().copied())),
-                    }
-                }
+        let (mut path, mut required, mut raw) = (None, true, false);
+        for (key, node) in entries {
+            if !keys::ENV_FILE.admits(key, &key.name, "`env_file`", warnings)? {
+                continue;
             }
-            Value::Null => {}
-            _ => dependency.condition = condition(node)?,
+            match key.name.as_str() {
+                "path" => path = Some(located(node, node.text("path")?)),
+                "required" => required = node.boolean("required")?,
+                "format" => match node.text("format")?.as_str() {
+                    "raw" => raw = true,
+                    "" => {}
+                    other => {
+                        let message = format!("`{other}` is not a format of an environment file");
+                        return Err(Fault::new(&node.span, message).hint("use `raw`, or leave `format` out"));
+                    }
+                },
+                _ => return Err(Level::unread(key, "`env_file`")),
+            }
         }
-        dependencies.push(dependency);
+        let path = path.ok_or_else(|| Fault::new(&item.span, "`env_file` needs `path`"))?;
+        files.push(EnvFile { path, required, raw });
     }
-    Ok(dependencies)
+    Ok(files)
 }
 
-fn condition(node: &Node) -> Checked<Condition> {
-    let text = node.text("condition")?;
-    match text.as_str() {
-        "service_started" | "started" => Ok(Condition::Started),
-        "service_healthy" | "healthy" => Ok(Condition::Healthy),
-        "service_completed_successfully" | "completed" => Ok(Condition::Completed),
-        _ => {
-            let long = ["service_started", "service_healthy", "service_completed_successfully"];
-            let short = ["started", "healthy", "completed"];
-            Err(Fault::new(&node.span, format!("`{text}` is not a condition"))
-                .hint("use `started`, `healthy` or `completed`")
-                .nearest(&text, short.into_iter().chain(long)))
-        }
-    }
+/// Reads a value that may be one item or a list of them.
+pub(super) fn one_or_more<T>(node: &Node, read: impl Fn(&Node) -> Checked<T>) -> Checked<Vec<T>> {
+    node.one_or_more().iter().map(read).collect()
 }

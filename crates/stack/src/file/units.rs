@@ -31,6 +31,24 @@ pub(crate) fn duration(text: &str) -> Option<f64> {
     (seconds <= 100.0 * 366.0 * 86400.0).then_some(seconds)
 }
 
+/// The same with days and weeks, as `pull_policy` has them: `1w2d`.
+pub(crate) fn long_duration(text: &str) -> Option<f64> {
+    let mut rest = text;
+    let mut seconds = 0.0;
+    for (unit, length) in [('w', 7.0 * 86400.0), ('d', 86400.0)] {
+        let Some((number, more)) = rest.split_once(unit) else { continue };
+        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        seconds += number.parse::<f64>().ok()? * length;
+        rest = more;
+    }
+    if !rest.is_empty() || seconds == 0.0 {
+        seconds += duration(rest)?;
+    }
+    (seconds <= 100.0 * 366.0 * 86400.0).then_some(seconds)
+}
+
 /// Bytes of `64m`, `1.5gb`, `512`. Units are powers of 1024: `b`, `k`, `m`, `g`, `t`, each with an
 /// optional `b` or `ib`.
 pub(crate) fn size(text: &str) -> Option<u64> {
@@ -61,6 +79,16 @@ mod tests {
         assert_eq!(duration("0"), Some(0.0));
         for bad in ["", "10", "s", "1x", "1..s", "-1s", "9999999999999h", "1 s"] {
             assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn long_durations() {
+        assert_eq!(long_duration("1w2d"), Some(9.0 * 86400.0));
+        assert_eq!(long_duration("1d12h"), Some(1.5 * 86400.0));
+        assert_eq!(long_duration("90m"), Some(5400.0));
+        for bad in ["", "d", "1d1w", "1x", "2", "99999999w"] {
+            assert_eq!(long_duration(bad), None, "{bad}");
         }
     }
 

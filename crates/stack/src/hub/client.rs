@@ -1,6 +1,7 @@
 //! The supervisor's side of the hub.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,8 @@ use container::idmap::IdMap;
 use container::sandbox::Sandbox;
 use network::intercept::Intercepted;
 use network::names::NameSockets;
-use network::plan::NetworkPlan;
-use sys::channel::Channel;
+use network::plan::{Network, NetworkPlan};
+use sys::channel::{Channel, MAX_FDS};
 use sys::process::{Child, namespace};
 
 use super::{Event, Request};
@@ -79,13 +80,22 @@ impl Hub {
     /// Wires the networks; returns the name server's sockets of those that are new.
     pub(crate) fn wire(&mut self, plan: &NetworkPlan) -> Result<Vec<NameSockets>, RemoteError> {
         let request = Request::Wire(plan.clone());
-        let (event, sockets) = self.call(&request, &[]).context(|| "set up the network".into())?;
+        let (event, _) = self.call(&request, &[]).context(|| "set up the network".into())?;
         let Event::Done { networks } = event else { return Err(unexpected()) };
-        let mut sockets = sockets.into_iter();
-        let named = networks
-            .into_iter()
-            .map(|network| Some(NameSockets { network, udp: sockets.next()?, tcp: sockets.next()? }));
-        named.collect::<Option<_>>().ok_or_else(unexpected)
+        let new = |network: &&Network| networks.contains(&network.name);
+        let new: Vec<&Network> = plan.networks.iter().filter(new).collect();
+        let mut names = Vec::new();
+        for some in new.chunks(MAX_FDS / 2) {
+            let request = Request::Names(some.iter().copied().cloned().collect());
+            let (_, sockets) =
+                self.call(&request, &[]).context(|| "open the name server's sockets".into())?;
+            let mut sockets = sockets.into_iter();
+            for network in some {
+                let (udp, tcp) = sockets.next().zip(sockets.next()).ok_or_else(unexpected)?;
+                names.push(NameSockets { network: network.name.clone(), udp, tcp });
+            }
+        }
+        Ok(names)
     }
 
     /// Gives the hub its end of netd's channel.
@@ -99,6 +109,11 @@ impl Hub {
             return Err(unexpected());
         };
         Intercepted::from_parts(sockets, optional).ok_or_else(unexpected)
+    }
+
+    /// Has what containers send out of their networks leave by a device of the stack's namespace.
+    pub(crate) fn detour(&mut self, device: &str, gateway: Ipv4Addr) -> Result<(), RemoteError> {
+        self.call(&Request::Detour { device: device.to_owned(), gateway }, &[]).map(drop)
     }
 
     /// Starts a sandbox in the network namespace of a container, or in the host's.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use container::join::{self, Target};
 use container::launch::{self, Launched, Surroundings};
-use container::sandbox::Sandbox;
+use container::sandbox::{Sandbox, Seccomp};
 use container::{Filter, Process};
 use sys::process::{Child, namespace};
 
@@ -48,13 +48,13 @@ impl Launcher {
         }
         let cgroup = if cgroup { fds.pop() } else { None };
         let (stdio, detached) = split_stdio(&fds)?;
-        let filters = filters(&mut self.filters, sandbox.process.capabilities.bounding())?;
+        let filters = self.filters(&sandbox.seccomp, sandbox.process.capabilities.bounding())?;
         let with_asking;
         let filters = if sandbox.asks_to_bind {
-            with_asking = [&[container::seccomp::asking_to_bind()?], filters].concat();
-            &with_asking
+            with_asking = [&[container::seccomp::asking_to_bind()?], filters.as_slice()].concat();
+            with_asking.as_slice()
         } else {
-            filters
+            filters.as_slice()
         };
         let around = Surroundings {
             init: self.init.as_fd(),
@@ -73,30 +73,39 @@ impl Launcher {
         &mut self,
         target: BorrowedFd<'_>,
         process: &Process,
+        seccomp: &Seccomp,
         cgroup: bool,
         mut fds: Vec<OwnedFd>,
     ) -> Result<Child, RemoteError> {
         let cgroup = if cgroup { fds.pop() } else { None };
         let (stdio, _) = split_stdio(&fds)?;
+        let filters = self.filters(seccomp, process.capabilities.bounding())?;
         let target = Target {
             entered: &[],
             pidfd: target,
             init: self.init.as_fd(),
             stdio,
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
-            filters: filters(&mut self.filters, process.capabilities.bounding())?,
+            filters: &filters,
             beside: self.beside,
         };
         let namespaces = if self.beside { join::SANDBOX & !namespace::NETWORK } else { join::SANDBOX };
         Ok(join::join(process, namespaces, &target)?)
     }
-}
 
-fn filters(cache: &mut HashMap<u64, Vec<Filter>>, capabilities: u64) -> Result<&[Filter], RemoteError> {
-    if let Entry::Vacant(entry) = cache.entry(capabilities) {
-        entry.insert(container::seccomp::default_profile(capabilities)?);
+    /// The programs of a filter. Those of the default profile are kept.
+    fn filters(&mut self, seccomp: &Seccomp, capabilities: u64) -> Result<Vec<Filter>, RemoteError> {
+        match seccomp {
+            Seccomp::Unconfined => Ok(Vec::new()),
+            Seccomp::Profile(rules) => Ok(vec![container::seccomp::custom_profile(rules)?]),
+            Seccomp::Default => match self.filters.entry(capabilities) {
+                Entry::Occupied(known) => Ok(known.get().clone()),
+                Entry::Vacant(new) => {
+                    Ok(new.insert(container::seccomp::default_profile(capabilities)?).clone())
+                }
+            },
+        }
     }
-    Ok(cache.get(&capabilities).map_or(&[], Vec::as_slice))
 }
 
 fn split_stdio(fds: &[OwnedFd]) -> Result<([BorrowedFd<'_>; 3], &[OwnedFd]), RemoteError> {

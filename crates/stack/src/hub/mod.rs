@@ -9,14 +9,15 @@ mod porter;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use container::Process;
 use container::launch::Launched;
-use container::sandbox::Sandbox;
+use container::sandbox::{Sandbox, Seccomp};
 use network::link::Namespaces;
-use network::plan::NetworkPlan;
+use network::plan::{Network, NetworkPlan};
 use network::shape::Shape;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
@@ -36,12 +37,16 @@ use crate::remote::{self, Context, RemoteError};
 /// What the supervisor asks of the hub.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Wire this plan. Answered by `Done` with the name server's sockets of the networks that are new.
+    /// Wire this plan. Answered by `Done` with the names of the networks that are new.
     Wire(NetworkPlan),
+    /// The name server's sockets of these networks, two of each: no more than fit into one message.
+    Names(Vec<Network>),
     /// Take the other end of netd's channel (one descriptor).
     Netd,
     /// Have what containers send out of their networks end at sockets. Answered by `Intercepted`.
     Intercept,
+    /// Have what containers send out of their networks leave by `device`, on whose network another program is `gateway`.
+    Detour { device: String, gateway: Ipv4Addr },
     /// Start a sandbox in the network namespace of the container `network`, or in the host's. Descriptors: standard
     /// input, output, error, then the detached mounts, then the cgroup
     /// directory if there is one.
@@ -65,7 +70,7 @@ pub(crate) enum Request {
 /// What the hub tells the supervisor: one answer to each request, and deaths at any time.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// It is done; descriptors as the request says.
+    /// It is done; names of networks and descriptors as the request says.
     Done { networks: Vec<String> },
     /// The sockets that get what containers send, as [`network::intercept::Intercepted::into_parts`] has them.
     Intercepted { optional: [bool; 5] },
@@ -107,6 +112,8 @@ struct Running {
     pidfd: OwnedFd,
     /// It has the host's network.
     on_host: bool,
+    /// What else is started in it has the same filter.
+    seccomp: Seccomp,
 }
 
 impl Hub {
@@ -208,11 +215,11 @@ impl Hub {
         match request {
             Request::Wire(plan) => {
                 let changes = self.network.apply(&plan)?;
-                let new = |network: &&network::plan::Network| changes.networks.contains(&network.name);
-                let networks: Vec<_> = plan.networks.iter().filter(new).collect();
-                let sockets = network::names::bind_in_current_namespace(networks)?;
-                let fds = sockets.into_iter().flat_map(|s| [s.udp, s.tcp]).collect();
-                Ok((Event::Done { networks: changes.networks }, fds))
+                Ok((Event::Done { networks: changes.networks }, Vec::new()))
+            }
+            Request::Names(networks) => {
+                let sockets = network::names::bind_in_current_namespace(&networks)?;
+                Ok((done(), sockets.into_iter().flat_map(|s| [s.udp, s.tcp]).collect()))
             }
             Request::Netd => {
                 self.netd = fds.pop().map(Channel::from);
@@ -221,6 +228,10 @@ impl Hub {
             Request::Intercept => {
                 let (sockets, optional) = self.network.intercept()?.into_parts();
                 Ok((Event::Intercepted { optional }, sockets))
+            }
+            Request::Detour { device, gateway } => {
+                self.network.detour(&device, gateway)?;
+                Ok((done(), Vec::new()))
             }
             Request::Start { sandbox, network, cgroup } => {
                 self.start(sandbox, network.as_deref(), cgroup, fds)
@@ -262,6 +273,7 @@ impl Hub {
         cgroup: bool,
         fds: Vec<OwnedFd>,
     ) -> Result<Reply, RemoteError> {
+        let seccomp = sandbox.seccomp.clone();
         let (event, fds) = match network {
             Some(container) => {
                 let namespace = Some(namespace_of(&self.network, container)?);
@@ -272,7 +284,7 @@ impl Hub {
         };
         if let (Event::Started { pid }, Some(pidfd)) = (&event, fds.first()) {
             let pidfd = pidfd.try_clone()?;
-            self.sandboxes.insert(*pid, Running { pidfd, on_host: network.is_none() });
+            self.sandboxes.insert(*pid, Running { pidfd, on_host: network.is_none(), seccomp });
         }
         Ok((event, fds))
     }
@@ -287,9 +299,10 @@ impl Hub {
         let target =
             self.sandboxes.get(&target).ok_or_else(|| RemoteError::message("the service is not running"))?;
         if target.on_host {
-            return self.porter()?.exec(target.pidfd.as_fd(), process, cgroup, &fds);
+            let seccomp = target.seccomp.clone();
+            return self.porter()?.exec(target.pidfd.as_fd(), process, seccomp, cgroup, &fds);
         }
-        launched(self.launcher.exec(target.pidfd.as_fd(), &process, cgroup, fds)?, None)
+        launched(self.launcher.exec(target.pidfd.as_fd(), &process, &target.seccomp, cgroup, fds)?, None)
     }
 
     fn porter(&self) -> Result<&Porter, RemoteError> {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use container::Process;
-use container::sandbox::Sandbox;
+use container::sandbox::{Sandbox, Seccomp};
 use serde::{Deserialize, Serialize};
 use sys::channel::Channel;
 
@@ -24,7 +24,7 @@ enum Task {
     /// As [`super::Request::Start`].
     Start { sandbox: Box<Sandbox>, cgroup: bool },
     /// As [`super::Request::Exec`]; the target's pidfd is the last descriptor.
-    Exec { process: Box<Process>, cgroup: bool },
+    Exec { process: Box<Process>, seccomp: Seccomp, cgroup: bool },
 }
 
 /// The hub's side.
@@ -63,11 +63,12 @@ impl Porter {
         &self,
         target: BorrowedFd<'_>,
         process: Box<Process>,
+        seccomp: Seccomp,
         cgroup: bool,
         fds: &[OwnedFd],
     ) -> Result<Reply, RemoteError> {
         let fds = fds.iter().map(AsFd::as_fd).chain([target]).collect();
-        self.ask(&Task::Exec { process, cgroup }, fds)
+        self.ask(&Task::Exec { process, seccomp, cgroup }, fds)
     }
 
     fn ask(&self, task: &Task, fds: Vec<BorrowedFd<'_>>) -> Result<Reply, RemoteError> {
@@ -111,9 +112,9 @@ fn carry_out(launcher: &mut Launcher, task: Task, mut fds: Vec<OwnedFd>) -> Resu
             let started = launcher.start(&sandbox, None, cgroup, fds)?;
             launched(started.child, started.listener)
         }
-        Task::Exec { process, cgroup } => {
+        Task::Exec { process, seccomp, cgroup } => {
             let target = fds.pop().ok_or_else(|| RemoteError::message("a task came without its target"))?;
-            let child = launcher.exec(target.as_fd(), &process, cgroup, fds)?;
+            let child = launcher.exec(target.as_fd(), &process, &seccomp, cgroup, fds)?;
             launched(child, None)
         }
     }

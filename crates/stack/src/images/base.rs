@@ -185,25 +185,13 @@ pub(super) fn provide(
         .unwrap_or_default();
     let sources = BaseSources { store: Some(&store), paths: &configured, offline: false };
     let name = reference.to_string();
-    let mut found = image::base::locate(reference, &sources)?;
-    if found == Found::InRegistry {
-        match pull(paths, reference, progress) {
+    let found = match image::base::locate(reference, &sources)? {
+        Some(found) => found,
+        None => match pull(paths, reference, progress) {
             Ok(image) => return Ok(image),
-            Err(failed) => {
-                found = match image::base::distribution(reference, &sources)? {
-                    found @ (Found::Download { .. } | Found::Debootstrap { .. }) if failed.unreachable => {
-                        found
-                    }
-                    _ => return Err(failed.error),
-                };
-                let why = failed.error.chain.last().map_or("", String::as_str);
-                let text = format!(
-                    "`{name}` comes from the distribution itself: the registry is out of reach ({why})"
-                );
-                progress(Progress::Warning(text));
-            }
-        }
-    }
+            Err(failed) => instead(reference, &sources, failed, progress)?,
+        },
+    };
     let mut fetching = |how: &str| progress(Progress::Fetching { image: name.clone(), how: how.to_owned() });
     match found {
         Found::InStore(image) => Ok(*image),
@@ -230,11 +218,7 @@ pub(super) fn provide(
                 mmdebstrap(&suite, &file, &mut line).and_then(|()| import(paths, reference, &file, None));
             scratch.finish(imported)
         }
-        found @ (Found::InRegistry | Found::NotFound { .. }) => {
-            let tried = match found {
-                Found::NotFound { tried } => tried,
-                _ => Vec::new(),
-            };
+        Found::NotFound { tried } => {
             let mut error = RemoteError::message(format!("find the image `{name}`"));
             for attempt in tried {
                 error = error.caused_by(attempt);
@@ -247,7 +231,7 @@ pub(super) fn provide(
 }
 
 /// Pulls an image from its registry.
-fn pull(
+pub(super) fn pull(
     paths: &Paths,
     reference: &Reference,
     progress: &mut dyn FnMut(Progress),
@@ -257,8 +241,37 @@ fn pull(
         progress(Progress::Transfer { image: image.clone(), event });
     })?;
     let id = Digest::from_str(&pulled.id).map_err(RemoteError::from)?;
-    let found = Store::reader(&paths.data).image_by_id(&id).map_err(RemoteError::from)?;
+    let found = paths.store()?.image_by_id(&id).map_err(RemoteError::from)?;
     Ok(found.ok_or_else(|| RemoteError::message("the pulled image is gone"))?)
+}
+
+/// What the distribution itself has in place of an image whose registry cannot be reached. Whatever else a registry
+/// says is the answer.
+fn instead(
+    reference: &Reference,
+    sources: &BaseSources<'_>,
+    failed: registry::Failed,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Found, RemoteError> {
+    if !failed.unreachable {
+        return Err(failed.error);
+    }
+    match image::base::distribution(reference, sources)? {
+        found @ (Found::Download { .. } | Found::Debootstrap { .. }) => {
+            let why = failed.error.chain.last().map_or("", String::as_str);
+            progress(Progress::Warning(format!(
+                "`{reference}` comes from the distribution itself: registry `{}` cannot be reached ({why})",
+                reference.registry()
+            )));
+            Ok(found)
+        }
+        // Nobody has it, and the registry is the one that should.
+        _ => {
+            let hint = "look whether there is a network; without one, build it, or name a directory with root file \
+                        system tarballs in INCEPTION_BASE_DIR";
+            Err(RemoteError { hint: Some(hint.to_owned()), ..failed.error })
+        }
+    }
 }
 
 fn import(

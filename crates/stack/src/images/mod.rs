@@ -3,6 +3,7 @@
 mod base;
 mod git;
 mod network;
+mod pull;
 mod run;
 
 use std::cell::RefCell;
@@ -125,14 +126,24 @@ pub fn provide(
     for service in plan.services.iter() {
         let wanted = options.services.is_empty() || options.services.contains(&service.name);
         match &service.source {
-            Source::Build(build) => match existing(&store, build)? {
-                Some(image) if !(options.build && wanted) => {
-                    ids.insert(service.name.clone(), image.id.to_string());
+            Source::Build(build) => {
+                let present = existing(&store, build)?;
+                let policy = service.pull_policy.filter(|_| wanted);
+                let image = match options.build && wanted {
+                    true => None,
+                    false => {
+                        let name = reference(&build.image)?;
+                        pull::before_build(paths, &store, &name, present, policy, progress)?
+                    }
+                };
+                match image {
+                    Some(image) => drop(ids.insert(service.name.clone(), image.id.to_string())),
+                    None => builds.push((service, build)),
                 }
-                _ => builds.push((service, build)),
-            },
+            }
             Source::Image(name) => {
-                let image = named(paths, &store, name, progress)
+                let policy = service.pull_policy.filter(|_| wanted);
+                let image = pull::named(paths, &store, &reference(name)?, policy, progress)
                     .context(|| format!("provide the image of service `{}`", service.name))?;
                 ids.insert(service.name.clone(), image.id.to_string());
             }
@@ -234,19 +245,6 @@ fn existing(store: &Store, build: &Build) -> Result<Option<Image>, RemoteError> 
 fn based_name(build: &Build, base: &str) -> Result<Reference, RemoteError> {
     let plain = reference(&build.image)?;
     reference(&format!("{}:{base}", plain.name()))
-}
-
-fn named(
-    paths: &Paths,
-    store: &Store,
-    name: &str,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Image, RemoteError> {
-    let reference = reference(name)?;
-    match store.image(&reference)? {
-        Some(image) => Ok(image),
-        None => base::provide(paths, &reference, progress),
-    }
 }
 
 /// A tarball or directory is imported once for each state it is seen in.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use container::defaults::{self, Network};
 use container::launch::{Surroundings, launch};
-use container::sandbox::{Mount, MountSource, Root, Sandbox};
+use container::sandbox::{Mount, MountSource, Root, Sandbox, Seccomp};
 use container::{Capabilities, Filter, Process, User, capability, seccomp};
 use image::{GitSource, RunStep, Runner};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -129,6 +129,8 @@ impl<'a> SandboxRunner<'a> {
             },
             init: Some(0),
             asks_to_bind: false,
+            seccomp: Seccomp::Default,
+            oom_score_adj: None,
         }
     }
 }

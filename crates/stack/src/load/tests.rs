@@ -70,6 +70,7 @@ pub(super) fn host() -> HostFacts {
         name_servers: Vec::new(),
         mtu: None,
         home: Some(PathBuf::from("/home/tester")),
+        name: Some("machine".to_owned()),
     }
 }
 
@@ -219,7 +220,7 @@ volumes:
     driver_opts:
       type: none
       o: bind
-      device: /home/${USER}/data/site
+      device: ./data/${USER}/site
 secrets:
   root:
     file: ./secrets/root.txt
@@ -230,6 +231,7 @@ secrets:
         ("requirements/nginx/Dockerfile", "FROM alpine"),
         ("requirements/mariadb/Dockerfile.db", "FROM alpine"),
         ("secrets/root.txt", "x"),
+        ("data/tester/site/", ""),
     ]);
     let mut options = fixture.options("docker-compose.yml");
     let plan = load(&options, &host()).unwrap();
@@ -252,7 +254,7 @@ fn every_error_of_a_stack_file() {
         ("wrong type of a switch", "[services.web]\nimage = \"alpine\"\ninit = \"yes\"\n"),
         (
             "a table in several lines",
-            "[services.web]\nimage = \"alpine\"\nhealthcheck = { interval = \"5s\" }\n",
+            "[services.web]\nimage = \"alpine\"\nhealthcheck = { intervall = \"5s\" }\n",
         ),
         ("swap without memory", "[services.web]\nimage = \"alpine\"\nmemswap_limit = \"1g\"\n"),
         (
@@ -387,7 +389,27 @@ fn every_error_of_a_compose_file() {
         ("extends", "services:\n  web:\n    extends: { service: b }\n"),
         ("landlock", "services:\n  web:\n    image: i\n    landlock: { read: [/] }\n"),
         ("x-landlock", "services:\n  web:\n    image: i\n    x-landlock: { read: [/], rite: [/tmp] }\n"),
-        ("external volume", "services:\n  web: { image: i }\nvolumes:\n  data:\n    external: true\n"),
+        (
+            "a volume's directory that is missing",
+            "services:\n  web: { image: i, volumes: [data:/data] }\nvolumes:\n  data:\n    driver_opts: { type: none, o: bind, device: ./data/site }\n",
+        ),
+        (
+            "nfs",
+            "services:\n  web: { image: i }\nvolumes:\n  data:\n    driver_opts: { type: nfs, o: addr=10.0.0.1, device: ':/data' }\n",
+        ),
+        ("a provider", "services:\n  web: { provider: { type: aws } }\n"),
+        (
+            "the IPC namespace of another",
+            "services:\n  web: { image: i, ipc: 'service:db' }\n  db: { image: i }\n",
+        ),
+        ("a device that is not there", "services:\n  web: { image: i, devices: [/dev/nowhere] }\n"),
+        ("volumes of nobody", "services:\n  web: { image: i, volumes_from: [d] }\n  db: { image: i }\n"),
+        ("two sources", "services:\n  web: { image: i }\nsecrets:\n  s: { content: x, environment: X }\n"),
+        ("an external secret", "services:\n  web: { image: i }\nsecrets:\n  s: { external: true }\n"),
+        (
+            "processor time said twice",
+            "services:\n  web: { image: i, cpus: 2, cpu_quota: 50000, cpu_period: 100000 }\n",
+        ),
         ("no services", "version: '3'\n"),
         ("a list", "- a\n"),
         ("empty", ""),
@@ -524,7 +546,7 @@ healthcheck = { disable = true }
     assert!(matches!(&a.source, Source::Build(build) if build.image == "inception_1-a:latest"));
     let targets: Vec<&str> = a.mounts.iter().map(|mount| mount.target.as_str()).collect();
     assert_eq!(targets, ["/var/cache", "/a/b", "/a/b/c"]);
-    let MountKind::Volume { name } = &a.mounts[0].kind else { panic!("an anonymous volume") };
+    let MountKind::Volume { name, .. } = &a.mounts[0].kind else { panic!("an anonymous volume") };
     assert!(name.starts_with("A-"), "{name}");
     assert_eq!(plan.volumes, [name.as_str(), "named"]);
     assert!(plan.network.endpoints[1].interfaces.is_empty());

@@ -9,7 +9,7 @@ use network::plan::{
 };
 
 use super::{Context, replicas, shared};
-use crate::diagnostic::{Checked, Fault};
+use crate::diagnostic::{Checked, Fault, Span};
 use crate::file::bridge::{MIN_MTU_IPV6, NetworkFile};
 use crate::file::network::{ModeFile, NetworkUse};
 use crate::file::service::ServiceFile;
@@ -104,7 +104,27 @@ fn names(service: &ServiceFile, file: &StackFile) -> Vec<String> {
     names.extend(service.settled.domainname.iter().map(|domain| format!("{hostname}.{domain}")));
     let links = file.services.iter().flat_map(|other| &other.network.links);
     names.extend(links.filter(|link| link.service.value == service.key.name).filter_map(|l| l.alias.clone()));
+    let links = file.services.iter().flat_map(|other| &other.network.external_links);
     names
+        .extend(links.filter(|link| is_called(service, &link.service.value)).filter_map(|l| l.alias.clone()));
+    names
+}
+
+fn is_called(service: &ServiceFile, name: &str) -> bool {
+    service.key.name == name || service.settled.container_name.as_deref() == Some(name)
+}
+
+/// The links of `external_links` that lead to no container of this stack, as warnings.
+pub(super) fn dead_links(file: &StackFile) -> Vec<(Span, String)> {
+    let links = file.services.iter().flat_map(|service| &service.network.external_links);
+    let dead =
+        links.filter(|link| !file.services.iter().any(|service| is_called(service, &link.service.value)));
+    dead.map(|link| {
+        let name = &link.service.value;
+        let text = format!("`{name}` of `external_links` is no container of this stack, and those of others cannot be reached: use a port that it publishes");
+        (link.service.span.clone(), text)
+    })
+    .collect()
 }
 
 fn attachment(

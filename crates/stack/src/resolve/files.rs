@@ -1,83 +1,13 @@
-//! Mounts, secrets and configurations of a service.
+//! Secrets and configurations of a service, and its other files.
 
-use std::collections::BTreeSet;
-
-use sha2::{Digest, Sha256};
-
-use super::{Context, hex, path, shown};
-use crate::diagnostic::{Checked, Fault, Span};
-use crate::file::mounts::{MountFile, MountFileKind, absolute};
-use crate::file::service::{SecretUse, ServiceFile};
-use crate::file::{Format, SecretOrigin, SecretSourceFile, StackFile};
+use super::{Context, path, shown};
+use crate::diagnostic::{Checked, Fault};
+use crate::file::mounts::absolute;
+use crate::file::secrets::{Grant, SecretOrigin, SecretSourceFile};
+use crate::file::service::ServiceFile;
+use crate::file::{Format, StackFile};
 use crate::interpolate::set_hint;
-use crate::plan::{Mount, MountKind, SecretFile, SecretSource};
-
-pub(super) fn mounts(
-    service: &ServiceFile,
-    file: &StackFile,
-    context: &Context<'_>,
-    volumes: &mut BTreeSet<String>,
-) -> Checked<Vec<Mount>> {
-    let mut mounts: Vec<Mount> = Vec::new();
-    for mount in &service.mounts {
-        if mounts.iter().any(|other| other.target == mount.target) {
-            return Err(Fault::new(
-                &mount.span,
-                format!("`{}` is mounted twice in service `{}`", mount.target, service.key.name),
-            ));
-        }
-        let kind = mount_kind(service, mount, file, context)?;
-        if let MountKind::Volume { name } = &kind {
-            volumes.insert(name.clone());
-        }
-        mounts.push(Mount { target: mount.target.clone(), read_only: mount.read_only, kind });
-    }
-    // What is mounted later covers what is below it.
-    mounts.sort_by_key(|mount| mount.target.matches('/').count());
-    Ok(mounts)
-}
-
-fn mount_kind(
-    service: &ServiceFile,
-    mount: &MountFile,
-    file: &StackFile,
-    context: &Context<'_>,
-) -> Checked<MountKind> {
-    let bind = |text: &str, create: bool, span: &Span| {
-        let source = path(text, context);
-        if !create && !source.exists() {
-            return Err(Fault::new(span, format!("`{}` does not exist", shown(&source, context)))
-                .hint("create it, or set `create_host_path`"));
-        }
-        Ok(MountKind::Bind { source, create })
-    };
-    match &mount.kind {
-        MountFileKind::Bind { source, create } => bind(source, *create, &mount.span),
-        MountFileKind::Tmpfs { size, mode } => Ok(MountKind::Tmpfs { size: *size, mode: *mode }),
-        MountFileKind::Volume(None) => {
-            // Anonymous: the same service and target find it again.
-            let digest = hex(&Sha256::digest(mount.target.as_bytes()));
-            let name = format!("{}-{}", service.key.name, &digest[..12]);
-            Ok(MountKind::Volume { name })
-        }
-        MountFileKind::Volume(Some(name)) => {
-            let declared = file.volumes.iter().map(|volume| volume.key.name.as_str());
-            let Some(volume) = file.volumes.iter().find(|volume| volume.key.name == *name) else {
-                let example = match context.format {
-                    Format::Stack => format!("declare it: `[volumes.{name}]`"),
-                    Format::Compose => format!("declare it: `volumes: {{ {name}: {{}} }}`"),
-                };
-                return Err(Fault::new(&mount.span, format!("volume `{name}` is not declared"))
-                    .hint(format!("{example}, or write `./{name}` for a directory"))
-                    .nearest(name, declared));
-            };
-            match &volume.device {
-                Some(device) => bind(&device.value, true, &device.span),
-                None => Ok(MountKind::Volume { name: name.clone() }),
-            }
-        }
-    }
-}
+use crate::plan::{SecretFile, SecretSource};
 
 pub(super) fn secrets(
     service: &ServiceFile,
@@ -105,7 +35,7 @@ pub(super) fn secrets(
 fn secret_file(
     what: &str,
     parent: &str,
-    secret: &SecretUse,
+    secret: &Grant,
     sources: &[SecretSourceFile],
     context: &Context<'_>,
 ) -> Checked<SecretFile> {
@@ -141,6 +71,7 @@ fn secret_file(
             }
             SecretSource::Environment(variable.value.clone())
         }
+        SecretOrigin::Content(content) => SecretSource::Content(content.clone()),
     };
     let target = secret.target.as_deref().unwrap_or(name);
     let target = match target.starts_with('/') {

@@ -5,6 +5,8 @@
 mod addresses;
 mod build;
 mod files;
+mod host;
+mod mounts;
 mod ports;
 mod replicas;
 mod shared;
@@ -16,10 +18,11 @@ use std::path::{Path, PathBuf};
 use network::plan::NetworkPlan;
 use sha2::{Digest, Sha256};
 
-use crate::diagnostic::{Checked, Fault, FileError, nearest};
+use crate::diagnostic::{Checked, Fault, FileError, Span, nearest};
 use crate::env_file;
+use crate::file::dependencies::DependencyFile;
 use crate::file::node::Key;
-use crate::file::service::{DependencyFile, ServiceFile};
+use crate::file::service::{EnvFile, ServiceFile};
 use crate::file::{Format, Located, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
@@ -39,18 +42,34 @@ pub(crate) struct Context<'a> {
     pub(crate) env_writer: Option<&'a str>,
 }
 
+impl Context<'_> {
+    /// Adds warnings to those of the plan; they are errors with `--strict`.
+    fn tell(&self, found: Vec<(Span, String)>, warnings: &mut Vec<String>) -> Result<(), FileError> {
+        if self.options.strict
+            && let Some((span, message)) = found.first()
+        {
+            let fault = Fault::new(span, message.clone());
+            return Err(fault.hint("`--strict` makes warnings errors").into());
+        }
+        warnings.extend(found.iter().map(|(span, message)| format!("{}: {message}", span.place())));
+        Ok(())
+    }
+}
+
 /// Resolve a whole file.
 pub(crate) fn plan(
     mut file: StackFile,
     context: &Context<'_>,
-    warnings: Vec<String>,
+    mut warnings: Vec<String>,
 ) -> Result<Plan, FileError> {
+    let mut found = addresses::dead_links(&file);
     let name = stack_name(file.name.as_ref(), context.options, &context.directory)?;
     let bases = bases(&file, context)?;
     shared::add_dependencies(&mut file)?;
     let order = start_order(&file)?;
     replicas::settle(&mut file, context)?;
     shared::check_owners(&file)?;
+    ports::check_choice(&file, context)?;
     ports::check(&file, context)?;
     let network = addresses::networks(&file, context)?;
 
@@ -63,12 +82,16 @@ pub(crate) fn plan(
         let mut settled = Service {
             source: source::source(service, &name, &bases, context)?,
             environment,
-            mounts: files::mounts(service, &file, context, &mut volumes)?,
+            mounts: mounts::mounts(service, &file, context, &mut volumes, &mut found)?,
             secrets: files::secrets(service, &file, context)?,
+            labels: labels(service, context)?,
+            devices: host::devices(service, context, &mut found)?,
+            confinement: host::confinement(service, context)?,
             depends_on: dependencies(service, &file),
             ports: ports::published(service, context),
+            moved_ports: ports::moved(service, context),
             extra_hosts: addresses::extra_hosts(named, &network)?,
-            hostname: named.settled.hostname.clone(),
+            hostname: host_name(named, context),
             domainname: named.settled.domainname.clone(),
             dns_search: named.settled.dns_search.clone(),
             dns_opt: named.settled.dns_opt.clone(),
@@ -78,6 +101,7 @@ pub(crate) fn plan(
         settled.config_hash = config_hash(&settled, service, &network);
         services.push(Some(settled));
     }
+    context.tell(found, &mut warnings)?;
     let services = order.into_iter().filter_map(|index| services[index].take()).collect();
     Ok(Plan {
         name,
@@ -85,8 +109,16 @@ pub(crate) fn plan(
         services,
         volumes: volumes.into_iter().collect(),
         network,
+        port_choice: context.options.ports.clone(),
         warnings,
     })
+}
+
+/// `uts: host` without `hostname` has the host's.
+fn host_name(service: &ServiceFile, context: &Context<'_>) -> String {
+    let keys = &service.network;
+    let hosts = context.host.name.clone().filter(|_| keys.has_host_name && !keys.has_hostname);
+    hosts.unwrap_or_else(|| service.settled.hostname.clone())
 }
 
 /// The option, else the file's `name`, else the directory's name as compose normalises it.
@@ -148,6 +180,10 @@ fn bases(file: &StackFile, context: &Context<'_>) -> Result<Vec<String>, FileErr
             hint: nearest(forced, named).map(|found| format!("did you mean `{found}`?")),
         }),
     }
+}
+
+fn find<'a>(file: &'a StackFile, name: &str) -> Option<&'a ServiceFile> {
+    file.services.iter().find(|service| service.key.name == name)
 }
 
 fn service_names(file: &StackFile) -> impl Iterator<Item = &str> + Clone {
@@ -216,6 +252,8 @@ fn dependencies(service: &ServiceFile, file: &StackFile) -> Vec<Dependency> {
         .map(|dependency| Dependency {
             service: dependency.service.value.clone(),
             condition: dependency.condition,
+            optional: !dependency.required,
+            restart: dependency.restart,
         })
         .collect()
 }
@@ -264,12 +302,45 @@ fn environment(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<
             let message = format!("the environment file `{}` does not exist", shown(&path, context));
             return Err(Fault::new(&file.path.span, message).into());
         }
-        let source = read_private(&path)?;
-        let lenient = context.format == Format::Compose;
-        environment.extend(env_file::parse(&source, &context.host.environment, lenient)?);
+        environment.extend(variables_of(file, &path, context)?);
     }
     environment.extend(fill(&service.environment, context));
     Ok(environment)
+}
+
+fn variables_of(
+    file: &EnvFile,
+    path: &Path,
+    context: &Context<'_>,
+) -> Result<BTreeMap<String, String>, FileError> {
+    let source = read_private(path)?;
+    if file.raw {
+        return Ok(raw_pairs(&source.text));
+    }
+    let lenient = context.format == Format::Compose;
+    Ok(env_file::parse(&source, &context.host.environment, lenient)?)
+}
+
+/// Lines `NAME=VALUE`, the value as it stands.
+fn raw_pairs(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let pairs = lines.map(|line| line.split_once('=').unwrap_or((line, "")));
+    pairs.map(|(name, value)| (name.trim().to_owned(), value.to_owned())).collect()
+}
+
+/// Those of `label_file`, in their order, then those of the file itself.
+fn labels(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<String, String>, FileError> {
+    let mut labels = BTreeMap::new();
+    for file in &service.label_files {
+        let path = path(&file.value, context);
+        if !path.is_file() {
+            let message = format!("the file of labels `{}` does not exist", shown(&path, context));
+            return Err(Fault::new(&file.span, message).into());
+        }
+        labels.extend(raw_pairs(&read_private(&path)?.text));
+    }
+    labels.extend(service.settled.labels.clone());
+    Ok(labels)
 }
 
 /// What of a service's configuration needs a new container when it changes.

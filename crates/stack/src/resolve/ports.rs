@@ -1,12 +1,12 @@
 //! Published ports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use network::plan::{Mode, Protocol, PublishedPort};
 
 use super::Context;
-use crate::diagnostic::{Checked, Fault, Span};
+use crate::diagnostic::{Checked, Fault, FileError, Span};
 use crate::file::ports::PortFile;
 use crate::file::service::ServiceFile;
 use crate::file::{Format, StackFile};
@@ -23,12 +23,52 @@ pub(super) fn published(service: &ServiceFile, context: &Context<'_>) -> Vec<Pub
     ports
         .map(|port| PublishedPort {
             host_ip: port.host_ip.unwrap_or(default_host_ip(context.format)),
-            host_port: port.host_port,
+            host_port: host_port(port.host_port, context),
             container_port: port.container_port,
             protocol: port.protocol,
             mode: port.mode,
         })
         .collect()
+}
+
+/// The port that is published for one of the file's: another one where the user says so, or may not have this one and
+/// named an offset.
+fn host_port(port: u16, context: &Context<'_>) -> u16 {
+    let choice = &context.options.ports;
+    let offset = choice.offset.filter(|_| port != 0 && is_reserved(port, context));
+    let single = choice.publish.get(&port).copied();
+    single.or_else(|| port.checked_add(offset?)).unwrap_or(port)
+}
+
+/// The file's ports that others stand for.
+pub(super) fn moved(service: &ServiceFile, context: &Context<'_>) -> BTreeMap<u16, u16> {
+    let ports = service.ports.iter().map(|port| (port.host_port, host_port(port.host_port, context)));
+    ports.filter(|(asked, published)| asked != published).collect()
+}
+
+/// A port that no service publishes has no other one.
+pub(super) fn check_choice(file: &StackFile, context: &Context<'_>) -> Result<(), FileError> {
+    let known: BTreeSet<u16> =
+        file.services.iter().flat_map(|service| &service.ports).map(|port| port.host_port).collect();
+    let choice = &context.options.ports.publish;
+    // What the running stack remembers may be about another version of the file.
+    let Some(stray) =
+        choice.keys().find(|port| !known.contains(port)).filter(|_| !context.options.ports.kept)
+    else {
+        return Ok(());
+    };
+    let list: Vec<String> = known.iter().filter(|port| **port != 0).map(u16::to_string).collect();
+    Err(FileError::Option {
+        message: format!("no service publishes port {stray}, for which `--publish` names another one"),
+        hint: Some(match list.as_slice() {
+            [] => "no service of the file publishes a port of its choice".to_owned(),
+            list => format!("the published ports are: {}", list.join(", ")),
+        }),
+    })
+}
+
+fn is_reserved(port: u16, context: &Context<'_>) -> bool {
+    port < context.host.unprivileged_port_start && !context.host.is_root
 }
 
 /// Who has a port of the host, and on which address.
@@ -51,7 +91,7 @@ pub(super) fn check(file: &StackFile, context: &Context<'_>) -> Checked<()> {
                 Protocol::Ftp { passive: (first, last), .. } => Some(first..=last),
                 Protocol::Tcp | Protocol::Udp => None,
             };
-            let own = Some(port.host_port).filter(|number| *number != 0);
+            let own = Some(host_port(port.host_port, context)).filter(|number| *number != 0);
             for number in own.into_iter().chain(passive.into_iter().flatten()) {
                 check_reserved(port, number, context)?;
                 let others = holders.entry((port.protocol == Protocol::Udp, number)).or_default();
@@ -97,22 +137,29 @@ fn check_direct(service: &ServiceFile, context: &Context<'_>) -> Checked<()> {
 }
 
 fn check_reserved(port: &PortFile, number: u16, context: &Context<'_>) -> Checked<()> {
-    let start = context.host.unprivileged_port_start;
-    if number >= start || context.host.is_root {
+    if !is_reserved(number, context) {
         return Ok(());
     }
+    let start = context.host.unprivileged_port_start;
     let other = unprivileged(number, start);
-    let example = match (port.protocol, number == port.host_port) {
-        (Protocol::Udp, _) => format!("`{other}:{}/udp`", port.container_port),
-        (Protocol::Tcp, _) => format!("`{other}:{}`", port.container_port),
-        (Protocol::Ftp { .. }, true) => format!("`published = {other}`"),
-        (Protocol::Ftp { .. }, false) => format!("`passive = \"{other}-{}\"`", other.saturating_add(10)),
-    };
     let message = format!("an ordinary user cannot publish port {number}: the lowest is {start}");
-    Err(Fault::new(&port.span, message).hint(format!(
-        "publish another port, such as {example}, or lower the limit: `sudo sysctl net.ipv4.ip_unprivileged_port_start={number}`"
-    )))
+    let sysctl = format!("`sudo sysctl net.ipv4.ip_unprivileged_port_start={number}` lowers the limit");
+    // The pool of passive mode is what the service tells its clients.
+    let hint = if matches!(port.protocol, Protocol::Ftp { .. }) && number != port.host_port {
+        format!("name other ports, such as `passive = \"{other}-{}\"`, or {sysctl}", other.saturating_add(10))
+    } else {
+        let offset = OFFSET.max(start);
+        format!(
+            "`--port-offset {offset}` publishes it as {}, and every other one that is too low likewise; \
+             `--publish {number}={other}` moves this one; {sysctl}",
+            number.saturating_add(offset)
+        )
+    };
+    Err(Fault::new(&port.span, message).hint(hint))
 }
+
+/// An offset that turns the ports of the web into what is customary for them.
+const OFFSET: u16 = 8000;
 
 /// The customary replacement of a low port.
 fn unprivileged(port: u16, start: u16) -> u16 {

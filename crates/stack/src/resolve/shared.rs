@@ -1,11 +1,12 @@
 //! Services that have the network namespace of another (`network_mode: service:NAME`).
 
-use super::service_names;
+use super::{find, mounts, service_names};
 use crate::diagnostic::{Checked, Fault};
+use crate::file::dependencies::DependencyFile;
 use crate::file::network::ModeFile;
-use crate::file::service::{DependencyFile, ServiceFile};
+use crate::file::service::ServiceFile;
 use crate::file::{Located, StackFile};
-use crate::plan::{Condition, NetworkMode};
+use crate::plan::NetworkMode;
 
 /// Finds whose namespace it is, and makes every such service wait for that one, and those with `links` for
 /// theirs. Circles among them are found where those of `depends_on` are.
@@ -19,12 +20,15 @@ pub(super) fn add_dependencies(file: &mut StackFile) -> Checked<()> {
             }
             needed.push(owner);
         }
+        for from in &file.services[index].volumes_from {
+            let owner = mounts::owner(from, file)?;
+            needed.push(Located { span: from.owner.span.clone(), value: owner.key.name.clone() });
+        }
         let service = &mut file.services[index];
         needed.extend(service.network.links.iter().map(|link| link.service.clone()));
         for needed in needed {
             if !service.depends_on.iter().any(|known| known.service.value == needed.value) {
-                let condition = Condition::Started;
-                service.depends_on.push(DependencyFile { service: needed, condition, required: true });
+                service.depends_on.push(DependencyFile::plain(needed));
             }
         }
     }
@@ -88,10 +92,6 @@ pub(super) fn named<'a>(
         NetworkMode::Service(owner) => find(file, owner).unwrap_or(service),
         NetworkMode::Own | NetworkMode::Host => service,
     }
-}
-
-fn find<'a>(file: &'a StackFile, name: &str) -> Option<&'a ServiceFile> {
-    file.services.iter().find(|service| service.key.name == name)
 }
 
 /// A namespace is a container's: there must be one.

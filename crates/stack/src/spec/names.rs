@@ -9,6 +9,9 @@ use sys::mount::attribute::{NODEV, NOEXEC, NOSUID};
 use crate::plan::{NetworkMode, Service};
 use crate::remote::{Context, RemoteError};
 
+/// Where they are.
+pub(crate) const OWN_FILES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+
 /// The files for a container of `service`, whose host name is settled.
 ///
 /// # Errors
@@ -26,16 +29,12 @@ pub(super) fn files(
             resolv_of_host(service, &host_file("/etc/resolv.conf")?),
         ),
     };
-    let files = [
-        ("/etc/hostname", format!("{}\n", service.hostname)),
-        ("/etc/hosts", hosts),
-        ("/etc/resolv.conf", resolv),
-    ];
+    let contents = [format!("{}\n", service.hostname), hosts, resolv];
     let mount = |(target, content): (&str, String)| {
         let source = MountSource::File { content: content.into_bytes(), mode: 0o644, uid: 0, gid: 0 };
         Mount::new(target, source, NOSUID | NODEV | NOEXEC)
     };
-    Ok(files.map(mount).to_vec())
+    Ok(OWN_FILES.into_iter().zip(contents).map(mount).collect())
 }
 
 /// `/etc/hosts` and `/etc/resolv.conf` for the namespace of `endpoint`.

@@ -333,6 +333,8 @@ impl Supervisor {
             unit.want();
         }
         let replaced = |unit: &Unit| matches!(unit.standing, Standing::Replaced { .. });
+        let renewed = self.units.iter().filter(|unit| unit.standing == Standing::Replaced { again: true });
+        let renewed: Vec<String> = renewed.map(|unit| unit.service.name.clone()).collect();
         if let Some(error) = direct::unconfined(&up.plan) {
             for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {
                 self.notify(id, Notice::Warning(error.to_string()));
@@ -357,10 +359,14 @@ impl Supervisor {
         let rolls = self.units.iter().any(|unit| unit.standing == Standing::Outdated);
         self.rolling = rolls.then(|| Rolling::new(by, models));
         self.faults.retain(|name, _| endpoint(&up.plan.network, name).is_some());
+        if let Err(error) = up.plan.port_choice.keep(&self.runtime) {
+            tracing::warn!("write down the choice of ports: {error}");
+        }
         (self.images, self.secrets, self.plan) = (up.images, up.secrets, Some(up.plan));
         self.take_in(made);
         self.keep_images()?;
         self.want(&services);
+        self.restart_dependants(&renewed);
         Ok(())
     }
 
@@ -392,7 +398,8 @@ impl Supervisor {
     ) -> Result<Unit, RemoteError> {
         let (image, image_id) = self.image(&service.name, images.get(&service.name))?;
         let name = replica_name(&service.name, slot);
-        let log = Log::open(&self.runtime, &name).context(|| format!("open the log of service `{name}`"))?;
+        let log = Log::open(&self.runtime, &name, &service.logging)
+            .context(|| format!("open the log of service `{name}`"))?;
         let mut unit = Unit::new(service.clone(), slot, image, image_id, log)
             .context(|| format!("cannot start service `{name}`"))?;
         unit.secrets = secrets_of(service, secrets);
@@ -443,7 +450,7 @@ fn links<'a>(plan: &'a NetworkPlan, container: &str) -> Option<&'a [Interface]> 
 fn secrets_of(service: &Service, values: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let names = service.secrets.iter().filter_map(|secret| match &secret.source {
         SecretSource::Environment(name) => Some(name),
-        SecretSource::File(_) => None,
+        SecretSource::File(_) | SecretSource::Content(_) => None,
     });
     names.filter_map(|name| Some((name.clone(), values.get(name)?.clone()))).collect()
 }

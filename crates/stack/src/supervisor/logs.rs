@@ -12,10 +12,8 @@ use rustix::pipe::PipeFlags;
 use sys::channel::Channel;
 
 use crate::control::{Line, Stream};
-use crate::plan::Service;
+use crate::plan::{Logging, Service};
 
-/// Bytes of a log file before it becomes `.log.1`; so a service's logs take twice this at the most.
-const FILE_LIMIT: u64 = 10 << 20;
 /// A longer line is cut into pieces.
 const LINE_LIMIT: usize = 16 << 10;
 /// Lines kept in memory for error reports.
@@ -136,36 +134,68 @@ pub(crate) struct Log {
     path: PathBuf,
     file: File,
     size: u64,
+    /// What is kept.
+    limits: Logging,
     recent: std::collections::VecDeque<String>,
 }
 
 impl Log {
     /// Opens `SERVICE.log` in `directory` for appending.
-    pub(crate) fn open(directory: &Path, service: &str) -> io::Result<Self> {
+    pub(crate) fn open(directory: &Path, service: &str, limits: &Logging) -> io::Result<Self> {
         let path = directory.join(format!("{service}.log"));
         let file = append(&path)?;
         let size = file.metadata()?.len();
-        Ok(Self { path, file, size, recent: std::collections::VecDeque::new() })
+        Ok(Self { path, file, size, limits: limits.clone(), recent: std::collections::VecDeque::new() })
     }
 
     /// Appends lines.
     pub(crate) fn write(&mut self, lines: &[Line]) -> io::Result<()> {
         let mut bytes = Vec::new();
         for line in lines {
-            serde_json::to_writer(&mut bytes, line)?;
-            bytes.push(b'\n');
+            let mut one = serde_json::to_vec(line)?;
+            one.push(b'\n');
+            let written = self.size + bytes.len() as u64;
+            if written > 0 && written + one.len() as u64 > self.limits.max_size {
+                self.append(&std::mem::take(&mut bytes))?;
+                self.rotate()?;
+            }
+            bytes.append(&mut one);
             if self.recent.len() == RECENT {
                 self.recent.pop_front();
             }
             self.recent.push_back(line.text.clone());
         }
-        if self.size + bytes.len() as u64 > FILE_LIMIT {
-            fs::rename(&self.path, self.path.with_extension("log.1"))?;
-            self.file = append(&self.path)?;
-            self.size = 0;
+        self.append(&bytes)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.limits.max_files > 0 {
+            self.file.write_all(bytes)?;
+            self.size += bytes.len() as u64;
         }
-        self.file.write_all(&bytes)?;
-        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Begins a new file; the one before becomes `.log.1`, that one `.log.2`, and the oldest goes.
+    fn rotate(&mut self) -> io::Result<()> {
+        if self.limits.max_files == 0 {
+            return Ok(());
+        }
+        let older = |number: u32| match number {
+            0 => self.path.clone(),
+            number => self.path.with_extension(format!("log.{number}")),
+        };
+        for number in (1..self.limits.max_files).rev() {
+            match fs::rename(older(number - 1), older(number)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        if self.limits.max_files == 1 {
+            fs::remove_file(&self.path)?;
+        }
+        self.file = append(&self.path)?;
+        self.size = 0;
         Ok(())
     }
 
@@ -205,14 +235,34 @@ mod tests {
     #[test]
     fn a_log_is_capped() {
         let directory = tempfile::tempdir().unwrap();
-        let mut log = Log::open(directory.path(), "s").unwrap();
-        let line =
-            Line { service: "s".into(), stream: Stream::Stdout, time: 0, text: "x".repeat(LINE_LIMIT) };
-        for _ in 0..(3 * FILE_LIMIT as usize / LINE_LIMIT) {
-            log.write(std::slice::from_ref(&line)).unwrap();
+        let text = "x".repeat(1000);
+        let line = |number: u64| Line {
+            service: "s".into(),
+            stream: Stream::Stdout,
+            time: number,
+            text: text.clone(),
+        };
+        let limits = |max_files| Logging { max_size: 10_000, max_files };
+        let files = || {
+            let mut names: Vec<_> =
+                fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        for (max_files, expected) in
+            [(3, &["s.log", "s.log.1", "s.log.2"][..]), (1, &["s.log"]), (0, &["s.log"])]
+        {
+            files().iter().for_each(|name| fs::remove_file(directory.path().join(name)).unwrap());
+            let mut log = Log::open(directory.path(), "s", &limits(max_files)).unwrap();
+            for numbers in [0..10, 10..50, 50..51] {
+                log.write(&numbers.map(line).collect::<Vec<_>>()).unwrap();
+            }
+            assert_eq!(files(), expected);
+            let size = |name| fs::metadata(directory.path().join(name)).unwrap().len();
+            assert!(files().into_iter().all(|name| size(name) <= 10_000));
+            assert_eq!(log.recent().count(), RECENT);
+            let written = fs::read_to_string(directory.path().join("s.log")).unwrap();
+            assert_eq!(written.is_empty(), max_files == 0);
         }
-        let size = |name| fs::metadata(directory.path().join(name)).unwrap().len();
-        assert!(size("s.log") <= FILE_LIMIT && size("s.log.1") <= FILE_LIMIT);
-        assert_eq!(log.recent().count(), RECENT);
     }
 }

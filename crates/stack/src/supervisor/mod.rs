@@ -4,11 +4,13 @@
 
 mod adoption;
 mod connection;
+mod detour;
 mod direct;
 mod events;
 mod faults;
 mod fleet;
 mod health;
+mod hooks;
 mod logs;
 pub(crate) mod memory;
 mod netd;
@@ -109,6 +111,7 @@ enum Token {
     Hub,
     HubProcess,
     Netd,
+    Detour,
     Signals,
     Listener,
     Connection(u64),
@@ -162,6 +165,7 @@ impl Supervisor {
             (Token::Listener, self.listener.as_fd(), PollFlags::IN),
         ];
         sources.extend(self.wiring.netd().map(|netd| (Token::Netd, netd, PollFlags::IN)));
+        sources.extend(self.wiring.detour().map(|process| (Token::Detour, process, PollFlags::IN)));
         for (id, connection) in &self.connections {
             sources.push((Token::Connection(*id), connection.as_fd(), connection.interest()));
         }
@@ -191,6 +195,7 @@ impl Supervisor {
             }
             Token::HubProcess => return Err(RemoteError::message("the stack's hub ended")),
             Token::Netd => self.hear_netd()?,
+            Token::Detour => self.lose_detour(),
             Token::Signals => {
                 while let Ok(Some(_)) = self.signals.read_signal() {
                     self.end(false);
@@ -283,7 +288,11 @@ impl Supervisor {
         let mut ready = true;
         for dependency in &self.units[index].service.depends_on {
             let replicas = self.replicas(&dependency.service);
-            ready &= fleet::readiness(&replicas, dependency.condition).map_err(|unit| self.why_not(unit))?;
+            ready &= match fleet::readiness(&replicas, dependency.condition) {
+                // `required: false`: what became of it has been told.
+                Err(_) if dependency.optional => true,
+                other => other.map_err(|unit| self.why_not(unit))?,
+            };
         }
         Ok(ready)
     }
@@ -369,10 +378,12 @@ impl Supervisor {
             memory,
             binds,
             kill_at: None,
+            hooks: None,
         });
         let restarts = unit.restarts;
         self.tell_state(index, None);
         self.tell_event_of(index, What::Started { restarts });
+        self.begin_welcome(index);
         Ok(())
     }
 
@@ -440,6 +451,10 @@ impl Supervisor {
             self.conclude(index, result);
             return;
         }
+        let is_hook = |run: &Run| run.hooks.as_ref().is_some_and(|hooks| hooks.runs(exit.pid));
+        if let Some(index) = self.unit_of(is_hook) {
+            return self.hook_ended(index, exit.status);
+        }
         self.process_ended(exit);
     }
 
@@ -467,6 +482,10 @@ impl Supervisor {
                 run.kill_at = Some(now + Duration::from_secs(10));
             }
             if run.kill_at.is_some() {
+                continue;
+            }
+            if run.hooks.as_ref().is_some_and(|hooks| hooks.deadline <= now) {
+                self.cut_hooks_short(index);
                 continue;
             }
             let Some(monitor) = &mut run.monitor else { continue };

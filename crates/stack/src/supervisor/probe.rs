@@ -80,7 +80,7 @@ impl Supervisor {
             Some(Probe::Http { port, path }) => {
                 Ok(health::connect(self.socket_beside(index)?, port, Some(&path))?)
             }
-            None => Err(RemoteError::message("there is nothing to try")),
+            Some(Probe::Image) | None => Err(RemoteError::message("there is nothing to try")),
         }
     }
 

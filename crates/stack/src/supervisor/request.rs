@@ -9,6 +9,7 @@ use rustix::event::PollFlags;
 
 use super::adoption::{Change, closure};
 use super::connection::Pending;
+use super::hooks::Turn;
 use super::unit::{Readiness, Standing, Unit};
 use super::{Purpose, Supervisor, process};
 use crate::control::{Command, Container, Exec, Notice, State, Subject};
@@ -83,11 +84,12 @@ impl Supervisor {
                 self.wait_for(id, Pending::Up { services: names, wait: false });
             }
             Command::Restart(names) => {
-                let names = self.select(&names)?;
+                let mut names = self.select(&names)?;
                 for unit in self.units.iter_mut().filter(|unit| unit.is_among(&names) && stays(unit)) {
                     // Down first; `advance` starts it again because it is pending.
                     unit.restart();
                 }
+                names.extend(self.restart_dependants(&names));
                 self.wait_for(id, Pending::Up { services: names, wait: false });
             }
             Command::Status => {
@@ -203,6 +205,31 @@ impl Supervisor {
         for unit in self.units.iter_mut().filter(|unit| unit.is_among(names) && stays(unit)) {
             unit.want();
         }
+    }
+
+    /// Restarts what runs and asked to be restarted with one of `names` (`depends_on` with `restart`); returns their names.
+    pub(super) fn restart_dependants(&mut self, names: &[String]) -> Vec<String> {
+        let mut found: Vec<String> = Vec::new();
+        loop {
+            let is_restarted = |name: &String| {
+                found.contains(name)
+                    || self.units.iter().any(|u| u.service.name == *name && u.is_among(names))
+            };
+            let follows =
+                |unit: &&Unit| unit.service.depends_on.iter().any(|d| d.restart && is_restarted(&d.service));
+            let next = self.units.iter().filter(follows).map(|unit| unit.service.name.clone());
+            let next: Vec<String> = next.filter(|name| !is_restarted(name)).collect();
+            if next.is_empty() {
+                break;
+            }
+            found.extend(next);
+        }
+        for unit in self.units.iter_mut().filter(|unit| found.contains(&unit.service.name) && stays(unit)) {
+            if unit.run.is_some() {
+                unit.restart();
+            }
+        }
+        found
     }
 
     fn stop(&mut self, names: &[String]) {
@@ -411,7 +438,8 @@ impl Supervisor {
             return None;
         }
         let units = || self.units.iter().filter(|unit| unit.is_among(services));
-        if units().any(|unit| unit.pending || unit.standing == Standing::Retired) {
+        let begins = |unit: &Unit| unit.run.as_ref().is_some_and(|run| run.is_at(Turn::Start));
+        if units().any(|unit| unit.pending || begins(unit) || unit.standing == Standing::Retired) {
             return None;
         }
         if let Some(unit) = units().find(|unit| unit.failure.is_some()) {
@@ -443,6 +471,7 @@ impl Supervisor {
         let mut paths = vec![format!("c/{}", self.stack)];
         if volumes {
             paths.push(format!("v/{}", self.stack));
+            paths.extend(self.plan.iter().flat_map(spec::named_volumes));
         }
         self.hub.remove(paths)?;
         self.wiring.close().context(|| "end netd".into())?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use network::balance;
 
 use super::Supervisor;
+use super::hooks::Turn;
 use super::unit::{Standing, Unit};
 use crate::control::State;
 use crate::event::What;
@@ -16,15 +17,18 @@ impl Supervisor {
         let now = Instant::now();
         let mut draining = Vec::new();
         let mut stopping = Vec::new();
+        let mut leaving = Vec::new();
         for (index, unit) in self.units.iter().enumerate() {
             let Some(run) = &unit.run else { continue };
-            if unit.wanted || run.kill_at.is_some() || self.has_running_dependant(&unit.service.name) {
+            let stops = run.kill_at.is_some() || run.is_at(Turn::Stop);
+            if unit.wanted || stops || self.has_running_dependant(&unit.service.name) {
                 continue;
             }
             match unit.drained_by {
                 None if self.is_worth_draining(unit) => draining.push(index),
                 Some(at) if at > now && self.ending.is_none() => {}
-                _ => stopping.push(index),
+                _ if unit.service.pre_stop.is_empty() => stopping.push(index),
+                _ => leaving.push(index),
             }
         }
         for index in draining.iter().copied() {
@@ -33,7 +37,22 @@ impl Supervisor {
             unit.state = State::Draining;
             self.tell_state(index, None);
         }
+        for index in leaving.iter().copied() {
+            self.drop_hooks(index);
+            self.begin_farewell(index);
+        }
+        if draining.is_empty() && stopping.is_empty() {
+            return !leaving.is_empty();
+        }
+        self.send_stop(&stopping);
+        true
+    }
+
+    /// Sends containers their stop signals, and sees to it that SIGKILL follows.
+    pub(super) fn send_stop(&mut self, stopping: &[usize]) {
+        let now = Instant::now();
         for index in stopping.iter().copied() {
+            self.drop_hooks(index);
             let unit = &mut self.units[index];
             let kill_at = now + grace(unit);
             if let Some(run) = &mut unit.run {
@@ -41,12 +60,9 @@ impl Supervisor {
             }
             unit.state = State::Stopping;
         }
-        if draining.is_empty() && stopping.is_empty() {
-            return false;
-        }
         // Before the signals: no connection is to be led to one that is about to end.
         self.tell_netd();
-        for index in stopping {
+        for index in stopping.iter().copied() {
             let unit = &self.units[index];
             let Some(run) = &unit.run else { continue };
             if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), unit.stop_signal) {
@@ -55,7 +71,6 @@ impl Supervisor {
             self.tell_state(index, None);
             self.tell_event_of(index, What::Stopping);
         }
-        true
     }
 
     /// netd has no connection of this container any more.

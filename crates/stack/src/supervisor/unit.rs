@@ -12,6 +12,7 @@ use network::plan::replica_name;
 
 use super::direct::Binds;
 use super::health::Monitor;
+use super::hooks::{Hooks, Turn};
 use super::logs::{Log, Output};
 use super::memory::Watch;
 use crate::control::{Health, State, Status};
@@ -105,6 +106,20 @@ pub(crate) struct Run {
     pub(crate) binds: Option<Binds>,
     /// When SIGKILL follows the stop signal.
     pub(crate) kill_at: Option<Instant>,
+    /// Commands that come before it counts as started, or before its stop signal.
+    pub(crate) hooks: Option<Hooks>,
+}
+
+impl Run {
+    /// Whether commands of this turn are being run.
+    pub(crate) fn is_at(&self, turn: Turn) -> bool {
+        self.hooks.as_ref().is_some_and(|hooks| hooks.turn() == turn)
+    }
+}
+
+fn first_backoff(service: &Service) -> Duration {
+    let delay = service.restart_delay.and_then(|delay| Duration::try_from_secs_f64(delay).ok());
+    delay.unwrap_or(FIRST_BACKOFF)
 }
 
 /// Whether a dependency is there.
@@ -127,6 +142,7 @@ impl Unit {
         let process = crate::spec::process(&service, &image)?;
         let stop_signal = crate::spec::stop_signal(&service, &image)?;
         let check = crate::spec::healthcheck(&service, &image);
+        let backoff = first_backoff(&service);
         Ok(Self {
             container: replica_name(&service.name, slot),
             service,
@@ -145,7 +161,7 @@ impl Unit {
             exit_code: None,
             oom_killed: false,
             restarts: 0,
-            backoff: FIRST_BACKOFF,
+            backoff,
             restart_at: None,
             failure: None,
             outputs: Vec::new(),
@@ -167,7 +183,8 @@ impl Unit {
             let number = name.strip_prefix(self.service.name.as_str())?.strip_prefix('-')?;
             Some(!number.starts_with('0') && number.parse() == Ok(self.slot))
         };
-        name == self.service.name || name == self.container || numbered() == Some(true)
+        let called = || self.service.container_name.as_deref() == Some(name);
+        name == self.service.name || name == self.container || called() || numbered() == Some(true)
     }
 
     /// Whether one of these names means it.
@@ -204,7 +221,7 @@ impl Unit {
         match &self.run {
             None => self.state = State::Waiting,
             // It is being stopped: it starts again when it has.
-            Some(run) if run.kill_at.is_some() => {}
+            Some(run) if run.kill_at.is_some() || run.is_at(Turn::Stop) => {}
             Some(_) => {
                 if self.drained_by.take().is_some() {
                     self.state = State::Running;
@@ -226,7 +243,7 @@ impl Unit {
         self.failure = None;
         self.restart_at = None;
         self.restarts = 0;
-        self.backoff = FIRST_BACKOFF;
+        self.backoff = first_backoff(&self.service);
     }
 
     /// Puts off a start that its policy asked for; false when it was a user who did, and is to be told.
@@ -243,7 +260,8 @@ impl Unit {
     fn restart_later(&mut self, now: Instant) {
         self.state = State::Restarting;
         self.restart_at = Some(now + self.backoff);
-        self.backoff = (self.backoff * 2).min(LAST_BACKOFF);
+        // A pause of the file's may be longer.
+        self.backoff = (self.backoff * 2).min(LAST_BACKOFF.max(first_backoff(&self.service)));
     }
 
     /// Takes a start back.
@@ -260,6 +278,10 @@ impl Unit {
     pub(crate) fn readiness(&self, condition: Condition) -> Readiness {
         if self.failure.is_some() {
             return Readiness::Never;
+        }
+        // It is about to be started, perhaps once it is down.
+        if self.pending || self.run.as_ref().is_some_and(|run| run.is_at(Turn::Start)) {
+            return Readiness::NotYet;
         }
         let ended = self.state == State::Exited && !self.pending;
         match condition {
@@ -306,7 +328,7 @@ impl Unit {
         self.exit_code = Some(status);
         self.state = State::Exited;
         if ran >= STEADY {
-            self.backoff = FIRST_BACKOFF;
+            self.backoff = first_backoff(&self.service);
         }
         let again = match self.service.restart {
             RestartPolicy::No => false,
@@ -324,7 +346,8 @@ impl Unit {
         let health =
             run.filter(|run| run.kill_at.is_none()).and_then(|run| run.monitor.as_ref()).map(Monitor::next);
         let stop = run.and_then(|run| run.kill_at.or(self.drained_by));
-        [self.restart_at, stop, health].into_iter().flatten().min()
+        let hooks = run.and_then(|run| run.hooks.as_ref()).map(|hooks| hooks.deadline);
+        [self.restart_at, stop, health, hooks].into_iter().flatten().min()
     }
 
     pub(crate) fn status(&self, now: Instant, ports: Vec<String>) -> Status {
@@ -335,6 +358,7 @@ impl Unit {
             state: self.state,
             health: self.health(),
             ports,
+            moved_ports: self.service.moved_ports.clone(),
             image: crate::spec::image_name(&self.service),
             pid: self.run.as_ref().map(|run| run.host_pid),
             exit_code: if self.run.is_some() { None } else { self.exit_code },
@@ -358,7 +382,7 @@ pub(crate) mod tests {
         let plan = load(&LoadOptions { file, ..LoadOptions::default() }, &HostFacts::default()).unwrap();
         let id = image::Digest::of(b"");
         let image = Image { id, config: image::ImageConfig::default(), layers: Vec::new() };
-        let log = Log::open(directory, "s").unwrap();
+        let log = Log::open(directory, "s", &crate::plan::Logging::default()).unwrap();
         Unit::new(plan.services[0].clone(), 1, image, String::new(), log).unwrap()
     }
 
@@ -376,6 +400,7 @@ pub(crate) mod tests {
             memory: None,
             binds: None,
             kill_at: None,
+            hooks: None,
         }
     }
 

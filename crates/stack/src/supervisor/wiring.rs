@@ -15,6 +15,7 @@ use sys::channel::Channel;
 
 use super::Supervisor;
 use super::connection::Pending;
+use super::detour::{self, Detour};
 use super::netd::{Deaths, Presence, Revival};
 use crate::control::Notice;
 use crate::hub::client::Hub;
@@ -44,6 +45,8 @@ pub(crate) struct Wiring {
     names: Vec<NameSockets>,
     /// What takes everything that containers send out of their networks.
     intercepted: Option<Intercepted>,
+    /// The program by which it leaves where the kernel cannot intercept.
+    detour: Option<Detour>,
     /// What netd serves, or will when it is there.
     plan: NetworkPlan,
     /// The ports that are published.
@@ -64,6 +67,7 @@ impl Wiring {
             listeners: BTreeMap::new(),
             names: Vec::new(),
             intercepted: None,
+            detour: None,
             plan: NetworkPlan::default(),
             published: Vec::new(),
             inward: Vec::new(),
@@ -118,9 +122,29 @@ impl Wiring {
     pub(super) fn open_way_out(&mut self, plan: &NetworkPlan, hub: &mut Hub) -> Result<(), RemoteError> {
         let needed = !plan.groups.is_empty() || plan.networks.iter().any(|network| !network.internal);
         if needed && self.intercepted.is_none() {
+            detour::hook()?;
             self.intercepted = Some(hub.intercept()?);
+            self.detour = None;
         }
         Ok(())
+    }
+
+    /// Has another program be the way out of `plan`; false where none is installed.
+    fn open_detour(&mut self, plan: &NetworkPlan, hub: &mut Hub) -> Result<bool, RemoteError> {
+        if self.detour.is_none() && plan.networks.iter().any(|network| !network.internal) {
+            self.detour = Detour::open(plan, hub)?;
+        }
+        Ok(self.detour.is_some())
+    }
+
+    /// That program, while it runs.
+    pub(super) fn detour(&self) -> Option<BorrowedFd<'_>> {
+        self.detour.as_ref().map(AsFd::as_fd)
+    }
+
+    /// It has ended.
+    pub(super) fn lose_detour(&mut self) {
+        self.detour = None;
     }
 
     /// Hands netd what it works with, of the name server's sockets only those from `fresh` on if it has the others,
@@ -273,6 +297,7 @@ impl Wiring {
         self.listeners.clear();
         self.names.clear();
         self.inward.clear();
+        self.detour = None;
         match std::mem::take(&mut self.netd) {
             Presence::Running(netd) => netd.end().map(drop),
             Presence::Unneeded | Presence::Due { .. } => Ok(()),
@@ -289,7 +314,7 @@ impl Wiring {
 }
 
 impl Supervisor {
-    /// Opens the way out of the stack, or says why there is none.
+    /// Opens the way out of the stack, or says why there is none, or not all of it.
     pub(super) fn open_way_out(&mut self, plan: &NetworkPlan, strict: bool) -> Result<(), RemoteError> {
         let Err(error) = self.wiring.open_way_out(plan, &mut self.hub) else { return Ok(()) };
         let what =
@@ -297,6 +322,11 @@ impl Supervisor {
         if strict {
             return Err(error.context(what));
         }
+        let what = match self.wiring.open_detour(plan, &mut self.hub) {
+            Ok(true) => detour::what_is_lost(plan),
+            Ok(false) => what.to_owned(),
+            Err(error) => format!("{what} ({error})"),
+        };
         let hint = error.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
         let text = format!("{what}: {error}{hint}");
         for id in self.waiting(|pending| matches!(pending, Pending::Up { .. })) {

@@ -129,6 +129,28 @@ fn a_name_goes_before_its_image_and_an_id_takes_all() {
 }
 
 #[test]
+fn a_digest_keeps_no_image_and_goes_with_the_last_tag_beside_it() {
+    let mut store = contents(&[("a", &["la"], true), ("old", &["lo"], false)], &[]);
+    let pinned = |name: &str| name.parse::<Reference>().unwrap().pinned(&digest("manifest"));
+    store.tags.insert(pinned("old"), digest("old"));
+    store.tags.insert(pinned("a"), digest("a"));
+    store.tags.insert("host:5000/a:1".parse().unwrap(), digest("a"));
+    let doomed = plan(&store, &PrunePolicy::default());
+    assert_eq!((doomed.images, doomed.names), (digests(&["old"]), vec![pinned("old")]));
+    let first = removal(&store, "a", false).unwrap();
+    assert_eq!((first.untagged, first.image), (vec!["a".parse().unwrap(), pinned("a")], None));
+    let other = removal(&store, "host:5000/a:1", false).unwrap();
+    assert_eq!(other.untagged, ["host:5000/a:1".parse().unwrap()]);
+    store.tags.remove(&"host:5000/a:1".parse().unwrap());
+    let last = removal(&store, "a", false).unwrap();
+    assert_eq!((last.untagged.len(), last.image), (2, Some(digest("a"))));
+    let by_digest = removal(&store, &pinned("a").to_string(), false).unwrap();
+    assert_eq!((by_digest.untagged, by_digest.image), (vec![pinned("a")], None));
+    let by_id = removal(&store, digest("a").short(), false).unwrap();
+    assert_eq!((by_id.untagged.len(), by_id.image), (2, Some(digest("a"))));
+}
+
+#[test]
 fn an_image_in_use_stays_and_its_user_is_named() {
     let mut store = contents(&[("a", &["la"], true)], &[]);
     store.holds.insert(Hold::Container { image: digest("a"), container: "shop/web".to_owned() });
