@@ -2,7 +2,7 @@
 //! whatever its variables make of it.
 #![no_main]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use image::{Error, check, plan_bases};
 
@@ -13,7 +13,7 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
         Ok(warnings) => {
             assert_eq!(check("Dockerfile", text, &args).ok(), Some(warnings));
             // What is right for all stages is right for those that are built.
-            plan_bases("Dockerfile", text, &args, None).expect("it was checked");
+            plan_bases("Dockerfile", text, &args, None, &BTreeSet::new()).expect("it was checked");
         }
         Err(Error::Dockerfile { line, message, hint, .. }) => {
             assert!(line >= 1 && line <= lines && !message.is_empty());

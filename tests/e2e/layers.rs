@@ -9,7 +9,7 @@ use crate::stand::{Stand, fixtures};
 /// The steps of a build: the number of the instruction, and whether it was run rather than found.
 fn steps(said: &str) -> Vec<(u32, bool)> {
     let step = |line: &str| {
-        let (label, text) = line.strip_prefix("[shell ")?.split_once("] ")?;
+        let (label, text) = line.split_once(" [shell ")?.1.split_once("] ")?;
         let number = label.split_once('/')?.0.parse().ok()?;
         text.contains("RUN").then_some((number, !text.starts_with("cached: ")))
     };

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod build;
+mod build_mounts;
 mod build_network;
 mod client;
 mod direct;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::build::Build;
 use crate::events::{Since, since};
 use crate::net::{pause, percent, rate};
 use crate::store;
@@ -128,8 +129,8 @@ pub(crate) enum Command {
     Exec(Exec),
     /// Run a one-off container with a service's configuration
     Run(Run),
-    /// Build the images of the services
-    Build(Build),
+    /// Build the images of the services, or the image of a directory with a Dockerfile
+    Build(Box<Build>),
     /// Fetch images from their registries
     Pull(crate::registry::Pull),
     /// Send images to their registries
@@ -382,19 +383,6 @@ pub(crate) struct Run {
     /// Command and its arguments [default: the service's own]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub(crate) argv: Vec<String>,
-}
-
-/// `build`.
-#[derive(Debug, Args)]
-pub(crate) struct Build {
-    /// Run every instruction again
-    #[arg(long)]
-    pub(crate) no_cache: bool,
-    /// Base distribution, one of the file's `base`
-    #[arg(long, value_name = "NAME")]
-    pub(crate) base: Option<String>,
-    /// Services [default: all that are built]
-    pub(crate) services: Vec<String>,
 }
 
 /// Parses the arguments of the process; the first is the program's name.

@@ -4,6 +4,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod args;
+mod build;
+mod build_view;
 mod diagnosis;
 mod events;
 mod exec;
@@ -100,7 +102,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Net { net } => net::net(&session, net),
         Command::Exec(arguments) => exec::exec(&session, &arguments),
         Command::Run(arguments) => exec::run(&session, &arguments),
-        Command::Build(arguments) => images::build(&session, &arguments),
+        Command::Build(arguments) => build::build(&session, &arguments),
         Command::Images(arguments) => store::images(&session, &arguments),
         Command::Tag(arguments) => store::tag(&session, &arguments),
         Command::Rmi(arguments) => store::rmi(&session, &arguments),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use rustix::termios::{self, LocalModes, OptionalActions};
 use stack::RemoteError;
-use stack::plan::{Plan, Source};
+use stack::plan::{Plan, Service, Source};
 use stack::registry::{self, Credentials, DOCKER_HUB, Done, Kept, Transfer};
 
 use crate::output::{self, Failure, Output, size};
@@ -65,7 +65,7 @@ pub(crate) struct Logout {
 
 /// `pull`.
 pub(crate) fn pull(session: &Session, arguments: &Pull) -> Result<u8, Failure> {
-    let names = images(session, &arguments.names, |source| match source {
+    let names = images(session, &arguments.names, |_, service| match &service.source {
         Source::Image(name) => Some(name.clone()),
         Source::Build(_) | Source::Rootfs(_) => None,
     })?;
@@ -90,9 +90,14 @@ pub(crate) fn pull(session: &Session, arguments: &Pull) -> Result<u8, Failure> {
 
 /// `push`.
 pub(crate) fn push(session: &Session, arguments: &Push) -> Result<u8, Failure> {
-    let mut names = images(session, &arguments.names, |source| match source {
-        Source::Build(build) => Some(build.image.clone()),
-        Source::Image(_) | Source::Rootfs(_) => None,
+    let mut names = images(session, &arguments.names, |plan, service| match &service.source {
+        // A name that the file does not give is none of a registry's.
+        Source::Build(build)
+            if build.image != format!("{}-{}:latest", plan.name, service.name.to_lowercase()) =>
+        {
+            Some(build.image.clone())
+        }
+        _ => None,
     })?;
     if arguments.all_tags {
         let mut all = Vec::new();
@@ -106,7 +111,7 @@ pub(crate) fn push(session: &Session, arguments: &Push) -> Result<u8, Failure> {
         names = all;
     }
     if names.is_empty() {
-        session.output.progress("nothing to push: no service is built here");
+        session.output.progress("nothing to push: no service has both a `build` and an `image`");
     }
     for name in names {
         let mut report = Report::new(session.output, arguments.quiet);
@@ -125,7 +130,7 @@ pub(crate) fn push(session: &Session, arguments: &Push) -> Result<u8, Failure> {
 fn images(
     session: &Session,
     names: &[String],
-    of: impl Fn(&Source) -> Option<String>,
+    of: impl Fn(&Plan, &Service) -> Option<String>,
 ) -> Result<Vec<String>, Failure> {
     let mut images: Vec<String> = Vec::new();
     let mut add = |image: String| {
@@ -135,7 +140,7 @@ fn images(
     };
     if names.is_empty() {
         let plan = session.load(None)?.plan;
-        plan.services.iter().filter_map(|service| of(&service.source)).for_each(&mut add);
+        plan.services.iter().filter_map(|service| of(&plan, service)).for_each(&mut add);
         return Ok(images);
     }
     // What looks like an image is one, and needs no stack file.
@@ -146,13 +151,14 @@ fn images(
         false => session.load(None).ok().map(|loaded| loaded.plan),
     };
     for name in names {
-        let service = plan.iter().flat_map(|plan| &plan.services).find(|service| service.name == *name);
-        match service.filter(|_| !certain(name)).map(|service| &service.source) {
+        let known = plan.as_ref().filter(|_| !certain(name));
+        let service = known.and_then(|plan| Some((plan, plan.services.iter().find(|s| s.name == *name)?)));
+        match service {
             None => add(name.clone()),
-            Some(Source::Image(image)) => add(image.clone()),
-            Some(source) => add(of(source).ok_or_else(|| {
+            Some((_, Service { source: Source::Image(image), .. })) => add(image.clone()),
+            Some((plan, service)) => add(of(plan, service).ok_or_else(|| {
                 RemoteError::message(format!("service `{name}` has no image of a registry"))
-                    .or_hint("`inception-run build` makes it")
+                    .or_hint("give it an `image`: the name under which its registry is to have it")
             })?),
         }
     }
@@ -355,7 +361,7 @@ impl Report {
 /// `  4abcf2066143 [=====>    ]  1.2 MB of 3.4 MB`
 fn bar(blob: &str, (done, total): (u64, u64)) -> String {
     const WIDTH: u64 = 24;
-    let full = if total == 0 { WIDTH } else { done.min(total).saturating_mul(WIDTH) / total };
+    let full = done.min(total).saturating_mul(WIDTH).checked_div(total).unwrap_or(WIDTH);
     let bar: String = (0..WIDTH).map(|at| if at < full { '=' } else { ' ' }).collect();
     format!("  {blob} [{bar}] {} of {}\n", size(done), size(total))
 }

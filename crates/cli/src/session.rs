@@ -94,6 +94,11 @@ impl Session {
         client::connect(&self.paths, &name).ok()?.map(|_running| kept)
     }
 
+    /// Whether a stack file is named, or lies here.
+    pub(crate) fn has_stack_file(&self) -> bool {
+        self.stack_file().is_ok()
+    }
+
     fn stack_file(&self) -> Result<PathBuf, Failure> {
         if let Some(file) = &self.file {
             return Ok(file.clone());

@@ -23,7 +23,7 @@ use crate::signals::Signals;
 pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure> {
     let loaded = session.load_scaled(arguments.base.as_deref(), &arguments.scale)?;
     check_services(&loaded.plan, &arguments.services)?;
-    let images = images::for_up(session, &loaded.plan, arguments)?;
+    let images = images::for_up(session, &loaded, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
     let attached = attached(&loaded.plan);
     let up = control::Up {
@@ -292,7 +292,11 @@ pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Fa
 /// Starts a supervisor that has the plan and runs no more of it than `service` depends on, for a one-off
 /// container of a stack that does not run. Ends with this process.
 pub(crate) fn start_for_run(session: &Session, loaded: Loaded, service: &str) -> Result<Client, Failure> {
-    let images = images::provide(session, &loaded.plan, &Options::default())?;
+    let images = images::provide(
+        session,
+        &loaded.plan,
+        Options { secrets: crate::build::secrets(&loaded)?, ..Options::default() },
+    )?;
     let secrets = secrets(&loaded)?;
     let plan = loaded.plan;
     let wanted = plan.services.iter().find(|s| s.name == service);

@@ -195,7 +195,11 @@ pub enum Error {
         source: Box<Error>,
     },
     /// A command of a `RUN` instruction ended with a status other than zero.
-    #[error("{file}:{line}: `{instruction}` ended with status {status}{}", last_lines(output))]
+    #[error(
+        "{file}:{line}: `{instruction}` ended with status {status}{}{}",
+        last_lines(output),
+        excerpt(source_lines)
+    )]
     RunFailed {
         /// Name of the Dockerfile.
         file: String,
@@ -207,6 +211,8 @@ pub enum Error {
         status: i32,
         /// The last lines of what it wrote.
         output: Vec<String>,
+        /// Lines of the Dockerfile around the instruction: number, text, whether it is part of it.
+        source_lines: Vec<(usize, String, bool)>,
     },
     /// The sandbox of a `RUN` instruction could not be started.
     #[error("run the command in its sandbox")]
@@ -219,6 +225,14 @@ pub enum Error {
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A mount needs something that the build was not given.
+    #[error("there is no {what} `{id}`")]
+    NotGiven {
+        /// "secret" or "SSH agent".
+        what: &'static str,
+        /// The id that the instruction asks for.
+        id: String,
     },
     /// A source of `COPY` or `ADD` cannot be used.
     #[error("`{pattern}` {problem}")]
@@ -251,6 +265,12 @@ pub enum Error {
     MissingImage {
         /// Its name.
         reference: Reference,
+    },
+    /// An image is not in the store.
+    #[error("image {id} is not in the store")]
+    MissingId {
+        /// Its id.
+        id: crate::digest::Digest,
     },
     /// A build has more layers than one overlay mount can name.
     #[error("the image would have more than {limit} layers")]
@@ -294,25 +314,44 @@ fn last_lines(output: &[String]) -> String {
     format!("; its last lines:\n    {}", output.join("\n    "))
 }
 
+/// Lines of a file, with numbers, and a mark at those that are meant.
+fn excerpt(lines: &[(usize, String, bool)]) -> String {
+    let line = |(number, text, meant): &(usize, String, bool)| {
+        let mark = if *meant { '>' } else { ' ' };
+        format!("\n  {mark} {number:>3} | {text}").trim_end().to_owned()
+    };
+    lines.iter().map(line).collect()
+}
+
 impl Error {
     /// An error of a system call.
     pub(crate) fn io(operation: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
         Self::Io { operation, path: path.as_ref().to_owned(), source: source.into() }
     }
 
+    const DISK_FULL: &str = "free some space, or put the data on another disk with INCEPTION_DATA_DIR";
+
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
-                    "free some space, or put the data on another disk with INCEPTION_DATA_DIR".to_owned(),
-                ),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Self::DISK_FULL.to_owned()),
                 _ => None,
             },
+            Self::RunFailed { output, .. } => {
+                let full = output.iter().any(|line| line.contains("No space left on device"));
+                full.then(|| Self::DISK_FULL.to_owned())
+            }
             Self::Dockerfile { hint, .. } | Self::CopySource { hint, .. } => hint.clone(),
             Self::Step { source, .. } | Self::Unpack { source, .. } => source.hint(),
             Self::DamagedArchive { .. } | Self::Checksum { .. } => {
                 Some("the file is damaged or was changed: fetch it again".to_owned())
+            }
+            Self::NotGiven { what: "secret", id } => Some(format!(
+                "pass it with `build --secret id={id},src=FILE`, or name it in `secrets` of the service's `build`"
+            )),
+            Self::NotGiven { id, .. } => {
+                Some(format!("pass it with `build --ssh {id}`, or name it in `ssh` of the service's `build`"))
             }
             Self::UnknownImage { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::UnknownImage { .. } => Some("`inception-run images` lists what there is".to_owned()),

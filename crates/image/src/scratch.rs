@@ -169,16 +169,6 @@ impl Pending {
     pub(crate) fn rename(self, path: &Path) -> Result<()> {
         fs::rename(&self.path, path).map_err(|cause| Error::io("write", path, cause))
     }
-
-    /// Gives it its name unless something has it already, which then stays; false in that case.
-    fn link(self, path: &Path) -> Result<bool> {
-        // Unlike a rename, a link never replaces.
-        match fs::hard_link(&self.path, path) {
-            Ok(()) => Ok(true),
-            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(cause) => Err(Error::io("write", path, cause)),
-        }
-    }
 }
 
 impl Drop for Pending {
@@ -197,9 +187,4 @@ pub(crate) fn write_file(tmp: &Path, path: &Path, content: &[u8], durable: bool)
     pending.sync()?;
     pending.rename(path)?;
     sync_dir(path.parent().unwrap_or(Path::new(".")))
-}
-
-/// Writes a file unless there is one already, which then stays; false in that case.
-pub(crate) fn write_new_file(tmp: &Path, path: &Path, content: &[u8]) -> Result<bool> {
-    Pending::write(tmp, content)?.link(path)
 }

@@ -1,6 +1,6 @@
 //! `images`, `history`, and `inspect` of images.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -120,7 +120,7 @@ pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failur
         let mut ids: Vec<String> =
             list.iter().map(|image| id(&image.id.to_string(), arguments.no_trunc)).collect();
         // An image with several names is one.
-        let mut seen = BTreeSet::new();
+        let mut seen = std::collections::BTreeSet::new();
         ids.retain(|id| seen.insert(id.clone()));
         output::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
         return Ok(0);

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::build::source::{Source, Wanted, refused};
-use crate::build::{Builder, item};
+use crate::build::{BoxError, Builder, item};
 use crate::digest::Hasher;
 use crate::error::{Error, Result};
 use crate::layer::LayerWriter;
@@ -140,7 +140,7 @@ fn short<'a>(name: &'a str, prefix: &str) -> &'a str {
     name.strip_prefix(prefix).unwrap_or(name)
 }
 
-fn failed(source: &GitSource, cause: Box<dyn std::error::Error + Send + Sync>) -> Error {
+fn failed(source: &GitSource, cause: BoxError) -> Error {
     Error::Git { remote: source.remote.clone(), source: cause }
 }
 

@@ -10,8 +10,9 @@ use crate::build::chmod::Chmod;
 use crate::build::item::{Content, Item, Origin};
 use crate::build::source::{Source, Wanted, refused};
 use crate::build::stage::{StageState, clean};
-use crate::build::{BuildEvent, Builder, Outcome, Step, cache};
-use crate::dockerfile::{self, Copy, expand_document};
+use crate::build::{BuildEvent, Builder, Context, Files, Outcome, Step, cache};
+use crate::digest::Hasher;
+use crate::dockerfile::{Copy, expand_document};
 use crate::error::{Error, Result};
 use crate::layer::{LayerWriter, bytes};
 use crate::pattern::Ignore;
@@ -59,19 +60,21 @@ impl Builder<'_> {
             let hint = Some("ADD does".to_owned());
             return Err(refused(url, "is an address: COPY takes no address".to_owned(), hint));
         }
-        let image_view = match &copy.from {
-            None => None,
-            Some(from) => Some(self.source_view(from, stage, step)?),
+        let from = self.files(copy.from.as_deref(), stage, step.line)?;
+        let image_view = match &from {
+            Files::Layers(layers) => Some(store.view(layers)?),
+            Files::Context(_) => None,
         };
-        if image_view.is_none() && !local.is_empty() {
-            self.open_context()?;
-        }
-        let source = match (&image_view, &self.context) {
+        let context = match &from {
+            Files::Context(name) if !local.is_empty() => Some(self.open_context(name)?),
+            // Nothing but text of the Dockerfile, and downloads.
+            Files::Context(_) | Files::Layers(_) => None,
+        };
+        let source = match (&image_view, context) {
             (Some(view), _) => Some(Source { view, ignore: None, image: true }),
             (None, Some(context)) => {
                 Some(Source { view: &context.view, ignore: Some(&context.ignore), image: false })
             }
-            // Nothing but text of the Dockerfile, and downloads.
             (None, None) => None,
         };
 
@@ -130,8 +133,11 @@ impl Builder<'_> {
             item.key(&mut key);
         }
         // The source borrows the context: it is lent out until the layer is made.
-        let context = if image_view.is_none() { self.context.take() } else { None };
-        let view = image_view.as_ref().or(context.as_ref().map(|context| &context.view));
+        let lent = match &from {
+            Files::Context(name) => self.contexts.remove_entry(name),
+            Files::Layers(_) => None,
+        };
+        let view = image_view.as_ref().or(lent.as_ref().map(|(_, context)| &context.view));
         let outcome = self.layer(state, key.finish(), step, |builder, state, scratch| {
             let top = builder.store.new_layer(scratch)?;
             let writer = LayerWriter::open(&builder.store.layer_dirs(&state.built.layers), &top)?;
@@ -149,9 +155,7 @@ impl Builder<'_> {
             }
             Ok(Some(top))
         });
-        if self.context.is_none() {
-            self.context = context;
-        }
+        self.contexts.extend(lent);
         outcome
     }
 
@@ -181,7 +185,29 @@ impl Builder<'_> {
         let unpack = copy.unpack.unwrap_or(copy.add);
         Ok((Words { sources, written, target, checksum }, Wanted { owner, mode, unpack, exclude }))
     }
+}
 
+/// Files of a context, for a mount of a `RUN` instruction.
+pub(super) struct Gathered(Vec<Item>);
+
+impl Gathered {
+    /// The name that they get in the directory that they are written to.
+    pub(super) const NAME: &str = "files";
+
+    /// Adds all that they are to a key.
+    pub(super) fn key(&self, key: &mut Hasher) {
+        self.0.iter().for_each(|item| item.key(key));
+    }
+
+    /// Copies them into a directory.
+    pub(super) fn write(&self, context: Option<&Context>, top: &Path) -> Result<()> {
+        let writer = LayerWriter::open(&[], top)?;
+        let view = context.map(|context| &context.view);
+        self.0.iter().try_for_each(|item| item.write(view, &writer, &Wanted::default()))
+    }
+}
+
+impl Builder<'_> {
     fn repository_item(&mut self, url: &str, copy: &Copy, words: &Words, wanted: &Wanted) -> Result<Item> {
         let mut repository = Repository::parse(url, copy.keep_git_dir, words.checksum.as_deref())?;
         self.find_commit(url, &mut repository)?;
@@ -190,21 +216,15 @@ impl Builder<'_> {
         Ok(Item { origin: Origin::Repository, target, attributes, content })
     }
 
-    /// The files of a stage or an image.
-    fn source_view(&self, from: &str, stage: usize, step: Step<'_>) -> Result<View> {
-        match self.dockerfile.copy_origin(from, stage, step.line)? {
-            dockerfile::Origin::Stage(earlier) => {
-                // A trigger of the base may name a stage that nothing else in the file needs.
-                let message = || format!("--from={from}: this stage is not built before this one");
-                let built = self.built.get(&earlier);
-                let built = built.ok_or_else(|| self.dockerfile.error(step.line, message()))?;
-                self.store.view(&built.layers)
-            }
-            dockerfile::Origin::Image(reference) => self.store.view(&self.image(&reference)?.layers),
-            dockerfile::Origin::Scratch => {
-                View::open(&[]).map_err(|(path, cause)| Error::io("open layer", path, cause))
-            }
+    /// What is at the path `from` in a context, without what `.dockerignore` leaves out.
+    pub(super) fn gather(&mut self, context: &Option<String>, from: &str) -> Result<Gathered> {
+        let context = self.open_context(context)?;
+        let source = Source { view: &context.view, ignore: Some(&context.ignore), image: false };
+        let mut items = Vec::new();
+        for (name, node) in source.find(from)? {
+            source.collect(&name, node, Path::new(Gathered::NAME), false, &Wanted::default(), &mut items)?;
         }
+        Ok(Gathered(items))
     }
 }
 

@@ -4,24 +4,34 @@
 mod add_git;
 mod add_url;
 mod cache;
+mod cache_dir;
 mod chmod;
 mod copy;
+mod epoch;
+mod files;
 mod item;
+mod mount;
 mod parents;
+mod run;
+mod schedule;
 mod source;
 mod stage;
+mod step;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::mem;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::SystemTime;
 
 pub use crate::build::add_git::GitSource;
+pub use crate::build::cache_dir::CacheMount;
+pub use crate::build::files::unpack_files;
+use crate::build::run::Underway;
+use crate::build::stage::Built;
 pub(crate) use crate::build::stage::clean;
-use crate::build::stage::{Built, StageState};
+pub use crate::build::step::{BoxError, Network, RunMount, RunSource, RunStep, Runner, Running, Secret};
 use crate::config::{Image, ImageConfig};
-use crate::digest::Digest;
+use crate::digest::{Digest, LayerId};
 use crate::dockerfile::{Dockerfile, Instruction, Kind, Origin};
 use crate::error::{Error, Result};
 use crate::pattern::Ignore;
@@ -34,74 +44,6 @@ const IGNORE_BYTES: u64 = 1 << 20;
 /// Longest part of an instruction that an error repeats.
 const SHOWN_CHARS: usize = 120;
 
-/// Runs `RUN` instructions; this crate starts no process itself.
-pub trait Runner {
-    /// Runs a command in a sandbox on an overlay of the step's directories, mounted with `userxattr`, and
-    /// returns its exit status (128 + number for a signal). What it writes is passed to `output` as it comes.
-    fn run(
-        &mut self,
-        step: &RunStep,
-        output: &mut dyn FnMut(&[u8]),
-    ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>>;
-
-    /// Finds the commit that a repository's branch or tag means now.
-    ///
-    /// # Errors
-    /// When the repository cannot be asked, or has no such thing.
-    fn git_commit(
-        &mut self,
-        _source: &GitSource,
-    ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
-        Err("git repositories cannot be fetched here".into())
-    }
-
-    /// Puts the files of a commit into an empty directory. Returns the commit's time, seconds since 1970.
-    ///
-    /// # Errors
-    /// When the commit cannot be fetched.
-    fn git_fetch(
-        &mut self,
-        _source: &GitSource,
-        _commit: &str,
-        _directory: &Path,
-    ) -> Result<i64, Box<dyn std::error::Error + Send + Sync>> {
-        Err("git repositories cannot be fetched here".into())
-    }
-}
-
-/// What a `RUN` instruction runs, and on which overlay.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunStep {
-    /// Layers, lowest first, relative to the data directory; at least one.
-    pub layers: Vec<String>,
-    /// The overlay's upper directory, relative to the data directory.
-    pub upper: String,
-    /// The overlay's work directory, relative to the data directory.
-    pub work: String,
-    /// The command line.
-    pub argv: Vec<String>,
-    /// The whole environment but for `HOME`; `PATH` is always set.
-    pub env: Vec<(String, String)>,
-    /// Absolute path inside the image.
-    pub cwd: String,
-    /// `USER[:GROUP]`; empty is root.
-    pub user: String,
-    /// Which network it asks for.
-    pub network: Network,
-}
-
-/// The network of a `RUN` instruction, as its flag `--network` says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Network {
-    /// What builds have when nothing is said.
-    #[default]
-    Default,
-    /// Its own loopback, and nothing else.
-    None,
-    /// The host's.
-    Host,
-}
-
 /// What to build.
 #[derive(Clone, Debug, Default)]
 pub struct BuildRequest {
@@ -109,56 +51,94 @@ pub struct BuildRequest {
     pub context: PathBuf,
     /// The Dockerfile, inside the context or elsewhere.
     pub dockerfile: PathBuf,
+    /// Its text, where it is no file.
+    pub dockerfile_text: Option<String>,
     /// The Dockerfile's name in messages; its path where absent.
     pub dockerfile_name: Option<String>,
-    /// The new image's name.
-    pub tag: Option<Reference>,
+    /// The new image's names.
+    pub tags: Vec<Reference>,
     /// Values of `ARG`s.
     pub args: BTreeMap<String, String>,
     /// The stage to build; the last where absent.
     pub target: Option<String>,
-    /// Make every layer anew.
-    pub no_cache: bool,
+    /// Layers made before this time are made anew.
+    pub fresh: Option<SystemTime>,
+    /// No date in the image is later than this, seconds since 1970 (`SOURCE_DATE_EPOCH`).
+    pub epoch: Option<u64>,
+    /// Labels that the image gets beside those of the Dockerfile.
+    pub labels: BTreeMap<String, String>,
+    /// What names in the Dockerfile mean, before its stages and images.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// What `RUN --mount=type=secret` can ask for, by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// The agents that `RUN --mount=type=ssh` can ask for, by id: the runner has their sockets.
+    pub agents: BTreeSet<String>,
     /// Which image a name in the Dockerfile means, where that is not the store's image of this name.
     pub bases: BTreeMap<Reference, Digest>,
 }
 
-/// How a build goes on.
+/// What a name in a Dockerfile means.
+#[derive(Clone, Debug)]
+pub enum NamedContext {
+    /// A directory; like the build context it can have a `.dockerignore`.
+    Directory(PathBuf),
+    /// An image of the store, by its name.
+    Image(Reference),
+    /// An image of the store, by its id.
+    Id(Digest),
+}
+
+/// How a build goes on. Stages without need of each other are built at the same time, so events of several steps come
+/// in any order.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum BuildEvent {
-    /// An instruction begins.
+    /// An instruction begins that can change files.
     StepStarted {
+        /// Which step, from 0; each has a number of its own in the build.
+        step: usize,
+        /// The stage's name, or its number; none where there is one stage.
+        stage: Option<String>,
         /// From 1.
         index: usize,
-        /// Instructions in all stages that are built.
+        /// Steps of this stage.
         total: usize,
         /// The instruction as written.
         text: String,
     },
     /// Its layer was made before.
     StepCached {
-        /// From 1.
-        index: usize,
+        /// Which step.
+        step: usize,
     },
     /// It has been carried out.
     StepDone {
-        /// From 1.
-        index: usize,
+        /// Which step.
+        step: usize,
         /// How long that took.
         seconds: f64,
     },
     /// A line that a `RUN` instruction's command wrote, without its end.
-    Output(String),
+    Output {
+        /// Which step.
+        step: usize,
+        /// The line.
+        line: String,
+    },
     /// Something that the user should know.
     Warning(String),
 }
 
 /// How an instruction was carried out.
-#[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Outcome {
     Done,
     Cached,
+    /// Not yet: somebody else makes its layer, or has a cache to himself.
+    Awaited,
+    /// Not yet: there are enough commands already.
+    Queued,
+    /// Its command runs.
+    Running(Box<Underway>),
 }
 
 /// Builds an image. What is unchanged since an earlier build is not done again; whatever happens, the store
@@ -173,26 +153,15 @@ pub fn build(
         Some(name) => name.clone(),
         None => request.dockerfile.display().to_string(),
     };
-    let read = || {
-        // Not a pipe, on which reading could wait for ever.
-        if !fs::metadata(&request.dockerfile)?.is_file() {
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"));
-        }
-        fs::read(&request.dockerfile)
+    let text = match &request.dockerfile_text {
+        Some(text) => text.clone(),
+        None => read(&request.dockerfile, &name)?,
     };
-    let text = read().map_err(|cause| Error::io("read", &name, cause))?;
-    let text = String::from_utf8(text).map_err(|bad| Error::Dockerfile {
-        file: name.clone(),
-        line: bad.as_bytes()[..bad.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count()
-            + 1,
-        message: "this is not UTF-8 text".to_owned(),
-        hint: None,
-    })?;
-    let dockerfile = Dockerfile::parse(&name, &text)?;
+    let mut dockerfile = Dockerfile::parse(&name, &text)?;
+    dockerfile.named.extend(request.contexts.keys().cloned());
     let globals = dockerfile.global_scope(&request.args)?;
     let target = dockerfile.target(request.target.as_deref())?;
     let needed = dockerfile.needed(target, &globals)?;
-    let total = needed.iter().map(|stage| 1 + dockerfile.stages[*stage].instructions.len()).sum();
     for warning in &dockerfile.warnings {
         let (line, message, rule) = (warning.line, &warning.message, warning.rule);
         progress(BuildEvent::Warning(format!("{name}:{line}: {message} ({rule})")));
@@ -204,22 +173,45 @@ pub fn build(
         runner,
         progress,
         dockerfile: &dockerfile,
+        text: &text,
         globals,
         built: BTreeMap::new(),
-        context: None,
-        total,
-        index: 0,
+        contexts: BTreeMap::new(),
+        needed,
+        steps: 0,
+        running: 0,
+        parallel: std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
     };
-    for stage in needed {
-        let built = builder.stage(stage)?;
-        builder.built.insert(stage, built);
+    builder.stages()?;
+    let mut built = builder.built.remove(&target).expect("the target is among the stages it needs");
+    built.config.labels.extend(request.labels.clone());
+    if let Some(epoch) = request.epoch {
+        epoch::clamp_dates(&mut built, epoch);
     }
-    let built = builder.built.remove(&target).expect("the target is among the stages it needs");
     let image = store.put_image(&built.into_config())?;
-    if let Some(tag) = &request.tag {
+    for tag in &request.tags {
         store.tag(tag, &image.id)?;
     }
     Ok(image)
+}
+
+/// The text of a Dockerfile.
+fn read(path: &Path, name: &str) -> Result<String> {
+    let read = || {
+        // Not a pipe, on which reading could wait for ever.
+        if !fs::metadata(path)?.is_file() {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        fs::read(path)
+    };
+    let text = read().map_err(|cause| Error::io("read", name, cause))?;
+    String::from_utf8(text).map_err(|bad| Error::Dockerfile {
+        file: name.to_owned(),
+        line: bad.as_bytes()[..bad.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count()
+            + 1,
+        message: "this is not UTF-8 text".to_owned(),
+        hint: None,
+    })
 }
 
 /// Names the values that no `ARG` asks for: mostly a slip of the pen.
@@ -241,7 +233,7 @@ fn warn_of_unused(
         .flatten()
         .collect();
     for name in request.args.keys() {
-        if !declared.contains(&name.as_str()) && !stage::is_proxy_arg(name) {
+        if !declared.contains(&name.as_str()) && !stage::is_proxy_arg(name) && name != epoch::NAME {
             let message = format!("{}: no ARG asks for the build argument `{name}`", dockerfile.name);
             progress(BuildEvent::Warning(message));
         }
@@ -256,7 +248,15 @@ pub(crate) fn shorten(text: &str) -> String {
     }
 }
 
-/// The build context, opened when the first instruction needs it.
+/// Where files come from.
+pub(crate) enum Files {
+    /// A directory of the host's: the build context, or the one of this name.
+    Context(Option<String>),
+    /// A stage or an image.
+    Layers(Vec<LayerId>),
+}
+
+/// A build context, opened when the first instruction needs it.
 pub(crate) struct Context {
     view: View,
     ignore: Ignore,
@@ -268,75 +268,22 @@ struct Builder<'a> {
     runner: &'a mut dyn Runner,
     progress: &'a mut dyn FnMut(BuildEvent),
     dockerfile: &'a Dockerfile,
+    /// Its text.
+    text: &'a str,
     globals: BTreeMap<String, String>,
     built: BTreeMap<usize, Built>,
-    context: Option<Context>,
-    total: usize,
-    index: usize,
+    /// Those that were needed so far; the build context is the one without a name.
+    contexts: BTreeMap<Option<String>, Context>,
+    /// The stages that are built.
+    needed: Vec<usize>,
+    /// How many steps have begun.
+    steps: usize,
+    /// How many commands run now, and how many may.
+    running: usize,
+    parallel: usize,
 }
 
 impl<'a> Builder<'a> {
-    fn start(&mut self, text: &str) -> Instant {
-        self.index += 1;
-        let event = BuildEvent::StepStarted { index: self.index, total: self.total, text: text.to_owned() };
-        (self.progress)(event);
-        Instant::now()
-    }
-
-    fn done(&mut self, since: Instant, outcome: Outcome) {
-        let index = self.index;
-        (self.progress)(match outcome {
-            Outcome::Cached => BuildEvent::StepCached { index },
-            Outcome::Done => BuildEvent::StepDone { index, seconds: since.elapsed().as_secs_f64() },
-        });
-    }
-
-    fn stage(&mut self, index: usize) -> Result<Built> {
-        let dockerfile = self.dockerfile;
-        let stage = &dockerfile.stages[index];
-        let since = self.start(&stage.text);
-        let mut base = match dockerfile.origin(index, &self.globals)? {
-            Origin::Scratch => Built::default(),
-            Origin::Stage(earlier) => self.built[&earlier].clone(),
-            Origin::Image(reference) => {
-                let image = self
-                    .image(&reference)
-                    .map_err(|error| self.step_error(stage.line, &stage.text, error))?;
-                Built::from_image(image.config)
-            }
-        };
-        self.done(since, Outcome::Done);
-        let triggers = dockerfile.triggers(index, &mem::take(&mut base.config.on_build))?;
-        self.total += triggers.len();
-        let mut state = StageState::new(base);
-        for instruction in triggers.iter().chain(&stage.instructions) {
-            let since = self.start(&instruction.text);
-            let outcome = self
-                .instruction(&mut state, index, instruction)
-                .map_err(|error| self.step_error(instruction.line, &instruction.text, error))?;
-            for name in state.take_missed() {
-                let place = format!("{}:{}", dockerfile.name, instruction.line);
-                let message = format!("{place}: variable `{name}` has no value (UndefinedVar)");
-                (self.progress)(BuildEvent::Warning(message));
-            }
-            self.done(since, outcome);
-        }
-        Ok(state.built)
-    }
-
-    /// Names the instruction that failed, where the error does not yet.
-    fn step_error(&self, line: usize, text: &str, error: Error) -> Error {
-        match error {
-            Error::Dockerfile { .. } | Error::RunFailed { .. } => error,
-            source => Error::Step {
-                file: self.dockerfile.name.clone(),
-                line,
-                instruction: shorten(text),
-                source: Box::new(source),
-            },
-        }
-    }
-
     /// An image from outside.
     fn image(&self, reference: &Reference) -> Result<Image> {
         let found = match self.request.bases.get(reference) {
@@ -346,16 +293,50 @@ impl<'a> Builder<'a> {
         found.ok_or_else(|| Error::MissingImage { reference: reference.clone() })
     }
 
-    /// Opens the build context with its `.dockerignore`: the Dockerfile's own, else that of the context.
-    fn open_context(&mut self) -> Result<&Context> {
-        if self.context.is_none() {
-            let path = &self.request.context;
+    /// Where the files come from that `--from` or `from=` names; without it, from the build context.
+    pub(crate) fn files(&self, from: Option<&str>, stage: usize, line: usize) -> Result<Files> {
+        let Some(from) = from else { return Ok(Files::Context(None)) };
+        Ok(match self.dockerfile.copy_origin(from, stage, line)? {
+            Origin::Stage(earlier) => {
+                // A trigger of the base may name a stage that nothing else in the file needs.
+                let message = || format!("--from={from}: this stage is not built before this one");
+                let built = self.built.get(&earlier).ok_or_else(|| self.dockerfile.error(line, message()))?;
+                Files::Layers(built.layers.clone())
+            }
+            Origin::Image(reference) => Files::Layers(self.image(&reference)?.layers),
+            Origin::Scratch => Files::Layers(Vec::new()),
+            Origin::Named(name) => match self.named_image(&name)? {
+                Some(image) => Files::Layers(image.layers),
+                None => Files::Context(Some(name)),
+            },
+        })
+    }
+
+    /// The image that a name means; none where it means a directory.
+    fn named_image(&self, name: &str) -> Result<Option<Image>> {
+        match self.request.contexts.get(name) {
+            Some(NamedContext::Image(reference)) => self.image(reference).map(Some),
+            Some(NamedContext::Id(id)) => {
+                let found = self.store.image_by_id(id)?;
+                found.map(Some).ok_or_else(|| Error::MissingId { id: id.clone() })
+            }
+            Some(NamedContext::Directory(_)) | None => Ok(None),
+        }
+    }
+
+    /// Opens a context with its `.dockerignore`: of the build context, the Dockerfile's own comes first.
+    pub(crate) fn open_context(&mut self, name: &Option<String>) -> Result<&Context> {
+        if !self.contexts.contains_key(name) {
+            let path = match name.as_ref().and_then(|name| self.request.contexts.get(name)) {
+                Some(NamedContext::Directory(path)) => path,
+                _ => &self.request.context,
+            };
             let view = View::open(std::slice::from_ref(path))
                 .map_err(|(path, cause)| Error::io("open the build context", path, cause))?;
             let mut own = self.request.dockerfile.clone().into_os_string();
             own.push(".dockerignore");
             let own = PathBuf::from(own);
-            let (file, text) = match own.is_file() {
+            let (file, text) = match name.is_none() && own.is_file() {
                 true => (own.clone(), Some(fs::read(&own).map_err(|cause| Error::io("read", &own, cause))?)),
                 // Through the view: a link of the context leads nowhere else.
                 false => {
@@ -374,9 +355,9 @@ impl<'a> Builder<'a> {
                 message,
                 hint: None,
             })?;
-            self.context = Some(Context { view, ignore });
+            self.contexts.insert(name.clone(), Context { view, ignore });
         }
-        Ok(self.context.as_ref().expect("it was opened above"))
+        Ok(&self.contexts[name])
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) struct Source<'a> {
 }
 
 /// What all items of one instruction have in common.
+#[derive(Default)]
 pub(super) struct Wanted {
     pub(super) owner: Option<(u32, u32)>,
     pub(super) mode: Option<Chmod>,

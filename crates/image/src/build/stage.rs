@@ -4,22 +4,16 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::build::{BuildEvent, Builder, Network, Outcome, RunStep, Step, cache, shorten};
-use crate::config::{self, ContainerConfig, DEFAULT_PATH, Healthcheck, History, ImageConfig};
+use crate::build::cache::{self, Claim};
+use crate::build::{Builder, Outcome, Step, epoch};
+use crate::config::{ContainerConfig, Healthcheck, History, ImageConfig};
 use crate::digest::{Digest, LayerId};
-use crate::dockerfile::{Command, Health, Kind, MountKind, Program, Run, Scope, Security, platform_args};
+use crate::dockerfile::{Command, Health, Kind, Scope, platform_args};
 use crate::error::{Error, Result};
 use crate::layer::LayerWriter;
-use crate::node;
 use crate::scratch::Scratch;
 use crate::store::check_count;
-use crate::tree;
-use crate::view::{Node, Resolved, View};
-
-/// Lines of a failed command that its error shows.
-const SHOWN_LINES: usize = 20;
-/// Longer lines are cut into several.
-const LINE_BYTES: usize = 16 * 1024;
+use crate::view::{Node, Resolved};
 
 /// A finished stage, or a base.
 #[derive(Clone, Debug, Default)]
@@ -47,15 +41,29 @@ impl Built {
 pub(crate) struct StageState {
     pub(crate) built: Built,
     /// `ARG`s declared so far that have a value.
-    args: BTreeMap<String, String>,
+    pub(crate) args: BTreeMap<String, String>,
     /// All `ARG`s declared so far.
     declared: BTreeSet<String>,
     /// `CMD` was set in this stage, so `ENTRYPOINT` leaves it.
     own_cmd: bool,
     /// Key of the last instruction that made a layer, or could have.
     parent: Option<Digest>,
+    /// The key whose claim is held by somebody else.
+    pub(crate) wanted: Option<Digest>,
+    /// A claim that was waited for.
+    pub(crate) claim: Option<Claim>,
     /// Variables that the present instruction used and that have no value.
     missed: RefCell<BTreeSet<String>>,
+}
+
+/// What there is of a layer that an instruction asks for.
+pub(super) enum Layer {
+    /// All: it was made before.
+    Cached,
+    /// Somebody else is making it.
+    Awaited,
+    /// Nothing, and the right to make it.
+    Claimed(Claim),
 }
 
 impl Scope for StageState {
@@ -79,6 +87,8 @@ impl StageState {
             declared: BTreeSet::new(),
             own_cmd: false,
             parent: None,
+            wanted: None,
+            claim: None,
             missed: RefCell::default(),
         }
     }
@@ -100,7 +110,7 @@ impl StageState {
         self.built.config.shell.clone().unwrap_or_else(default)
     }
 
-    fn argv(&self, command: &Command) -> Vec<String> {
+    pub(super) fn argv(&self, command: &Command) -> Vec<String> {
         match command {
             Command::Exec(words) => words.clone(),
             Command::Shell(line) => {
@@ -111,7 +121,7 @@ impl StageState {
         }
     }
 
-    fn remember(&mut self, step: Step<'_>, made: Option<&cache::Entry>) {
+    pub(super) fn remember(&mut self, step: Step<'_>, made: Option<&cache::Entry>) {
         if let Some(entry) = made {
             self.built.created = Some(entry.created.clone());
         }
@@ -176,14 +186,7 @@ impl Builder<'_> {
         step: Step<'_>,
     ) -> Result<Outcome> {
         match &step.kind {
-            Kind::Run(run) => {
-                self.check_mounts(state, run, step)?;
-                let Program::Command(command) = run.program() else {
-                    let message = "RUN: a here-document with an interpreter of its own is not supported";
-                    return Err(self.dockerfile.error(step.line, message));
-                };
-                return self.run(state, &command, run.network, step);
-            }
+            Kind::Run(run) => return self.run(state, run, stage, step),
             Kind::Copy(copy) => return self.copy(state, copy, stage, step),
             Kind::Workdir(path) => return self.workdir(state, path, step),
             Kind::Arg(list) => self.arg(state, list, step)?,
@@ -289,155 +292,57 @@ impl Builder<'_> {
         step: Step<'_>,
         make: impl FnOnce(&mut Self, &mut StageState, &Scratch) -> Result<Option<PathBuf>>,
     ) -> Result<Outcome> {
-        let key = cache::after(state.parent.as_ref(), key);
-        state.parent = Some(key.clone());
-        if !self.request.no_cache
-            && let Some(entry) = cache::get(self.store, &key)?
-        {
-            state.remember(step, Some(&entry));
-            return Ok(Outcome::Cached);
-        }
+        let claim = match self.look_up(state, key, step)? {
+            Layer::Cached => return Ok(Outcome::Cached),
+            Layer::Awaited => return Ok(Outcome::Awaited),
+            Layer::Claimed(claim) => claim,
+        };
         let scratch = Scratch::new(&self.store.tmp())?;
         let made = make(self, state, &scratch)?;
-        let other = if self.request.no_cache { None } else { cache::get(self.store, &key)? };
-        let entry = match other {
-            // Another build did the same meanwhile.
-            Some(entry) => entry,
-            None => {
-                let layer = made.map(|top| self.store.publish(&top)).transpose()?;
-                let entry = cache::Entry { layer, created: config::now() };
-                cache::put(self.store, &key, entry, self.request.no_cache)?
-            }
-        };
-        state.remember(step, Some(&entry));
-        check_count(&state.built.layers)?;
+        self.keep(state, step, claim, made.as_deref())?;
         Ok(Outcome::Done)
     }
 
-    /// What of a `RUN` cannot be carried out is said: an error, or a warning where the command works without it.
-    fn check_mounts(&mut self, state: &StageState, run: &Run, step: Step<'_>) -> Result<()> {
-        if run.security == Security::Insecure {
-            return Err(self.dockerfile.error(step.line, "RUN: `--security=insecure` is not supported"));
+    /// Looks for the layer of an instruction; where there is none, claims the right to make it.
+    pub(super) fn look_up(&mut self, state: &mut StageState, key: Digest, step: Step<'_>) -> Result<Layer> {
+        let key = cache::after(state.parent.as_ref(), key, self.request.epoch);
+        if self.cached(state, &key, step)? {
+            return Ok(Layer::Cached);
         }
-        for flag in &run.mounts {
-            let mount = self.dockerfile.mount(flag, state, state.workdir(), step.line)?;
-            let MountKind::Cache { from: None, .. } = mount.kind else {
-                return Err(self.dockerfile.error(step.line, "RUN: this type of `--mount` is not supported"));
-            };
-            let place = format!("{}:{}", self.dockerfile.name, step.line);
-            let message = format!("{place}: RUN: there are no cache mounts yet, the directory starts empty");
-            (self.progress)(BuildEvent::Warning(message));
-        }
-        Ok(())
+        let held = state.claim.take().filter(|claim| *claim.key() == key);
+        let Some(claim) = held.map_or_else(|| Claim::take(self.store, &key), |claim| Ok(Some(claim)))? else {
+            state.wanted = Some(key);
+            return Ok(Layer::Awaited);
+        };
+        // Who held it before may have made the layer.
+        Ok(if self.cached(state, &key, step)? { Layer::Cached } else { Layer::Claimed(claim) })
     }
 
-    fn run(
+    fn cached(&self, state: &mut StageState, key: &Digest, step: Step<'_>) -> Result<bool> {
+        let Some(entry) = cache::get(self.store, key, self.request.fresh)? else { return Ok(false) };
+        state.parent = Some(key.clone());
+        state.remember(step, Some(&entry));
+        Ok(true)
+    }
+
+    /// Publishes the layer that an instruction made, and remembers it.
+    pub(super) fn keep(
         &mut self,
         state: &mut StageState,
-        command: &Command,
-        network: Network,
         step: Step<'_>,
-    ) -> Result<Outcome> {
-        let argv = state.argv(command);
-        let config = &state.built.config;
-        let mut env = config.env_pairs();
-        for (name, value) in &state.args {
-            if config.env_value(name).is_none() {
-                env.push((name.clone(), value.clone()));
-            }
+        claim: Claim,
+        made: Option<&Path>,
+    ) -> Result<()> {
+        if let (Some(top), Some(epoch)) = (made, self.request.epoch) {
+            epoch::clamp(top, epoch)?;
         }
-        if !env.iter().any(|(name, _)| name == "PATH") {
-            env.push(("PATH".to_owned(), DEFAULT_PATH.to_owned()));
-        }
-        let (cwd, user) = (state.workdir().to_owned(), config.user.clone());
-        let mut key = cache::key(&state.built.layers, "RUN");
-        for word in &argv {
-            key.field(word.as_bytes());
-        }
-        key.field(b"");
-        for (name, value) in &env {
-            key.field(name.as_bytes());
-            key.field(value.as_bytes());
-        }
-        key.field(b"");
-        key.field(cwd.as_bytes());
-        key.field(user.as_bytes());
-        // The default has the same keys as before there was a choice.
-        match network {
-            Network::Default => {}
-            Network::None => key.field(b"network none"),
-            Network::Host => key.field(b"network host"),
-        }
-        for (name, value) in &self.request.args {
-            if is_proxy_arg(name) && !env.iter().any(|(other, _)| other == name) {
-                env.push((name.clone(), value.clone()));
-            }
-        }
-        self.layer(state, key.finish(), step, |builder, state, scratch| {
-            builder.run_step(
-                state,
-                scratch,
-                step,
-                RunStep {
-                    layers: Vec::new(),
-                    upper: String::new(),
-                    work: String::new(),
-                    argv,
-                    env,
-                    cwd,
-                    user,
-                    network,
-                },
-            )
-        })
+        let layer = made.map(|top| self.store.publish(top)).transpose()?;
+        let entry = cache::Entry::new(layer, self.request.epoch);
+        cache::put(self.store, claim.key(), &entry)?;
+        state.parent = Some(claim.key().clone());
+        state.remember(step, Some(&entry));
+        check_count(&state.built.layers)
     }
-
-    fn run_step(
-        &mut self,
-        state: &mut StageState,
-        scratch: &Scratch,
-        step: Step<'_>,
-        mut run: RunStep,
-    ) -> Result<Option<PathBuf>> {
-        if state.built.layers.is_empty() {
-            // An overlay needs something below: `FROM scratch` gets an empty layer.
-            let empty = self.store.new_layer(scratch)?;
-            state.built.layers.push(self.store.publish(&empty)?);
-        }
-        let upper = scratch.make_dir("upper")?;
-        scratch.make_dir("work")?;
-        let lower = self.store.layer_dirs(&state.built.layers);
-        // The upper directory is the image's `/`: it gets the attributes of the one below.
-        drop(LayerWriter::open(&lower, &upper)?);
-        run.layers = state.built.layers.iter().map(|layer| self.store.layer_path(layer)).collect();
-        run.upper = format!("tmp/{}/upper", scratch.name());
-        run.work = format!("tmp/{}/work", scratch.name());
-        let mut lines = Lines::new(self.progress);
-        let status = self.runner.run(&run, &mut |bytes| lines.take(bytes)).map_err(Error::Runner)?;
-        let output = lines.finish();
-        if status != 0 {
-            return Err(Error::RunFailed {
-                file: self.dockerfile.name.clone(),
-                line: step.line,
-                instruction: shorten(&step.text),
-                status,
-                output,
-            });
-        }
-        let fail = |cause: std::io::Error| Error::io("open directory", &upper, cause);
-        let dir = node::open_dir_path(&upper).map_err(fail)?;
-        let changed = tree::clean_upper(&dir, &upper)?;
-        Ok((changed || !same_root(&dir, &lower)?).then_some(upper))
-    }
-}
-
-/// Whether the command left `/` itself as it was.
-fn same_root(upper: &std::os::fd::OwnedFd, lower: &[PathBuf]) -> Result<bool> {
-    let below = View::open(lower).map_err(|(path, cause)| Error::io("open layer", path, cause))?;
-    let fail = |errno: rustix::io::Errno| Error::io("look up", "/", errno);
-    let old = rustix::fs::fstat(below.root().fd()).map_err(fail)?;
-    let new = rustix::fs::fstat(upper).map_err(fail)?;
-    Ok((old.st_mode, old.st_uid, old.st_gid) == (new.st_mode, new.st_uid, new.st_gid))
 }
 
 /// The ports of `80`, `53/udp` or `8000-8010`, each with its protocol, `/tcp` where none is named.
@@ -465,46 +370,5 @@ fn healthcheck(health: Option<&Health>) -> Healthcheck {
         start_period: health.start_period,
         start_interval: health.start_interval,
         retries: health.retries,
-    }
-}
-
-/// Output cut into lines: passed on, and the last ones kept for the error.
-struct Lines<'a> {
-    progress: &'a mut dyn FnMut(BuildEvent),
-    partial: Vec<u8>,
-    last: std::collections::VecDeque<String>,
-}
-
-impl<'a> Lines<'a> {
-    fn new(progress: &'a mut dyn FnMut(BuildEvent)) -> Self {
-        Self { progress, partial: Vec::new(), last: std::collections::VecDeque::new() }
-    }
-
-    fn take(&mut self, bytes: &[u8]) {
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.partial.extend_from_slice(piece);
-            if self.partial.len() > LINE_BYTES || piece.ends_with(b"\n") {
-                self.flush();
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        let line = String::from_utf8_lossy(&self.partial);
-        let line = line.trim_end_matches(['\n', '\r']);
-        if self.last.len() == SHOWN_LINES {
-            self.last.pop_front();
-        }
-        // Colours and cursor movements have no place in an error.
-        self.last.push_back(line.chars().filter(|c| *c == '\t' || !c.is_control()).collect());
-        (self.progress)(BuildEvent::Output(line.to_owned()));
-        self.partial.clear();
-    }
-
-    fn finish(mut self) -> Vec<String> {
-        if !self.partial.is_empty() {
-            self.flush();
-        }
-        self.last.into()
     }
 }

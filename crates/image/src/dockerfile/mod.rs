@@ -20,7 +20,7 @@ use crate::reference::Reference;
 
 pub use check::check;
 pub(crate) use lines::Heredoc;
-pub(crate) use mount::{Mount, MountFlag, MountKind};
+pub(crate) use mount::{FileOwner, Mount, MountFlag, MountKind, Sharing};
 pub(crate) use words::{Scope, expand, expand_document};
 
 /// A parsed Dockerfile. Variables are not yet expanded: their values depend on what went before.
@@ -32,6 +32,8 @@ pub(crate) struct Dockerfile {
     /// `ARG`s before the first `FROM`, which only `FROM` lines see.
     pub(crate) global_args: Vec<Instruction>,
     pub(crate) stages: Vec<Stage>,
+    /// Names that mean a context of the build's, before any stage or image.
+    pub(crate) named: BTreeSet<String>,
     /// What is accepted, but is likely a mistake; by line.
     pub(crate) warnings: Vec<Warning>,
 }
@@ -262,6 +264,9 @@ impl Dockerfile {
             let message = format!("FROM `{}`: the name is empty once its variables are replaced", stage.from);
             return Err(self.error(stage.line, message));
         }
+        if let Some(context) = self.named_context(&name) {
+            return Ok(Origin::Named(context.to_owned()));
+        }
         if let Some(platform) = &stage.platform {
             let platform = self.expand(platform, globals, stage.line)?;
             if !platform.is_empty() && !is_own_platform(&platform) {
@@ -283,6 +288,9 @@ impl Dockerfile {
 
     /// What `--from` of an instruction of a stage names.
     pub(crate) fn copy_origin(&self, from: &str, stage: usize, line: usize) -> Result<Origin> {
+        if let Some(context) = self.named_context(from) {
+            return Ok(Origin::Named(context.to_owned()));
+        }
         if let Some(earlier) = self.stage_named(from, stage) {
             return Ok(Origin::Stage(earlier));
         }
@@ -297,6 +305,15 @@ impl Dockerfile {
 
     fn reference(&self, name: &str, line: usize) -> Result<Reference> {
         name.parse().map_err(|error: Error| self.error(line, error.to_string()))
+    }
+
+    /// The context that a name means: its own, or that of the same image written in another way.
+    fn named_context(&self, name: &str) -> Option<&str> {
+        let image: Option<Reference> = name.parse().ok();
+        let same = |known: &&String| {
+            known.eq_ignore_ascii_case(name) || (image.is_some() && known.parse::<Reference>().ok() == image)
+        };
+        self.named.iter().find(same).map(String::as_str)
     }
 
     fn stage_named(&self, name: &str, before: usize) -> Option<usize> {
@@ -369,17 +386,22 @@ pub(crate) enum Origin {
     Scratch,
     Stage(usize),
     Image(Reference),
+    /// A context of the build's, by its name.
+    Named(String),
 }
 
 /// The images from outside that a build needs (`FROM` and `COPY --from`), each once, in the order of the
-/// file, so that the caller can provide them before it calls [`crate::build`]. `name` is used in messages.
+/// file, so that the caller can provide them before it calls [`crate::build`]. `name` is used in messages, `named` are
+/// the names of the build's contexts.
 pub fn plan_bases(
     name: &str,
     text: &str,
     args: &BTreeMap<String, String>,
     target: Option<&str>,
+    named: &BTreeSet<String>,
 ) -> Result<Vec<Reference>> {
-    let dockerfile = Dockerfile::parse(name, text)?;
+    let mut dockerfile = Dockerfile::parse(name, text)?;
+    dockerfile.named.clone_from(named);
     let globals = dockerfile.global_scope(args)?;
     let mut found = Vec::new();
     for index in dockerfile.needed(dockerfile.target(target)?, &globals)? {

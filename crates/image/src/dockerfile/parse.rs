@@ -1,5 +1,7 @@
 //! Instructions of each kind.
 
+use std::collections::BTreeSet;
+
 use crate::build::Network;
 use crate::dockerfile::flags::Flags;
 use crate::dockerfile::lines::{self, Logical};
@@ -73,6 +75,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Dockerfile> {
         global_args: Vec::new(),
         stages: Vec::new(),
         warnings: Vec::new(),
+        named: BTreeSet::new(),
     };
     for found in logical {
         let line = found.line;

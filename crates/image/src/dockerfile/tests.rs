@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -74,12 +74,13 @@ fn bases_are_those_of_needed_stages() {
     let text = "ARG V=3.20\nFROM alpine:$V AS one\nFROM debian:bookworm AS two\nFROM one\nCOPY --from=busybox:1 /x /x\nFROM scratch AS last\nCOPY --from=2 / /\n";
     let plan = |target| {
         let args = [("V".to_owned(), "3.14".to_owned())].into();
-        let names = plan_bases("Dockerfile", text, &args, target).unwrap();
+        let names = plan_bases("Dockerfile", text, &args, target, &BTreeSet::new()).unwrap();
         names.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(plan(None), ["alpine:3.14", "busybox:1"]);
     assert_eq!(plan(Some("two")), ["debian:bookworm"]);
-    let error = plan_bases("Dockerfile", text, &BTreeMap::new(), Some("three")).unwrap_err();
+    let error =
+        plan_bases("Dockerfile", text, &BTreeMap::new(), Some("three"), &BTreeSet::new()).unwrap_err();
     assert_eq!(error.hint().unwrap(), "its stages are: one, two, last");
 }
 
@@ -280,7 +281,7 @@ fn platforms_are_this_machine_s_or_refused() {
 #[test]
 fn mounts_order_the_stages() {
     let text = "FROM a AS one\nFROM b AS two\nFROM c\nRUN --mount=from=one,target=/x --mount=type=cache,from=d,target=/y z";
-    let names = plan_bases("Dockerfile", text, &BTreeMap::new(), None).unwrap();
+    let names = plan_bases("Dockerfile", text, &BTreeMap::new(), None, &BTreeSet::new()).unwrap();
     assert_eq!(
         names.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["a", "c", "d"].map(|name| { name.parse::<Reference>().unwrap().to_string() })
@@ -415,7 +416,7 @@ proptest! {
         let text = pieces.concat();
         let args = BTreeMap::from([("ARG".to_owned(), "a/b*c\\".to_owned())]);
         match check("Dockerfile", &text, &args) {
-            Ok(_) => drop(plan_bases("Dockerfile", &text, &args, None).unwrap()),
+            Ok(_) => drop(plan_bases("Dockerfile", &text, &args, None, &BTreeSet::new()).unwrap()),
             Err(Error::Dockerfile { line, message, .. }) => {
                 prop_assert!(line >= 1 && line <= text.matches('\n').count() + 1 && !message.is_empty());
             }

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::manifest::Platform;
 
+/// What `login` does, for messages.
+pub(super) const LOG_IN: &str = "log in";
+
 /// Something that a registry did not do, or did wrongly.
 #[derive(Debug, thiserror::Error)]
 #[error("registry `{registry}`{}", of(repository))]
@@ -143,6 +146,10 @@ impl RegistryError {
                 ),
                 _ => "look whether there is a network; a mirror can be named in registries.toml".to_owned(),
             }),
+            Problem::Denied { operation, .. } if operation == LOG_IN => Some(
+                "look at user name and password; many registries want an access token in place of the password"
+                    .to_owned(),
+            ),
             Problem::Denied { logged_in: false, .. } => Some(format!(
                 "look whether the name is right; for a private repository, `inception-run login{host}` first"
             )),

@@ -10,6 +10,7 @@
 //! ends. An image appears in the store when all of it is there; layers that arrived before something failed are kept,
 //! and not fetched again.
 
+mod agent;
 mod auth;
 mod blob;
 mod client;

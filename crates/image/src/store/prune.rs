@@ -115,7 +115,6 @@ impl Store {
             }
             // After the layer: one that is seen has its record.
             layer.files.iter().try_for_each(|path| scratch::remove_file(path))?;
-            scratch::remove_file(&self.data_dir().join(format!("blobs/{name}.json")))?;
         }
         Ok(())
     }
@@ -182,22 +181,21 @@ fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
 fn removal(contents: &Contents, text: &str, force: bool) -> Result<Removed> {
     let (id, name) = contents.find(text)?;
     let names: Vec<Reference> = contents.names_of(&id).into_iter().cloned().collect();
-    let tags: Vec<&Reference> = names.iter().filter(|name| name.digest().is_none()).collect();
-    match &name {
-        // The digests that a repository knows it by go with its last tag there.
-        Some(name) if tags.iter().any(|tag| *tag != name) => {
-            let is_last = tags.iter().all(|tag| *tag == name || tag.name() != name.name());
-            let goes = |other: &Reference| {
-                other == name || is_last && other.digest().is_some() && other.name() == name.name()
-            };
-            return Ok(Removed { untagged: names.into_iter().filter(goes).collect(), ..Removed::default() });
-        }
-        Some(name) if name.digest().is_some() && names.len() > 1 => {
-            return Ok(Removed { untagged: vec![name.clone()], ..Removed::default() });
+    // The digest that a registry has it under goes with the last tag of that repository.
+    let tags = names.iter().filter(|known| known.digest().is_none()).count();
+    let goes_with = |name: &Reference| {
+        let others = |known: &&Reference| known.name() == name.name() && *known != name;
+        let digests_alone = names.iter().filter(others).all(|known| known.digest().is_some());
+        let pinned = names.iter().filter(others).filter(|_| digests_alone && name.digest().is_none());
+        [name].into_iter().chain(pinned).cloned().collect::<Vec<_>>()
+    };
+    match name.as_ref().map(goes_with) {
+        Some(going) if going.len() < names.len() => {
+            return Ok(Removed { untagged: going, ..Removed::default() });
         }
         Some(_) => {}
-        None if tags.len() > 1 && !force => {
-            let names = tags.iter().map(ToString::to_string).collect();
+        None if tags > 1 && !force => {
+            let names = names.iter().map(ToString::to_string).collect();
             return Err(Error::ManyNames { image: id.short().to_owned(), names });
         }
         // Without a name nobody could ask for it any more: that takes a name to be said.

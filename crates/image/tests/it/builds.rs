@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 use image::base::{BaseSources, Found, locate};
-use image::{BuildEvent, Error, ImportOptions, RunStep, Runner, Store, default_config};
+use image::{BoxError, BuildEvent, Error, ImportOptions, RunStep, Runner, Running, Store, default_config};
 
-use crate::places::{Archive, Place, Shell, delegated, fixtures, has_many_ids, list, reference};
+use crate::places::{Archive, Place, Process, Shell, delegated, fixtures, has_many_ids, list, reference};
 
 /// The example of the documentation: each `RUN` is a layer of its own, and a change rebuilds from there on.
 #[test]
@@ -32,12 +33,15 @@ fn a_change_rebuilds_from_the_changed_layer_on() {
     assert_eq!(first.config.config.cmd, None, "an entrypoint drops the base's command");
 
     let same = place.build(&text("two"));
-    assert_eq!((same.steps.len(), same.cached()), (0, vec![2, 3, 4]));
+    assert_eq!(
+        (same.steps.len(), same.cached()),
+        (0, vec!["RUN echo one > 1".to_owned(), "RUN echo two > 2".into(), "RUN echo three > 3".into()])
+    );
     let id = same.image().id;
     assert_eq!(id, first.id, "an unchanged image keeps its id");
 
     let changed = place.build(&text("zwei"));
-    assert_eq!((changed.steps.len(), changed.cached()), (2, vec![2]));
+    assert_eq!((changed.steps.len(), changed.cached()), (2, vec!["RUN echo one > 1".to_owned()]));
     let changed = changed.image();
     assert_eq!(changed.layers[..2], first.layers[..2]);
     assert_eq!(fs::read_to_string(place.layer(&changed, 1).join("2")).unwrap(), "zwei\n");
@@ -46,7 +50,7 @@ fn a_change_rebuilds_from_the_changed_layer_on() {
     fs::remove_dir_all(place.layer(&first, 0)).unwrap();
     assert_eq!(place.build(&text("two")).steps.len(), 1);
 
-    let anew = place.build_with(&text("zwei"), |request| request.no_cache = true);
+    let anew = place.build_with(&text("zwei"), |request| request.fresh = Some(SystemTime::now()));
     assert_eq!(anew.steps.len(), 3);
 }
 
@@ -165,7 +169,7 @@ fn a_failing_command_is_shown_with_its_last_lines() {
         panic!("{:?}", built.result)
     };
     assert_eq!((output.len(), output[0].as_str(), output[19].as_str()), (20, "line 12", "[31mred"));
-    let lines = built.events.iter().filter(|event| matches!(event, BuildEvent::Output(_))).count();
+    let lines = built.events.iter().filter(|event| matches!(event, BuildEvent::Output { .. })).count();
     assert_eq!(lines, 31);
     let error = built.error();
     assert!(
@@ -220,11 +224,7 @@ fn the_upper_directory_is_cleaned_before_it_becomes_a_layer() {
 struct Broken;
 
 impl Runner for Broken {
-    fn run(
-        &mut self,
-        _: &RunStep,
-        _: &mut dyn FnMut(&[u8]),
-    ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>> {
+    fn start(&mut self, _: &RunStep) -> Result<Box<dyn Running>, BoxError> {
         Err("no user namespaces".into())
     }
 }
@@ -252,7 +252,7 @@ fn mistakes_name_file_line_and_instruction() {
         ("FROM scratch AS a\nFROM base:1\nCOPY --from=a / /x/", "`/` is not in the image"),
         ("FROM scratch\nCOPY --chown=web none /", "the image has no user `web`"),
         ("FROM BAD:1", "is not the name of an image"),
-        ("FROM base:1\nRUN --mount=type=secret,id=x true", "is not supported"),
+        ("FROM base:1\nRUN --mount=type=secret,id=x,required=true true", "there is no secret `x`"),
     ] {
         if wanted == "none" {
             assert!(place.build(text).result.is_ok(), "{text}");
@@ -298,7 +298,7 @@ fn two_builds_at_once_make_the_same_image() {
     let request = image::BuildRequest {
         context: place.context_dir(),
         dockerfile,
-        tag: Some(reference("both:1")),
+        tags: vec![reference("both:1")],
         ..Default::default()
     };
     let images: Vec<_> = std::thread::scope(|scope| {
@@ -381,14 +381,10 @@ fn a_mount_of_the_layers_shows_what_the_builder_means() {
 struct Overlay(Store);
 
 impl Runner for Overlay {
-    fn run(
-        &mut self,
-        step: &RunStep,
-        output: &mut dyn FnMut(&[u8]),
-    ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>> {
+    fn start(&mut self, step: &RunStep) -> Result<Box<dyn Running>, BoxError> {
         let layers: Vec<&str> = step.layers.iter().rev().map(String::as_str).collect();
         let mount = format!(
-            "cd {} && mkdir tmp/m && mount -t overlay -o lowerdir={},upperdir={},workdir={},userxattr none tmp/m && \
+            "cd {} && mkdir -p tmp/m && mount -t overlay -o lowerdir={},upperdir={},workdir={},userxattr none tmp/m && \
              shift && exec chroot --userspec=$0 tmp/m /bin/sh -c 'cd \"$0\" && exec \"$@\"' {} \"$@\"",
             self.0.data_dir().display(),
             layers.join(":"),
@@ -397,16 +393,13 @@ impl Runner for Overlay {
             step.cwd
         );
         let user = self.0.run_user(step)?;
-        let done = std::process::Command::new("unshare")
+        let mut command = std::process::Command::new("unshare");
+        command
             .args(["--mount", "sh", "-c", &mount, &format!("{}:{}", user.uid, user.gid), "-"])
             .args(&step.argv)
             .env_clear()
-            .envs(step.env.iter().map(|(name, value)| (name, value)))
-            .output()?;
-        fs::remove_dir(self.0.data_dir().join("tmp/m"))?;
-        output(&done.stdout);
-        output(&done.stderr);
-        Ok(done.status.code().unwrap_or(128))
+            .envs(step.env.iter().map(|(name, value)| (name, value)));
+        Process::start(command)
     }
 }
 
@@ -441,7 +434,7 @@ fn a_genuine_base_is_built_upon_with_the_kernels_overlay() {
     let mut lines = Vec::new();
     let mut runner = Overlay(place.store.clone());
     let mut progress = |event| {
-        if let BuildEvent::Output(line) = event {
+        if let BuildEvent::Output { line, .. } = event {
             lines.push(line);
         }
     };
@@ -470,13 +463,13 @@ fn triggers_run_in_the_builds_of_children() {
     place.base();
     place.context("app", "app");
     let text = "FROM base:1\nARG V=1\nONBUILD ARG V=2\nONBUILD RUN echo $V > ran\nONBUILD COPY <<E /f\nx$V\nE\nRUN true\n";
-    let parent = place.build_with(text, |request| request.tag = Some(reference("parent:1")));
+    let parent = place.build_with(text, |request| request.tags = vec![reference("parent:1")]);
     assert_eq!(parent.steps.len(), 1, "they do not run in the build of the image itself");
     let config = parent.image().config.config;
     assert_eq!(config.on_build, ["ARG V=2", "RUN echo $V > ran", "COPY <<E /f\nx$V\nE"]);
 
     let child =
-        place.build_with("FROM parent:1\nCOPY app /\n", |request| request.tag = Some(reference("child:1")));
+        place.build_with("FROM parent:1\nCOPY app /\n", |request| request.tags = vec![reference("child:1")]);
     assert_eq!(child.steps.len(), 1);
     let child = child.image();
     assert_eq!(child.config.config.on_build, Vec::<String>::new());
@@ -489,7 +482,7 @@ fn triggers_run_in_the_builds_of_children() {
     let image = place.build(stages).image();
     assert!(place.layer(&image, 0).join("p").exists());
     let other = "FROM base:1\nONBUILD COPY --from=missing:1 /x /y\n";
-    place.build_with(other, |request| request.tag = Some(reference("other:1"))).image();
+    place.build_with(other, |request| request.tags = vec![reference("other:1")]).image();
     let error = place.build("FROM other:1\n").error();
     assert!(error.starts_with("Dockerfile:1: `COPY --from=missing:1 /x /y` failed"), "{error}");
 }

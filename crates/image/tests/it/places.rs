@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{PipeReader, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use image::{
-    BuildEvent, BuildRequest, Digest, GitSource, Image, ImportOptions, Reference, RunStep, Runner, Store,
-    default_config,
+    BoxError, BuildEvent, BuildRequest, Digest, GitSource, Image, ImportOptions, Reference, RunStep, Runner,
+    Running, Store, default_config,
 };
 use tempfile::TempDir;
 
@@ -162,11 +163,18 @@ impl Built {
         chain(&self.result.unwrap_err())
     }
 
-    pub(crate) fn cached(&self) -> Vec<usize> {
-        let cached = |event: &BuildEvent| {
-            if let BuildEvent::StepCached { index } = event { Some(*index) } else { None }
-        };
-        self.events.iter().filter_map(cached).collect()
+    /// The texts of the steps that were found in the cache.
+    pub(crate) fn cached(&self) -> Vec<String> {
+        let mut begun = BTreeMap::new();
+        let mut cached = Vec::new();
+        for event in &self.events {
+            match event {
+                BuildEvent::StepStarted { step, text, .. } => drop(begun.insert(*step, text.clone())),
+                BuildEvent::StepCached { step } => cached.push(begun[step].clone()),
+                _ => {}
+            }
+        }
+        cached
     }
 }
 
@@ -201,39 +209,59 @@ impl Shell {
 }
 
 impl Runner for Shell {
-    fn run(
-        &mut self,
-        step: &RunStep,
-        output: &mut dyn FnMut(&[u8]),
-    ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>> {
+    fn start(&mut self, step: &RunStep) -> Result<Box<dyn Running>, BoxError> {
         self.steps.push(step.clone());
         let mut child = Command::new("/bin/sh");
         child.arg("-c").arg(step.argv.last().unwrap()).current_dir(self.data.join(&step.upper)).env_clear();
-        let done = child.envs(step.env.iter().map(|(name, value)| (name, value))).output()?;
-        output(&done.stdout);
-        output(&done.stderr);
-        Ok(done.status.code().unwrap_or(128))
+        child.envs(step.env.iter().map(|(name, value)| (name, value)));
+        Process::start(child)
     }
 
     /// A repository is a directory, whose branches are directories in it.
-    fn git_commit(&mut self, source: &GitSource) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    fn git_commit(&mut self, source: &GitSource) -> Result<String, BoxError> {
         let name = source.reference.as_deref().unwrap_or("main");
         let digest = Digest::of(fs::read_to_string(self.repository(name).join("file"))?.as_bytes());
         Ok(digest.hex()[..40].to_owned())
     }
 
-    fn git_fetch(
-        &mut self,
-        source: &GitSource,
-        commit: &str,
-        directory: &Path,
-    ) -> Result<i64, Box<dyn std::error::Error + Send + Sync>> {
+    fn git_fetch(&mut self, source: &GitSource, commit: &str, directory: &Path) -> Result<i64, BoxError> {
         self.fetched.push(commit.to_owned());
         let name = source.reference.as_deref().unwrap_or("main");
         let copied =
             Command::new("cp").arg("-r").arg(self.repository(name).join(".")).arg(directory).status()?;
         assert!(copied.success());
         Ok(784_111_777)
+    }
+}
+
+/// A process of the host's, whose output is read.
+pub(crate) struct Process {
+    child: Child,
+    output: PipeReader,
+}
+
+impl Process {
+    pub(crate) fn start(mut command: Command) -> Result<Box<dyn Running>, BoxError> {
+        let (output, input) = std::io::pipe()?;
+        let child = command.stdout(input.try_clone()?).stderr(input).spawn()?;
+        Ok(Box::new(Self { child, output }))
+    }
+}
+
+impl Running for Process {
+    fn output(&self) -> BorrowedFd<'_> {
+        self.output.as_fd()
+    }
+
+    fn wait(&mut self) -> Result<i32, BoxError> {
+        Ok(self.child.wait()?.code().unwrap_or(128))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 

@@ -227,7 +227,7 @@ fn option(node: &Node, what: &str) -> Checked<String> {
 }
 
 /// `NAME:ADDRESS` or `NAME=ADDRESS` items, or a table of addresses.
-fn extra_hosts(node: &Node) -> Checked<Vec<ExtraHost>> {
+pub(super) fn extra_hosts(node: &Node) -> Checked<Vec<ExtraHost>> {
     let mut hosts = Vec::new();
     match &node.value {
         Value::Map(entries) => {

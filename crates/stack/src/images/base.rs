@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 
 use super::Progress;
 use crate::paths::Paths;
-use crate::plan::{BaseDockerfile, Build, Service};
+use crate::plan::{BaseDockerfile, Build, BuildContext};
 use crate::registry;
 use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Handle};
@@ -45,7 +45,10 @@ impl Choice {
 
     /// A failed build's error, with the other base as a way out.
     pub(super) fn failed(&self, service: &str, error: RemoteError) -> RemoteError {
-        let error = error.context(format!("build the image of service `{service}`"));
+        let error = match service {
+            "" => error,
+            _ => error.context(format!("build the image of service `{service}`")),
+        };
         match &self.other {
             Some(other) => error.or_hint(format!("`--base {other}` builds on the other base")),
             None => error,
@@ -58,7 +61,7 @@ impl Choice {
 pub(super) fn choose(
     paths: &Paths,
     store: &Store,
-    builds: &[(&Service, &Build)],
+    builds: &[(&str, &Build)],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Choice, RemoteError> {
     let mut bases: Vec<&str> = Vec::new();
@@ -97,11 +100,14 @@ pub(super) fn choose(
 /// The base that the images in use were built on, where there are some and they agree.
 fn earlier<'a>(
     store: &Store,
-    builds: &[(&Service, &Build)],
+    builds: &[(&str, &Build)],
     bases: &[&'a str],
 ) -> Result<Option<&'a str>, RemoteError> {
     let mut found = None;
     for (_, build) in builds {
+        if build.image.is_empty() {
+            continue;
+        }
         let Some(used) = store.image(&super::reference(&build.image)?)? else { continue };
         for base in bases.iter().filter(|base| !base.is_empty()) {
             let on_base = store.image(&super::based_name(build, base)?)?;
@@ -117,26 +123,37 @@ fn earlier<'a>(
 fn prepare(
     paths: &Paths,
     store: &Store,
-    builds: &[(&Service, &Build)],
+    builds: &[(&str, &Build)],
     base: &str,
     probe: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), RemoteError> {
-    let mut needed: Vec<Reference> = Vec::new();
+    let mut needed: Vec<(Reference, bool)> = Vec::new();
     for (_, build) in builds {
         let Some(dockerfile) = build.dockerfiles.iter().find(|d| d.base == base) else { continue };
         let name = dockerfile.path.display().to_string();
-        let text = std::fs::read_to_string(&dockerfile.path).context(|| format!("read {name}"))?;
-        for reference in image::plan_bases(&name, &text, &build.args, build.target.as_deref())? {
-            if !needed.contains(&reference) {
-                needed.push(reference);
+        let text = match &build.inline {
+            Some(text) => text.clone(),
+            None => std::fs::read_to_string(&dockerfile.path).context(|| format!("read {name}"))?,
+        };
+        let named = build.contexts.keys().cloned().collect();
+        let mut bases = image::plan_bases(&name, &text, &build.args, build.target.as_deref(), &named)?;
+        for context in build.contexts.values() {
+            if let BuildContext::Image(image) = context {
+                bases.push(super::reference(image)?);
+            }
+        }
+        for reference in bases {
+            match needed.iter_mut().find(|(other, _)| *other == reference) {
+                Some((_, pull)) => *pull |= build.pull,
+                None => needed.push((reference, build.pull)),
             }
         }
     }
-    for reference in needed {
+    for (reference, pull) in needed {
         let image = match store.image(&reference)? {
-            Some(image) => image,
-            None => provide(paths, &reference, progress)?,
+            Some(image) if !pull => image,
+            _ => provide(paths, &reference, pull, progress)?,
         };
         if probe {
             packages_in_reach(store, &image)?;
@@ -173,17 +190,18 @@ fn packages_in_reach(store: &Store, image: &Image) -> Result<(), RemoteError> {
     Err(unreachable(why))
 }
 
-/// Brings a base image into the store.
+/// Brings a base image into the store; `again` though it may be there.
 pub(super) fn provide(
     paths: &Paths,
     reference: &Reference,
+    again: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, RemoteError> {
     let store = paths.store()?;
     let configured: Vec<PathBuf> = std::env::var_os("INCEPTION_BASE_DIR")
         .map(|list| std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect())
         .unwrap_or_default();
-    let sources = BaseSources { store: Some(&store), paths: &configured, offline: false };
+    let sources = BaseSources { store: (!again).then_some(&store), paths: &configured, offline: false };
     let name = reference.to_string();
     let found = match image::base::locate(reference, &sources)? {
         Some(found) => found,
@@ -213,7 +231,8 @@ pub(super) fn provide(
             fetching("making it with mmdebstrap; this takes a minute or two");
             let scratch = Scratch::new()?;
             let file = scratch.path.join("base.tar");
-            let mut line = |line: String| progress(Progress::Output { service: name.clone(), line });
+            let mut line =
+                |line: String| progress(Progress::Output { service: name.clone(), step: None, line });
             let imported =
                 mmdebstrap(&suite, &file, &mut line).and_then(|()| import(paths, reference, &file, None));
             scratch.finish(imported)

@@ -1,30 +1,30 @@
 //! Makes sure that every service's image is in the store: found, imported, or built.
 
+mod agent;
 mod base;
+mod build;
 mod git;
+mod job;
+mod mounts;
 mod network;
 mod pull;
 mod run;
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use image::{BuildRequest, CommitOptions, Digest, Image, ImportOptions, Reference, Store};
-use rustix::event::{PollFd, PollFlags};
+use image::{CommitOptions, Digest, Image, ImportOptions, Reference, Store};
 use serde::{Deserialize, Serialize};
 
-use crate::host::HostFacts;
-use crate::netd::Starter;
 use crate::paths::Paths;
-use crate::plan::{BaseDockerfile, Build, Plan, Service, Source};
+use crate::plan::{Build, Plan, Service, Source};
 use crate::registry::Transfer;
 use crate::remote::{Context, RemoteError};
-use crate::storage::{self, Handle, Word, Worker};
-use network::{Networks, WayOut};
-use run::{NetworkRules, SandboxRunner};
+use crate::storage::{self, Handle};
+
+pub use build::{build, export_directory, export_tar};
 
 /// What may be done for the images of a plan.
 #[derive(Debug, Clone, Default)]
@@ -33,8 +33,12 @@ pub struct Options {
     pub services: Vec<String>,
     /// Build even where an image is there (`--build`, `build`).
     pub build: bool,
-    /// Use no cached layer.
-    pub no_cache: bool,
+    /// Values of the secrets of builds that come from variables, by the variables' names.
+    pub secrets: BTreeMap<String, String>,
+    /// Open a shell where a command failed.
+    pub debug: bool,
+    /// Tell of the passing of time, for a view that shows it.
+    pub tick: bool,
 }
 
 /// How it goes.
@@ -69,9 +73,13 @@ pub enum Progress {
     Step {
         /// Service name.
         service: String,
+        /// Which step of this build, from 0.
+        step: usize,
+        /// The stage, where there are several.
+        stage: Option<String>,
         /// From 1.
         index: usize,
-        /// How many there are.
+        /// How many the stage has.
         total: usize,
         /// The instruction.
         text: String,
@@ -80,15 +88,15 @@ pub enum Progress {
     Cached {
         /// Service name.
         service: String,
-        /// From 1.
-        index: usize,
+        /// Which step.
+        step: usize,
     },
     /// An instruction was carried out.
     Ran {
         /// Service name.
         service: String,
-        /// From 1.
-        index: usize,
+        /// Which step.
+        step: usize,
         /// How long it took.
         seconds: f64,
     },
@@ -96,11 +104,22 @@ pub enum Progress {
     Output {
         /// Service name.
         service: String,
+        /// Which step; none for what makes a base image.
+        step: Option<usize>,
         /// The line.
         line: String,
     },
     /// Something the user should know.
     Warning(String),
+    /// A shell has the terminal, or no longer has it.
+    Shell {
+        /// Service name.
+        service: String,
+        /// Exit status of the command in whose place it is; none when it has ended.
+        status: Option<i32>,
+    },
+    /// Time has passed.
+    Tick,
     /// An image is ready.
     Built {
         /// Service name.
@@ -138,7 +157,7 @@ pub fn provide(
                 };
                 match image {
                     Some(image) => drop(ids.insert(service.name.clone(), image.id.to_string())),
-                    None => builds.push((service, build)),
+                    None => builds.push((service.name.as_str(), build)),
                 }
             }
             Source::Image(name) => {
@@ -155,7 +174,7 @@ pub fn provide(
         }
     }
     if !builds.is_empty() {
-        ids.extend(build_all(paths, &store, &plan.name, &builds, options, progress)?);
+        ids.extend(build(paths, &plan.name, &builds, options, progress)?);
     }
     Ok(ids)
 }
@@ -301,178 +320,4 @@ fn rootfs_reference(path: &Path) -> Result<Reference, RemoteError> {
         }
     }
     reference(&format!("rootfs-{}", &Digest::of(facts.as_bytes()).hex()[..24]))
-}
-
-/// An image that is being built.
-struct Building<'a> {
-    service: &'a Service,
-    worker: Worker,
-    way_out: WayOut,
-}
-
-fn build_all(
-    paths: &Paths,
-    store: &Store,
-    stack: &str,
-    builds: &[(&Service, &Build)],
-    options: &Options,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<BTreeMap<String, String>, RemoteError> {
-    let choice = base::choose(paths, store, builds, progress)?;
-    let host = HostFacts::gather().map_err(|error| RemoteError::new(&error, None, 1))?;
-    let network = network::plan(&host, network::has_ipv6())?;
-    let starter = Starter { stack: stack.to_owned(), lock: None };
-    let mut running: Vec<Building<'_>> = Vec::new();
-    // The handles outlive the workers, which inherit their descriptors.
-    let mut handles = Vec::new();
-    for (service, build) in builds {
-        let dockerfile = choice.of(build)?;
-        let job = Job::new(build, dockerfile, options, &mut handles)
-            .context(|| format!("build the image of service `{}`", service.name))?;
-        let name = service.name.clone();
-        let (way_out, command) = WayOut::pair()?;
-        let worker = storage::start(paths, |store, tell: &mut dyn FnMut(Progress)| {
-            job.carry_out(store, &name, Networks::new(&network, &command), tell)
-        })?;
-        running.push(Building { service, worker, way_out });
-    }
-    let mut ids = BTreeMap::new();
-    let mut failed = None;
-    // What holds for all builds is said once.
-    let mut warned = BTreeSet::new();
-    while !running.is_empty() {
-        let ready = ready(&running)?;
-        for index in ready.asking {
-            running[index].way_out.answer(&starter, &network).context(|| "answer a storage worker".into())?;
-        }
-        for index in ready.telling.into_iter().rev() {
-            let Building { service, worker, .. } = &running[index];
-            let last = match worker.next::<Progress, String>() {
-                Ok(Word::Event(Progress::Warning(text))) if !warned.insert(text.clone()) => continue,
-                Ok(Word::Event(event)) => {
-                    progress(event);
-                    continue;
-                }
-                Ok(Word::Last(last)) => last,
-                Err(error) => Err(error),
-            };
-            match last {
-                Ok(id) => {
-                    progress(Progress::Built { service: service.name.clone(), id: id.clone() });
-                    ids.insert(service.name.clone(), id);
-                }
-                Err(error) => {
-                    failed.get_or_insert(choice.failed(&service.name, error));
-                }
-            }
-            running.swap_remove(index).way_out.close().context(|| "end the build's netd".into())?;
-        }
-    }
-    failed.map_or(Ok(ids), Err)
-}
-
-/// Which workers have something to say, by their index.
-struct Ready {
-    telling: Vec<usize>,
-    /// These ask for a way out.
-    asking: Vec<usize>,
-}
-
-fn ready(running: &[Building<'_>]) -> io::Result<Ready> {
-    let workers = running.iter().map(|building| PollFd::new(&building.worker, PollFlags::IN));
-    let ways_out = running.iter().map(|building| PollFd::new(&building.way_out, PollFlags::IN));
-    let mut polled: Vec<PollFd<'_>> = workers.chain(ways_out).collect();
-    match rustix::event::poll(&mut polled, None) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    let (workers, ways_out) = polled.split_at(running.len());
-    let with = |polled: &[PollFd<'_>], flag: Option<PollFlags>| -> Vec<usize> {
-        let fired = |at: &usize| {
-            let events = polled[*at].revents();
-            flag.map_or(!events.is_empty(), |flag| events.contains(flag))
-        };
-        (0..polled.len()).filter(fired).collect()
-    };
-    // The end of a worker is told by its other channel.
-    Ok(Ready { telling: with(workers, None), asking: with(ways_out, Some(PollFlags::IN)) })
-}
-
-/// One image to build, with everything resolved that a worker cannot.
-struct Job {
-    request: BuildRequest,
-    rules: NetworkRules,
-    /// A second name: that of the base it was built on.
-    also: Option<Reference>,
-}
-
-impl Job {
-    fn new(
-        build: &Build,
-        dockerfile: &BaseDockerfile,
-        options: &Options,
-        handles: &mut Vec<Handle>,
-    ) -> Result<Self, RemoteError> {
-        let context = Handle::open(&build.context)?;
-        let context_path = context.path().to_owned();
-        handles.push(context);
-        let inside = match dockerfile.path.strip_prefix(&build.context) {
-            Ok(relative) => context_path.join(relative),
-            Err(_) => {
-                let handle = Handle::open(&dockerfile.path)?;
-                let path = handle.path().to_owned();
-                handles.push(handle);
-                path
-            }
-        };
-        let also = if dockerfile.base.is_empty() { None } else { Some(based_name(build, &dockerfile.base)?) };
-        let request = BuildRequest {
-            context: context_path,
-            dockerfile: inside,
-            dockerfile_name: Some(dockerfile.path.display().to_string()),
-            tag: Some(reference(&build.image)?),
-            args: build.args.clone(),
-            target: build.target.clone(),
-            no_cache: options.no_cache,
-            bases: BTreeMap::new(),
-        };
-        let rules = NetworkRules { usual: build.network, allows_host: build.allows_host_network };
-        Ok(Self { request, rules, also })
-    }
-
-    fn carry_out(
-        &self,
-        store: &Store,
-        service: &str,
-        networks: Networks<'_>,
-        tell: &mut dyn FnMut(Progress),
-    ) -> Result<String, RemoteError> {
-        // The builder and its runner both have things to tell, never at the same time.
-        let tell = RefCell::new(tell);
-        let warn = |text| tell.borrow_mut()(Progress::Warning(text));
-        let mut runner = SandboxRunner::new(self.rules, networks, &warn)?;
-        let image = image::build(store, &self.request, &mut runner, &mut |event| {
-            if let Some(event) = translate(service, event) {
-                tell.borrow_mut()(event);
-            }
-        })?;
-        if let Some(name) = &self.also {
-            store.tag(name, &image.id)?;
-        }
-        Ok(image.id.to_string())
-    }
-}
-
-fn translate(service: &str, event: image::BuildEvent) -> Option<Progress> {
-    let service = service.to_owned();
-    Some(match event {
-        image::BuildEvent::StepStarted { index, total, text } => {
-            Progress::Step { service, index, total, text }
-        }
-        image::BuildEvent::StepCached { index } => Progress::Cached { service, index },
-        image::BuildEvent::StepDone { index, seconds } => Progress::Ran { service, index, seconds },
-        image::BuildEvent::Output(line) => Progress::Output { service, line },
-        image::BuildEvent::Warning(text) => Progress::Warning(format!("{service}: {text}")),
-        _ => return None,
-    })
 }

@@ -4,9 +4,11 @@
 //! come back. A child of it, the *keeper*, is in the new one, and makes sockets there as a hub does. The command
 //! starts netd, which has no business in the worker's user namespace, when a worker asks for it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use network::intercept::Intercepted;
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use sys::channel::Channel;
 use sys::process::namespace;
 
+use super::agent::Relay;
 use crate::host::HostFacts;
 use crate::netd::{Netd, Starter};
 use crate::remote::{self, Context, RemoteError};
@@ -68,6 +71,15 @@ enum Wired {
     Failed(RemoteError),
 }
 
+/// What a worker asks the command for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Question {
+    /// A netd, for the sockets that come with it.
+    WayOut([bool; 5]),
+    /// Connections of the socket that comes with it are to be passed on to this agent.
+    Agent(String),
+}
+
 /// A worker's networks for `RUN`.
 #[derive(Debug)]
 pub(super) struct Networks<'a> {
@@ -87,6 +99,11 @@ impl<'a> Networks<'a> {
     /// None so far; `command` is where a netd is asked for.
     pub(super) fn new(plan: &'a NetworkPlan, command: &'a Channel) -> Self {
         Self { plan, command, made: None }
+    }
+
+    /// Where the command that waits for this worker is asked for what only it can do.
+    pub(super) fn command(&self) -> &'a Channel {
+        self.command
     }
 
     /// The name server for those who have [`Networks::usual`].
@@ -147,7 +164,8 @@ fn make(plan: &NetworkPlan, command: &Channel) -> Result<Made, RemoteError> {
     };
     let fds: Vec<OwnedFd> = fds.collect();
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    remote::send(command, &optional, &fds).context(|| "ask for a way out for the build".into())?;
+    remote::send(command, &Question::WayOut(optional), &fds)
+        .context(|| "ask for a way out for the build".into())?;
     let answer = command.recv().context(|| "wait for a way out for the build".into())?;
     let answer: Result<(), RemoteError> = remote::decode(answer.ok_or_else(unexpected)?)?.0;
     answer.map(|()| Made { usual: Ok(usual), unconnected: Ok(unconnected) })
@@ -199,6 +217,7 @@ fn wire(plan: &NetworkPlan, worker: &Channel) -> Result<Option<Channel>, RemoteE
 pub(super) struct WayOut {
     worker: Channel,
     netd: Option<Netd>,
+    relays: Vec<Relay>,
 }
 
 impl AsFd for WayOut {
@@ -212,17 +231,30 @@ impl WayOut {
     /// And the worker's end.
     pub(super) fn pair() -> io::Result<(Self, Channel)> {
         let (worker, theirs) = Channel::pair()?;
-        Ok((Self { worker, netd: None }, theirs))
+        Ok((Self { worker, netd: None, relays: Vec::new() }, theirs))
     }
 
     /// Does what the worker asks, if it is still there. That it is not is told by another channel.
     ///
     /// # Errors
     /// When its question makes no sense.
-    pub(super) fn answer(&mut self, starter: &Starter, plan: &NetworkPlan) -> io::Result<()> {
+    pub(super) fn answer(
+        &mut self,
+        starter: &Starter,
+        plan: &NetworkPlan,
+        agents: &BTreeMap<String, PathBuf>,
+    ) -> io::Result<()> {
         let Some(message) = self.worker.recv()? else { return Ok(()) };
-        let (optional, fds) = remote::decode(message)?;
-        let answer = self.open(starter, plan, optional, fds);
+        let (question, fds) = remote::decode(message)?;
+        let answer = match question {
+            Question::WayOut(optional) => self.open(starter, plan, optional, fds),
+            Question::Agent(id) => match (agents.get(&id), fds.into_iter().next()) {
+                (Some(agent), Some(listener)) => {
+                    Relay::start(listener, agent).map(|relay| self.relays.push(relay))
+                }
+                _ => Err(unexpected()),
+            },
+        };
         remote::send(&self.worker, &answer, &[]).ok();
         Ok(())
     }
@@ -252,8 +284,9 @@ impl WayOut {
         Ok(netd.client.confirmed(Instant::now() + DEADLINE)?)
     }
 
-    /// Ends the netd, if there is one.
+    /// Ends what was started for the worker.
     pub(super) fn close(self) -> io::Result<()> {
+        self.relays.into_iter().try_for_each(Relay::end)?;
         self.netd.map_or(Ok(()), |netd| netd.end().map(drop))
     }
 }

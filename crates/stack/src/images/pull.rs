@@ -29,7 +29,7 @@ pub(super) fn named(
             .map_err(|failed| {
                 failed.error.or_hint("with `pull_policy: missing` the image that is there is used")
             }),
-        _ => base::provide(paths, reference, progress),
+        _ => base::provide(paths, reference, false, progress),
     }
 }
 

@@ -1,19 +1,21 @@
 //! `RUN`: a sandbox of ours on the layers so far.
 
 use std::fs::File;
-use std::io::Read;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use container::defaults::{self, Network};
 use container::launch::{Surroundings, launch};
 use container::sandbox::{Mount, MountSource, Root, Sandbox, Seccomp};
 use container::{Capabilities, Filter, Process, User, capability, seccomp};
-use image::{GitSource, RunStep, Runner};
+use image::{BoxError, GitSource, RunStep, Runner, Running};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use sys::process::Child;
 
 use super::git;
+use super::mounts::{self, Mounted};
 use super::network::{self, Networks};
 use crate::plan::BuildNetwork;
 use crate::remote::{Context, RemoteError};
@@ -21,36 +23,51 @@ use crate::remote::{Context, RemoteError};
 /// Shared memory of a `RUN`, as Docker's.
 const SHM_SIZE: u64 = 64 << 20;
 
-/// Which network instructions get.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NetworkRules {
-    /// That of those which ask for none.
+/// What instructions get and may ask for.
+#[derive(Debug, Clone)]
+pub(super) struct Rules {
+    /// The network of those which ask for none.
     pub(super) usual: BuildNetwork,
     /// `--network=host` is granted.
     pub(super) allows_host: bool,
+    /// `--security=insecure` is granted.
+    pub(super) allows_insecure: bool,
+    /// More lines of `/etc/hosts`.
+    pub(super) extra_hosts: Vec<(String, IpAddr)>,
+    /// Size of `/dev/shm`, bytes.
+    pub(super) shm_size: Option<u64>,
+    /// `RLIMIT_` number, soft, hard.
+    pub(super) rlimits: Vec<(u32, u64, u64)>,
+    /// A shell is opened where a command failed.
+    pub(super) debug: bool,
 }
 
 /// Runs the builder's commands. Lives in a storage worker, which is root of the id map.
 pub(super) struct SandboxRunner<'a> {
     init: OwnedFd,
     capabilities: u64,
+    all_capabilities: u64,
     filters: Vec<Filter>,
-    rules: NetworkRules,
+    rules: Rules,
     networks: Networks<'a>,
     /// Tells the user something.
     warn: &'a dyn Fn(String),
+    /// Tells that a shell has the terminal, with the status of the command before it, or no longer has it.
+    shell: &'a dyn Fn(Option<i32>),
 }
 
 impl<'a> SandboxRunner<'a> {
     pub(super) fn new(
-        rules: NetworkRules,
+        rules: Rules,
         networks: Networks<'a>,
         warn: &'a dyn Fn(String),
+        shell: &'a dyn Fn(Option<i32>),
     ) -> Result<Self, RemoteError> {
         let capabilities = capability::set(&[], &[])?;
+        let all_capabilities = capability::set(&["ALL".to_owned()], &[])?;
         let init = container::program::init().context(|| "seal the init program in memory".into())?;
         let filters = seccomp::default_profile(capabilities)?;
-        Ok(Self { init, capabilities, filters, rules, networks, warn })
+        Ok(Self { init, capabilities, all_capabilities, filters, rules, networks, warn, shell })
     }
 
     /// Which network a step gets: what it asks for, where that is allowed and there is one.
@@ -80,6 +97,42 @@ impl<'a> SandboxRunner<'a> {
         Ok(BuildNetwork::Host)
     }
 
+    /// Starts a step's sandbox; within the result, that its program cannot be executed.
+    fn launch(
+        &mut self,
+        step: &RunStep,
+        network: BuildNetwork,
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> Result<Result<Child, container::Error>, BoxError> {
+        let Mounted { mounts, detached } = mounts::of(step, self.networks.command())?;
+        let sandbox = self.sandbox(step, network, mounts);
+        let namespace = self.namespace(network).map_err(|error| error.to_string())?;
+        let namespace = namespace.map(|it| it.try_clone_to_owned()).transpose()?;
+        let around = Surroundings {
+            init: self.init.as_fd(),
+            network: namespace.as_ref().map(AsFd::as_fd),
+            cgroup: None,
+            stdio,
+            detached: &detached,
+            filters: if step.insecure { &[] } else { &self.filters },
+            beside: false,
+        };
+        match launch(&sandbox, &around) {
+            Ok(launched) => Ok(Ok(launched.child)),
+            Err(error) if matches!(error.exit_code(), 126 | 127) => Ok(Err(error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The host's `/etc/hosts` and more.
+    fn hosts(&self, host: std::io::Result<Vec<u8>>) -> Vec<u8> {
+        let mut text = String::from_utf8_lossy(&host.unwrap_or_default()).into_owned();
+        for (name, address) in &self.rules.extra_hosts {
+            text.push_str(&format!("{address}\t{name}\n"));
+        }
+        text.into_bytes()
+    }
+
     fn namespace(&mut self, network: BuildNetwork) -> Result<Option<BorrowedFd<'_>>, RemoteError> {
         match network {
             BuildNetwork::Own => self.networks.usual()?.map(Some).map_err(Clone::clone),
@@ -88,10 +141,10 @@ impl<'a> SandboxRunner<'a> {
         }
     }
 
-    fn sandbox(&self, step: &RunStep, network: BuildNetwork) -> Sandbox {
+    fn sandbox(&self, step: &RunStep, network: BuildNetwork, asked: Vec<Mount>) -> Sandbox {
         let mut mounts = defaults::mounts(
             if network == BuildNetwork::Host { Network::Host } else { Network::Own },
-            SHM_SIZE,
+            self.rules.shm_size.unwrap_or(SHM_SIZE),
         );
         for target in ["/etc/resolv.conf", "/etc/hosts"] {
             // A host without the file has nothing that the command could be shown.
@@ -103,6 +156,7 @@ impl<'a> SandboxRunner<'a> {
             let content = match (target, network) {
                 ("/etc/resolv.conf", BuildNetwork::Own) => resolv(self.networks.name_server()),
                 ("/etc/resolv.conf", BuildNetwork::None) => resolv(None),
+                ("/etc/hosts", _) if !self.rules.extra_hosts.is_empty() => Ok(self.hosts(host)),
                 _ => host,
             };
             if let Ok(content) = content {
@@ -110,6 +164,11 @@ impl<'a> SandboxRunner<'a> {
                 mounts.push(Mount::new(target, source, 0));
             }
         }
+        mounts.extend(asked);
+        let secrets = step.secret_env.iter();
+        let secrets =
+            secrets.map(|(name, value)| (name.clone(), String::from_utf8_lossy(&value.0).into_owned()));
+        let capabilities = if step.insecure { self.all_capabilities } else { self.capabilities };
         Sandbox {
             hostname: "build".into(),
             root: Root { layers: step.layers.clone(), upper: step.upper.clone(), work: step.work.clone() },
@@ -120,11 +179,12 @@ impl<'a> SandboxRunner<'a> {
             sysctls: Vec::new(),
             process: Process {
                 argv: step.argv.clone(),
-                env: step.env.clone(),
+                env: step.env.iter().cloned().chain(secrets).collect(),
                 cwd: step.cwd.clone(),
                 user: User::Named(step.user.clone()),
-                capabilities: Capabilities::Bounding(self.capabilities),
-                no_new_privileges: true,
+                capabilities: Capabilities::Bounding(capabilities),
+                no_new_privileges: !step.insecure,
+                rlimits: self.rules.rlimits.clone(),
                 ..Process::default()
             },
             init: Some(0),
@@ -145,49 +205,24 @@ fn remove_stub(path: &Path) -> std::io::Result<()> {
     }
 }
 
-impl Runner for SandboxRunner<'_> {
-    fn run(
-        &mut self,
-        step: &RunStep,
-        output: &mut dyn FnMut(&[u8]),
-    ) -> Result<i32, Box<dyn std::error::Error + Send + Sync>> {
-        // Before the pipe: the process that keeps a new network would have its other end open.
-        let network = self.network(step).map_err(|error| error.to_string())?;
-        let sandbox = self.sandbox(step, network);
-        let namespace = self.namespace(network).map_err(|error| error.to_string())?;
-        let namespace = namespace.map(|it| it.try_clone_to_owned()).transpose()?;
-        let null = File::open("/dev/null")?;
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let around = Surroundings {
-            init: self.init.as_fd(),
-            network: namespace.as_ref().map(AsFd::as_fd),
-            cgroup: None,
-            stdio: [null.as_fd(), write.as_fd(), write.as_fd()],
-            detached: &[],
-            filters: &self.filters,
-            beside: false,
-        };
-        let child = match launch(&sandbox, &around) {
-            Ok(launched) => launched.child,
-            Err(error) if matches!(error.exit_code(), 126 | 127) => {
-                // A program that is not there is the command's failure, as a shell would report it.
-                output(format!("{error}\n").as_bytes());
-                return Ok(error.exit_code());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        drop(write);
-        let mut read = File::from(read);
-        let mut buffer = [0u8; 8192];
-        loop {
-            match read.read(&mut buffer)? {
-                0 => break,
-                length => output(&buffer[..length]),
-            }
-        }
+/// A `RUN` that runs.
+struct Command {
+    /// None once it has been reaped.
+    child: Option<Child>,
+    output: OwnedFd,
+    upper: PathBuf,
+}
+
+impl Running for Command {
+    fn output(&self) -> BorrowedFd<'_> {
+        self.output.as_fd()
+    }
+
+    fn wait(&mut self) -> Result<i32, BoxError> {
+        let child = self.child.take().ok_or("the command has been waited for")?;
         let ended = waitpid(Pid::from_raw(child.pid), None)?;
         for name in ["etc/resolv.conf", "etc/hosts"] {
-            remove_stub(&Path::new(&step.upper).join(name))?;
+            remove_stub(&self.upper.join(name))?;
         }
         match ended {
             WaitStatus::Exited(_, code) => Ok(code),
@@ -195,17 +230,79 @@ impl Runner for SandboxRunner<'_> {
             other => Err(format!("wait for the command: {other:?}").into()),
         }
     }
+}
 
-    fn git_commit(&mut self, source: &GitSource) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+impl Drop for Command {
+    fn drop(&mut self) {
+        // With its init ends all of it.
+        if let Some(child) = self.child.take() {
+            drop(container::userns::end(&child));
+        }
+    }
+}
+
+/// A program that could not be executed, whose message is its only output.
+struct Refused {
+    output: OwnedFd,
+    status: i32,
+}
+
+impl Running for Refused {
+    fn output(&self) -> BorrowedFd<'_> {
+        self.output.as_fd()
+    }
+
+    fn wait(&mut self) -> Result<i32, BoxError> {
+        Ok(self.status)
+    }
+}
+
+impl Runner for SandboxRunner<'_> {
+    fn start(&mut self, step: &RunStep) -> Result<Box<dyn Running>, BoxError> {
+        if step.insecure && !self.rules.allows_insecure {
+            return Err(
+                "it asks for all capabilities (`--security=insecure`), and the stack file does not allow \
+                        that: `entitlements` of `build` would have to name `security.insecure`"
+                    .into(),
+            );
+        }
+        let null = File::open("/dev/null")?;
+        // Before the pipe: the process that keeps a new network would have its other end open.
+        let network = self.network(step).map_err(|error| error.to_string())?;
+        self.namespace(network).map_err(|error| error.to_string())?;
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        match self.launch(step, network, [null.as_fd(), write.as_fd(), write.as_fd()])? {
+            Ok(child) => {
+                Ok(Box::new(Command { child: Some(child), output: read, upper: step.upper.clone().into() }))
+            }
+            Err(error) => {
+                // A program that is not there is the command's failure, as a shell would report it.
+                rustix::io::write(&write, format!("{error}\n").as_bytes())?;
+                Ok(Box::new(Refused { output: read, status: error.exit_code() }))
+            }
+        }
+    }
+
+    fn failed(&mut self, step: &RunStep, status: i32) -> Result<(), BoxError> {
+        if !self.rules.debug {
+            return Ok(());
+        }
+        let network = self.network(step).map_err(|error| error.to_string())?;
+        let shell = RunStep { argv: vec!["/bin/sh".to_owned()], ..step.clone() };
+        (self.shell)(Some(status));
+        let (input, output) = (std::io::stdin(), std::io::stderr());
+        let launched = self.launch(&shell, network, [input.as_fd(), output.as_fd(), output.as_fd()])?;
+        let ended = launched.map(|child| waitpid(Pid::from_raw(child.pid), None));
+        (self.shell)(None);
+        ended.map_err(|error| format!("open a shell where the command failed: {error}"))??;
+        Ok(())
+    }
+
+    fn git_commit(&mut self, source: &GitSource) -> Result<String, BoxError> {
         git::commit(source).map_err(|error| error.to_string().into())
     }
 
-    fn git_fetch(
-        &mut self,
-        source: &GitSource,
-        commit: &str,
-        directory: &Path,
-    ) -> Result<i64, Box<dyn std::error::Error + Send + Sync>> {
+    fn git_fetch(&mut self, source: &GitSource, commit: &str, directory: &Path) -> Result<i64, BoxError> {
         git::fetch(source, commit, directory).map_err(|error| error.to_string().into())
     }
 }

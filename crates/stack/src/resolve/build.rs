@@ -1,50 +1,122 @@
 //! How an image is built: which directory, which Dockerfiles, which values.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{Context, fill, path, shown};
+use super::{Context, files, fill, path, shown};
 use crate::diagnostic::{Checked, Fault, Span};
-use crate::file::build::BuildFile;
-use crate::plan::{BaseDockerfile, Build, BuildNetwork};
+use crate::file::build::{BuildFile, address};
+use crate::file::{Located, StackFile};
+use crate::plan::{BaseDockerfile, Build, BuildContext, BuildNetwork};
+
+/// What a Dockerfile in the stack file is called in messages.
+const INLINE: &str = "dockerfile_inline";
 
 /// What `build` of a service means.
 pub(super) fn resolve(
     build: &BuildFile,
     image: String,
     bases: &[String],
+    file: &StackFile,
     context: &Context<'_>,
 ) -> Checked<Build> {
-    let directory = path(&build.context.value, context);
-    if !directory.is_dir() {
-        let message = match directory.exists() {
-            true => format!("`{}` is not a directory", shown(&directory, context)),
-            false => format!("the build directory `{}` does not exist", shown(&directory, context)),
-        };
-        return Err(Fault::new(&build.context.span, message)
-            .hint("`build` is the directory of the Dockerfile, relative to this file"));
+    check_platforms(&build.platforms)?;
+    let directory = directory(&build.context, "build", context)?;
+    let mut resolved = Build {
+        image,
+        dockerfiles: dockerfiles(build, &directory, bases, context)?,
+        context: directory,
+        inline: build.inline.as_ref().map(|inline| inline.value.clone()),
+        args: fill(&build.args, context),
+        ..build.settled.clone()
+    };
+    resolved.allows_host_network |= resolved.network == BuildNetwork::Host;
+    for (key, value) in &build.contexts {
+        resolved.contexts.insert(key.name.clone(), named(value, file, context)?);
     }
+    for secret in &build.secrets {
+        let id = secret.target.clone().unwrap_or_else(|| secret.source.value.clone());
+        resolved.secrets.insert(id, files::secret_source("secret", secret, &file.secrets, context)?);
+    }
+    for (key, value) in &build.ssh {
+        resolved.ssh.insert(key.name.clone(), agent(key, value.as_deref(), context)?);
+    }
+    for host in &build.extra_hosts {
+        resolved.extra_hosts.push((host.name.clone(), address(host)?));
+    }
+    for tag in &build.tags {
+        super::source::check_image(tag)?;
+        resolved.tags.push(tag.value.clone());
+    }
+    Ok(resolved)
+}
+
+/// Only images of this kind of machine can be built.
+fn check_platforms(platforms: &[Located<String>]) -> Checked<()> {
+    let ours = format!("linux/{}", image::architecture());
+    let is_ours = |platform: &Located<String>| {
+        let rest = platform.value.strip_prefix(&ours);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    match platforms {
+        [] => Ok(()),
+        several if several.iter().any(is_ours) => Ok(()),
+        [first, ..] => Err(Fault::new(&first.span, format!("images are built for `{ours}` only"))
+            .hint("leave `platforms` out, or add this one")),
+    }
+}
+
+/// A directory of the host.
+fn directory(written: &Located<String>, what: &str, context: &Context<'_>) -> Checked<PathBuf> {
+    let text = written.value.as_str();
+    let remote = text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/");
+    if remote {
+        let message = format!("`{text}`: a build context is a directory of this machine");
+        return Err(Fault::new(&written.span, message)
+            .hint("fetch it first: `git clone URL DIRECTORY`, and name the directory"));
+    }
+    let directory = path(text, context);
+    if directory.is_dir() {
+        return Ok(directory);
+    }
+    let message = match directory.exists() {
+        true => format!("`{}` is not a directory", shown(&directory, context)),
+        false => format!("the build directory `{}` does not exist", shown(&directory, context)),
+    };
+    Err(Fault::new(&written.span, message)
+        .hint(format!("`{what}` is the directory of the Dockerfile, relative to this file")))
+}
+
+fn dockerfiles(
+    build: &BuildFile,
+    directory: &Path,
+    bases: &[String],
+    context: &Context<'_>,
+) -> Checked<Vec<BaseDockerfile>> {
     let missing = |span: &Span, names: &[&str]| {
         let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-        Fault::new(span, format!("`{}` has no {}", shown(&directory, context), names.join(" or ")))
+        Fault::new(span, format!("`{}` has no {}", shown(directory, context), names.join(" or ")))
     };
+    let only = |path| Ok(vec![BaseDockerfile { base: String::new(), path }]);
     let span = &build.context.span;
-    let mut dockerfiles = Vec::new();
+    if build.inline.is_some() {
+        return only(PathBuf::from(INLINE));
+    }
     if let Some(dockerfile) = &build.dockerfile {
         let path: PathBuf = directory.join(&dockerfile.value).components().collect();
         if !path.is_file() {
             return Err(missing(&dockerfile.span, &[&dockerfile.value]));
         }
-        let base = String::new();
-        dockerfiles.push(BaseDockerfile { base, path });
-    } else if bases.is_empty() {
+        return only(path);
+    }
+    if bases.is_empty() {
         let path = directory.join("Dockerfile");
         if !path.is_file() {
             return Err(missing(span, &["Dockerfile"]).hint("name it with `dockerfile`"));
         }
-        let base = String::new();
-        dockerfiles.push(BaseDockerfile { base, path });
+        return only(path);
     }
-    for base in bases.iter().filter(|_| build.dockerfile.is_none()) {
+    let mut dockerfiles = Vec::new();
+    for base in bases {
         let own = format!("Dockerfile.{base}");
         let names: &[&str] = match base.as_str() {
             "alpine" => &[&own, "Dockerfile"],
@@ -54,16 +126,40 @@ pub(super) fn resolve(
         let path = path.ok_or_else(|| {
             missing(span, names).hint(format!("base `{base}` needs a Dockerfile in every build directory"))
         })?;
-        let base = base.clone();
-        dockerfiles.push(BaseDockerfile { base, path });
+        dockerfiles.push(BaseDockerfile { base: base.clone(), path });
     }
-    Ok(Build {
-        image,
-        context: directory.clone(),
-        dockerfiles,
-        args: fill(&build.args, context),
-        target: build.target.clone(),
-        network: build.network,
-        allows_host_network: build.allows_host_network || build.network == BuildNetwork::Host,
+    Ok(dockerfiles)
+}
+
+/// One of `additional_contexts`.
+fn named(written: &Located<String>, file: &StackFile, context: &Context<'_>) -> Checked<BuildContext> {
+    let text = written.value.as_str();
+    if let Some(image) = text.strip_prefix("docker-image://") {
+        super::source::check_image(&Located { span: written.span.clone(), value: image.to_owned() })?;
+        return Ok(BuildContext::Image(image.to_owned()));
+    }
+    let Some(name) = text.strip_prefix("service:") else {
+        return Ok(BuildContext::Directory(directory(written, "additional_contexts", context)?));
+    };
+    let Some(service) = file.services.iter().find(|service| service.key.name == name) else {
+        let known = file.services.iter().map(|service| service.key.name.as_str());
+        return Err(Fault::new(&written.span, format!("there is no service `{name}`")).nearest(name, known));
+    };
+    match (&service.build, &service.image) {
+        (Some(_), _) => Ok(BuildContext::Service(name.to_owned())),
+        (None, Some(image)) => Ok(BuildContext::Image(image.value.clone())),
+        (None, None) => Err(Fault::new(&written.span, format!("service `{name}` has no image"))),
+    }
+}
+
+/// The socket of an agent: the one given, or that of the user.
+fn agent(key: &crate::file::node::Key, value: Option<&str>, context: &Context<'_>) -> Checked<PathBuf> {
+    if let Some(value) = value.filter(|value| !value.is_empty()) {
+        return Ok(path(value, context));
+    }
+    let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
+    socket.map(PathBuf::from).ok_or_else(|| {
+        Fault::new(&key.span, format!("ssh `{}` has no socket, and SSH_AUTH_SOCK is not set", key.name))
+            .hint("start an agent: `eval $(ssh-agent) && ssh-add`")
     })
 }

@@ -32,13 +32,13 @@ pub(super) fn secrets(
     Ok(files)
 }
 
-fn secret_file(
+/// Where the value of a declared secret comes from.
+pub(super) fn secret_source(
     what: &str,
-    parent: &str,
     secret: &Grant,
     sources: &[SecretSourceFile],
     context: &Context<'_>,
-) -> Checked<SecretFile> {
+) -> Checked<SecretSource> {
     let name = &secret.source.value;
     let names = sources.iter().map(|source| source.key.name.as_str());
     let Some(declared) = sources.iter().find(|source| source.key.name == *name) else {
@@ -73,7 +73,18 @@ fn secret_file(
         }
         SecretOrigin::Content(content) => SecretSource::Content(content.clone()),
     };
-    let target = secret.target.as_deref().unwrap_or(name);
+    Ok(source)
+}
+
+fn secret_file(
+    what: &str,
+    parent: &str,
+    secret: &Grant,
+    sources: &[SecretSourceFile],
+    context: &Context<'_>,
+) -> Checked<SecretFile> {
+    let source = secret_source(what, secret, sources, context)?;
+    let target = secret.target.as_deref().unwrap_or(&secret.source.value);
     let target = match target.starts_with('/') {
         true => target.to_owned(),
         false => format!("{parent}{target}"),

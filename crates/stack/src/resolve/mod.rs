@@ -80,7 +80,7 @@ pub(crate) fn plan(
         let network_mode = shared::network_mode(service, &file);
         let named = shared::named(service, &network_mode, &file);
         let mut settled = Service {
-            source: source::source(service, &name, &bases, context)?,
+            source: source::source(service, &name, &bases, &file, context)?,
             environment,
             mounts: mounts::mounts(service, &file, context, &mut volumes, &mut found)?,
             secrets: files::secrets(service, &file, context)?,

@@ -2,14 +2,15 @@
 
 use super::{Context, build, path, shown};
 use crate::diagnostic::{Checked, Fault};
-use crate::file::Located;
 use crate::file::service::ServiceFile;
+use crate::file::{Located, StackFile};
 use crate::plan::Source;
 
 pub(super) fn source(
     service: &ServiceFile,
     stack: &str,
     bases: &[String],
+    file: &StackFile,
     context: &Context<'_>,
 ) -> Checked<Source> {
     let name = &service.key.name;
@@ -23,7 +24,7 @@ pub(super) fn source(
                 // An image's name is lower case, a service's need not be.
                 None => format!("{stack}-{}:latest", name.to_lowercase()),
             };
-            Ok(Source::Build(build::resolve(build, image, bases, context)?))
+            Ok(Source::Build(build::resolve(build, image, bases, file, context)?))
         }
         (None, Some(image), None) => Ok(Source::Image(image.value.clone())),
         (None, None, Some(rootfs)) => {
@@ -49,7 +50,7 @@ pub(super) fn source(
 
 /// The grammar of image references: `[DOMAIN[:PORT]/]NAME[/NAME…][:TAG][@DIGEST]`
 /// (distribution/reference).
-fn check_image(image: &Located<String>) -> Checked<()> {
+pub(super) fn check_image(image: &Located<String>) -> Checked<()> {
     let bad = |message: String| Fault::new(&image.span, message);
     let text = image.value.as_str();
     let (rest, digest) = match text.split_once('@') {

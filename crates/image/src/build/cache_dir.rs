@@ -1,0 +1,174 @@
+//! Directories of `RUN --mount=type=cache`, which later builds find again:
+//!
+//! ```text
+//! m/<24 hex>[-<n>]/lock       held while a command uses it; its time of modification is that of the last use
+//! m/<24 hex>[-<n>]/info.json  the id that Dockerfiles know it by
+//! m/<24 hex>[-<n>]/d          what is mounted
+//! ```
+//!
+//! The digits stand for the id, for the owner and mode that it was made with, and for what it held at first. There
+//! are several with a number where private ones were in use at the same time.
+
+use std::fs::{self, File, FileTimes};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::build::cache::try_lock;
+use crate::build::mount::cache_name;
+use crate::digest::LayerId;
+use crate::dockerfile::{FileOwner, Sharing};
+use crate::error::{Error, Result};
+use crate::node::{self, Attributes};
+use crate::remove::remove_tree;
+use crate::scratch::{self, Scratch, make_private_dir};
+use crate::store::Store;
+
+/// All of them, in the data directory.
+const DIRECTORY: &str = "m";
+
+/// One that is in use.
+pub(super) struct CacheDir {
+    /// Relative to the data directory.
+    path: String,
+    lock: File,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Info {
+    id: String,
+}
+
+/// A cache directory, for listings and for `prune`.
+#[derive(Clone, Debug)]
+pub struct CacheMount {
+    /// The id that Dockerfiles know it by.
+    pub id: String,
+    /// When a command used it last.
+    pub last_used: SystemTime,
+    /// Name of its directory.
+    name: String,
+}
+
+impl CacheDir {
+    /// Takes the directory of `id`, with its lock as `sharing` says; none where it has to be waited for. `first` is
+    /// what a new one holds: a path in these layers.
+    pub(super) fn take(
+        store: &Store,
+        id: &str,
+        sharing: Sharing,
+        owner: FileOwner,
+        first: Option<(&[LayerId], &str)>,
+    ) -> Result<Option<Self>> {
+        let (layers, source) = first.unwrap_or_default();
+        let FileOwner { mode, uid, gid } = owner;
+        let facts = format!("{mode:o} {uid}:{gid}");
+        let mut parts = vec![id.as_bytes(), facts.as_bytes(), source.as_bytes()];
+        parts.extend(layers.iter().map(|layer| layer.hex().as_bytes()));
+        let name = cache_name(&parts).hex()[..24].to_owned();
+        let all = store.data_dir().join(DIRECTORY);
+        make_private_dir(&all)?;
+        for number in 0_u32.. {
+            let name = if number == 0 { name.clone() } else { format!("{name}-{number}") };
+            let dir = all.join(&name);
+            make_private_dir(&dir)?;
+            let lock = match (lock(&dir, sharing)?, sharing) {
+                (None, Sharing::Private) => continue,
+                (None, _) => return Ok(None),
+                (Some(lock), _) => lock,
+            };
+            let content = dir.join("d");
+            if !content.is_dir() {
+                // Whoever shares it sees it whole or not at all.
+                if sharing == Sharing::Shared && lock.try_lock().is_err() {
+                    return Ok(None);
+                }
+                let scratch = Scratch::new(&store.tmp())?;
+                let made = scratch.make_dir("d")?;
+                let fail = |cause: io::Error| Error::io("make the cache directory", &content, cause);
+                if let Some((layers, source)) = first {
+                    store.copy_out(layers, source, &made)?;
+                }
+                let open = node::open_dir_path(&made).map_err(fail)?;
+                let attributes = Attributes { mode, uid, gid, mtime: None, xattrs: Vec::new() };
+                node::set_attributes(&open, &attributes).map_err(fail)?;
+                let info = serde_json::to_vec(&Info { id: id.to_owned() }).expect("a record of text");
+                scratch::write_file(&store.tmp(), &dir.join("info.json"), &info, false)?;
+                fs::rename(&made, &content).map_err(fail)?;
+                if sharing == Sharing::Shared {
+                    lock.lock_shared().map_err(fail)?;
+                }
+            }
+            let cache = Self { path: format!("{DIRECTORY}/{name}/d"), lock };
+            cache.used();
+            return Ok(Some(cache));
+        }
+        Ok(None)
+    }
+
+    /// What is mounted, relative to the data directory.
+    pub(super) fn path(&self) -> String {
+        self.path.clone()
+    }
+
+    fn used(&self) {
+        // Only `prune` would miss it.
+        drop(self.lock.set_times(FileTimes::new().set_modified(SystemTime::now())));
+    }
+}
+
+impl Drop for CacheDir {
+    fn drop(&mut self) {
+        self.used();
+        // A child made without exec may have a copy of the descriptor, and keep the lock.
+        drop(self.lock.unlock());
+    }
+}
+
+fn lock(dir: &Path, sharing: Sharing) -> Result<Option<File>> {
+    try_lock(
+        &dir.join("lock"),
+        match sharing {
+            Sharing::Shared => File::try_lock_shared,
+            Sharing::Private | Sharing::Locked => File::try_lock,
+        },
+    )
+}
+
+impl Store {
+    /// All cache directories, those in use included.
+    pub fn cache_mounts(&self) -> Result<Vec<CacheMount>> {
+        let all = self.data_dir().join(DIRECTORY);
+        let fail = |cause| Error::io("read directory", &all, cause);
+        let entries = match fs::read_dir(&all) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(fail)?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
+            let Some(info) = self.read_json::<Info>(&all.join(&name).join("info.json"))? else { continue };
+            let lock = all.join(&name).join("lock");
+            let used = fs::metadata(&lock).and_then(|meta| meta.modified());
+            let last_used = used.map_err(|cause| Error::io("look up", &lock, cause))?;
+            found.push(CacheMount { id: info.id, last_used, name });
+        }
+        found.sort_by(|a, b| (&a.id, &a.name).cmp(&(&b.id, &b.name)));
+        Ok(found)
+    }
+
+    /// A cache directory's place, for its size.
+    pub fn cache_mount_path(&self, cache: &CacheMount) -> PathBuf {
+        self.data_dir().join(DIRECTORY).join(&cache.name)
+    }
+
+    /// Deletes a cache directory; false where a command uses it.
+    pub fn remove_cache_mount(&self, cache: &CacheMount) -> Result<bool> {
+        let dir = self.cache_mount_path(cache);
+        let Some(_lock) = try_lock(&dir.join("lock"), File::try_lock)? else { return Ok(false) };
+        remove_tree(&dir)?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,76 @@
+//! How connections are made: deadlines, proxies, and whom to trust.
+
+use std::path::PathBuf;
+
+use ureq::Agent;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+
+use super::client::origin;
+use super::error::{Problem, RegistryError};
+use super::settings::{Endpoint, Timing, is_loopback};
+use crate::error::Result;
+
+/// Where distributions keep the certificates of the authorities that they trust.
+const AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
+
+/// What makes the connections to a registry.
+pub(super) fn agent(endpoint: &Endpoint, timing: &Timing) -> Result<Agent> {
+    let host = origin(endpoint.urls.first().map_or("", String::as_str));
+    let host = host.split_once("://").map_or(host, |(_, host)| host);
+    let config = Agent::config_builder()
+        .user_agent(concat!("inception-run/", env!("CARGO_PKG_VERSION")))
+        .http_status_as_error(false)
+        // Followed by us: who gets our credentials is no library's business.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .timeout_resolve(Some(timing.connect))
+        .timeout_connect(Some(timing.connect))
+        .timeout_per_read(Some(timing.stall))
+        .timeout_per_write(Some(timing.stall))
+        .timeout_recv_response(Some(timing.answer))
+        .tls_config(TlsConfig::builder().root_certs(authorities(endpoint)?).build());
+    // A proxy is of no use for this machine itself.
+    let config = if is_loopback(host) { config.proxy(None) } else { config };
+    Ok(config.build().new_agent())
+}
+
+/// Whom to trust: the system's authorities, or the usual ones where it has none; and those named for this registry.
+fn authorities(endpoint: &Endpoint) -> Result<RootCerts> {
+    let mut trusted: Vec<Certificate<'static>> = Vec::new();
+    for text in &endpoint.authorities {
+        let before = trusted.len();
+        trusted.extend(certificates(text.as_bytes()));
+        if trusted.len() == before {
+            let problem = "the certificate of its authority (`ca.crt`) cannot be read".to_owned();
+            let registry = endpoint.name.clone();
+            return Err(
+                RegistryError { registry, repository: None, problem: Problem::Refused { problem } }.into()
+            );
+        }
+    }
+    let configured = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let files = configured.into_iter().chain(AUTHORITIES.into_iter().map(Into::into));
+    let system = files.filter_map(|file| std::fs::read(file).ok()).find(|text| !text.is_empty());
+    match system {
+        Some(text) => trusted.extend(certificates(&text)),
+        None if trusted.is_empty() => return Ok(RootCerts::WebPki),
+        None => {}
+    }
+    Ok(RootCerts::new_with_certs(&trusted))
+}
+
+/// The certificates of a PEM file. One that cannot be read vouches for nobody.
+fn certificates(text: &[u8]) -> Vec<Certificate<'static>> {
+    let items = parse_pem(text).filter_map(Result::ok);
+    items
+        .filter_map(|item| match item {
+            PemItem::Certificate(certificate) => Some(certificate),
+            _ => None,
+        })
+        .collect()
+}

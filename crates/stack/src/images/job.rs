@@ -1,0 +1,201 @@
+//! One image to build, with everything resolved that a storage worker cannot see.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use container::rlimit;
+use image::{BuildRequest, Digest, NamedContext, Secret, Store};
+
+use super::network::Networks;
+use super::run::{Rules, SandboxRunner};
+use super::{Options, Progress, based_name, reference};
+use crate::plan::{BaseDockerfile, Build, BuildContext, SecretSource};
+use crate::remote::{Context, RemoteError};
+use crate::storage::Handle;
+
+/// A variable and a build argument (reproducible-builds.org).
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// Largest secret, bytes; as BuildKit's.
+const SECRET_BYTES: u64 = 500 * 1024;
+
+pub(super) struct Job {
+    request: BuildRequest,
+    rules: Rules,
+    /// There is no other base, which would be the first thing to try when a command fails.
+    only_base: bool,
+}
+
+impl Job {
+    /// `begun` is when the command began, `ids` are the images that it has built so far.
+    pub(super) fn new(
+        build: &Build,
+        dockerfile: &BaseDockerfile,
+        options: &Options,
+        begun: SystemTime,
+        ids: &BTreeMap<String, String>,
+        handles: &mut Vec<Handle>,
+    ) -> Result<Self, RemoteError> {
+        let context = reachable(&build.context, handles)?;
+        let inside = match dockerfile.path.strip_prefix(&build.context) {
+            Ok(relative) => context.join(relative),
+            Err(_) if build.inline.is_some() => context.clone(),
+            Err(_) => reachable(&dockerfile.path, handles)?,
+        };
+        let mut tags = Vec::new();
+        for tag in [&build.image].into_iter().filter(|name| !name.is_empty()).chain(&build.tags) {
+            tags.push(reference(tag)?);
+        }
+        // A second name: that of the base it was built on.
+        if !dockerfile.base.is_empty() {
+            tags.push(based_name(build, &dockerfile.base)?);
+        }
+        let mut args = build.args.clone();
+        if let (false, Ok(epoch)) = (args.contains_key(EPOCH), std::env::var(EPOCH)) {
+            args.insert(EPOCH.to_owned(), epoch);
+        }
+        let mut contexts = BTreeMap::new();
+        for (name, context) in &build.contexts {
+            contexts.insert(name.clone(), named(context, ids, handles)?);
+        }
+        let mut secrets = BTreeMap::new();
+        for (id, source) in &build.secrets {
+            let secret = secret(source, &options.secrets);
+            secrets.insert(id.clone(), secret.context(|| format!("read the secret `{id}`"))?);
+        }
+        let request = BuildRequest {
+            context,
+            dockerfile: inside,
+            dockerfile_name: Some(dockerfile.path.display().to_string()),
+            dockerfile_text: build.inline.clone(),
+            tags,
+            epoch: args.get(EPOCH).map(|text| epoch(text)).transpose()?,
+            args,
+            target: build.target.clone(),
+            fresh: build.no_cache.then_some(begun),
+            labels: build.labels.clone(),
+            contexts,
+            secrets,
+            agents: build.ssh.keys().cloned().collect(),
+            bases: BTreeMap::new(),
+        };
+        let mut rlimits = Vec::new();
+        for (name, (soft, hard)) in &build.ulimits {
+            let number = rlimit::number(name)
+                .ok_or_else(|| RemoteError::message(format!("unknown resource limit `{name}`")))?;
+            rlimits.push((number, *soft, *hard));
+        }
+        let rules = Rules {
+            usual: build.network,
+            allows_host: build.allows_host_network,
+            allows_insecure: build.allows_insecure,
+            extra_hosts: build.extra_hosts.clone(),
+            shm_size: build.shm_size,
+            rlimits,
+            debug: options.debug,
+        };
+        Ok(Self { request, rules, only_base: build.dockerfiles.len() == 1 })
+    }
+
+    /// Builds it. Runs in a storage worker.
+    pub(super) fn carry_out(
+        &self,
+        store: &Store,
+        service: &str,
+        networks: Networks<'_>,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<String, RemoteError> {
+        // The builder and its runner both have things to tell, never at the same time.
+        let tell = RefCell::new(tell);
+        let warn = |text| tell.borrow_mut()(Progress::Warning(text));
+        let shell = |status| tell.borrow_mut()(Progress::Shell { service: service.to_owned(), status });
+        let mut runner = SandboxRunner::new(self.rules.clone(), networks, &warn, &shell)?;
+        let image = image::build(store, &self.request, &mut runner, &mut |event| {
+            if let Some(event) = translate(service, event) {
+                tell.borrow_mut()(event);
+            }
+        });
+        match image {
+            Ok(image) => Ok(image.id.to_string()),
+            Err(error) => {
+                let failed = matches!(error, image::Error::RunFailed { .. });
+                let hinted = failed && self.only_base && !self.rules.debug;
+                let error = RemoteError::from(error);
+                Err(match hinted {
+                    true => error
+                        .or_hint("`inception-run build --debug-on-failure` opens a shell where it failed"),
+                    false => error,
+                })
+            }
+        }
+    }
+}
+
+/// A path of the host's that a worker can use.
+fn reachable(path: &Path, handles: &mut Vec<Handle>) -> Result<PathBuf, RemoteError> {
+    let handle = Handle::open(path)?;
+    let reachable = handle.path().to_owned();
+    handles.push(handle);
+    Ok(reachable)
+}
+
+fn named(
+    context: &BuildContext,
+    ids: &BTreeMap<String, String>,
+    handles: &mut Vec<Handle>,
+) -> Result<NamedContext, RemoteError> {
+    Ok(match context {
+        BuildContext::Directory(path) => NamedContext::Directory(reachable(path, handles)?),
+        BuildContext::Image(name) => NamedContext::Image(reference(name)?),
+        BuildContext::Service(name) => match ids.get(name) {
+            Some(id) => NamedContext::Id(Digest::from_str(id)?),
+            None => return Err(RemoteError::message(format!("the image of service `{name}` is not built"))),
+        },
+    })
+}
+
+fn secret(source: &SecretSource, values: &BTreeMap<String, String>) -> Result<Secret, RemoteError> {
+    match source {
+        SecretSource::Content(content) => Ok(Secret(content.clone().into_bytes())),
+        SecretSource::File(path) => {
+            let read = || -> std::io::Result<Vec<u8>> {
+                let length = std::fs::metadata(path)?.len();
+                if length > SECRET_BYTES {
+                    return Err(std::io::ErrorKind::FileTooLarge.into());
+                }
+                std::fs::read(path)
+            };
+            Ok(Secret(read().context(|| format!("read {}", path.display()))?))
+        }
+        SecretSource::Environment(name) => {
+            let value = values.get(name).cloned().or_else(|| std::env::var(name).ok());
+            value.map(|value| Secret(value.into_bytes())).ok_or_else(|| {
+                RemoteError::message(format!("variable `{name}` is not set"))
+                    .or_hint("set it in the environment or in `.env`")
+            })
+        }
+    }
+}
+
+fn epoch(text: &str) -> Result<u64, RemoteError> {
+    text.parse().map_err(|_| {
+        RemoteError::message(format!("`{EPOCH}={text}` is not a number of seconds since 1970"))
+            .or_hint(format!("`{EPOCH}=$(git log -1 --pretty=%ct)` is the time of the last commit"))
+    })
+}
+
+fn translate(service: &str, event: image::BuildEvent) -> Option<Progress> {
+    let service = service.to_owned();
+    Some(match event {
+        image::BuildEvent::StepStarted { step, stage, index, total, text } => {
+            Progress::Step { service, step, stage, index, total, text }
+        }
+        image::BuildEvent::StepCached { step } => Progress::Cached { service, step },
+        image::BuildEvent::StepDone { step, seconds } => Progress::Ran { service, step, seconds },
+        image::BuildEvent::Output { step, line } => Progress::Output { service, step: Some(step), line },
+        image::BuildEvent::Warning(text) => Progress::Warning(format!("{service}: {text}")),
+        _ => return None,
+    })
+}
