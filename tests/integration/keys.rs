@@ -272,6 +272,29 @@ configs = [{ source = "site", target = "/etc/site.conf" }]
 }
 
 #[test]
+fn what_listens_on_the_host_is_reached_by_the_name_for_it() {
+    let own = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    if !own.is_ok_and(|own| !own.ip().is_loopback()) {
+        return skipped("what_listens_on_the_host_is_reached_by_the_name_for_it", "the host has no address");
+    }
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut client, b"from the host\n").unwrap();
+    });
+    let stack = Stack::new(
+        "[services.a]\ncommand = [\"sleep\", \"1000\"]\nextra_hosts = [\"host.docker.internal:host-gateway\"]\n",
+    );
+    stack.up();
+    assert_eq!(stack.sh("a", &format!("nc -w 5 host.docker.internal {port} < /dev/null")), "from the host");
+    answer.join().unwrap();
+}
+
+#[test]
 fn low_ports_are_moved_and_the_stack_keeps_to_it() {
     let first: u16 = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
         .unwrap()

@@ -1,7 +1,7 @@
 //! What a plan depends on besides the file: facts of the host, read beforehand.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 
 use crate::diagnostic::FileError;
@@ -25,6 +25,8 @@ pub struct HostFacts {
     pub home: Option<PathBuf>,
     /// The host's name.
     pub name: Option<String>,
+    /// The address that the host itself would connect from, by which services on it can be reached.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// A route of the host's that is not a default route.
@@ -65,6 +67,7 @@ impl HostFacts {
             name_servers: resolvers(&read(RESOLVERS)?.unwrap_or_default()),
             mtu: mtu.and_then(|text| text.trim().parse().ok()).filter(|mtu| is_unusual(*mtu)),
             home,
+            address: own_address(),
             name: read(NAME)?.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()),
         })
     }
@@ -74,6 +77,17 @@ impl HostFacts {
     pub fn used_subnets(&self) -> Vec<(Ipv4Addr, u8)> {
         let routes = self.routes.iter().map(|route| route.destination);
         routes.chain(self.name_servers.iter().map(|address| (*address, 32))).collect()
+    }
+}
+
+/// The address of the interface of the default route, as the kernel chooses it for a socket; nothing is sent.
+fn own_address() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // RFC 5737: an address for documentation, which is nobody's.
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Some(address),
+        _ => None,
     }
 }
 

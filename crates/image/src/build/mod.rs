@@ -5,6 +5,7 @@ mod add_git;
 mod add_url;
 mod cache;
 mod cache_dir;
+mod changes;
 mod chmod;
 mod copy;
 mod epoch;

@@ -312,6 +312,18 @@ fn ports_that_are_too_low_are_moved() {
 }
 
 #[test]
+fn the_host_is_reached_by_its_own_address() {
+    let text = "services:\n  s: { image: i, extra_hosts: ['host.docker.internal:host-gateway'] }\n";
+    let fixture = Fixture::new(&[("compose.yaml", text)]);
+    let address =
+        |host: &HostFacts| load(&fixture.options("compose.yaml"), host).unwrap().services[0].extra_hosts[0].1;
+    let own = std::net::Ipv4Addr::new(203, 0, 113, 7);
+    assert_eq!(address(&HostFacts { address: Some(own), ..host() }), own);
+    // A host without a network has a gateway in the stack all the same.
+    assert_ne!(address(&host()), own);
+}
+
+#[test]
 fn the_choice_of_ports_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let choice = PortChoice { offset: Some(8000), publish: [(443, 4443)].into(), kept: false };

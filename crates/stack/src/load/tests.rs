@@ -71,6 +71,7 @@ pub(super) fn host() -> HostFacts {
         mtu: None,
         home: Some(PathBuf::from("/home/tester")),
         name: Some("machine".to_owned()),
+        address: None,
     }
 }
 

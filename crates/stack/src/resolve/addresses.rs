@@ -152,14 +152,19 @@ fn attachment(
     })
 }
 
-/// `extra_hosts`, with the gateway's address where it is asked for.
-pub(super) fn extra_hosts(service: &ServiceFile, plan: &NetworkPlan) -> Checked<Vec<(String, IpAddr)>> {
+/// `extra_hosts`, with the address by which the host is reached where `host-gateway` asks for it. That is its own: what
+/// connects to the gateway stays in the stack.
+pub(super) fn extra_hosts(
+    service: &ServiceFile,
+    plan: &NetworkPlan,
+    host: &HostFacts,
+) -> Checked<Vec<(String, IpAddr)>> {
     let interfaces = plan.endpoints.iter().find(|endpoint| endpoint.service == service.key.name);
     let first = interfaces.and_then(|endpoint| endpoint.interfaces.first());
     let network = first.and_then(|first| plan.networks.iter().find(|n| n.name == first.network));
     let gateway = match service.network.mode.as_ref().map(|mode| &mode.value) {
         Some(ModeFile::Host) => Some(Ipv4Addr::LOCALHOST),
-        _ => network.map(|network| network.gateway),
+        _ => network.map(|network| host.address.unwrap_or(network.gateway)),
     };
     let hosts = service.network.extra_hosts.iter();
     hosts

@@ -90,7 +90,7 @@ pub(crate) fn plan(
             depends_on: dependencies(service, &file),
             ports: ports::published(service, context),
             moved_ports: ports::moved(service, context),
-            extra_hosts: addresses::extra_hosts(named, &network)?,
+            extra_hosts: addresses::extra_hosts(named, &network, context.host)?,
             hostname: host_name(named, context),
             domainname: named.settled.domainname.clone(),
             dns_search: named.settled.dns_search.clone(),

@@ -146,3 +146,23 @@ ports = [{ target = 21, published = 2121, protocol = "ftp", passive = "21100-211
     service.hostname = "files".to_owned();
     assert_eq!(replica(&service, 2, Some(3)).hostname, "files");
 }
+
+#[test]
+fn the_images_check_at_the_files_times() {
+    let plan = plan(
+        "[services.a]\nimage = \"i\"\nhealthcheck = { interval = \"1s\", retries = 7 }\n[services.b]\nimage = \"i\"\nhealthcheck = { disable = true }\n[services.c]\nimage = \"i\"\n",
+    );
+    let config = |check: &str| -> Image {
+        let config = serde_json::from_str(&format!(
+            "{{\"architecture\": \"amd64\", \"os\": \"linux\", \"rootfs\": {{\"type\": \"layers\", \"diff_ids\": []}}, \"config\": {{{check}}}}}"
+        )).unwrap();
+        Image { id: image::Digest::of(b""), config, layers: Vec::new() }
+    };
+    let with = config("\"Healthcheck\": {\"Test\": [\"CMD\", \"probe\"], \"Interval\": 5000000000}");
+    let check = |index: usize, image: &Image| healthcheck(&plan.services[index], image);
+    let found = check(0, &with).unwrap();
+    assert_eq!(found.test, Some(Probe::Exec(vec!["probe".to_owned()])));
+    assert!((found.interval - 1.0).abs() < 1e-9 && found.retries == 7);
+    assert!(check(0, &config("")).is_none() && check(1, &with).is_none());
+    assert!((check(2, &with).unwrap().interval - 5.0).abs() < 1e-9);
+}

@@ -50,7 +50,10 @@ const KEYS: &[Entry] = &[
         "external_links",
         "another name for a container of this stack; those of others cannot be reached",
     ),
-    honoured("extra_hosts", "`host-gateway` is the gateway of the first network"),
+    honoured(
+        "extra_hosts",
+        "`host-gateway` is the host's own address: what listens on the host's loopback only is not reached",
+    ),
     warned(
         "gpus",
         "the devices of a graphics processor cannot be handed to a user namespace as Docker's tools do",
