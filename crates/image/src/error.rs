@@ -212,6 +212,15 @@ pub enum Error {
     /// The sandbox of a `RUN` instruction could not be started.
     #[error("run the command in its sandbox")]
     Runner(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A git repository could not be fetched.
+    #[error("fetch the repository `{remote}`")]
+    Git {
+        /// Its address.
+        remote: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A mount needs something that the build was not given.
     #[error("there is no {what} `{id}`")]
     NotGiven {

@@ -3,6 +3,7 @@
 mod agent;
 mod base;
 mod build;
+mod git;
 mod job;
 mod mounts;
 mod network;
