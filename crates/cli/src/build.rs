@@ -11,6 +11,7 @@ use stack::RemoteError;
 use stack::images::{self, Options};
 use stack::plan::{BaseDockerfile, Build as Plan, BuildContext, BuildNetwork, SecretSource, Source};
 
+use crate::build_check;
 use crate::build_output::{Destination, fields};
 use crate::build_view::{Form, View};
 use crate::listing::check_services;
@@ -78,6 +79,9 @@ pub(crate) struct Build {
     /// Show nothing but the image's id
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Look for mistakes in the Dockerfiles, and build nothing
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Open a shell where a RUN failed
     #[arg(long)]
     pub(crate) debug_on_failure: bool,
@@ -141,6 +145,9 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
     }
     for (_, build) in &mut builds {
         apply(arguments, build)?;
+    }
+    if arguments.check {
+        return build_check::check(session.output, &builds);
     }
     let form = if arguments.quiet { Form::Quiet } else { arguments.progress };
     let mut view = View::new(session.output, form);

@@ -33,7 +33,7 @@ pub(crate) use crate::build::stage::clean;
 pub use crate::build::step::{BoxError, Network, RunMount, RunSource, RunStep, Runner, Running, Secret};
 use crate::config::{Image, ImageConfig};
 use crate::digest::{Digest, LayerId};
-use crate::dockerfile::{Dockerfile, Instruction, Kind, Origin};
+use crate::dockerfile::{Dockerfile, Instruction, Kind, Origin, RULES_ARGUMENT};
 use crate::error::{Error, Result};
 use crate::pattern::Ignore;
 use crate::reference::Reference;
@@ -160,12 +160,13 @@ pub fn build(
     };
     let mut dockerfile = Dockerfile::parse(&name, &text)?;
     dockerfile.named.extend(request.contexts.keys().cloned());
+    dockerfile.apply_rules_of(&request.args)?;
     let globals = dockerfile.global_scope(&request.args)?;
     let target = dockerfile.target(request.target.as_deref())?;
     let needed = dockerfile.needed(target, &globals)?;
-    for warning in &dockerfile.warnings {
-        let (line, message, rule) = (warning.line, &warning.message, warning.rule);
-        progress(BuildEvent::Warning(format!("{name}:{line}: {message} ({rule})")));
+    dockerfile.tolerate_all()?;
+    for warning in dockerfile.wanted(&dockerfile.warnings) {
+        progress(BuildEvent::Warning(format!("{name}:{}: {warning}", warning.line)));
     }
     warn_of_unused(&dockerfile, &needed, request, progress);
     let mut builder = Builder {
@@ -234,7 +235,8 @@ fn warn_of_unused(
         .flatten()
         .collect();
     for name in request.args.keys() {
-        if !declared.contains(&name.as_str()) && !stage::is_proxy_arg(name) && name != epoch::NAME {
+        let known = stage::is_proxy_arg(name) || [epoch::NAME, RULES_ARGUMENT].contains(&name.as_str());
+        if !known && !declared.contains(&name.as_str()) {
             let message = format!("{}: no ARG asks for the build argument `{name}`", dockerfile.name);
             progress(BuildEvent::Warning(message));
         }

@@ -16,7 +16,7 @@ use crate::build::cache::Claim;
 use crate::build::run::Underway;
 use crate::build::stage::{Built, StageState};
 use crate::build::{BuildEvent, Builder, Outcome, shorten};
-use crate::dockerfile::{Instruction, Kind, Origin};
+use crate::dockerfile::{Instruction, Kind, Origin, Warning};
 use crate::error::{Error, Result};
 
 /// How often it is looked whether another build is done with what this one waits for: a lock of a file cannot be
@@ -116,11 +116,9 @@ impl Builder<'_> {
                 .instruction(&mut state, task.stage, instruction)
                 .map_err(|error| self.step_error(instruction.line, &instruction.text, error))?;
             for name in state.take_missed() {
-                let place = format!("{}:{}", dockerfile.name, instruction.line);
-                let message = format!("{place}: variable `{name}` has no value (UndefinedVar)");
                 // Once, though it may be tried several times.
                 if !matches!(outcome, Outcome::Awaited | Outcome::Queued) {
-                    (self.progress)(BuildEvent::Warning(message));
+                    self.warn(&Warning::undefined(instruction.line, &name))?;
                 }
             }
             match outcome {
@@ -140,6 +138,16 @@ impl Builder<'_> {
             task.next += 1;
         }
         task.state = Some(state);
+        Ok(())
+    }
+
+    /// Tells of a warning, unless it is not wanted.
+    fn warn(&mut self, warning: &Warning) -> Result<()> {
+        for warning in self.dockerfile.wanted([warning]) {
+            self.dockerfile.tolerate(warning)?;
+            let place = format!("{}:{}", self.dockerfile.name, warning.line);
+            (self.progress)(BuildEvent::Warning(format!("{place}: {warning}")));
+        }
         Ok(())
     }
 

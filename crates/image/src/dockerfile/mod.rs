@@ -7,6 +7,7 @@ mod lines;
 mod lint;
 mod mount;
 mod parse;
+mod rules;
 mod words;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::reference::Reference;
 pub use check::check;
 pub(crate) use lines::Heredoc;
 pub(crate) use mount::{FileOwner, Mount, MountFlag, MountKind, Sharing};
+pub(crate) use rules::{ARGUMENT as RULES_ARGUMENT, Rules};
 pub(crate) use words::{Scope, expand, expand_document};
 
 /// A parsed Dockerfile. Variables are not yet expanded: their values depend on what went before.
@@ -36,15 +38,19 @@ pub(crate) struct Dockerfile {
     pub(crate) named: BTreeSet<String>,
     /// What is accepted, but is likely a mistake; by line.
     pub(crate) warnings: Vec<Warning>,
+    /// Which of those are wanted.
+    pub(crate) rules: Rules,
 }
 
 /// Something that is likely a mistake.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Warning {
-    pub(crate) line: usize,
+pub struct Warning {
+    /// Line of the instruction, from 1.
+    pub line: usize,
     /// BuildKit's name of the rule, by which `# check=skip=` leaves it out.
-    pub(crate) rule: &'static str,
-    pub(crate) message: String,
+    pub rule: &'static str,
+    /// What is the matter.
+    pub message: String,
 }
 
 #[derive(Debug)]
@@ -402,6 +408,8 @@ pub fn plan_bases(
 ) -> Result<Vec<Reference>> {
     let mut dockerfile = Dockerfile::parse(name, text)?;
     dockerfile.named.clone_from(named);
+    dockerfile.apply_rules_of(args)?;
+    dockerfile.tolerate_all()?;
     let globals = dockerfile.global_scope(args)?;
     let mut found = Vec::new();
     for index in dockerfile.needed(dockerfile.target(target)?, &globals)? {

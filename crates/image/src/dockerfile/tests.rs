@@ -86,8 +86,8 @@ fn bases_are_those_of_needed_stages() {
 
 /// The warnings of a file, `LINE RULE`.
 fn warnings(text: &str) -> Vec<String> {
-    let found = parse_ok(text).warnings;
-    found.iter().map(|warning| format!("{} {}", warning.line, warning.rule)).collect()
+    let dockerfile = parse_ok(text);
+    dockerfile.wanted(&dockerfile.warnings).map(|warning| format!("{} {}", warning.line, warning.rule)).collect()
 }
 
 #[test]
@@ -313,11 +313,31 @@ fn frequent_mistakes_are_warned_of() {
     ] {
         assert_eq!(warnings(text), expected, "{text}");
     }
-    let error = parse_err("# check=skip=MaintainerDeprecated;error=true\nFROM a\nMAINTAINER x\nCMD x");
+}
+
+#[test]
+fn warnings_can_be_errors() {
+    let text = "# check=skip=MaintainerDeprecated;error=true\nFROM a\nMAINTAINER x\nCMD x\nUSER $NONE";
+    let plan = |args: &BTreeMap<String, String>| {
+        plan_bases("Dockerfile", text, args, None, &BTreeSet::new()).map_err(|error| error.to_string())
+    };
+    let error = plan(&BTreeMap::new()).unwrap_err();
     assert!(
         error.starts_with("Dockerfile:4: a command") && error.contains("(JSONArgsRecommended)"),
         "{error}"
     );
+    // Who builds it has the last word.
+    let args = |rules: &str| BTreeMap::from([(RULES_ARGUMENT.to_owned(), rules.to_owned())]);
+    assert!(plan(&args("skip=JSONArgsRecommended;error=true")).unwrap_err().contains("(MaintainerDeprecated)"));
+    assert!(plan(&args("")).is_ok());
+    assert!(plan(&args("nothing")).unwrap_err().contains("BUILDKIT_DOCKERFILE_CHECK: "));
+    let rules = |args: &BTreeMap<String, String>| {
+        let found = check("Dockerfile", text, args, &BTreeSet::new()).unwrap();
+        found.iter().map(|warning| format!("{} {}", warning.line, warning.rule)).collect::<Vec<_>>()
+    };
+    assert_eq!(rules(&BTreeMap::new()), ["4 JSONArgsRecommended"]);
+    assert_eq!(rules(&args("skip=JSONArgsRecommended")), ["3 MaintainerDeprecated"]);
+    assert!(rules(&args("skip=all;error=true")).is_empty());
 }
 
 #[test]
@@ -342,22 +362,24 @@ fn a_file_is_checked_without_a_build() {
     let args = BTreeMap::from([("GIVEN".to_owned(), "x".to_owned())]);
     let text = "ARG TAG=1\nFROM scratch AS a\nARG GIVEN\nARG E\nENV V=$GIVEN$E$NONE\nUSER $V\nFROM a\nLABEL a=$V b=$GIVEN\n\
                 FROM base:$TAG\nUSER ${HOME:?}\nCMD x\n";
-    let warnings = check("Dockerfile", text, &args).unwrap();
+    let warnings = check("Dockerfile", text, &args, &BTreeSet::new()).unwrap();
+    let told: Vec<(usize, String)> =
+        warnings.iter().map(|warning| (warning.line, warning.to_string())).collect();
     assert_eq!(
-        warnings[..2],
+        told[..2],
         [
-            "Dockerfile:5: variable `NONE` has no value (UndefinedVar)",
-            "Dockerfile:8: variable `GIVEN` has no value (UndefinedVar)",
+            (5, "variable `NONE` has no value (UndefinedVar)".to_owned()),
+            (8, "variable `GIVEN` has no value (UndefinedVar)".to_owned()),
         ]
     );
-    assert!(warnings[2].starts_with("Dockerfile:11: ") && warnings.len() == 3, "{warnings:?}");
+    assert!(told[2].0 == 11 && told.len() == 3, "{told:?}");
     for (text, problem) in [
         ("FROM scratch\nUSER ${HOME:?}", "Dockerfile:2: `${HOME:?}`: variable `HOME`"),
         ("FROM scratch\nCOPY <<E /x\n${a\nE", "Dockerfile:2:"),
         ("FROM scratch\nRUN --mount=type=cache,target=$x y", "needs a target"),
         ("FROM a\nCOPY --from=7 x /", "no earlier stage"),
     ] {
-        let error = check("Dockerfile", text, &args).unwrap_err().to_string();
+        let error = check("Dockerfile", text, &args, &BTreeSet::new()).unwrap_err().to_string();
         assert!(error.contains(problem), "{text}: {error}");
     }
 }
@@ -415,7 +437,7 @@ proptest! {
     fn any_text_is_understood_or_refused(pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..40)) {
         let text = pieces.concat();
         let args = BTreeMap::from([("ARG".to_owned(), "a/b*c\\".to_owned())]);
-        match check("Dockerfile", &text, &args) {
+        match check("Dockerfile", &text, &args, &BTreeSet::new()) {
             Ok(_) => drop(plan_bases("Dockerfile", &text, &args, None, &BTreeSet::new()).unwrap()),
             Err(Error::Dockerfile { line, message, .. }) => {
                 prop_assert!(line >= 1 && line <= text.matches('\n').count() + 1 && !message.is_empty());

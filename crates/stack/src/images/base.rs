@@ -132,10 +132,7 @@ fn prepare(
     for (_, build) in builds {
         let Some(dockerfile) = build.dockerfiles.iter().find(|d| d.base == base) else { continue };
         let name = dockerfile.path.display().to_string();
-        let text = match &build.inline {
-            Some(text) => text.clone(),
-            None => std::fs::read_to_string(&dockerfile.path).context(|| format!("read {name}"))?,
-        };
+        let text = super::check::text_of(build, dockerfile)?;
         let named = build.contexts.keys().cloned().collect();
         let mut bases = image::plan_bases(&name, &text, &build.args, build.target.as_deref(), &named)?;
         for context in build.contexts.values() {
