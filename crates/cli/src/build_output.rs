@@ -85,9 +85,7 @@ impl Destination {
         match self {
             Self::Store => Ok(()),
             Self::Directory(directory) => Ok(images::export_directory(paths, id, directory)?),
-            Self::Tar(path) => {
-                into_file(path.as_deref(), |file| Ok(images::export_tar(paths, id, file)?))
-            }
+            Self::Tar(path) => into_file(path.as_deref(), |file| Ok(images::export_tar(paths, id, file)?)),
             Self::Image(format, path) => into_file(path.as_deref(), |file| {
                 Ok(transfer::save(paths, wanted, *format, transfer::Target::File(file))?)
             }),

@@ -69,25 +69,57 @@ fn health_check_options() {
     assert_eq!((health.interval, health.timeout, health.retries), (90_000_000_000, 500_000_000, 3));
 }
 
+/// The images that a file needs, where bases leave nothing.
+fn plan(text: &str, args: &BTreeMap<String, String>, target: Option<&str>) -> Result<Vec<Reference>> {
+    let request = BaseRequest { name: "Dockerfile", text, args, target, contexts: &BTreeMap::new() };
+    plan_bases(&request, &|_| Ok(Vec::new()))
+}
+
+#[test]
+fn what_bases_left_needs_images_and_stages_too() {
+    let text = "FROM unused:1 AS unused\nFROM low:1 AS left\nFROM base\nFROM named\nFROM dir\nCOPY --from=2 /x /\nCOPY --from=3 /y /\n";
+    let contexts = BTreeMap::from([
+        ("named".to_owned(), Some("other:1".parse().unwrap())),
+        ("dir".to_owned(), None),
+        ("idle".to_owned(), Some("idle:1".parse().unwrap())),
+    ]);
+    let args = BTreeMap::new();
+    let request = BaseRequest { name: "Dockerfile", text, args: &args, target: None, contexts: &contexts };
+    let planned = |known: &[(&str, &str)]| {
+        let on_build = |reference: &Reference| {
+            let of = known.iter().filter(|(name, _)| reference.to_string() == *name);
+            Ok(of.map(|(_, text)| (*text).to_owned()).collect())
+        };
+        let names = plan_bases(&request, &on_build).unwrap();
+        names.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(planned(&[]), ["base:latest", "other:1"]);
+    let first = ("base:latest", "COPY --from=left /l /");
+    let second = ("other:1", "RUN --mount=from=tools:1,target=/t true");
+    assert_eq!(planned(&[first, second]), ["low:1", "base:latest", "other:1", "tools:1"]);
+}
+
 #[test]
 fn bases_are_those_of_needed_stages() {
     let text = "ARG V=3.20\nFROM alpine:$V AS one\nFROM debian:bookworm AS two\nFROM one\nCOPY --from=busybox:1 /x /x\nFROM scratch AS last\nCOPY --from=2 / /\n";
-    let plan = |target| {
+    let names = |target| {
         let args = [("V".to_owned(), "3.14".to_owned())].into();
-        let names = plan_bases("Dockerfile", text, &args, target, &BTreeSet::new()).unwrap();
+        let names = plan(text, &args, target).unwrap();
         names.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(plan(None), ["alpine:3.14", "busybox:1"]);
-    assert_eq!(plan(Some("two")), ["debian:bookworm"]);
-    let error =
-        plan_bases("Dockerfile", text, &BTreeMap::new(), Some("three"), &BTreeSet::new()).unwrap_err();
+    assert_eq!(names(None), ["alpine:3.14", "busybox:1"]);
+    assert_eq!(names(Some("two")), ["debian:bookworm"]);
+    let error = plan(text, &BTreeMap::new(), Some("three")).unwrap_err();
     assert_eq!(error.hint().unwrap(), "its stages are: one, two, last");
 }
 
 /// The warnings of a file, `LINE RULE`.
 fn warnings(text: &str) -> Vec<String> {
     let dockerfile = parse_ok(text);
-    dockerfile.wanted(&dockerfile.warnings).map(|warning| format!("{} {}", warning.line, warning.rule)).collect()
+    dockerfile
+        .wanted(&dockerfile.warnings)
+        .map(|warning| format!("{} {}", warning.line, warning.rule))
+        .collect()
 }
 
 #[test]
@@ -248,8 +280,8 @@ fn triggers_are_kept_as_text_and_understood_again() {
     // They belong to the stage that begins with them.
     let globals = BTreeMap::new();
     let image = |name: &str| Origin::Image(name.parse().unwrap());
-    assert_eq!(dockerfile.origins(0, &globals).unwrap(), [image("a")]);
-    assert_eq!(dockerfile.origins(1, &globals).unwrap(), [Origin::Stage(0), image("x")]);
+    assert_eq!(dockerfile.origins(0, &globals, &|_| Ok(Vec::new())).unwrap(), [image("a")]);
+    assert_eq!(dockerfile.origins(1, &globals, &|_| Ok(Vec::new())).unwrap(), [Origin::Stage(0), image("x")]);
     for (line, problem) in [
         ("ONBUILD ONBUILD RUN x", "ONBUILD: ONBUILD cannot be left for later builds"),
         ("ONBUILD from x", "FROM cannot be left"),
@@ -281,7 +313,7 @@ fn platforms_are_this_machine_s_or_refused() {
 #[test]
 fn mounts_order_the_stages() {
     let text = "FROM a AS one\nFROM b AS two\nFROM c\nRUN --mount=from=one,target=/x --mount=type=cache,from=d,target=/y z";
-    let names = plan_bases("Dockerfile", text, &BTreeMap::new(), None, &BTreeSet::new()).unwrap();
+    let names = plan(text, &BTreeMap::new(), None).unwrap();
     assert_eq!(
         names.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["a", "c", "d"].map(|name| { name.parse::<Reference>().unwrap().to_string() })
@@ -318,19 +350,19 @@ fn frequent_mistakes_are_warned_of() {
 #[test]
 fn warnings_can_be_errors() {
     let text = "# check=skip=MaintainerDeprecated;error=true\nFROM a\nMAINTAINER x\nCMD x\nUSER $NONE";
-    let plan = |args: &BTreeMap<String, String>| {
-        plan_bases("Dockerfile", text, args, None, &BTreeSet::new()).map_err(|error| error.to_string())
-    };
-    let error = plan(&BTreeMap::new()).unwrap_err();
+    let planned = |args: &BTreeMap<String, String>| plan(text, args, None).map_err(|error| error.to_string());
+    let error = planned(&BTreeMap::new()).unwrap_err();
     assert!(
         error.starts_with("Dockerfile:4: a command") && error.contains("(JSONArgsRecommended)"),
         "{error}"
     );
     // Who builds it has the last word.
     let args = |rules: &str| BTreeMap::from([(RULES_ARGUMENT.to_owned(), rules.to_owned())]);
-    assert!(plan(&args("skip=JSONArgsRecommended;error=true")).unwrap_err().contains("(MaintainerDeprecated)"));
-    assert!(plan(&args("")).is_ok());
-    assert!(plan(&args("nothing")).unwrap_err().contains("BUILDKIT_DOCKERFILE_CHECK: "));
+    assert!(
+        planned(&args("skip=JSONArgsRecommended;error=true")).unwrap_err().contains("(MaintainerDeprecated)")
+    );
+    assert!(planned(&args("")).is_ok());
+    assert!(planned(&args("nothing")).unwrap_err().contains("BUILDKIT_DOCKERFILE_CHECK: "));
     let rules = |args: &BTreeMap<String, String>| {
         let found = check("Dockerfile", text, args, &BTreeSet::new()).unwrap();
         found.iter().map(|warning| format!("{} {}", warning.line, warning.rule)).collect::<Vec<_>>()
@@ -438,7 +470,7 @@ proptest! {
         let text = pieces.concat();
         let args = BTreeMap::from([("ARG".to_owned(), "a/b*c\\".to_owned())]);
         match check("Dockerfile", &text, &args, &BTreeSet::new()) {
-            Ok(_) => drop(plan_bases("Dockerfile", &text, &args, None, &BTreeSet::new()).unwrap()),
+            Ok(_) => drop(plan(&text, &args, None).unwrap()),
             Err(Error::Dockerfile { line, message, .. }) => {
                 prop_assert!(line >= 1 && line <= text.matches('\n').count() + 1 && !message.is_empty());
             }
