@@ -144,7 +144,7 @@ impl Builder<'_> {
         let lower = self.store.layer_dirs(&state.built.layers);
         // The upper directory is the image's `/`: it gets the attributes of the one below.
         drop(LayerWriter::open(&lower, &upper)?);
-        run.layers = state.built.layers.iter().map(|layer| self.store.layer_path(layer)).collect();
+        run.layers = self.store.layer_paths(&state.built.layers);
         run.upper = format!("tmp/{}/upper", scratch.name());
         run.work = format!("tmp/{}/work", scratch.name());
         let mounts = self.prepare_mounts(state, mounts, caches, &scratch, &mut run)?;

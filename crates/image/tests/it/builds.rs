@@ -57,6 +57,26 @@ fn a_change_rebuilds_from_the_changed_layer_on() {
     assert_eq!(anew.steps.len(), 3);
 }
 
+/// Images of BuildKit's have one and the same empty layer for each `WORKDIR`; overlayfs takes no directory twice.
+#[test]
+fn a_layer_that_an_image_has_twice_is_mounted_once() {
+    if delegated("builds::a_layer_that_an_image_has_twice_is_mounted_once") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let base = place.build("FROM base:1\nRUN echo one > 1\n").image();
+    let mut config = serde_json::to_value(&base.config).unwrap();
+    let ids = config["rootfs"]["diff_ids"].as_array_mut().unwrap();
+    let lowest = ids[0].clone();
+    ids.push(lowest);
+    let twice = place.store.put_image_json(config.to_string().as_bytes()).unwrap();
+    place.store.tag(&reference("twice:1"), &twice.id).unwrap();
+    let built = place.build("FROM twice:1\nRUN echo two > 2\n");
+    assert_eq!(built.steps[0].layers.len(), 2);
+    assert_eq!(built.image().config.rootfs.diff_ids.len(), 4);
+}
+
 #[test]
 fn instructions_end_up_in_the_configuration() {
     if delegated("builds::instructions_end_up_in_the_configuration") {
