@@ -29,4 +29,5 @@ mod sandbox;
 mod stacks;
 mod stats;
 mod store;
+mod transfer;
 mod volumes;

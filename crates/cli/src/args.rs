@@ -10,6 +10,7 @@ use crate::build::Build;
 use crate::events::{Since, since};
 use crate::net::{pause, percent, rate};
 use crate::store;
+use crate::transfer;
 
 /// Runs a stack of services on this machine, without a daemon and without root.
 #[derive(Debug, Parser)]
@@ -155,13 +156,16 @@ pub(crate) enum Command {
     Prune(store::Prune),
     /// Look whether images and layers are whole
     Verify(store::Verify),
+    /// Write images to a file, for `load` here or elsewhere
+    Save(transfer::Save),
+    /// Load images that `save`, Docker, Podman or another tool wrote
+    Load(transfer::Load),
+    /// Make an image of the archive of a root file system
+    Import(transfer::Import),
+    /// Write the file system of a service's container as an archive
+    Export(transfer::Export),
     /// Make an image of a service's file system as it is now
-    Commit {
-        /// Service
-        service: String,
-        /// Name of the image
-        image: String,
-    },
+    Commit(transfer::Commit),
     /// Show what a service runs with, or what an image is (JSON)
     Inspect(store::Inspect),
     /// Show what `up` would do

@@ -1,4 +1,4 @@
-//! `commit`, and the images that `up` needs.
+//! The images that `up` needs.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,7 @@ use stack::plan::Plan;
 
 use crate::args;
 use crate::build_view::{Form, View};
-use crate::listing::check_services;
-use crate::output::{self, Failure};
+use crate::output::Failure;
 use crate::session::{Loaded, Session};
 
 /// Provides the images of a plan for `up`.
@@ -46,23 +45,6 @@ pub(crate) fn provide(
     let provided = images::provide(&session.paths, plan, &options, &mut |progress| view.show(progress));
     view.finish();
     Ok(provided?)
-}
-
-/// `commit`.
-pub(crate) fn commit(session: &Session, service: &str, image: &str) -> Result<u8, Failure> {
-    let plan = session.load(None)?.plan;
-    check_services(&plan, &[service.to_owned()])?;
-    let ids = images::present(&session.paths, &plan)?;
-    let id = ids.as_ref().and_then(|ids| ids.get(service)).ok_or_else(|| {
-        Failure::from(
-            RemoteError::message(format!("service `{service}` has no image yet"))
-                .or_hint("`inception-run up -d` builds and starts it"),
-        )
-    })?;
-    let service = plan.services.iter().find(|s| s.name == service).ok_or(Failure::Unread)?;
-    let id = images::commit(&session.paths, &plan.name, service, id, image)?;
-    output::print(&format!("{id}\n"))?;
-    Ok(0)
 }
 
 /// `down` of a stack that does not run: what a killed supervisor left goes, and the volumes if asked for.

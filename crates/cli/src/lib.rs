@@ -23,6 +23,7 @@ mod store;
 mod terminal;
 mod top;
 mod trace;
+mod transfer;
 mod up;
 
 use std::process::ExitCode;
@@ -115,7 +116,11 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Push(arguments) => registry::push(&session, &arguments),
         Command::Login(arguments) => registry::login(&session, &arguments),
         Command::Logout(arguments) => registry::logout(&session, &arguments),
-        Command::Commit { service, image } => images::commit(&session, &service, &image),
+        Command::Save(arguments) => transfer::save(&session, &arguments),
+        Command::Load(arguments) => transfer::load(&session, &arguments),
+        Command::Import(arguments) => transfer::import(&session, &arguments),
+        Command::Export(arguments) => transfer::export(&session, &arguments),
+        Command::Commit(arguments) => transfer::commit(&session, &arguments),
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
         Command::Doctor { format } => diagnosis::doctor(&session, format),

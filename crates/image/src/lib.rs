@@ -14,6 +14,7 @@ mod digest;
 mod dockerfile;
 mod error;
 mod layer;
+mod manifest;
 mod node;
 mod pattern;
 mod reference;

@@ -87,7 +87,8 @@ impl<'a> State<'a> {
         };
         match member.kind {
             Kind::Dir => {
-                self.writer.put_dir(&path, &attributes, true).map_err(unpack)?;
+                let now = Attributes { mtime: None, ..attributes.clone() };
+                self.writer.put_dir(&path, &now, true).map_err(unpack)?;
                 if let Some(time) = attributes.mtime {
                     self.dir_times.insert(path, time);
                 }

@@ -4,6 +4,7 @@
 mod add_url;
 mod cache;
 mod cache_dir;
+mod changes;
 mod chmod;
 mod copy;
 mod epoch;

@@ -346,7 +346,7 @@ impl Builder<'_> {
 }
 
 /// The ports of `80`, `53/udp` or `8000-8010`, each with its protocol, `/tcp` where none is named.
-fn ports_of(ports: &str) -> Option<impl Iterator<Item = String>> {
+pub(super) fn ports_of(ports: &str) -> Option<impl Iterator<Item = String>> {
     let (numbers, protocol) = ports.split_once('/').unwrap_or((ports, "tcp"));
     let protocol = protocol.to_ascii_lowercase();
     let (low, high) = numbers.split_once('-').unwrap_or((numbers, numbers));
@@ -355,7 +355,7 @@ fn ports_of(ports: &str) -> Option<impl Iterator<Item = String>> {
     valid.then(|| (low..=high).map(move |port| format!("{port}/{protocol}")))
 }
 
-fn healthcheck(health: Option<&Health>) -> Healthcheck {
+pub(super) fn healthcheck(health: Option<&Health>) -> Healthcheck {
     let Some(health) = health else {
         return Healthcheck { test: vec!["NONE".to_owned()], ..Healthcheck::default() };
     };

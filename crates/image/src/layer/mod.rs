@@ -169,7 +169,10 @@ impl LayerWriter {
         };
         let gid = fstat(self, &fd, above)?.st_gid;
         let parent = Parent { fd, path: at, gid };
-        self.remember(above, &parent);
+        // Over other layers a path may lead elsewhere without anything being replaced in this one.
+        if self.alone {
+            self.remember(above, &parent);
+        }
         Ok((parent, name))
     }
 

@@ -8,10 +8,10 @@ use ureq::http::{Method, header};
 
 use super::client::{Call, Client, LARGEST_ANSWER};
 use super::error::Problem;
-use super::manifest::Descriptor;
 use super::settings::Timing;
 use crate::digest::Hasher;
 use crate::error::{Error, Result};
+use crate::manifest::Descriptor;
 
 /// Blobs that break off more often than this are not worth any more attempts, however far they came.
 const MOST_RESUMES: u32 = 50;

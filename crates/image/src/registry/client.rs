@@ -517,7 +517,7 @@ fn said(mut response: Response<Body>) -> String {
 }
 
 /// Foreign text for messages: no control characters, no end of the world.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     const LONGEST: usize = 200;
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
     if clean.len() < text.len() && text.chars().count() > LONGEST { clean + "..." } else { clean }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::manifest::Platform;
+use crate::manifest::Platform;
 
 /// What `login` does, for messages.
 pub(super) const LOG_IN: &str = "log in";

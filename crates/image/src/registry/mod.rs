@@ -16,7 +16,6 @@ mod blob;
 mod client;
 mod credentials;
 mod error;
-mod manifest;
 mod pull;
 mod push;
 mod records;
@@ -24,11 +23,12 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use crate::manifest::Platform;
 pub use crate::reference::DOCKER_HUB;
 pub use client::check_login;
+pub(crate) use client::shown;
 pub use credentials::{AuthFile, CredentialSource, Credentials};
 pub use error::{Problem, RegistryError};
-pub use manifest::Platform;
 pub use pull::{PullOptions, Pulled, pull};
 pub use push::{Pushed, push};
 pub use records::pulled_at;

@@ -8,13 +8,13 @@ use ureq::http::{Method, header};
 use super::blob::{self, BlobReader};
 use super::client::{Call, Client, LARGEST_ANSWER};
 use super::error::{Problem, RegistryError};
-use super::manifest::{self, Descriptor, Document, Manifest, Platform};
 use super::settings::{Access, Endpoint};
 use super::{Outcome, TransferEvent, in_parallel, records};
 use crate::config::{Image, ImageConfig};
 use crate::digest::{Digest, LayerId};
 use crate::error::{Error, Result};
 use crate::layer::{LayerSource, StagedLayer};
+use crate::manifest::{self, Descriptor, Document, Manifest, Platform};
 use crate::reference::Reference;
 use crate::store::{self, Store};
 

@@ -11,12 +11,12 @@ use ureq::http::{Method, header};
 
 use super::client::{Answer, Call, Client, Payload, join};
 use super::error::Problem;
-use super::manifest::{self, Descriptor, Manifest};
 use super::settings::Access;
 use super::{Outcome, TransferEvent, in_parallel, records};
 use crate::config::Image;
 use crate::digest::{Digest, Hasher, LayerId};
 use crate::error::{Error, Result};
+use crate::manifest::{self, Descriptor, Manifest};
 use crate::reference::Reference;
 use crate::scratch::Scratch;
 use crate::store::Store;
@@ -105,6 +105,7 @@ fn compose(docker: bool, config: &Digest, size: u64, layers: Vec<Descriptor>) ->
             digest: config.clone(),
             size,
             platform: None,
+            annotations: None,
         },
         layers: layers.into_iter().map(layer).collect(),
     }
@@ -217,7 +218,13 @@ impl Target<'_> {
         let hashed = gzip.finish().map_err(fail)?;
         hashed.inner.into_inner().map_err(|error| fail(error.into_error()))?;
         let media_type = manifest::OCI_LAYER.to_owned();
-        Ok(Descriptor { media_type, digest: hashed.hasher.finish(), size: hashed.length, platform: None })
+        Ok(Descriptor {
+            media_type,
+            digest: hashed.hasher.finish(),
+            size: hashed.length,
+            platform: None,
+            annotations: None,
+        })
     }
 
     fn configuration(&self, digest: &Digest, raw: &[u8]) -> Result<()> {
@@ -227,6 +234,7 @@ impl Target<'_> {
             digest: digest.clone(),
             size,
             platform: None,
+            annotations: None,
         };
         if self.has(&blob)? {
             return Ok(());

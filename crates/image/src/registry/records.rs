@@ -13,9 +13,9 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{Descriptor, Manifest};
 use crate::digest::{Digest, LayerId};
 use crate::error::{Error, Result};
+use crate::manifest::{Descriptor, Manifest};
 use crate::scratch;
 use crate::store::Store;
 
@@ -77,7 +77,10 @@ pub(super) fn remember_blob(
     let mut blobs = blobs(store, layer);
     let mut known = match blobs.iter().position(|known| known.blob.digest == blob.digest) {
         Some(at) => blobs.remove(at),
-        None => KnownBlob { blob: Descriptor { platform: None, ..blob.clone() }, places: Vec::new() },
+        None => KnownBlob {
+            blob: Descriptor { platform: None, annotations: None, ..blob.clone() },
+            places: Vec::new(),
+        },
     };
     if let Some(place) = place {
         known.places.retain(|old| *old != place);

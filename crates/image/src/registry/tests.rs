@@ -11,10 +11,10 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::json;
 
-use super::manifest::{
+use super::*;
+use crate::manifest::{
     DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
 };
-use super::*;
 use crate::{Digest, Error, Reference, Store};
 use server::{Fault, Reply, Request, Server, ranged};
 

@@ -32,6 +32,8 @@ pub struct ImportOptions {
 pub struct CommitOptions {
     /// The new image's name.
     pub reference: Option<Reference>,
+    /// Who made it; none leaves the base's.
+    pub author: Option<String>,
     /// What to write into the history.
     pub comment: String,
     /// A configuration other than the base's.
@@ -114,6 +116,9 @@ impl Store {
         let mut config = base.config.clone();
         if let Some(changed) = &options.config {
             config.config = changed.clone();
+        }
+        if options.author.is_some() {
+            config.author = options.author.clone();
         }
         config.rootfs.diff_ids.push(self.publish(&top)?);
         check_count(&config.rootfs.diff_ids)?;

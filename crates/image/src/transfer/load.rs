@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use serde::{Deserialize, Serialize};
+
 use super::bundle::{Bundle, Incoming};
 use super::{docker, layout};
 use crate::archive::Limits;
@@ -19,7 +21,7 @@ use crate::store::Store;
 const MOST_AT_ONCE: usize = 4;
 
 /// An image that was loaded.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Loaded {
     /// The image's id.
     pub id: Digest,

@@ -11,6 +11,7 @@ use crate::archive::tape::{Fault, Kind, Tape};
 use crate::config::Image;
 use crate::digest::{Digest, LayerId};
 use crate::error::{Error, Result};
+use crate::manifest::{self, Descriptor, Index, Manifest};
 use crate::reference::Reference;
 use crate::scratch::Scratch;
 use crate::store::Store;
@@ -49,9 +50,9 @@ impl Store {
         archive.dir("blobs/")?;
         archive.dir("blobs/sha256/")?;
         let layers = self.save_layers(images, compression, &mut archive)?;
-        let mut index = layout::Index {
+        let mut index = Index {
             schema_version: 2,
-            media_type: Some(layout::INDEX_TYPE.to_owned()),
+            media_type: Some(manifest::OCI_INDEX.to_owned()),
             manifests: Vec::new(),
         };
         let mut entries = Vec::new();
@@ -62,7 +63,7 @@ impl Store {
             let config = self.image_json(id)?.ok_or_else(missing)?;
             let diff_ids = &saved.image.config.rootfs.diff_ids;
             let blobs: Vec<&BlobInfo> = diff_ids.iter().filter_map(|id| layers.get(id)).collect();
-            let manifest = manifest(id, config.len() as u64, &blobs, compression);
+            let manifest = describe(id, config.len() as u64, &blobs, compression);
             let digest = Digest::of(&manifest);
             for (digest, content) in [(id, &config), (&digest, &manifest)] {
                 if !written.contains(digest) {
@@ -123,40 +124,27 @@ impl Store {
     }
 }
 
-fn manifest(id: &Digest, size: u64, blobs: &[&BlobInfo], compression: Compression) -> Vec<u8> {
-    let descriptor = |media_type: &str, digest: &Digest, size: u64| layout::Descriptor {
-        media_type: media_type.to_owned(),
-        digest: digest.clone(),
-        size,
-        platform: None,
-        annotations: None,
-    };
-    let layers =
-        blobs.iter().map(|blob| descriptor(compression.media_type(), &blob.digest, blob.size)).collect();
-    let manifest = layout::Manifest {
+fn describe(id: &Digest, size: u64, blobs: &[&BlobInfo], compression: Compression) -> Vec<u8> {
+    let kind = compression.media_type();
+    let manifest = Manifest {
         schema_version: 2,
-        media_type: Some(layout::MANIFEST_TYPE.to_owned()),
-        config: descriptor(layout::CONFIG_TYPE, id, size),
-        layers,
+        media_type: Some(manifest::OCI_MANIFEST.to_owned()),
+        config: Descriptor::new(manifest::OCI_CONFIG, id.clone(), size),
+        layers: blobs.iter().map(|blob| Descriptor::new(kind, blob.digest.clone(), blob.size)).collect(),
     };
     serde_json::to_vec(&manifest).expect("a manifest has string keys only")
 }
 
 /// The entries of an image in the index: one for each of its names.
-fn named(saved: &SavedImage, digest: &Digest, size: u64) -> Vec<layout::Descriptor> {
-    let entry = |annotations| layout::Descriptor {
-        media_type: layout::MANIFEST_TYPE.to_owned(),
-        digest: digest.clone(),
-        size,
-        platform: None,
-        annotations,
-    };
+fn named(saved: &SavedImage, digest: &Digest, size: u64) -> Vec<Descriptor> {
+    let entry = Descriptor::new(manifest::OCI_MANIFEST, digest.clone(), size);
     if saved.names.is_empty() {
-        return vec![entry(None)];
+        return vec![entry];
     }
     let names = saved.names.iter().map(|name| {
         let pairs = [(layout::NAME, whole(name)), (layout::REF_NAME, name.tag().to_owned())];
-        entry(Some(pairs.map(|(key, value)| (key.to_owned(), value)).into()))
+        let annotations = pairs.map(|(key, value)| (key.to_owned(), value)).into();
+        Descriptor { annotations: Some(annotations), ..entry.clone() }
     });
     names.collect()
 }
@@ -168,13 +156,7 @@ fn shown(name: &Reference) -> String {
 
 /// `docker.io/library/alpine:3.20`, the form that says where it is from.
 fn whole(name: &Reference) -> String {
-    let short = name.name();
-    let host = short.split_once('/').map(|(host, _)| host);
-    match host {
-        Some(host) if host.contains(['.', ':']) || host == "localhost" => shown(name),
-        Some(_) => format!("docker.io/{}", shown(name)),
-        None => format!("docker.io/library/{}", shown(name)),
-    }
+    format!("{}/{}:{}", name.registry(), name.repository(), name.tag())
 }
 
 /// An archive in the making: nobody's files, of no time.

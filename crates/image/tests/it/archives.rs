@@ -199,6 +199,21 @@ fn damaged_archives_name_the_place() {
 }
 
 #[test]
+fn an_added_archive_may_turn_a_link_of_the_base() {
+    if delegated("archives::an_added_archive_may_turn_a_link_of_the_base") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let tar = Archive::new().file("lib/x", b"x").link("lib", "tmp").file("lib/y", b"y").finish();
+    fs::write(place.context_dir().join("a.tar"), tar).unwrap();
+    let image = place.build("FROM base:1\nADD a.tar /\n").image();
+    let layer = place.layer(&image, 0);
+    assert!(layer.join("usr/lib/x").exists() && layer.join("tmp/y").exists());
+    assert!(!layer.join("usr/lib/y").exists());
+}
+
+#[test]
 fn bombs_are_stopped() {
     if delegated("archives::bombs_are_stopped") {
         return;

@@ -88,8 +88,11 @@ fn a_commit_is_a_layer_on_top() {
     )
     .unwrap();
     rustix::fs::setxattr(&upper, "user.overlay.impure", b"y", rustix::fs::XattrFlags::empty()).unwrap();
-    let options =
-        CommitOptions { reference: Some(reference("saved:1")), comment: "mine".to_owned(), config: None };
+    let options = CommitOptions {
+        reference: Some(reference("saved:1")),
+        comment: "mine".to_owned(),
+        ..Default::default()
+    };
     let image = place.store.commit(&base, &upper, &options).unwrap();
     assert_eq!(image.layers[..1], base.layers[..]);
     let layer = place.layer(&image, 0);

@@ -14,11 +14,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use image::{CommitOptions, Digest, Image, ImportOptions, Reference, Store};
+use image::{Digest, Image, ImportOptions, Reference, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::paths::Paths;
-use crate::plan::{Build, Plan, Service, Source};
+use crate::plan::{Build, Plan, Source};
 use crate::registry::Transfer;
 use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Handle};
@@ -195,29 +195,6 @@ pub fn present(paths: &Paths, plan: &Plan) -> Result<Option<BTreeMap<String, Str
         ids.insert(service.name.clone(), image.id.to_string());
     }
     Ok(Some(ids))
-}
-
-/// Makes an image of what a service's container has changed so far.
-///
-/// # Errors
-/// When the image id or the name is none, or the copy fails.
-pub fn commit(
-    paths: &Paths,
-    stack: &str,
-    service: &Service,
-    id: &str,
-    name: &str,
-) -> Result<String, RemoteError> {
-    let name = reference(name)?;
-    let id = Digest::from_str(id)?;
-    let upper = format!("{}/u", crate::spec::container_directory(stack, &service.name));
-    storage::run(paths, |store| {
-        let base =
-            store.image_by_id(&id)?.ok_or_else(|| RemoteError::message("the service's image is gone"))?;
-        let comment = format!("commit of service `{}`", service.name);
-        let options = CommitOptions { reference: Some(name), comment, config: None };
-        Ok(store.commit(&base, Path::new(&upper), &options)?.id.to_string())
-    })
 }
 
 /// Deletes what a stack without a supervisor left, and its volumes if asked to.

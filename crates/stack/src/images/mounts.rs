@@ -34,7 +34,9 @@ pub(super) fn of(step: &RunStep, command: &Channel) -> Result<Mounted, BoxError>
         }
         let source = match &mount.source {
             // It is there, so that nothing is copied to it.
-            RunSource::Directory(path) => MountSource::Volume { path: path.clone(), empty: true, subpath: None },
+            RunSource::Directory(path) => {
+                MountSource::Volume { path: path.clone(), empty: true, subpath: None }
+            }
             RunSource::Tmpfs { size } => {
                 attributes |= attribute::NOSUID;
                 MountSource::Tmpfs { size: *size, mode: 0o1777, uid: 0, gid: 0 }

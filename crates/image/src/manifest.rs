@@ -1,5 +1,6 @@
 //! Manifests: what an image is made of (OCI image-spec, and Docker's image manifest version 2, schema 2).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,21 +10,21 @@ use crate::config::architecture;
 use crate::digest::Digest;
 
 /// An OCI manifest.
-pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// An OCI index: manifests for several platforms.
-pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// An OCI image configuration.
-pub(super) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// A gzipped OCI layer.
-pub(super) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// Docker's manifest.
-pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker's index.
-pub(super) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker's configuration.
-pub(super) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// Docker's gzipped layer.
-pub(super) const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+pub(crate) const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// Docker's manifests of 2015 and before, without and with a signature.
 const SCHEMA_1: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.v1+json",
@@ -31,39 +32,58 @@ const SCHEMA_1: [&str; 2] = [
 ];
 
 /// All that we read, for the `Accept` header.
-pub(super) fn accepted() -> String {
+pub(crate) fn accepted() -> String {
     [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ")
 }
 
 /// What something is, how large, and its digest (image-spec, `descriptor.md`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Descriptor {
-    pub(super) media_type: String,
-    pub(super) digest: Digest,
-    pub(super) size: u64,
+pub(crate) struct Descriptor {
+    #[serde(default)]
+    pub(crate) media_type: String,
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) platform: Option<PlatformRecord>,
+    pub(crate) platform: Option<PlatformRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Descriptor {
+    /// One without a platform and annotations.
+    pub(crate) fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        Self { media_type: media_type.to_owned(), digest, size, platform: None, annotations: None }
+    }
+
+    pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(key).map(String::as_str)
+    }
 }
 
 /// The manifest of one image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Manifest {
-    pub(super) schema_version: u32,
+pub(crate) struct Manifest {
+    pub(crate) schema_version: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) media_type: Option<String>,
-    pub(super) config: Descriptor,
-    pub(super) layers: Vec<Descriptor>,
+    pub(crate) media_type: Option<String>,
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
 }
 
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
+/// An OCI index: manifests for several platforms, or several images.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Index {
+    pub(crate) schema_version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) media_type: Option<String>,
+    pub(crate) manifests: Vec<Descriptor>,
 }
 
 /// What a registry has under a tag or a digest.
-pub(super) enum Document {
+pub(crate) enum Document {
     Manifest(Manifest),
     Index(Vec<Descriptor>),
 }
@@ -71,7 +91,7 @@ pub(super) enum Document {
 impl Document {
     /// Reads a document. What it says of itself counts more than the header that it came with, but both must not
     /// contradict each other (image-spec, "`mediaType` property"): nobody shall read it as something else than we do.
-    pub(super) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, String> {
+    pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Head {
@@ -111,7 +131,7 @@ impl Document {
 
 impl Manifest {
     /// Refuses what is no image for us: other artifacts, and layers that would have to come from elsewhere.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         const CONFIGS: [&str; 3] = [OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream"];
         let config = &*self.config.media_type;
         if !CONFIGS.contains(&config) {
@@ -140,20 +160,20 @@ impl Manifest {
     }
 
     /// Whether it is one of Docker's own kind.
-    pub(super) fn is_docker(&self) -> bool {
+    pub(crate) fn is_docker(&self) -> bool {
         self.config.media_type == DOCKER_CONFIG && self.media_type.as_deref() != Some(OCI_MANIFEST)
     }
 }
 
 /// A platform as documents write it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PlatformRecord {
+pub(crate) struct PlatformRecord {
     #[serde(default)]
-    pub(super) os: String,
+    pub(crate) os: String,
     #[serde(default)]
-    pub(super) architecture: String,
+    pub(crate) architecture: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) variant: Option<String>,
+    pub(crate) variant: Option<String>,
 }
 
 /// What an image is for: `linux/arm/v7`.
@@ -196,7 +216,7 @@ impl Platform {
     }
 
     /// The best of an index's manifests: its place.
-    pub(super) fn choose(&self, manifests: &[Descriptor]) -> Option<usize> {
+    pub(crate) fn choose(&self, manifests: &[Descriptor]) -> Option<usize> {
         self.variants().into_iter().find_map(|variant| {
             manifests.iter().position(|manifest| {
                 manifest.platform.as_ref().is_some_and(|platform| {
@@ -260,14 +280,14 @@ impl fmt::Display for Platform {
 }
 
 /// The platforms of an index for people; what is no image (attestations) is left out.
-pub(super) fn offered(manifests: &[Descriptor]) -> String {
+pub(crate) fn offered(manifests: &[Descriptor]) -> String {
     let mut names: Vec<String> = Vec::new();
     for platform in manifests.iter().filter_map(|manifest| manifest.platform.as_ref()) {
         if platform.os == "unknown" {
             continue;
         }
         let PlatformRecord { os, architecture, variant } = platform.clone();
-        let name = super::client::shown(&Platform { os, architecture, variant }.to_string());
+        let name = crate::registry::shown(&Platform { os, architecture, variant }.to_string());
         if !names.contains(&name) {
             names.push(name);
         }
@@ -296,6 +316,7 @@ mod tests {
                 digest: Digest::of(text.as_bytes()),
                 size: 1,
                 platform: Some(platform),
+                annotations: None,
             }
         };
         platforms.iter().map(descriptor).collect()
@@ -366,6 +387,7 @@ mod tests {
             digest: Digest::of(kind.as_bytes()),
             size: 1,
             platform: None,
+            annotations: None,
         };
         let check = |config: &str, layer: &str| {
             let (config, layers) = (descriptor(config), vec![descriptor(layer)]);
