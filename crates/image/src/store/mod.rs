@@ -6,6 +6,7 @@
 //! images/<64 hex>.json   an image configuration, as its digest says
 //! tags/<name>.json       which image a name means
 //! cache/<64 hex>.json    which layer an instruction made
+//! m/<24 hex>/            a directory of `RUN --mount=type=cache`
 //! tmp/                   work in progress, each with a lock that dies with its owner
 //! leases/                what processes use, each with a lock that dies with them
 //! ```

@@ -5,12 +5,13 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::build::CacheMount;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
 use crate::scratch::{self, Scratch};
 use crate::store::Store;
-use crate::store::contents::Contents;
+use crate::store::contents::{Contents, KeptEntry};
 use crate::store::layers::short;
 use crate::store::lease::Hold;
 use crate::store::lock::Lock;
@@ -18,7 +19,7 @@ use crate::store::lock::Lock;
 /// What may be deleted. What is in use never is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PrunePolicy {
-    /// Images that have a name, too, and the whole build cache.
+    /// Images that have a name, too, and the whole build cache. Directories of `RUN --mount=type=cache` are of it.
     pub all: bool,
     /// Only what has not come or been used since then.
     pub before: Option<SystemTime>,
@@ -35,9 +36,11 @@ pub struct Pruned {
     pub images: Vec<Digest>,
     /// Entries of the build cache.
     pub cache: Vec<Digest>,
+    /// Directories of `RUN --mount=type=cache`.
+    pub cache_mounts: Vec<CacheMount>,
     /// Layers, by the digits that name them.
     pub layers: Vec<String>,
-    /// Size of the layers, bytes.
+    /// Size of the layers and of the cache directories, bytes.
     pub bytes: u64,
 }
 
@@ -58,15 +61,32 @@ impl Store {
     /// Deletes what the policy says and nobody uses. Only says what that is if `dry_run`.
     pub fn prune(&self, policy: &PrunePolicy, dry_run: bool) -> Result<Pruned> {
         let scratch = Scratch::new(&self.tmp())?;
+        // Measured before anybody has to wait. They have locks of their own.
+        let mounts = self.cache_mounts()?;
         let lock = Lock::exclusive(self.data_dir())?;
         let contents = Contents::read(self)?;
-        let doomed = plan(&contents, policy);
+        let mut doomed = plan(&contents, &mounts, policy);
         if !dry_run {
             self.take_away(&contents, &doomed, &scratch)?;
         }
         // Nobody has to wait while files are deleted.
         drop(lock);
+        if !dry_run {
+            self.take_away_mounts(&mut doomed, &scratch)?;
+        }
         Ok(doomed)
+    }
+
+    /// Takes away the cache directories that are doomed, but for those that a command has begun to use.
+    fn take_away_mounts(&self, doomed: &mut Pruned, scratch: &Scratch) -> Result<()> {
+        for mount in std::mem::take(&mut doomed.cache_mounts) {
+            if self.take_cache_mount(&mount, scratch)? {
+                doomed.cache_mounts.push(mount);
+            } else {
+                doomed.bytes -= mount.size;
+            }
+        }
+        Ok(())
     }
 
     /// Takes away a name, and with the last one the image; an id takes all. `force` takes several names, and a name
@@ -79,9 +99,9 @@ impl Store {
         let doomed = Pruned {
             names: removed.untagged.clone(),
             images: removed.image.clone().into_iter().collect(),
-            cache: Vec::new(),
             layers: removed.layers.clone(),
             bytes: removed.bytes,
+            ..Pruned::default()
         };
         self.take_away(&contents, &doomed, &scratch)?;
         drop(lock);
@@ -124,8 +144,23 @@ impl Store {
     }
 }
 
+/// Something of the build cache.
+enum Cached<'a> {
+    Entry(&'a Digest, &'a KeptEntry),
+    Mount(&'a CacheMount),
+}
+
+impl Cached<'_> {
+    fn used(&self) -> SystemTime {
+        match self {
+            Self::Entry(_, entry) => entry.used,
+            Self::Mount(mount) => mount.last_used,
+        }
+    }
+}
+
 /// What goes by a policy.
-fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
+fn plan(contents: &Contents, mounts: &[CacheMount], policy: &PrunePolicy) -> Pruned {
     let is_old = |time: SystemTime| policy.before.is_none_or(|before| time < before);
     let mut used = contents.held_images();
     if !policy.all {
@@ -140,41 +175,51 @@ fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
 
     let mut needed = contents.layers_of(kept.into_iter().map(|(id, _)| id));
     needed.extend(contents.held_layers());
-    let mut cache: Vec<_> = contents.cache.iter().collect();
-    cache.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.used));
+    let entries = contents.cache.iter().map(|(key, entry)| Cached::Entry(key, entry));
+    let idle = mounts.iter().filter(|mount| !mount.in_use).map(Cached::Mount);
+    let mut cache: Vec<Cached> = entries.chain(idle).collect();
+    cache.sort_by_key(|cached| std::cmp::Reverse(cached.used()));
     let mut room = policy.keep_cache;
-    let mut dropped = Vec::new();
+    let mut has_room = |size: u64| match &mut room {
+        Some(room) if size <= *room => {
+            *room -= size;
+            true
+        }
+        // Older ones do not take the place of a large one.
+        Some(room) => {
+            *room = 0;
+            false
+        }
+        None => false,
+    };
+    let mut doomed = Pruned { names, images: images.into_iter().cloned().collect(), ..Pruned::default() };
     let mut cached = BTreeSet::new();
-    for (key, entry) in cache {
-        let layer = entry.layer.as_ref().map(short);
-        let costs = layer.filter(|layer| !needed.contains(layer) && !cached.contains(layer));
-        let size = contents.size_of(costs);
-        let stays = !is_old(entry.used)
-            || match &mut room {
-                Some(room) if size <= *room => {
-                    *room -= size;
-                    true
-                }
-                // Older ones do not take the place of a large one.
-                Some(room) => {
-                    *room = 0;
-                    false
-                }
+    for item in cache {
+        let is_young = !is_old(item.used());
+        match item {
+            Cached::Entry(key, entry) => {
+                let layer = entry.layer.as_ref().map(short);
+                let costs = layer.filter(|layer| !needed.contains(layer) && !cached.contains(layer));
                 // What images have anyway costs nothing to keep.
-                None => costs.is_none() && !policy.all,
-            };
-        if stays {
-            cached.extend(layer);
-        } else {
-            dropped.push(key.clone());
+                let is_free = costs.is_none() && !policy.all && policy.keep_cache.is_none();
+                if is_young || is_free || has_room(contents.size_of(costs)) {
+                    cached.extend(layer);
+                } else {
+                    doomed.cache.push(key.clone());
+                }
+            }
+            Cached::Mount(mount) if is_young || has_room(mount.size) => {}
+            Cached::Mount(mount) => doomed.cache_mounts.push(mount.clone()),
         }
     }
     needed.extend(cached);
-    let layers: Vec<String> =
+    doomed.layers =
         contents.layers.keys().filter(|layer| !needed.contains(layer.as_str())).cloned().collect();
-    let bytes = contents.size_of(layers.iter().map(String::as_str));
-    dropped.sort();
-    Pruned { names, images: images.into_iter().cloned().collect(), cache: dropped, layers, bytes }
+    doomed.bytes = contents.size_of(doomed.layers.iter().map(String::as_str))
+        + doomed.cache_mounts.iter().map(|mount| mount.size).sum::<u64>();
+    doomed.cache.sort();
+    doomed.cache_mounts.sort_by(|a, b| (&a.id, &a.name).cmp(&(&b.id, &b.name)));
+    doomed
 }
 
 /// What goes when an image is removed, by Docker's rules.
