@@ -15,8 +15,8 @@ use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Word};
 
 pub use image::{
-    CacheMount, CacheRoom, ChangeKind, Digest, Finding, HistoryLine, ImageRoom, ImageSummary, PrunePolicy,
-    Pruned, Reference, Removed, Room, Usage, Verification,
+    CacheMount, CacheRoom, ChangeKind, Digest, Finding, HistoryLine, ImageRoom, ImageSummary, NameLine,
+    PrunePolicy, Pruned, Reference, Removed, Room, Usage, Verification,
 };
 
 /// Files of a stack: the writable layer of a container, or a volume.
@@ -81,7 +81,7 @@ pub fn find(paths: &Paths, text: &str) -> Result<Image, RemoteError> {
     Ok(Store::reader(&paths.data).find(text)?)
 }
 
-/// All images, those with names first.
+/// All images, sorted by id.
 ///
 /// # Errors
 /// When the store cannot be read.

@@ -15,6 +15,7 @@ use crate::store::contents::{Contents, KeptEntry};
 use crate::store::layers::short;
 use crate::store::lease::Hold;
 use crate::store::lock::Lock;
+use crate::store::names::Names;
 
 /// What may be deleted. What is in use never is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -225,28 +226,21 @@ fn plan(contents: &Contents, mounts: &[CacheMount], policy: &PrunePolicy) -> Pru
 /// What goes when an image is removed, by Docker's rules.
 fn removal(contents: &Contents, text: &str, force: bool) -> Result<Removed> {
     let (id, name) = contents.find(text)?;
-    let names: Vec<Reference> = contents.names_of(&id).into_iter().cloned().collect();
-    // The digest that a registry has it under goes with the last tag of that repository.
-    let tags = names.iter().filter(|known| known.digest().is_none()).count();
-    let goes_with = |name: &Reference| {
-        let others = |known: &&Reference| known.name() == name.name() && *known != name;
-        let digests_alone = names.iter().filter(others).all(|known| known.digest().is_some());
-        let pinned = names.iter().filter(others).filter(|_| digests_alone && name.digest().is_none());
-        [name].into_iter().chain(pinned).cloned().collect::<Vec<_>>()
-    };
-    match name.as_ref().map(goes_with) {
+    let names = contents.names_of(&id);
+    let untagged = |names: &Names| names.all().cloned().collect();
+    match name.map(|name| names.going_with(&name)) {
         Some(going) if going.len() < names.len() => {
-            return Ok(Removed { untagged: going, ..Removed::default() });
+            return Ok(Removed { untagged: untagged(&going), ..Removed::default() });
         }
         Some(_) => {}
-        None if tags > 1 && !force => {
-            let names = names.iter().map(ToString::to_string).collect();
+        None if names.tags.len() > 1 && !force => {
+            let names = names.tags.iter().map(ToString::to_string).collect();
             return Err(Error::ManyNames { image: id.short().to_owned(), names });
         }
         // Without a name nobody could ask for it any more: that takes a name to be said.
         None => in_use(contents, &id).map_or(Ok(()), Err)?,
     }
-    let untagged = names;
+    let untagged = untagged(&names);
     match in_use(contents, &id) {
         // The image stays without a name until nobody uses it.
         Some(_) if force => return Ok(Removed { untagged, ..Removed::default() }),

@@ -180,24 +180,6 @@ fn a_digest_keeps_no_image_and_goes_with_the_last_tag_beside_it() {
 }
 
 #[test]
-fn a_digest_goes_with_the_last_tag_of_its_repository() {
-    let mut store = contents(&[("a:1", &["la"], true)], &[]);
-    let pinned: Reference = format!("a@{}", digest("manifest")).parse().unwrap();
-    let elsewhere: Reference = format!("b@{}", digest("manifest")).parse().unwrap();
-    store.tags.insert(pinned.clone(), digest("a:1"));
-    // Two names, but one image to Docker's users.
-    assert_eq!(removal(&store, digest("a:1").short(), false).unwrap().untagged.len(), 2);
-    let removed = removal(&store, "a:1", false).unwrap();
-    assert_eq!((removed.untagged.len(), removed.image), (2, Some(digest("a:1"))));
-    store.tags.insert("a:2".parse().unwrap(), digest("a:1"));
-    assert_eq!(removal(&store, "a:1", false).unwrap().untagged, ["a:1".parse().unwrap()]);
-    store.tags.remove(&"a:2".parse().unwrap());
-    store.tags.insert(elsewhere, digest("a:1"));
-    let removed = removal(&store, "a:1", false).unwrap();
-    assert_eq!((removed.untagged, removed.image), (vec!["a:1".parse().unwrap(), pinned], None));
-}
-
-#[test]
 fn an_image_in_use_stays_and_its_user_is_named() {
     let mut store = contents(&[("a", &["la"], true)], &[]);
     store.holds.insert(Hold::Container { image: digest("a"), container: "shop/web".to_owned() });
