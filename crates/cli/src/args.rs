@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::build::Build;
+use crate::config;
 use crate::events::{Since, since};
 use crate::net::{pause, percent, rate};
 use crate::store;
@@ -18,9 +19,10 @@ use crate::transfer;
 #[command(override_usage = "inception-run [OPTIONS] COMMAND\n       inception-run FILE [OPTIONS OF `up`]")]
 #[command(after_help = "`inception-run FILE` is short for `inception-run up -f FILE`.")]
 pub(crate) struct Arguments {
-    /// Stack file [default: the first of stack.toml, compose.yaml, docker-compose.yml found here]
+    /// Stack file; several are merged, `-` is standard input [default: $COMPOSE_FILE, or the first of stack.toml,
+    /// compose.yaml, docker-compose.yml found here or above]
     #[arg(short, long, value_name = "FILE")]
-    pub(crate) file: Option<PathBuf>,
+    pub(crate) file: Vec<PathBuf>,
     /// What the program does, on standard error: -v, -vv, -vvv (or RUST_LOG)
     #[arg(short, action = ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -36,9 +38,15 @@ pub(crate) struct Global {
     /// Name of the stack [default: the file's `name`, or its directory's name]
     #[arg(short, long, global = true, value_name = "NAME", value_parser = stack_name)]
     pub(crate) project_name: Option<String>,
-    /// Variables of the stack file [default: `.env` beside it]
+    /// Variables of the stack file; later files win [default: $COMPOSE_ENV_FILES, or `.env` beside it]
     #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) env_file: Option<PathBuf>,
+    pub(crate) env_file: Vec<PathBuf>,
+    /// What paths in the stack file are relative to [default: its directory]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) project_directory: Option<PathBuf>,
+    /// Activate a profile, `*` for all [default: $COMPOSE_PROFILES]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) profile: Vec<String>,
     /// Form of the messages of -v and RUST_LOG
     #[arg(long, global = true, value_name = "FORMAT", default_value = "human", hide_default_value = true)]
     pub(crate) log_format: LogFormat,
@@ -177,6 +185,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         base: Option<String>,
     },
+    /// Show the stack's files as one, with everything they refer to; or turn them into a `stack.toml`
+    #[command(visible_alias = "convert")]
+    Config(config::Arguments),
     /// Look for everything on this machine that stands in the way, and show the fix
     Doctor {
         /// table or json
@@ -190,7 +201,7 @@ pub(crate) enum Command {
 pub(crate) struct Up {
     /// Stack file, as before the command
     #[arg(short = 'f', long = "file", value_name = "FILE")]
-    pub(crate) up_file: Option<PathBuf>,
+    pub(crate) up_file: Vec<PathBuf>,
     /// Leave the stack running in the background
     #[arg(short, long)]
     pub(crate) detach: bool,
@@ -400,8 +411,19 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> 
 }
 
 /// Options before the subcommand that take a value in the next argument.
-const WITH_VALUE: [&str; 7] =
-    ["-f", "--file", "-p", "--project-name", "--env-file", "--log-format", "--color"];
+const WITH_VALUE: [&str; 11] = [
+    "-f",
+    "--file",
+    "-p",
+    "--project-name",
+    "--env-file",
+    "--project-directory",
+    "--profile",
+    "--port-offset",
+    "--publish",
+    "--log-format",
+    "--color",
+];
 
 /// `inception-run FILE ...` becomes `inception-run up -f FILE ...`.
 fn with_up(mut arguments: Vec<OsString>, known: &[String]) -> Vec<OsString> {
@@ -494,13 +516,15 @@ mod tests {
         for line in ["stack.toml -d", "up -f stack.toml -d", "-v --color never dir/stack -d"] {
             let arguments = parsed(line).unwrap();
             let Command::Up(up) = arguments.command else { panic!("{line}") };
-            assert!(up.detach && up.up_file.is_some(), "{line}");
+            assert!(up.detach && up.up_file.len() == 1, "{line}");
         }
         // The file before the command, and two meanings of -f.
         let arguments = parsed("-f a.toml -p x logs -f web").unwrap();
-        assert_eq!(arguments.file.unwrap(), Path::new("a.toml"));
+        assert_eq!(arguments.file, [Path::new("a.toml")]);
         let Command::Logs(logs) = arguments.command else { panic!() };
         assert!(logs.follow && logs.services == ["web"]);
+        let arguments = parsed("-f a.yaml -f - --profile p --env-file x --env-file y ps").unwrap();
+        assert_eq!((arguments.file.len(), arguments.global.env_file.len()), (2, 2));
         // Two meanings of -v.
         let arguments = parsed("-vv down -v").unwrap();
         assert!(arguments.verbose == 2 && matches!(arguments.command, Command::Down { volumes: true }));

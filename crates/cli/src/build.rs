@@ -14,7 +14,7 @@ use stack::plan::{BaseDockerfile, Build as Plan, BuildContext, BuildNetwork, Sec
 use crate::build_view::{Form, View};
 use crate::listing::check_services;
 use crate::output::{self, Failure};
-use crate::session::{Loaded, Session};
+use crate::session::{Loaded, Session, Wanted};
 
 /// `build`.
 #[derive(Debug, Args)]
@@ -121,7 +121,9 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
     let (stack, mut builds) = match directory(&arguments.what, session.has_stack_file())? {
         Some(directory) => (String::new(), vec![(String::new(), of_directory(&directory, arguments)?)]),
         None => {
-            let loaded = session.load(arguments.base.as_deref())?;
+            let services = arguments.what.as_slice();
+            let wanted = Wanted { base: arguments.base.as_deref(), services, ..Wanted::default() };
+            let loaded = session.load_for(&wanted)?;
             options.secrets = secrets(&loaded)?;
             (loaded.plan.name.clone(), of_services(&loaded, arguments)?)
         }
@@ -161,9 +163,8 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
         if let Some(file) = &arguments.iidfile {
             std::fs::write(file, id).map_err(Failure::system(&format!("write {}", file.display())))?;
         }
-        match &destination {
-            Some(destination) => export(session, id, destination)?,
-            None => {}
+        if let Some(destination) = &destination {
+            export(session, id, destination)?;
         }
     }
     Ok(0)
@@ -216,7 +217,7 @@ fn of_services(loaded: &Loaded, arguments: &Build) -> Result<Vec<(String, Plan)>
         .iter()
         .filter(|service| arguments.what.is_empty() || chosen.contains(&service.name.as_str()))
         .filter_map(|service| match &service.source {
-            Source::Build(build) => Some((service.name.clone(), build.clone())),
+            Source::Build(build) => Some((service.name.clone(), (**build).clone())),
             _ => None,
         })
         .collect())

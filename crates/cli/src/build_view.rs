@@ -135,9 +135,10 @@ impl View {
             }
             Progress::Ran { service, step, seconds } => {
                 if let Some(step) = self.steps.remove(&(service, step)) {
-                    let line = match step.shown && self.live.is_none() {
-                        true => format!("{} done{}", step.label, took(seconds)),
-                        false => format!("{} {}{}", step.label, step.text, took(seconds)),
+                    let line = match (&self.live, step.shown) {
+                        (Some(_), _) => step.finished_line(width(), seconds),
+                        (None, true) => format!("{} done{}", step.label, took(seconds)),
+                        (None, false) => format!("{} {}{}", step.label, step.text, took(seconds)),
                     };
                     self.line(&line);
                     self.clear(step);
@@ -224,7 +225,7 @@ impl View {
     /// Draws the lines of a terminal that change.
     fn tick(&mut self) {
         let Some(live) = self.live.as_ref().filter(|_| !self.shell) else { return };
-        let width = rustix::termios::tcgetwinsize(io::stderr()).map_or(WIDTH, |size| size.ws_col.into());
+        let width = width();
         for step in self.steps.values_mut() {
             // What is over at once needs no line.
             if step.bar.is_none() && step.since.elapsed() < Duration::from_millis(150) {
@@ -251,7 +252,20 @@ impl View {
     }
 }
 
+/// Columns of the terminal.
+fn width() -> usize {
+    rustix::termios::tcgetwinsize(io::stderr()).map_or(WIDTH, |size| size.ws_col.into())
+}
+
 impl Step {
+    /// One line of a terminal that stays.
+    fn finished_line(&self, width: usize, seconds: f64) -> String {
+        let time = if seconds < 0.05 { String::new() } else { format!(" {seconds:>5.1}s") };
+        let head = format!("{}{time} ", self.label);
+        let rest = width.saturating_sub(head.chars().count() + 1);
+        format!("{head}{}", cut(&self.text, rest))
+    }
+
     /// One line of a terminal: what is carried out, since when, and the last that it wrote.
     fn live_line(&self, width: usize) -> String {
         let head = format!("{} {:>5.1}s ", self.label, self.since.elapsed().as_secs_f64());

@@ -10,7 +10,7 @@ use stack::control::{self, Command, Notice};
 use crate::args;
 use crate::listing::check_services;
 use crate::output::Failure;
-use crate::session::{Session, supervisor_gone};
+use crate::session::{Session, Wanted, supervisor_gone};
 use crate::signals::Signals;
 use crate::terminal::{self, Streams};
 use crate::up;
@@ -40,8 +40,9 @@ pub(crate) fn run(session: &Session, arguments: &args::Run) -> Result<u8, Failur
     let (mut client, ours) = match session.connect()?.1 {
         Some(client) => (client, false),
         None => {
-            let loaded = session.load(None)?;
-            check_services(&loaded.plan, std::slice::from_ref(&arguments.service))?;
+            let services = std::slice::from_ref(&arguments.service);
+            let loaded = session.load_for(&Wanted { services, ..Wanted::default() })?;
+            check_services(&loaded.plan, services)?;
             (up::start_for_run(session, loaded, &arguments.service)?, true)
         }
     };

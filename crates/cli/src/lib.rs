@@ -6,6 +6,7 @@
 mod args;
 mod build;
 mod build_view;
+mod config;
 mod diagnosis;
 mod events;
 mod exec;
@@ -83,11 +84,11 @@ pub fn main() -> ExitCode {
 
 fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
     let Arguments { file, global, mut command, .. } = arguments;
-    let file = match &mut command {
-        Command::Up(up) => up.up_file.take().or(file),
-        _ => file,
-    };
-    let session = Session::new(file, global, output)?;
+    let mut files = file;
+    if let Command::Up(up) = &mut command {
+        files.append(&mut up.up_file);
+    }
+    let session = Session::new(files, global, output)?;
     match command {
         Command::Up(arguments) => up::up(&session, &arguments),
         Command::Down { volumes } => up::down(&session, volumes),
@@ -123,6 +124,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Commit(arguments) => transfer::commit(&session, &arguments),
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
+        Command::Config(arguments) => config::config(&session, &arguments),
         Command::Doctor { format } => diagnosis::doctor(&session, format),
     }
 }

@@ -1,6 +1,7 @@
 //! What every command begins with: the stack's file, its name, its supervisor.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use stack::RemoteError;
 use stack::client::{self, Client};
@@ -16,12 +17,25 @@ use crate::output::{Failure, Output};
 /// The resolved global options.
 #[derive(Debug)]
 pub(crate) struct Session {
-    file: Option<PathBuf>,
+    files: Vec<PathBuf>,
+    /// What was read for the file `-`.
+    standard_input: Option<String>,
     global: Global,
     /// Where output goes.
     pub(crate) output: Output,
     /// The user's directories.
     pub(crate) paths: Paths,
+}
+
+/// What a command wants of the stack's files besides what the global options say.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// `--base`.
+    pub(crate) base: Option<&'a str>,
+    /// Other numbers of replicas than the files'.
+    pub(crate) scale: &'a [(String, u16)],
+    /// Services that are named on the command line.
+    pub(crate) services: &'a [String],
 }
 
 /// A plan, and what it was made with.
@@ -35,8 +49,12 @@ pub(crate) struct Loaded {
 }
 
 impl Session {
-    pub(crate) fn new(file: Option<PathBuf>, global: Global, output: Output) -> Result<Self, Failure> {
-        Ok(Self { file, global, output, paths: Paths::current()? })
+    pub(crate) fn new(files: Vec<PathBuf>, global: Global, output: Output) -> Result<Self, Failure> {
+        let standard_input = match files.iter().any(|file| file == Path::new("-")) {
+            true => Some(standard_input()?),
+            false => None,
+        };
+        Ok(Self { files, standard_input, global, output, paths: Paths::current()? })
     }
 
     /// `--strict`.
@@ -44,81 +62,73 @@ impl Session {
         self.global.strict
     }
 
-    /// Reads the stack file and says what there is to warn of.
+    /// Reads the stack files and says what there is to warn of.
     pub(crate) fn load(&self, base: Option<&str>) -> Result<Loaded, Failure> {
-        self.load_scaled(base, &[])
+        self.load_for(&Wanted { base, ..Wanted::default() })
     }
 
-    /// The same with other numbers of replicas than the file's.
-    pub(crate) fn load_scaled(&self, base: Option<&str>, scale: &[(String, u16)]) -> Result<Loaded, Failure> {
-        let loaded = self.load_quietly(base, scale)?;
-        for warning in &loaded.plan.warnings {
-            self.output.warning(warning);
-        }
-        for service in &loaded.plan.services {
-            for (asked, published) in &service.moved_ports {
-                self.output
-                    .progress(&format!("port {asked} of {} is published as {published}", service.name));
-            }
-        }
-        Ok(loaded)
-    }
-
-    fn load_quietly(&self, base: Option<&str>, scale: &[(String, u16)]) -> Result<Loaded, Failure> {
-        let mut options = LoadOptions {
-            file: self.stack_file()?,
-            project_name: self.global.project_name.clone(),
-            env_file: self.global.env_file.clone(),
-            base: base.map(str::to_owned),
-            strict: self.global.strict,
-            scale: scale.iter().cloned().collect(),
-            ports: PortChoice {
-                offset: self.global.port_offset,
-                publish: self.global.publish.iter().copied().collect(),
-                kept: false,
-            },
-        };
+    /// The same for a command that wants something special.
+    pub(crate) fn load_for(&self, wanted: &Wanted<'_>) -> Result<Loaded, Failure> {
+        let mut options = self.options(wanted);
         let host = HostFacts::gather()?;
         if options.ports.is_none() {
             options.ports = self.kept_ports(&options, &host).unwrap_or_default();
         }
         let plan = load::load(&options, &host)?;
+        for warning in &plan.warnings {
+            self.output.warning(warning);
+        }
+        for service in &plan.services {
+            for (asked, published) in &service.moved_ports {
+                self.output
+                    .progress(&format!("port {asked} of {} is published as {published}", service.name));
+            }
+        }
         Ok(Loaded { plan, options, host })
+    }
+
+    /// How files are loaded.
+    pub(crate) fn options(&self, wanted: &Wanted<'_>) -> LoadOptions {
+        LoadOptions {
+            files: self.files.clone(),
+            standard_input: self.standard_input.clone(),
+            current_directory: PathBuf::new(),
+            project_directory: self.global.project_directory.clone(),
+            project_name: self.global.project_name.clone(),
+            env_files: self.global.env_file.clone(),
+            profiles: self.global.profile.clone(),
+            services: wanted.services.to_vec(),
+            base: wanted.base.map(str::to_owned),
+            strict: self.global.strict,
+            scale: wanted.scale.iter().cloned().collect(),
+            ports: PortChoice {
+                offset: self.global.port_offset,
+                publish: self.global.publish.iter().copied().collect(),
+                kept: false,
+            },
+        }
     }
 
     /// The choice of ports of the stack, if it runs.
     fn kept_ports(&self, options: &LoadOptions, host: &HostFacts) -> Option<PortChoice> {
-        // What is wrong with the file is told where it is read.
+        // What is wrong with the files is told where they are read.
         let name = load::name(options, host).ok()?;
         let kept = PortChoice::kept(&self.paths.stack(&name))?;
         client::connect(&self.paths, &name).ok()?.map(|_running| kept)
     }
 
-    /// Whether a stack file is named, or lies here.
+    /// Whether a stack file is named, or lies here or above.
     pub(crate) fn has_stack_file(&self) -> bool {
-        self.stack_file().is_ok()
+        let found = |host| load::has_files(&self.options(&Wanted::default()), &host);
+        !self.files.is_empty() || HostFacts::gather().is_ok_and(found)
     }
 
-    fn stack_file(&self) -> Result<PathBuf, Failure> {
-        if let Some(file) = &self.file {
-            return Ok(file.clone());
-        }
-        let here = std::env::current_dir().map_err(Failure::system("find the current directory"))?;
-        match load::default_file(&here) {
-            // Relative, as the user would write it.
-            Some(path) => Ok(path.file_name().map_or(path.clone(), PathBuf::from)),
-            None => Err(Failure::usage(
-                format!("there is no stack file in {}", here.display()),
-                "make a `stack.toml` (or `compose.yaml`, `docker-compose.yml`), or name one with `-f FILE`",
-            )),
-        }
-    }
-
-    /// The stack's name. With `-p` the file is not needed, so that a stack whose file is gone can be stopped.
+    /// The stack's name. With `-p` the files are not needed, so that a stack whose files are gone can be stopped;
+    /// otherwise nothing else in them is.
     pub(crate) fn stack_name(&self) -> Result<String, Failure> {
         match &self.global.project_name {
             Some(name) => Ok(name.clone()),
-            None => Ok(self.load_quietly(None, &[])?.plan.name),
+            None => Ok(load::name(&self.options(&Wanted::default()), &HostFacts::gather()?)?),
         }
     }
 
@@ -165,6 +175,16 @@ impl Session {
             _ => {}
         }
     }
+}
+
+/// Largest stack file that is read from standard input, in bytes.
+const MAX_INPUT: u64 = 4 << 20;
+
+fn standard_input() -> Result<String, Failure> {
+    let mut text = String::new();
+    let input = std::io::stdin().lock();
+    input.take(MAX_INPUT).read_to_string(&mut text).map_err(Failure::system("read standard input"))?;
+    Ok(text)
 }
 
 /// The next notice of a command that is being carried out.

@@ -16,12 +16,16 @@ use crate::images;
 use crate::listing::check_services;
 use crate::logs::Printer;
 use crate::output::Failure;
-use crate::session::{Loaded, Session, supervisor_gone};
+use crate::session::{Loaded, Session, Wanted, supervisor_gone};
 use crate::signals::Signals;
 
 /// `up`.
 pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure> {
-    let loaded = session.load_scaled(arguments.base.as_deref(), &arguments.scale)?;
+    let loaded = session.load_for(&Wanted {
+        base: arguments.base.as_deref(),
+        scale: &arguments.scale,
+        services: &arguments.services,
+    })?;
     check_services(&loaded.plan, &arguments.services)?;
     let images = images::for_up(session, &loaded, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
@@ -282,7 +286,9 @@ pub(crate) fn change(session: &Session, command: &Command) -> Result<u8, Failure
 /// `scale`.
 pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Failure> {
     // What the file says about these services decides whether they can have that many.
-    let plan = session.load_scaled(None, &arguments.counts)?.plan;
+    let services: Vec<String> = arguments.counts.iter().map(|(service, _)| service.clone()).collect();
+    let wanted = Wanted { base: None, scale: &arguments.counts, services: &services };
+    let plan = session.load_for(&wanted)?.plan;
     let counts: BTreeMap<String, u16> = arguments.counts.iter().cloned().collect();
     let mut groups = plan.network.groups;
     groups.retain(|group| counts.contains_key(&group.service));

@@ -1,5 +1,6 @@
 //! What can go wrong, each naming the operation and its object.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -195,11 +196,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// A command of a `RUN` instruction ended with a status other than zero.
-    #[error(
-        "{file}:{line}: `{instruction}` ended with status {status}{}{}",
-        last_lines(output),
-        excerpt(source_lines)
-    )]
+    #[error("{file}:{line}: `{instruction}` ended with status {status}{shown}")]
     RunFailed {
         /// Name of the Dockerfile.
         file: String,
@@ -209,14 +206,21 @@ pub enum Error {
         instruction: String,
         /// Exit status, 128 + signal number for a signal.
         status: i32,
-        /// The last lines of what it wrote.
-        output: Vec<String>,
-        /// Lines of the Dockerfile around the instruction: number, text, whether it is part of it.
-        source_lines: Vec<(usize, String, bool)>,
+        /// What it wrote, and where it stands.
+        shown: Box<FailedRun>,
     },
     /// The sandbox of a `RUN` instruction could not be started.
     #[error("run the command in its sandbox")]
     Runner(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A git repository could not be fetched.
+    #[error("fetch the repository `{remote}`")]
+    Git {
+        /// Its address.
+        remote: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A mount needs something that the build was not given.
     #[error("there is no {what} `{id}`")]
     NotGiven {
@@ -291,27 +295,33 @@ pub enum Error {
     },
 }
 
+/// What is shown of a command that failed.
+#[derive(Debug)]
+pub struct FailedRun {
+    /// The last lines of what it wrote.
+    pub output: Vec<String>,
+    /// Lines of the Dockerfile around the instruction: number, text, whether it is part of it.
+    pub source: Vec<(usize, String, bool)>,
+}
+
+impl fmt::Display for FailedRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.output.is_empty() {
+            write!(f, "; its last lines:\n    {}", self.output.join("\n    "))?;
+        }
+        for (number, text, meant) in &self.source {
+            let mark = if *meant { '>' } else { ' ' };
+            write!(f, "\n{}", format!("  {mark} {number:>3} | {text}").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
 fn place(entry: &Option<String>) -> String {
     match entry {
         Some(entry) => format!("after entry `{entry}`"),
         None => "before its first entry".to_owned(),
     }
-}
-
-fn last_lines(output: &[String]) -> String {
-    if output.is_empty() {
-        return String::new();
-    }
-    format!("; its last lines:\n    {}", output.join("\n    "))
-}
-
-/// Lines of a file, with numbers, and a mark at those that are meant.
-fn excerpt(lines: &[(usize, String, bool)]) -> String {
-    let line = |(number, text, meant): &(usize, String, bool)| {
-        let mark = if *meant { '>' } else { ' ' };
-        format!("\n  {mark} {number:>3} | {text}").trim_end().to_owned()
-    };
-    lines.iter().map(line).collect()
 }
 
 impl Error {
@@ -329,8 +339,8 @@ impl Error {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Self::DISK_FULL.to_owned()),
                 _ => None,
             },
-            Self::RunFailed { output, .. } => {
-                let full = output.iter().any(|line| line.contains("No space left on device"));
+            Self::RunFailed { shown, .. } => {
+                let full = shown.output.iter().any(|line| line.contains("No space left on device"));
                 full.then(|| Self::DISK_FULL.to_owned())
             }
             Self::Dockerfile { hint, .. } | Self::CopySource { hint, .. } => hint.clone(),

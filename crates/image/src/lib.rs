@@ -29,15 +29,15 @@ mod view;
 
 pub use archive::{FREE_BYTES, Limits};
 pub use build::{
-    BoxError, BuildEvent, BuildRequest, CacheMount, NamedContext, Network, RunMount, RunSource, RunStep,
-    Runner, Running, Secret, build, unpack_files,
+    BoxError, BuildEvent, BuildRequest, CacheMount, GitSource, NamedContext, Network, RunMount, RunSource,
+    RunStep, Runner, Running, Secret, build, unpack_files,
 };
 pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,
 };
 pub use digest::{Digest, LayerId};
 pub use dockerfile::{check, plan_bases};
-pub use error::{Error, Result};
+pub use error::{Error, FailedRun, Result};
 pub use layer::{LayerSource, StagedLayer};
 pub use reference::Reference;
 pub use remove::{remove_tree, tree_size};

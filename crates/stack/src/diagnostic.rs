@@ -36,6 +36,11 @@ impl Span {
         Self::new(&self.source, self.start + range.start..self.start + range.end)
     }
 
+    /// Of its file, as it is shown.
+    pub(crate) fn path(&self) -> &Path {
+        &self.source.path
+    }
+
     /// `stack.toml:12`, for one-line messages.
     pub(crate) fn place(&self) -> String {
         format!("{}:{}", self.source.path.display(), self.line())

@@ -1,34 +1,52 @@
-//! `.env` files: the part of the shell's syntax that needs no shell.
+//! `.env` files, and those of `env_file`.
 //!
-//! A file that this reads without `lenient` means the same to `set -a; . ./.env` in a POSIX shell:
-//! comments, `export`, quotes, backslashes and `$NAME` of variables set before. Command substitution,
-//! several commands on a line and the like are refused. `lenient` takes what compose takes in
-//! addition: blanks in an unquoted value and around the `=`.
+//! Beside a `stack.toml` they have the part of the shell's syntax that needs no shell: what is read here means the
+//! same to `set -a; . ./.env` in a POSIX shell. There are comments, `export`, quotes, backslashes and `$NAME` of
+//! variables set before; command substitution, several commands on a line and the like are refused. Beside a
+//! compose file they are what compose takes them for.
+
+mod compose;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::diagnostic::{Checked, Fault, SourceText, Span};
-use crate::interpolate::{expand, name_length};
+use crate::file::Format;
+use crate::interpolate::{Variables, expand, name_length};
 
-/// Parse the text of a `.env` file. `environment` is what `$NAME` may refer to besides earlier lines;
-/// it wins over them, as it does everywhere else.
+/// Parse the text of a file. `visible` is what `$NAME` may refer to besides earlier lines; it wins over them,
+/// as it does everywhere else.
 pub(crate) fn parse(
     source: &Arc<SourceText>,
-    environment: &BTreeMap<String, String>,
-    lenient: bool,
+    visible: &Variables,
+    format: Format,
 ) -> Checked<BTreeMap<String, String>> {
+    match format {
+        Format::Stack => shell(source, visible),
+        Format::Compose => compose::parse(source, visible),
+    }
+}
+
+/// Lines `NAME=VALUE`, the value as it stands: `format: raw` of `env_file`, and `label_file`.
+pub(crate) fn raw(text: &str) -> BTreeMap<String, String> {
+    let lines =
+        text.lines().filter(|line| !line.trim_start().is_empty() && !line.trim_start().starts_with('#'));
+    let pairs = lines.map(|line| line.split_once('=').unwrap_or((line, "")));
+    pairs.map(|(name, value)| (name.trim().to_owned(), value.to_owned())).collect()
+}
+
+fn shell(source: &Arc<SourceText>, environment: &Variables) -> Checked<BTreeMap<String, String>> {
     let mut reader = Reader { source, text: &source.text, at: 0 };
     let mut variables = BTreeMap::new();
     while reader.skip_to_assignment() {
         let start = reader.at;
-        let name = reader.name(lenient)?;
+        let name = reader.name()?;
         let Some(name) = name else {
             let line = reader.rest_of_line(start);
             return Err(Fault::new(&line, "expected `NAME=value`"));
         };
-        let value = reader.value(&name, environment, &variables, lenient)?;
+        let value = reader.value(&name, environment, &variables)?;
         variables.insert(name, value);
     }
     Ok(variables)
@@ -90,7 +108,7 @@ impl Reader<'_> {
     }
 
     /// `NAME=`, consumed.
-    fn name(&mut self, lenient: bool) -> Checked<Option<String>> {
+    fn name(&mut self) -> Checked<Option<String>> {
         let start = self.at;
         let length = name_length(&self.text[start..]);
         if length == 0 {
@@ -99,9 +117,6 @@ impl Reader<'_> {
         let name = self.text[start..start + length].to_owned();
         self.at += length;
         let blank = matches!(self.peek(), Some(' ' | '\t'));
-        if lenient {
-            self.skip_blanks();
-        }
         if self.peek() != Some('=') {
             let rest = &self.text[self.at..];
             if blank && rest.trim_start_matches([' ', '\t']).starts_with('=') {
@@ -111,18 +126,14 @@ impl Reader<'_> {
             return Ok(None);
         }
         self.at += 1;
-        if lenient {
-            self.skip_blanks();
-        }
         Ok(Some(name))
     }
 
     fn value(
         &mut self,
         name: &str,
-        environment: &BTreeMap<String, String>,
+        environment: &Variables,
         earlier: &BTreeMap<String, String>,
-        lenient: bool,
     ) -> Checked<String> {
         let mut value = String::new();
         loop {
@@ -138,7 +149,6 @@ impl Reader<'_> {
                             self.at = self.line_end(self.at);
                             break;
                         }
-                        Some(_) if lenient => value.push_str(&self.text[start..self.at]),
                         Some(_) => {
                             return Err(Fault::new(
                                 &self.rest_of_line(self.at),
@@ -170,7 +180,7 @@ impl Reader<'_> {
                 }
                 Some('$') => self.variable(environment, earlier, &mut value)?,
                 Some('`') => return Err(self.substitution(start, name)),
-                Some(c @ (';' | '&' | '|' | '<' | '>' | '(' | ')')) if !lenient => {
+                Some(c @ (';' | '&' | '|' | '<' | '>' | '(' | ')')) => {
                     return Err(Fault::new(
                         &self.span(start..start + 1),
                         format!("the value of `{name}` has `{c}`, but no quotes"),
@@ -190,7 +200,7 @@ impl Reader<'_> {
         &mut self,
         start: usize,
         name: &str,
-        environment: &BTreeMap<String, String>,
+        environment: &Variables,
         earlier: &BTreeMap<String, String>,
         value: &mut String,
     ) -> Checked<()> {
@@ -224,7 +234,7 @@ impl Reader<'_> {
     /// `$NAME` or `${NAME…}`; a lone dollar sign stands for itself, as in a shell.
     fn variable(
         &mut self,
-        environment: &BTreeMap<String, String>,
+        environment: &Variables,
         earlier: &BTreeMap<String, String>,
         value: &mut String,
     ) -> Checked<()> {
@@ -251,7 +261,7 @@ impl Reader<'_> {
             value.push('$');
             return Ok(());
         }
-        let lookup = |name: &str| environment.get(name).or_else(|| earlier.get(name)).map(String::as_str);
+        let lookup = |name: &str| environment.get(name).or_else(|| earlier.get(name).map(String::as_str));
         // A variable that is not set is empty, as in a shell.
         let expanded = expand(words, &lookup).map_err(|_why| {
             Fault::new(&self.span(start..start + length), format!("`{words}` cannot be expanded"))
@@ -282,7 +292,7 @@ mod tests {
     }
 
     /// What a shell makes of the same file.
-    fn shell(text: &str) -> BTreeMap<String, String> {
+    fn as_sh(text: &str) -> BTreeMap<String, String> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("env");
         std::fs::write(&path, text).unwrap();
@@ -321,16 +331,16 @@ b
 K=a$/b
 "#;
         let environment = BTreeMap::from([("FROM".to_owned(), "environment".to_owned())]);
-        let ours = parse(&source(text), &environment, false).unwrap();
-        assert_eq!(ours, shell(text));
+        let visible = Variables::new(environment, BTreeMap::new());
+        let ours = parse(&source(text), &visible, Format::Stack).unwrap();
+        assert_eq!(ours, as_sh(text));
         assert_eq!(ours["H"], "abc d$");
     }
 
     #[test]
-    fn compose_takes_more() {
-        let text = "TITLE = My Site  # comment\r\nB=a;b\n";
-        let parsed = parse(&source(text), &BTreeMap::new(), true).unwrap();
-        assert_eq!(parsed["TITLE"], "My Site");
-        assert_eq!(parsed["B"], "a;b");
+    fn values_as_they_are() {
+        let read = raw("A=$x 'y' # z\n# comment\n\n B=\r\nC\n");
+        assert_eq!(read["A"], "$x 'y' # z");
+        assert_eq!((&*read["B"], &*read["C"]), ("", ""));
     }
 }

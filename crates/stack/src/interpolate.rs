@@ -14,26 +14,38 @@ use crate::file::node::{Node, Value};
 const MAX_DEPTH: usize = 16;
 /// Longest text that interpolation may produce, in bytes; the text may come from anyone.
 const MAX_LENGTH: usize = 1 << 20;
+/// The same for all values of a file together.
+const MAX_TOTAL: usize = 32 << 20;
 
 /// Variables: the environment's, then those of `.env`.
 ///
 /// They hold passwords, so there is no `Debug`.
 #[derive(Clone, Default)]
-pub struct Variables {
-    environment: BTreeMap<String, String>,
-    file: BTreeMap<String, String>,
-}
+pub struct Variables(BTreeMap<String, String>);
 
 impl Variables {
     /// The environment wins over the file.
     pub fn new(environment: BTreeMap<String, String>, file: BTreeMap<String, String>) -> Self {
-        Self { environment, file }
+        Self(environment).or(file)
     }
 
     /// Value of a variable.
     pub fn get(&self, name: &str) -> Option<&str> {
-        let value = self.environment.get(name).or_else(|| self.file.get(name));
-        value.map(String::as_str)
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// These, and those of `others` that are not among them.
+    pub(crate) fn or(mut self, others: BTreeMap<String, String>) -> Self {
+        for (name, value) in others {
+            self.0.entry(name).or_insert(value);
+        }
+        self
+    }
+
+    /// These, with one set.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.insert(name.to_owned(), value.to_owned());
+        self
     }
 }
 
@@ -201,77 +213,105 @@ pub(crate) enum Missing {
     Empty,
 }
 
-/// Replace the variables in every value of a tree.
-pub(crate) fn interpolate(
-    node: &mut Node,
-    variables: &Variables,
+/// Replaces the variables in trees.
+pub(crate) struct Interpolation<'a> {
+    variables: &'a Variables,
     missing: Missing,
-    writer: Option<&str>,
-    warnings: &mut Vec<(Span, String)>,
-) -> Checked<()> {
-    match &mut node.value {
-        Value::String(text) if text.contains('$') => {
-            let written = node.span.text();
-            // Underline the variable itself where the text shows it as it is.
-            let locate = |words: &str| match written.find(words) {
-                Some(at) if !words.is_empty() => node.span.part(at..at + words.len()),
-                _ => node.span.clone(),
-            };
-            let variable = |name: &str| {
-                // After `${` or `$`.
-                for before in ["${", "$"] {
-                    if let Some(at) = written.find(&format!("{before}{name}")) {
-                        let start = at + before.len();
-                        return node.span.part(start..start + name.len());
-                    }
-                }
-                node.span.clone()
-            };
-            let expanded = expand(text, &|name| variables.get(name)).map_err(|error| match error {
-                ExpandError::Malformed(range) => {
-                    let words = text.get(range).unwrap_or_default();
-                    Fault::new(&locate(words), format!("`{words}` is not a variable"))
-                        .hint("write `${NAME}` for a variable and `$$` for a dollar sign")
-                }
-                ExpandError::Required { name, message } => {
-                    let message = match message.as_str() {
-                        "" => format!("variable `{name}` is required, but it is not set"),
-                        message => format!("variable `{name}` is required: {message}"),
-                    };
-                    Fault::new(&variable(&name), message).hint(missing_hint(&name, writer))
-                }
-                ExpandError::TooLarge => Fault::new(&node.span, "the value is too large after interpolation"),
-            })?;
-            for name in &expanded.missing {
-                let span = variable(name);
-                let message = format!("variable `{name}` is not set");
-                match missing {
-                    Missing::Refuse => {
-                        return Err(Fault::new(&span, message)
-                            .label("no value and no default")
-                            .hint(missing_hint(name, writer)));
-                    }
-                    Missing::Empty => warnings.push((span, format!("{message}; it is left empty"))),
-                }
-            }
-            *text = expanded.text;
-        }
-        Value::List(items) => {
-            for item in items {
-                interpolate(item, variables, missing, writer, warnings)?;
-            }
-        }
-        Value::Map(entries) => {
-            for (key, item) in entries {
-                // Extension fields are nobody's business until something refers to them.
-                if !key.name.starts_with("x-") {
-                    interpolate(item, variables, missing, writer, warnings)?;
-                }
-            }
-        }
-        _ => {}
+    /// A script that writes `.env`.
+    writer: Option<&'a str>,
+    warnings: &'a mut Vec<(Span, String)>,
+    /// Bytes that variables gave.
+    length: usize,
+}
+
+impl<'a> Interpolation<'a> {
+    pub(crate) fn new(
+        variables: &'a Variables,
+        missing: Missing,
+        writer: Option<&'a str>,
+        warnings: &'a mut Vec<(Span, String)>,
+    ) -> Self {
+        Self { variables, missing, writer, warnings, length: 0 }
     }
-    Ok(())
+
+    /// Replace the variables in a file.
+    pub(crate) fn file(&mut self, root: &mut Node) -> Checked<()> {
+        let Value::Map(entries) = &mut root.value else { return Ok(()) };
+        // Extension fields are nobody's business: what refers to them by an anchor has a copy.
+        let mut entries = entries.iter_mut().filter(|(key, _)| !key.name.starts_with("x-"));
+        entries.try_for_each(|(_, node)| self.node(node))
+    }
+
+    /// Replace the variables in a value.
+    pub(crate) fn node(&mut self, node: &mut Node) -> Checked<()> {
+        match &mut node.value {
+            Value::String(text) if text.contains('$') => {
+                *text = self.text(text, &node.span)?;
+                self.length = self.length.saturating_add(text.len());
+                if self.length > MAX_TOTAL {
+                    return Err(too_large(&node.span));
+                }
+                Ok(())
+            }
+            Value::List(items) => items.iter_mut().try_for_each(|item| self.node(item)),
+            Value::Map(entries) => entries.iter_mut().try_for_each(|(_, item)| self.node(item)),
+            _ => Ok(()),
+        }
+    }
+
+    fn text(&mut self, text: &str, span: &Span) -> Checked<String> {
+        let expanded = expand(text, &|name| self.variables.get(name)).map_err(|error| match error {
+            ExpandError::Malformed(range) => {
+                let words = text.get(range).unwrap_or_default();
+                Fault::new(&locate(span, words), format!("`{words}` is not a variable"))
+                    .hint("write `${NAME}` for a variable and `$$` for a dollar sign")
+            }
+            ExpandError::Required { name, message } => {
+                let message = match message.as_str() {
+                    "" => format!("variable `{name}` is required, but it is not set"),
+                    message => format!("variable `{name}` is required: {message}"),
+                };
+                Fault::new(&variable(span, &name), message).hint(missing_hint(&name, self.writer))
+            }
+            ExpandError::TooLarge => too_large(span),
+        })?;
+        for name in &expanded.missing {
+            let span = variable(span, name);
+            let message = format!("variable `{name}` is not set");
+            match self.missing {
+                Missing::Refuse => {
+                    return Err(Fault::new(&span, message)
+                        .label("no value and no default")
+                        .hint(missing_hint(name, self.writer)));
+                }
+                Missing::Empty => self.warnings.push((span, format!("{message}; it is left empty"))),
+            }
+        }
+        Ok(expanded.text)
+    }
+}
+
+fn too_large(span: &Span) -> Box<Fault> {
+    Fault::new(span, "the value is too large after interpolation")
+}
+
+/// Where words stand in a value, if its text shows them as they are; else the whole value.
+fn locate(span: &Span, words: &str) -> Span {
+    match span.text().find(words) {
+        Some(at) if !words.is_empty() => span.part(at..at + words.len()),
+        _ => span.clone(),
+    }
+}
+
+/// Where a variable's name stands in a value.
+fn variable(span: &Span, name: &str) -> Span {
+    for before in ["${", "$"] {
+        if let Some(at) = span.text().find(&format!("{before}{name}")) {
+            let start = at + before.len();
+            return span.part(start..start + name.len());
+        }
+    }
+    span.clone()
 }
 
 fn missing_hint(name: &str, writer: Option<&str>) -> String {

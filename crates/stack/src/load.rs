@@ -1,27 +1,54 @@
-//! From a path to a `Plan`: read, interpolate, parse, resolve.
+//! From files to a `Plan`: find them, make one tree of them, read the model out of it, resolve.
+
+mod canonical;
+mod config;
+mod emit;
+mod environment;
+mod extends;
+mod include;
+mod layers;
+mod merge;
+mod model;
+mod name;
+mod paths;
+mod profiles;
+mod project;
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::diagnostic::{FileError, SourceText, Span};
-use crate::env_file;
-use crate::file::{self, Format};
+use crate::diagnostic::{Fault, FileError, SourceText, Span};
+use crate::file;
 use crate::host::HostFacts;
-use crate::interpolate::{Missing, Variables, interpolate};
+use crate::interpolate::Variables;
 use crate::plan::{Plan, PortChoice};
 use crate::resolve::{self, Context};
+pub use config::{Config, config};
+use model::Model;
+use project::Project;
 
-/// What is loaded, and how.
+/// What is loaded, and how. Paths are relative to the current directory.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
-    /// The stack file.
-    pub file: PathBuf,
-    /// Stack name, instead of the file's or the directory's.
+    /// The files, each merged over those before it; `-` is standard input. Without any it is those of
+    /// `COMPOSE_FILE`, or what has a default name here or in a directory above.
+    pub files: Vec<PathBuf>,
+    /// What was read from standard input.
+    pub standard_input: Option<String>,
+    /// Where default names are looked for, instead of the current directory.
+    pub current_directory: PathBuf,
+    /// What relative paths in the files are relative to, instead of the first file's directory.
+    pub project_directory: Option<PathBuf>,
+    /// Stack name, instead of `COMPOSE_PROJECT_NAME`, the file's or the directory's.
     pub project_name: Option<String>,
-    /// Instead of `.env` beside the file.
-    pub env_file: Option<PathBuf>,
+    /// Instead of `COMPOSE_ENV_FILES` or `.env` in the stack's directory.
+    pub env_files: Vec<PathBuf>,
+    /// Active profiles, instead of those of `COMPOSE_PROFILES`.
+    pub profiles: Vec<String>,
+    /// Services that are named on the command line: their profiles are active, too.
+    pub services: Vec<String>,
     /// Force this base distribution.
     pub base: Option<String>,
     /// Warnings are errors.
@@ -32,90 +59,73 @@ pub struct LoadOptions {
     pub ports: PortChoice,
 }
 
-/// The names looked for in a directory, in this order.
-const DEFAULT_NAMES: [&str; 5] =
-    ["stack.toml", "compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
-/// The script that writes `.env` in our own repository and in what copies its layout.
-const ENV_WRITER: &str = "scripts/env";
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
-/// The stack file of a directory, if there is one.
-pub fn default_file(directory: &Path) -> Option<PathBuf> {
-    DEFAULT_NAMES.iter().map(|name| directory.join(name)).find(|path| path.is_file())
-}
-
-/// Read a stack file and resolve it.
+/// Read the files of a stack and resolve them.
 ///
-/// Besides the file, its `.env` and the files of `env_file` are read, and build directories,
-/// Dockerfiles and other paths of the file are looked at; nothing is changed.
+/// Besides the files, what they include and extend, `.env` and the files of `env_file` are read, and build
+/// directories, Dockerfiles and other paths are looked at; nothing is changed.
 pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> {
-    let format = Format::of(&options.file)?;
-    let source = read_text(&options.file)?;
-    let directory = directory(&options.file)?;
-    let variables = variables(options, host)?;
-
-    let mut root = file::tree(format, &source)?;
-    let mut warnings: Vec<(Span, String)> = Vec::new();
-    let missing = match format {
-        Format::Stack => Missing::Refuse,
-        Format::Compose => Missing::Empty,
+    let Model { root, project, name, mut warnings, .. } = Model::read(options, host, true)?;
+    let file = file::model(&root, project.format, &mut warnings)?;
+    let of_files = settled(warnings, options.strict)?;
+    let warnings = project.warnings.iter().cloned().chain(of_files).collect();
+    let context = Context {
+        options,
+        host,
+        name,
+        format: project.format,
+        directory: project.directory,
+        variables: &project.variables,
+        env_writer: project.env_writer,
     };
-    let env_writer = directory.join(ENV_WRITER).is_file().then_some(ENV_WRITER);
-    interpolate(&mut root, &variables, missing, env_writer, &mut warnings)?;
-    let file = file::model(&root, format, &mut warnings)?;
-    warnings.sort_by_key(|(span, _)| span.start);
-    if options.strict
-        && let Some((span, message)) = warnings.first()
-    {
-        let fault = crate::diagnostic::Fault::new(span, message.clone());
-        return Err(fault.hint("`--strict` makes warnings errors").into());
-    }
-    let warnings = warnings.iter().map(|(span, message)| format!("{}: {message}", span.place())).collect();
-    let context = Context { options, host, format, directory, variables: &variables, env_writer };
     resolve::plan(file, &context, warnings)
 }
 
+/// Warnings as they are told: in the order of their places, each once, the first as an error with `strict`.
+fn settled(mut warnings: Vec<(Span, String)>, strict: bool) -> Result<Vec<String>, FileError> {
+    warnings.sort_by(|(one, _), (other, _)| (one.path(), one.start).cmp(&(other.path(), other.start)));
+    // A service that two others extend says everything twice.
+    warnings.dedup_by(|(one, text), (other, before)| {
+        one.path() == other.path() && one.start == other.start && text == before
+    });
+    if strict && let Some((span, message)) = warnings.first() {
+        let fault = Fault::new(span, message.clone());
+        return Err(fault.hint("`--strict` makes warnings errors").into());
+    }
+    Ok(warnings.iter().map(|(span, message)| format!("{}: {message}", span.place())).collect())
+}
+
 /// Only the name of a stack: what is needed to find a running one, so that it can be stopped while its
-/// file or `.env` is broken elsewhere.
+/// files are broken elsewhere.
 pub fn name(options: &LoadOptions, host: &HostFacts) -> Result<String, FileError> {
-    let format = Format::of(&options.file)?;
-    let source = read_text(&options.file)?;
-    let directory = directory(&options.file)?;
-    if options.project_name.is_some() {
-        return resolve::stack_name(None, options, &directory);
-    }
-    let root = file::tree(format, &source)?;
-    let Some(mut node) = file::name_node(&root)? else {
-        return resolve::stack_name(None, options, &directory);
+    let read = |options: &LoadOptions, environment: &BTreeMap<String, String>| {
+        let project = Project::find(options, environment)?;
+        match project.name(options) {
+            Some(name) => name::given(name),
+            None => name::of(&project.documents(options)?, &project, true),
+        }
     };
-    // Nothing else needs `.env`.
-    if node.text("name").is_ok_and(|text| text.contains('$')) {
-        let variables = variables(options, host)?;
-        interpolate(&mut node, &variables, Missing::Refuse, None, &mut Vec::new())?;
-    }
-    let named = file::located(&node, node.text("name")?);
-    resolve::stack_name(Some(&named), options, &directory)
+    read(options, &host.environment).or_else(|error| {
+        // Few names need a variable.
+        let options = LoadOptions { env_files: Vec::new(), ..options.clone() };
+        let mut environment = host.environment.clone();
+        environment.insert("COMPOSE_DISABLE_ENV_FILE".to_owned(), "1".to_owned());
+        environment.remove("COMPOSE_ENV_FILES");
+        read(&options, &environment).map_err(|_same| error)
+    })
+}
+
+/// Whether there are files to load, be they good or not.
+pub fn has_files(options: &LoadOptions, host: &HostFacts) -> bool {
+    !matches!(Project::find(options, &host.environment), Err(FileError::Option { .. }))
 }
 
 /// The variables that a stack file may refer to: the environment's, then those of `.env`. The value of
 /// a `SecretSource::Environment` is found here.
 pub fn variables(options: &LoadOptions, host: &HostFacts) -> Result<Variables, FileError> {
-    let path = match &options.env_file {
-        Some(path) => path.clone(),
-        None => options.file.with_file_name(".env"),
-    };
-    let lenient = Format::of(&options.file)? == Format::Compose;
-    let file = match read_private(&path) {
-        Ok(source) => env_file::parse(&source, &host.environment, lenient)?,
-        Err(FileError::Read { source, .. })
-            if options.env_file.is_none() && source.kind() == std::io::ErrorKind::NotFound =>
-        {
-            BTreeMap::new()
-        }
-        Err(error) => return Err(error),
-    };
-    Ok(Variables::new(host.environment.clone(), file))
+    Ok(Project::find(options, &host.environment)?.variables)
 }
 
 /// Read a text file of the user's.
@@ -145,15 +155,8 @@ fn read(path: &Path) -> Result<String, FileError> {
     })
 }
 
-/// The absolute directory of a file.
-fn directory(file: &Path) -> Result<PathBuf, FileError> {
-    let parent = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    parent.canonicalize().map_err(|source| FileError::Read { path: parent.to_owned(), source })
-}
-
+#[cfg(test)]
+mod files_tests;
 #[cfg(test)]
 mod key_tests;
 #[cfg(test)]

@@ -254,7 +254,7 @@ pub enum Source {
     /// An image of the local store.
     Image(String),
     /// An image that is built from a Dockerfile when it is missing.
-    Build(Build),
+    Build(Box<Build>),
     /// A rootfs tarball or a directory, used as a single read-only layer.
     Rootfs(PathBuf),
 }

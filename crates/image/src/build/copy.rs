@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::build::add_git::{Repository, is_repository};
 use crate::build::add_url::Download;
 use crate::build::chmod::Chmod;
 use crate::build::item::{Content, Item, Origin};
@@ -78,8 +79,9 @@ impl Builder<'_> {
         };
 
         let mut items = Vec::new();
-        let mut files = remote.len() + copy.heredocs.len();
-        let mut sources = files;
+        let is_file = |url: &&&String| !is_repository(url);
+        let mut files = remote.iter().filter(is_file).count() + copy.heredocs.len();
+        let mut sources = remote.len() + copy.heredocs.len();
         for pattern in local {
             let Some(source) = &source else { continue };
             if copy.parents {
@@ -105,6 +107,10 @@ impl Builder<'_> {
         if !remote.is_empty() {
             let scratch = Rc::new(Scratch::new(&store.tmp())?);
             for url in remote {
+                if is_repository(url) {
+                    items.push(self.repository_item(url, copy, &words, &wanted)?);
+                    continue;
+                }
                 let download = Download::begin(store, url, words.checksum.as_deref(), &scratch)?;
                 items.push(download_item(download, copy, &words, is_dir.any(), &wanted)?);
             }
@@ -140,7 +146,12 @@ impl Builder<'_> {
                 writer.make_path(made, wanted.owner).map_err(|error| not_a_dir(&words.target, error))?;
             }
             for item in &items {
-                item.write(view, &writer, &wanted)?;
+                match &item.content {
+                    Content::Repository(repository) => {
+                        builder.write_repository(repository, &item.target, scratch, &writer, &wanted)?;
+                    }
+                    _ => item.write(view, &writer, &wanted)?,
+                }
             }
             Ok(Some(top))
         });
@@ -197,6 +208,14 @@ impl Gathered {
 }
 
 impl Builder<'_> {
+    fn repository_item(&mut self, url: &str, copy: &Copy, words: &Words, wanted: &Wanted) -> Result<Item> {
+        let mut repository = Repository::parse(url, copy.keep_git_dir, words.checksum.as_deref())?;
+        self.find_commit(url, &mut repository)?;
+        let (attributes, target) = (wanted.attributes(0o755), words.target.clone());
+        let content = Content::Repository(Rc::new(repository));
+        Ok(Item { origin: Origin::Repository, target, attributes, content })
+    }
+
     /// What is at the path `from` in a context, without what `.dockerignore` leaves out.
     pub(super) fn gather(&mut self, context: &Option<String>, from: &str) -> Result<Gathered> {
         let context = self.open_context(context)?;
@@ -238,7 +257,7 @@ fn download_item(
 
 /// Whether a source of `ADD` is an address.
 fn is_remote(source: &str) -> bool {
-    source.starts_with("http://") || source.starts_with("https://")
+    source.starts_with("http://") || source.starts_with("https://") || is_repository(source)
 }
 
 fn not_a_dir(target: &Path, error: Error) -> Error {

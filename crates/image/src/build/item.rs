@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::archive::{self, Limits};
+use crate::build::add_git::Repository;
 use crate::build::add_url::Download;
 use crate::build::source::{Wanted, refused};
 use crate::digest::{Digest, Hasher};
@@ -35,6 +36,8 @@ pub(super) enum Origin {
     Download(Rc<Download>),
     /// In the Dockerfile.
     Text,
+    /// In a repository.
+    Repository,
 }
 
 impl Origin {
@@ -43,6 +46,7 @@ impl Origin {
             Self::View(path) => path.display().to_string(),
             Self::Download(download) => download.url().to_owned(),
             Self::Text => "here-document".to_owned(),
+            Self::Repository => "repository".to_owned(),
         }
     }
 }
@@ -60,6 +64,8 @@ pub(super) enum Content {
     Archive(Digest),
     /// Text of the Dockerfile.
     Inline(String),
+    /// A repository, whose files go below the target.
+    Repository(Rc<Repository>),
 }
 
 /// The digest of a file's content.
@@ -68,6 +74,12 @@ pub(super) fn hash(mut file: File) -> io::Result<Digest> {
     let mut hasher = Hasher::new();
     io::copy(&mut file, &mut hasher)?;
     Ok(hasher.finish())
+}
+
+/// The mode that a file of a repository has whatever the umask under which it was written.
+pub(super) fn plain_mode(item: &Item) -> u32 {
+    let runs = matches!(item.content, Content::Dir { .. }) || item.attributes.mode & 0o100 != 0;
+    if runs { 0o755 } else { 0o644 }
 }
 
 impl Item {
@@ -83,6 +95,7 @@ impl Item {
             Content::Pipe => ("pipe", b""),
             Content::Archive(digest) => ("archive", digest.hex().as_bytes()),
             Content::Inline(text) => ("inline", text.as_bytes()),
+            Content::Repository(_) => ("repository", b""),
         };
         key.field(format!("{kind} {mode:o} {uid}:{gid} {}", xattrs.len()).as_bytes());
         for (name, value) in xattrs {
@@ -90,6 +103,9 @@ impl Item {
             key.field(value);
         }
         key.field(content);
+        if let Content::Repository(repository) = &self.content {
+            repository.key(key);
+        }
     }
 
     pub(super) fn write(&self, view: Option<&View>, writer: &LayerWriter, wanted: &Wanted) -> Result<()> {
@@ -131,6 +147,7 @@ impl Item {
                 file.write_all(text.as_bytes()).map_err(|cause| writer.fail("write", &self.target, cause))
             }),
             Content::Dir { .. } | Content::Archive(_) => unreachable!("handled above"),
+            Content::Repository(_) => unreachable!("the builder has it fetched"),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The Dockerfile builder: one layer for each instruction that changes a file, reused while nothing that
 //! it depends on has changed.
 
+mod add_git;
 mod add_url;
 mod cache;
 mod cache_dir;
@@ -23,6 +24,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+pub use crate::build::add_git::GitSource;
 pub use crate::build::cache_dir::CacheMount;
 pub use crate::build::files::unpack_files;
 use crate::build::run::Underway;

@@ -11,7 +11,7 @@ use crate::build::stage::{Layer, StageState, is_proxy_arg};
 use crate::build::{Builder, Network, Outcome, RunMount, RunSource, RunStep, Running, Secret, Step, shorten};
 use crate::config::DEFAULT_PATH;
 use crate::dockerfile::{Program, Run, Security};
-use crate::error::{Error, Result};
+use crate::error::{Error, FailedRun, Result};
 use crate::layer::LayerWriter;
 use crate::node;
 use crate::scratch::Scratch;
@@ -180,8 +180,10 @@ impl Builder<'_> {
                 line: step.line,
                 instruction: shorten(&step.text),
                 status,
-                output: underway.lines.last.into(),
-                source_lines: self.source_lines(step),
+                shown: Box::new(FailedRun {
+                    output: underway.lines.last.into(),
+                    source: self.source_lines(step),
+                }),
             });
         }
         let upper = &underway.upper;

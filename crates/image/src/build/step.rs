@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use crate::build::add_git::GitSource;
 
 /// An error of a runner's.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -20,6 +23,22 @@ pub trait Runner {
     /// When what it does then fails.
     fn failed(&mut self, _step: &RunStep, _status: i32) -> Result<(), BoxError> {
         Ok(())
+    }
+
+    /// Finds the commit that a git repository's branch or tag means now.
+    ///
+    /// # Errors
+    /// When the repository cannot be asked, or has no such thing.
+    fn git_commit(&mut self, _source: &GitSource) -> Result<String, BoxError> {
+        Err("git repositories cannot be fetched here".into())
+    }
+
+    /// Puts the files of a commit into an empty directory. Returns the commit's time, seconds since 1970.
+    ///
+    /// # Errors
+    /// When the commit cannot be fetched.
+    fn git_fetch(&mut self, _source: &GitSource, _commit: &str, _directory: &Path) -> Result<i64, BoxError> {
+        Err("git repositories cannot be fetched here".into())
     }
 }
 

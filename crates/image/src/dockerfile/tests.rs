@@ -1,5 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn parse_ok(text: &str) -> Dockerfile {
@@ -357,5 +359,68 @@ fn a_file_is_checked_without_a_build() {
     ] {
         let error = check("Dockerfile", text, &args).unwrap_err().to_string();
         assert!(error.contains(problem), "{text}: {error}");
+    }
+}
+
+/// What Dockerfiles are made of.
+const PIECES: [&str; 44] = [
+    "\n",
+    "\n",
+    "\n",
+    " ",
+    " ",
+    "FROM scratch\n",
+    "FROM a AS b\n",
+    "FROM ",
+    "RUN ",
+    "COPY ",
+    "ADD ",
+    "ENV ",
+    "ARG ARG\n",
+    "ONBUILD ",
+    "HEALTHCHECK ",
+    "WORKDIR ",
+    "LABEL ",
+    "CMD ",
+    "EXPOSE 1-",
+    "--mount=type=cache,target=",
+    "--from=",
+    "--",
+    "=",
+    "x",
+    "$ARG",
+    "${",
+    "}",
+    ":-",
+    "//",
+    "#",
+    "%",
+    "*",
+    "<<E",
+    "E\n",
+    "\\",
+    "\\\n",
+    "\"",
+    "'",
+    "[\"",
+    "\"]",
+    "é",
+    "\t",
+    "# escape=`\n",
+    ",",
+];
+
+proptest! {
+    #[test]
+    fn any_text_is_understood_or_refused(pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..40)) {
+        let text = pieces.concat();
+        let args = BTreeMap::from([("ARG".to_owned(), "a/b*c\\".to_owned())]);
+        match check("Dockerfile", &text, &args) {
+            Ok(_) => drop(plan_bases("Dockerfile", &text, &args, None, &BTreeSet::new()).unwrap()),
+            Err(Error::Dockerfile { line, message, .. }) => {
+                prop_assert!(line >= 1 && line <= text.matches('\n').count() + 1 && !message.is_empty());
+            }
+            Err(error) => prop_assert!(false, "an error without a place: {error}"),
+        }
     }
 }

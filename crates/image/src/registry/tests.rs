@@ -12,6 +12,7 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 
 use super::*;
+use crate::manifest;
 use crate::manifest::{
     DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
 };

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::{Arc, Mutex};
 
 use image::Digest;
 
-use crate::places::{Archive, Place, delegated, gzip};
+use crate::places::{Archive, Place, delegated, gzip, list};
 
 /// What the server has, and what it was asked: the status of each answer.
 #[derive(Default)]
@@ -151,4 +151,52 @@ fn what_a_server_should_not_have_sent_is_refused() {
     }
     let error = place.build(&format!("FROM base:1\nCOPY {}/f /\n", server.address)).error();
     assert!(error.contains("COPY takes no address"), "{error}");
+}
+
+#[test]
+fn a_repository_is_fetched_when_its_commit_is_new() {
+    if delegated("addresses::a_repository_is_fetched_when_its_commit_is_new") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let write = |path: &str, text: &str, mode: u32| {
+        let path = place.outside().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    write("main/file", "one", 0o600);
+    write("main/dir/run", "x", 0o700);
+    write("v1/file", "old", 0o644);
+    let build = |add: &str| place.build(&format!("FROM base:1\n{add}\n"));
+    let first = build("ADD https://example.org/a/b.git /src");
+    assert_eq!(first.fetched.len(), 1);
+    let image = first.image();
+    let meta = |path: &str| fs::metadata(place.layer(&image, 0).join(path)).unwrap();
+    let attributes = |path: &str| (meta(path).mode() & 0o7777, meta(path).mtime());
+    assert_eq!(attributes("src/file"), (0o644, 784_111_777));
+    assert_eq!(attributes("src/dir/run"), (0o755, 784_111_777));
+    let again = build("ADD https://example.org/a/b.git /src");
+    assert_eq!((again.fetched.len(), again.image().id), (0, image.id.clone()));
+
+    let image = build("ADD --exclude=dir git@example.org:b#v1 https://example.org/b.git#:dir /d").image();
+    let layer = place.layer(&image, 0);
+    assert_eq!(
+        (list(&layer.join("d")), fs::read(layer.join("d/file")).unwrap()),
+        (vec!["file".to_owned(), "run".to_owned()], b"old".to_vec(),)
+    );
+    let commit = Digest::of(b"one");
+    build(&format!("ADD --checksum={} https://example.org/b.git /c", &commit.hex()[..8])).image();
+    for (add, problem) in [
+        ("ADD --checksum=00000000 https://example.org/b.git /c", "but 00000000 was promised"),
+        ("ADD https://example.org/b.git#none /c", "No such file"),
+        ("ADD https://example.org/b.git#:none /c", "`none` is not in the build context"),
+        ("COPY https://example.org/b.git /c", "COPY takes no address"),
+    ] {
+        let error = build(add).error();
+        assert!(error.contains(problem), "{add}: {error}");
+    }
+    write("main/file", "two", 0o644);
+    assert_eq!(build("ADD https://example.org/a/b.git /src").fetched.len(), 1);
 }

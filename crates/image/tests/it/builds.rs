@@ -165,10 +165,13 @@ fn a_failing_command_is_shown_with_its_last_lines() {
     let place = Place::new();
     place.base();
     let built = place.build("FROM base:1\n\nRUN for i in $(seq 30); do echo \"line $i\"; done; \\\n  printf '\\033[31mred'; exit 3\n");
-    let Err(Error::RunFailed { line: 3, status: 3, output, .. }) = &built.result else {
+    let Err(Error::RunFailed { line: 3, status: 3, shown, .. }) = &built.result else {
         panic!("{:?}", built.result)
     };
-    assert_eq!((output.len(), output[0].as_str(), output[19].as_str()), (20, "line 12", "[31mred"));
+    assert_eq!(
+        (shown.output.len(), shown.output[0].as_str(), shown.output[19].as_str()),
+        (20, "line 12", "[31mred")
+    );
     let lines = built.events.iter().filter(|event| matches!(event, BuildEvent::Output { .. })).count();
     assert_eq!(lines, 31);
     let error = built.error();

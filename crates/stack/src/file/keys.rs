@@ -112,8 +112,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::diagnostic::SourceText;
-    use crate::file::{Format, model, tree};
+    use crate::diagnostic::{FileError, SourceText};
+    use crate::file::{Format, documents, model};
+    use crate::host::HostFacts;
+    use crate::load::{LoadOptions, config};
 
     const LEVEL: Level = Level {
         title: "",
@@ -182,11 +184,28 @@ mod tests {
     /// What is said about a value that no key takes.
     fn complaint(text: &str) -> (Option<String>, Vec<String>) {
         let source = SourceText::new(Path::new("compose.yaml"), text.to_owned());
-        let root = tree(Format::Compose, &source).unwrap();
+        let root = documents(Format::Compose, &source).unwrap().remove(0);
         let mut warnings = Vec::new();
-        let result = model(&root, Format::Compose, &mut warnings);
-        let warnings = warnings.into_iter().map(|(_, text)| text).collect();
-        (result.err().map(|fault| fault.message.clone()), warnings)
+        let error = match model(&root, Format::Compose, &mut warnings) {
+            Ok(_) => settled_before(text),
+            Err(fault) => Some(fault.message),
+        };
+        (error, warnings.into_iter().map(|(_, text)| text).collect())
+    }
+
+    /// What is said about it before the model is read: by `extends`, `profiles` and `env_file`.
+    fn settled_before(text: &str) -> Option<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let options = LoadOptions {
+            files: vec!["-".into()],
+            standard_input: Some(text.to_owned()),
+            project_directory: Some(directory.path().to_owned()),
+            ..LoadOptions::default()
+        };
+        match config(&options, &HostFacts::default(), true).err()? {
+            FileError::Invalid(diagnostic) => Some(diagnostic.message().to_owned()),
+            error => Some(error.to_string()),
+        }
     }
 
     #[test]

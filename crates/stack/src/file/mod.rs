@@ -9,7 +9,7 @@ pub(crate) mod confinement;
 pub(crate) mod dependencies;
 mod deploy;
 pub(crate) mod health;
-mod keys;
+pub(crate) mod keys;
 mod lifecycle;
 mod limits;
 pub(crate) mod mounts;
@@ -20,8 +20,10 @@ mod process;
 pub(crate) mod replicas;
 pub(crate) mod secrets;
 pub(crate) mod service;
+mod toml;
 pub(crate) mod units;
 pub(crate) mod volumes;
+pub(crate) mod yaml;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -65,7 +67,6 @@ pub(crate) struct Located<T> {
 pub(crate) struct StackFile {
     /// For what is wrong with it as a whole.
     pub(crate) span: Span,
-    pub(crate) name: Option<Located<String>>,
     pub(crate) base: Vec<Located<String>>,
     pub(crate) services: Vec<ServiceFile>,
     pub(crate) networks: Vec<NetworkFile>,
@@ -74,11 +75,15 @@ pub(crate) struct StackFile {
     pub(crate) configs: Vec<SecretSourceFile>,
 }
 
-/// Parse a text into a tree.
-pub(crate) fn tree(format: Format, source: &Arc<SourceText>) -> Checked<Node> {
-    match format {
-        Format::Stack => node::from_toml(source),
-        Format::Compose => node::from_yaml(source),
+/// Parse a text into tables, which may be empty: YAML can have several documents.
+pub(crate) fn documents(format: Format, source: &Arc<SourceText>) -> Checked<Vec<Node>> {
+    let documents = match format {
+        Format::Stack => vec![toml::parse(source)?],
+        Format::Compose => yaml::parse(source)?,
+    };
+    match documents.iter().find(|root| !matches!(root.value, Value::Map(_) | Value::Null)) {
+        Some(root) => Err(Fault::new(&root.span, "the file is not a table of keys and values")),
+        None => Ok(documents),
     }
 }
 
@@ -92,7 +97,6 @@ pub(crate) fn name_node(root: &Node) -> Checked<Option<Node>> {
 pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, String)>) -> Checked<StackFile> {
     let mut file = StackFile {
         span: Span::start_of(&root.span.source),
-        name: None,
         base: Vec::new(),
         services: Vec::new(),
         networks: Vec::new(),
@@ -100,16 +104,12 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
         secrets: Vec::new(),
         configs: Vec::new(),
     };
-    if !matches!(root.value, Value::Map(_) | Value::Null) {
-        return Err(Fault::new(&root.span, "the file is not a table of keys and values"));
-    }
     let mut has_services = false;
     for (key, node) in root.map("the file")? {
         if !keys::FILE.admits(key, &key.name, "the file", warnings)? {
             continue;
         }
         match key.name.as_str() {
-            "name" => file.name = Some(located(node, node.text("name")?)),
             "base" => file.base = bases(node)?,
             "services" => {
                 has_services = true;
@@ -132,6 +132,8 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
             }
             "secrets" => file.secrets = secrets::sources(node, "secret", warnings)?,
             "configs" => file.configs = secrets::sources(node, "config", warnings)?,
+            // `load` has settled them.
+            "name" | "include" => {}
             _ => return Err(Level::unread(key, "the file")),
         }
     }

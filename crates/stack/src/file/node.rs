@@ -1,18 +1,13 @@
 //! One tree for TOML and YAML: values with their places in the text.
 
-use std::ops::Range;
-use std::sync::Arc;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use toml::de::{DeTable, DeValue};
-
-use crate::diagnostic::{Checked, Fault, SourceText, Span};
+use crate::diagnostic::{Checked, Fault, Span};
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) span: Span,
     pub(crate) value: Value,
+    pub(crate) merge: Merge,
 }
 
 /// A key and where it stands.
@@ -34,231 +29,122 @@ pub(crate) enum Value {
     Map(Vec<(Key, Node)>),
 }
 
-/// Parse TOML.
-pub(crate) fn from_toml(source: &Arc<SourceText>) -> Checked<Node> {
-    let table = DeTable::parse(&source.text).map_err(|error| {
-        let span = Span::new(source, error.span().unwrap_or(0..0));
-        Fault::new(&span, format!("not valid TOML: {}", one_line(error.message())))
-    })?;
-    let span = table.span();
-    let mut node = toml_table(source, table.get_ref(), span);
-    sort(&mut node);
-    Ok(node)
+/// What a value says about how it is merged over an earlier file's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Merge {
+    /// By the rules for its key.
+    Normal,
+    /// `!reset`: the key is as if it had never been there.
+    Reset,
+    /// `!override`: the earlier value is replaced.
+    Override,
 }
 
-fn toml_table(source: &Arc<SourceText>, table: &DeTable<'_>, span: Range<usize>) -> Node {
-    let entries = table
-        .iter()
-        .map(|(key, value)| {
-            let name = key.get_ref().to_string();
-            let span = Span::new(source, key.span());
-            (Key { span, name }, toml_value(source, value.get_ref(), value.span()))
-        })
-        .collect();
-    Node { span: Span::new(source, span), value: Value::Map(entries) }
-}
-
-fn toml_value(source: &Arc<SourceText>, value: &DeValue<'_>, span: Range<usize>) -> Node {
-    let value = match value {
-        DeValue::String(text) => Value::String(text.to_string()),
-        DeValue::Integer(integer) => Value::Number(integer.to_string()),
-        DeValue::Float(float) => Value::Number(float.to_string()),
-        DeValue::Boolean(value) => Value::Bool(*value),
-        DeValue::Datetime(date) => Value::String(date.to_string()),
-        DeValue::Array(list) => {
-            let item = |item: &toml::Spanned<DeValue<'_>>| toml_value(source, item.get_ref(), item.span());
-            Value::List(list.iter().map(item).collect())
-        }
-        DeValue::Table(table) => return toml_table(source, table, span),
-    };
-    Node { span: Span::new(source, span), value }
-}
-
-/// TOML tables are kept sorted by name; file order is what counts here.
-fn sort(node: &mut Node) {
-    match &mut node.value {
-        Value::Map(entries) => {
-            entries.sort_by_key(|(key, _)| key.span.start);
-            entries.iter_mut().for_each(|(_, value)| sort(value));
-        }
-        Value::List(items) => items.iter_mut().for_each(sort),
-        _ => {}
+impl Key {
+    pub(crate) fn new(span: &Span, name: &str) -> Self {
+        Self { span: span.clone(), name: name.to_owned() }
     }
-}
-
-/// How deep YAML may nest. The specification needs about ten levels; what reads them recurses, and must
-/// stay within a thread's 2 MiB in a debug build, too.
-const MAX_DEPTH: usize = 24;
-
-/// Parse YAML 1.2 as compose files are written: anchors, merge keys, and `no` is a text.
-pub(crate) fn from_yaml(source: &Arc<SourceText>) -> Checked<Node> {
-    let options = serde_saphyr::options! {
-        strict_booleans: true,
-        with_snippet: false,
-        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
-    };
-    let parsed: YamlNode = serde_saphyr::from_str_with_options(&source.text, options).map_err(|error| {
-        let span = error.location().map_or(Span::start_of(source), |place| yaml_span(source, &place));
-        let message = error.without_snippet().to_string();
-        // The place is shown anyway, and the library's options are of no use to a reader.
-        let message = match &message {
-            text if text.contains("DuplicateKeyPolicy") => "duplicate key",
-            text => text.rfind(" at line ").map_or(&**text, |at| &text[..at]),
-        };
-        Fault::new(&span, format!("not valid YAML: {}", one_line(message)))
-    })?;
-    Ok(parsed.into_node(source))
-}
-
-struct YamlNode(serde_saphyr::Spanned<YamlValue>);
-
-enum YamlValue {
-    Null,
-    Bool(bool),
-    Number(String),
-    String(String),
-    List(Vec<YamlNode>),
-    Map(Vec<(serde_saphyr::Spanned<String>, YamlNode)>),
-}
-
-impl YamlNode {
-    fn into_node(self, source: &Arc<SourceText>) -> Node {
-        let span = yaml_span(source, &self.0.defined);
-        let value = match self.0.value {
-            YamlValue::Null => Value::Null,
-            YamlValue::Bool(value) => Value::Bool(value),
-            YamlValue::Number(parsed) => {
-                // What was written beats what was parsed: `0440`, `1.10`, `1_000`.
-                let written = span.text().trim();
-                if written.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) {
-                    Value::Number(written.to_owned())
-                } else {
-                    Value::Number(parsed)
-                }
-            }
-            YamlValue::String(value) => Value::String(value),
-            YamlValue::List(items) => {
-                Value::List(items.into_iter().map(|item| item.into_node(source)).collect())
-            }
-            YamlValue::Map(entries) => Value::Map(
-                entries
-                    .into_iter()
-                    .map(|(key, value)| {
-                        let span = yaml_span(source, &key.defined);
-                        let name = key.value;
-                        (Key { span, name }, value.into_node(source))
-                    })
-                    .collect(),
-            ),
-        };
-        Node { span, value }
-    }
-}
-
-fn yaml_span(source: &Arc<SourceText>, location: &serde_saphyr::Location) -> Span {
-    let text = &source.text;
-    let span = location.span();
-    if let (Some(offset), Some(len)) = (span.byte_offset(), span.byte_len()) {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        return Span::new(source, start..start.saturating_add(len).min(text.len()));
-    }
-    // Only line and column: the line from there on.
-    let line = usize::try_from(location.line()).unwrap_or(1).max(1);
-    let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
-    let column = usize::try_from(location.column()).unwrap_or(1).max(1);
-    let start = text[start..].char_indices().nth(column - 1).map_or(text.len(), |(at, _)| start + at);
-    Span::new(source, start..start)
-}
-
-impl<'de> Deserialize<'de> for YamlNode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        serde_saphyr::Spanned::deserialize(deserializer).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for YamlValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(YamlVisitor)
-    }
-}
-
-struct YamlVisitor;
-
-impl<'de> Visitor<'de> for YamlVisitor {
-    type Value = YamlValue;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a YAML value")
-    }
-
-    fn visit_unit<E>(self) -> Result<YamlValue, E> {
-        Ok(YamlValue::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<YamlValue, E> {
-        Ok(YamlValue::Null)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<YamlValue, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<YamlValue, E> {
-        Ok(YamlValue::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<YamlValue, E> {
-        Ok(YamlValue::Number(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<YamlValue, E> {
-        Ok(YamlValue::Number(value.to_string()))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<YamlValue, E> {
-        Ok(YamlValue::Number(value.to_string()))
-    }
-
-    fn visit_u128<E>(self, value: u128) -> Result<YamlValue, E> {
-        Ok(YamlValue::Number(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<YamlValue, E> {
-        Ok(YamlValue::Number(value.to_string()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<YamlValue, E> {
-        Ok(YamlValue::String(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<YamlValue, E> {
-        Ok(YamlValue::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<YamlValue, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
-            items.push(item);
-        }
-        Ok(YamlValue::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<YamlValue, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(YamlValue::Map(entries))
-    }
-}
-
-fn one_line(message: &str) -> String {
-    let words: Vec<&str> = message.split_whitespace().collect();
-    words.join(" ")
 }
 
 impl Node {
+    /// How much memory all nodes of a model may take together, in bytes: what few lines of aliases and `extends`
+    /// stand for can be large.
+    pub(crate) const MAX_WEIGHT: usize = 64 << 20;
+
+    pub(crate) fn new(span: Span, value: Value) -> Self {
+        Self { span, value, merge: Merge::Normal }
+    }
+
+    /// Memory that it takes without what is in it, roughly.
+    pub(crate) fn own_weight(&self) -> usize {
+        let text = match &self.value {
+            Value::Number(text) | Value::String(text) => text.len(),
+            Value::Map(entries) => entries.iter().map(|(key, _)| size_of::<Key>() + key.name.len()).sum(),
+            _ => 0,
+        };
+        size_of::<Self>() + text
+    }
+
+    /// Memory that it takes, roughly.
+    pub(crate) fn weight(&self) -> usize {
+        let inner: usize = match &self.value {
+            Value::List(items) => items.iter().map(Self::weight).sum(),
+            Value::Map(entries) => entries.iter().map(|(_, node)| node.weight()).sum(),
+            _ => 0,
+        };
+        self.own_weight() + inner
+    }
+
+    /// The value of a key, if it is a table that has it.
+    pub(crate) fn get(&self, name: &str) -> Option<&Self> {
+        let Value::Map(entries) = &self.value else { return None };
+        entries.iter().find(|(key, _)| key.name == name).map(|(_, node)| node)
+    }
+
+    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Self> {
+        let Value::Map(entries) = &mut self.value else { return None };
+        entries.iter_mut().find(|(key, _)| key.name == name).map(|(_, node)| node)
+    }
+
+    /// Take a key out.
+    pub(crate) fn remove(&mut self, name: &str) -> Option<Self> {
+        let Value::Map(entries) = &mut self.value else { return None };
+        let at = entries.iter().position(|(key, _)| key.name == name)?;
+        Some(entries.remove(at).1)
+    }
+
+    /// Set the value of a key; an empty value becomes a table.
+    pub(crate) fn put(&mut self, key: Key, node: Self) {
+        if self.is_null() {
+            self.value = Value::Map(Vec::new());
+        }
+        let Value::Map(entries) = &mut self.value else { return };
+        match entries.iter_mut().find(|(other, _)| other.name == key.name) {
+            Some(entry) => *entry = (key, node),
+            None => entries.push((key, node)),
+        }
+    }
+
+    /// Whether it says the same, wherever it is written.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        match (&self.value, &other.value) {
+            (Value::Null, Value::Null) => true,
+            (Value::Bool(one), Value::Bool(other)) => one == other,
+            (Value::Number(one), Value::Number(other)) | (Value::String(one), Value::String(other)) => {
+                one == other
+            }
+            (Value::List(one), Value::List(other)) => {
+                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.same(other))
+            }
+            (Value::Map(one), Value::Map(entries)) => {
+                let same =
+                    |(key, node): &(Key, Self)| other.get(&key.name).is_some_and(|other| node.same(other));
+                one.len() == entries.len() && one.iter().all(same)
+            }
+            _ => false,
+        }
+    }
+
+    /// On one line, for tests.
+    #[cfg(test)]
+    pub(crate) fn compact(&self) -> String {
+        match &self.value {
+            Value::Null => "null".to_owned(),
+            Value::Bool(value) => value.to_string(),
+            Value::Number(text) => text.clone(),
+            Value::String(text) => format!("{text:?}"),
+            Value::List(items) => {
+                let items: Vec<String> = items.iter().map(Self::compact).collect();
+                format!("[{}]", items.join(","))
+            }
+            Value::Map(entries) => {
+                let entry = |(key, node): &(Key, Self)| format!("{:?}:{}", key.name, node.compact());
+                let entries: Vec<String> = entries.iter().map(entry).collect();
+                format!("{{{}}}", entries.join(","))
+            }
+        }
+    }
+
     pub(crate) fn is_null(&self) -> bool {
         matches!(self.value, Value::Null)
     }

@@ -10,7 +10,7 @@ use super::lifecycle::{self, command};
 use super::limits::{self, CpuTime};
 use super::mounts::{self, MountFile, VolumesFrom, bytes};
 use super::network::{self, NetworkKeys};
-use super::node::{Key, Node, Value, unknown_key};
+use super::node::{Key, Node, unknown_key};
 use super::ports::PortFile;
 use super::process::{
     capabilities, landlock, restart, seconds, signal, text_map, ulimits, user, working_directory,
@@ -32,7 +32,6 @@ pub(crate) struct ServiceFile {
     pub(crate) rootfs: Option<Located<String>>,
     /// Without a value: taken from the variables, if there.
     pub(crate) environment: Vec<(Key, Option<String>)>,
-    pub(crate) env_files: Vec<EnvFile>,
     pub(crate) ports: Vec<PortFile>,
     pub(crate) mounts: Vec<MountFile>,
     pub(crate) secrets: Vec<Grant>,
@@ -59,17 +58,8 @@ impl ServiceFile {
     }
 }
 
-/// One file of `env_file`.
-#[derive(Debug)]
-pub(crate) struct EnvFile {
-    pub(crate) path: Located<String>,
-    pub(crate) required: bool,
-    /// `format: raw`: values are taken as they are.
-    pub(crate) raw: bool,
-}
-
 /// Keys of `stack.toml` that are called `x-NAME` in a compose file.
-const EXTENSIONS: [&str; 3] = ["balance", "egress", "landlock"];
+pub(crate) const EXTENSIONS: [&str; 3] = ["balance", "egress", "landlock"];
 
 /// Read one service.
 pub(crate) fn parse(
@@ -86,7 +76,6 @@ pub(crate) fn parse(
         image: None,
         rootfs: None,
         environment: Vec::new(),
-        env_files: Vec::new(),
         ports: Vec::new(),
         mounts: Vec::new(),
         secrets: Vec::new(),
@@ -219,7 +208,8 @@ fn read_key(
             service.environment = node.pairs(name)?;
             check_variables(&service.environment)?;
         }
-        "env_file" => service.env_files = env_files(node, warnings)?,
+        // `load` has settled them.
+        "env_file" | "extends" | "profiles" => {}
         "volumes" => service.mounts.extend(mounts::volumes(node, warnings)?),
         "volumes_from" => service.volumes_from = mounts::volumes_from(node)?,
         "tmpfs" => service.mounts.extend(mounts::tmpfs(node)?),
@@ -275,38 +265,6 @@ pub(super) fn check_variables(pairs: &[(Key, Option<String>)]) -> Checked<()> {
         }
     }
     Ok(())
-}
-
-fn env_files(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<EnvFile>> {
-    let mut files = Vec::new();
-    for item in node.one_or_more() {
-        let Value::Map(entries) = &item.value else {
-            files.push(EnvFile { path: located(item, item.text("env_file")?), required: true, raw: false });
-            continue;
-        };
-        let (mut path, mut required, mut raw) = (None, true, false);
-        for (key, node) in entries {
-            if !keys::ENV_FILE.admits(key, &key.name, "`env_file`", warnings)? {
-                continue;
-            }
-            match key.name.as_str() {
-                "path" => path = Some(located(node, node.text("path")?)),
-                "required" => required = node.boolean("required")?,
-                "format" => match node.text("format")?.as_str() {
-                    "raw" => raw = true,
-                    "" => {}
-                    other => {
-                        let message = format!("`{other}` is not a format of an environment file");
-                        return Err(Fault::new(&node.span, message).hint("use `raw`, or leave `format` out"));
-                    }
-                },
-                _ => return Err(Level::unread(key, "`env_file`")),
-            }
-        }
-        let path = path.ok_or_else(|| Fault::new(&item.span, "`env_file` needs `path`"))?;
-        files.push(EnvFile { path, required, raw });
-    }
-    Ok(files)
 }
 
 /// Reads a value that may be one item or a list of them.

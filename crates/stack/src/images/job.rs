@@ -158,7 +158,6 @@ fn named(
 
 fn secret(source: &SecretSource, values: &BTreeMap<String, String>) -> Result<Secret, RemoteError> {
     match source {
-        SecretSource::Content(content) => Ok(Secret(content.clone().into_bytes())),
         SecretSource::File(path) => {
             let read = || -> std::io::Result<Vec<u8>> {
                 let length = std::fs::metadata(path)?.len();
@@ -169,6 +168,7 @@ fn secret(source: &SecretSource, values: &BTreeMap<String, String>) -> Result<Se
             };
             Ok(Secret(read().context(|| format!("read {}", path.display()))?))
         }
+        SecretSource::Content(text) => Ok(Secret(text.clone().into_bytes())),
         SecretSource::Environment(name) => {
             let value = values.get(name).cloned().or_else(|| std::env::var(name).ok());
             value.map(|value| Secret(value.into_bytes())).ok_or_else(|| {

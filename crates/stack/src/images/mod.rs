@@ -3,6 +3,7 @@
 mod agent;
 mod base;
 mod build;
+mod git;
 mod job;
 mod mounts;
 mod network;
@@ -156,7 +157,7 @@ pub fn provide(
                 };
                 match image {
                     Some(image) => drop(ids.insert(service.name.clone(), image.id.to_string())),
-                    None => builds.push((service.name.as_str(), build)),
+                    None => builds.push((service.name.as_str(), &**build)),
                 }
             }
             Source::Image(name) => {

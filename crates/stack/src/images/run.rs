@@ -9,11 +9,12 @@ use container::defaults::{self, Network};
 use container::launch::{Surroundings, launch};
 use container::sandbox::{Mount, MountSource, Root, Sandbox, Seccomp};
 use container::{Capabilities, Filter, Process, User, capability, seccomp};
-use image::{BoxError, RunStep, Runner, Running};
+use image::{BoxError, GitSource, RunStep, Runner, Running};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use sys::process::Child;
 
+use super::git;
 use super::mounts::{self, Mounted};
 use super::network::{self, Networks};
 use crate::plan::BuildNetwork;
@@ -295,5 +296,13 @@ impl Runner for SandboxRunner<'_> {
         (self.shell)(None);
         ended.map_err(|error| format!("open a shell where the command failed: {error}"))??;
         Ok(())
+    }
+
+    fn git_commit(&mut self, source: &GitSource) -> Result<String, BoxError> {
+        git::commit(source).map_err(|error| error.to_string().into())
+    }
+
+    fn git_fetch(&mut self, source: &GitSource, commit: &str, directory: &Path) -> Result<i64, BoxError> {
+        git::fetch(source, commit, directory).map_err(|error| error.to_string().into())
     }
 }

@@ -32,11 +32,11 @@ impl Fixture {
     }
 
     pub(super) fn options(&self, file: &str) -> LoadOptions {
-        LoadOptions { file: self.directory().join(file), ..LoadOptions::default() }
+        LoadOptions { files: vec![self.directory().join(file)], ..LoadOptions::default() }
     }
 
     /// Without the temporary directory's name.
-    fn strip(&self, text: &str) -> String {
+    pub(super) fn strip(&self, text: &str) -> String {
         let directory = self.directory();
         let directory = directory.to_str().unwrap();
         text.replace(&format!("{directory}/"), "").replace(directory, "DIRECTORY")
@@ -44,7 +44,9 @@ impl Fixture {
 
     pub(super) fn error(&self, options: &LoadOptions) -> String {
         match load(options, &host()) {
-            Ok(_) => panic!("`{}` loads", std::fs::read_to_string(&options.file).unwrap()),
+            Ok(_) => {
+                panic!("`{}` loads", options.files.first().unwrap_or(&options.current_directory).display())
+            }
             Err(error) => self.strip(&error.render(false)),
         }
     }
@@ -435,9 +437,9 @@ fn errors_of_options_and_of_env() {
     case("no such file", &fixture.options("stak.toml"));
     case("neither TOML nor YAML", &fixture.options("stack.ini"));
     let mut options = fixture.options("stack.toml");
-    options.env_file = Some(fixture.directory().join("other.env"));
+    options.env_files = vec![fixture.directory().join("other.env")];
     case("no such .env", &options);
-    options.env_file = None;
+    options.env_files = Vec::new();
     options.project_name = Some("My Stack".to_owned());
     case("bad stack name", &options);
     options.project_name = None;
@@ -568,18 +570,6 @@ fn a_name_needs_no_env() {
     assert_eq!(name(&fixture.options("stack.toml"), &host()).unwrap(), "tester-x");
 }
 
-#[test]
-fn the_default_file() {
-    let fixture = Fixture::new(&[("docker-compose.yml", "")]);
-    let directory = fixture.directory();
-    assert_eq!(default_file(&directory).unwrap(), directory.join("docker-compose.yml"));
-    fixture.write("compose.yaml", "");
-    assert_eq!(default_file(&directory).unwrap(), directory.join("compose.yaml"));
-    fixture.write("stack.toml", "");
-    assert_eq!(default_file(&directory).unwrap(), directory.join("stack.toml"));
-    assert_eq!(default_file(Path::new("/nonexistent")), None);
-}
-
 /// Pieces of stack files in any order: nearer to the parsers' corners than random text.
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
@@ -635,8 +625,8 @@ fn the_repositorys_own_stack_makes_a_plan() {
         std::process::Command::new("sh").arg(root.join("scripts/env")).arg(&env_file).status().unwrap();
     assert!(status.success());
     let mut options = LoadOptions {
-        file: root.join("stack.toml"),
-        env_file: Some(env_file),
+        files: vec![root.join("stack.toml")],
+        env_files: vec![env_file],
         strict: true,
         ..Default::default()
     };

@@ -1,6 +1,6 @@
 //! `StackFile` to `Plan`: names are looked up, paths made absolute, addresses given, order decided.
 //!
-//! Nothing is changed. What is read besides the file: the files of `env_file`, and whether paths exist.
+//! Nothing is changed. What is looked at besides the model: whether paths exist.
 
 mod addresses;
 mod build;
@@ -22,8 +22,8 @@ use crate::diagnostic::{Checked, Fault, FileError, Span, nearest};
 use crate::env_file;
 use crate::file::dependencies::DependencyFile;
 use crate::file::node::Key;
-use crate::file::service::{EnvFile, ServiceFile};
-use crate::file::{Format, Located, StackFile};
+use crate::file::service::ServiceFile;
+use crate::file::{Format, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
 use crate::load::{LoadOptions, read_private};
@@ -33,6 +33,8 @@ use crate::plan::{Condition, Dependency, Plan, Service, Source};
 /// Everything that is settled before the file is looked at.
 pub(crate) struct Context<'a> {
     pub(crate) options: &'a LoadOptions,
+    /// The stack's.
+    pub(crate) name: String,
     pub(crate) host: &'a HostFacts,
     pub(crate) format: Format,
     /// Absolute directory of the file.
@@ -63,7 +65,7 @@ pub(crate) fn plan(
     mut warnings: Vec<String>,
 ) -> Result<Plan, FileError> {
     let mut found = addresses::dead_links(&file);
-    let name = stack_name(file.name.as_ref(), context.options, &context.directory)?;
+    let name = context.name.clone();
     let bases = bases(&file, context)?;
     shared::add_dependencies(&mut file)?;
     let order = start_order(&file)?;
@@ -76,7 +78,7 @@ pub(crate) fn plan(
     let mut services = Vec::new();
     let mut volumes = BTreeSet::new();
     for service in &file.services {
-        let environment = environment(service, context)?;
+        let environment = fill(&service.environment, context);
         let network_mode = shared::network_mode(service, &file);
         let named = shared::named(service, &network_mode, &file);
         let mut settled = Service {
@@ -119,50 +121,6 @@ fn host_name(service: &ServiceFile, context: &Context<'_>) -> String {
     let keys = &service.network;
     let hosts = context.host.name.clone().filter(|_| keys.has_host_name && !keys.has_hostname);
     hosts.unwrap_or_else(|| service.settled.hostname.clone())
-}
-
-/// The option, else the file's `name`, else the directory's name as compose normalises it.
-pub(crate) fn stack_name(
-    named: Option<&Located<String>>,
-    options: &LoadOptions,
-    directory: &Path,
-) -> Result<String, FileError> {
-    const HINT: &str = "use lower-case letters, digits, `-` and `_`, starting with a letter or digit";
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    let good = |name: &str| {
-        let first = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-        // It becomes part of directory and image names.
-        first && name.chars().all(plain) && name.len() <= 63
-    };
-    if let Some(name) = &options.project_name {
-        return match good(name) {
-            true => Ok(name.clone()),
-            false => Err(FileError::Option {
-                message: format!("`{name}` cannot be the name of a stack"),
-                hint: Some(HINT.to_owned()),
-            }),
-        };
-    }
-    if let Some(name) = named {
-        return match good(&name.value) {
-            true => Ok(name.value.clone()),
-            false => {
-                let message = format!("`{}` cannot be the name of a stack", name.value);
-                let fault = Fault::new(&name.span, message);
-                Err(fault.hint(HINT).into())
-            }
-        };
-    }
-    let directory = directory.file_name().unwrap_or_default();
-    let lower = directory.to_string_lossy().to_lowercase();
-    let normal: String = lower.chars().filter(|c| plain(*c)).take(63).collect();
-    match normal.trim_start_matches(['-', '_']) {
-        "" => Err(FileError::Option {
-            message: "the directory's name gives no name for the stack".to_owned(),
-            hint: Some("add `name` to the file".to_owned()),
-        }),
-        name => Ok(name.to_owned()),
-    }
 }
 
 /// Bases in the order of preference; none when the file names none.
@@ -291,43 +249,6 @@ fn fill(pairs: &[(Key, Option<String>)], context: &Context<'_>) -> BTreeMap<Stri
         .collect()
 }
 
-fn environment(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<String, String>, FileError> {
-    let mut environment = BTreeMap::new();
-    for file in &service.env_files {
-        let path = path(&file.path.value, context);
-        if !file.required && !path.exists() {
-            continue;
-        }
-        if !path.is_file() {
-            let message = format!("the environment file `{}` does not exist", shown(&path, context));
-            return Err(Fault::new(&file.path.span, message).into());
-        }
-        environment.extend(variables_of(file, &path, context)?);
-    }
-    environment.extend(fill(&service.environment, context));
-    Ok(environment)
-}
-
-fn variables_of(
-    file: &EnvFile,
-    path: &Path,
-    context: &Context<'_>,
-) -> Result<BTreeMap<String, String>, FileError> {
-    let source = read_private(path)?;
-    if file.raw {
-        return Ok(raw_pairs(&source.text));
-    }
-    let lenient = context.format == Format::Compose;
-    Ok(env_file::parse(&source, &context.host.environment, lenient)?)
-}
-
-/// Lines `NAME=VALUE`, the value as it stands.
-fn raw_pairs(text: &str) -> BTreeMap<String, String> {
-    let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let pairs = lines.map(|line| line.split_once('=').unwrap_or((line, "")));
-    pairs.map(|(name, value)| (name.trim().to_owned(), value.to_owned())).collect()
-}
-
 /// Those of `label_file`, in their order, then those of the file itself.
 fn labels(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<String, String>, FileError> {
     let mut labels = BTreeMap::new();
@@ -337,7 +258,7 @@ fn labels(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<Strin
             let message = format!("the file of labels `{}` does not exist", shown(&path, context));
             return Err(Fault::new(&file.span, message).into());
         }
-        labels.extend(raw_pairs(&read_private(&path)?.text));
+        labels.extend(env_file::raw(&read_private(&path)?.text));
     }
     labels.extend(service.settled.labels.clone());
     Ok(labels)

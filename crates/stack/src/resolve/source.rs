@@ -24,7 +24,7 @@ pub(super) fn source(
                 // An image's name is lower case, a service's need not be.
                 None => format!("{stack}-{}:latest", name.to_lowercase()),
             };
-            Ok(Source::Build(build::resolve(build, image, bases, file, context)?))
+            Ok(Source::Build(Box::new(build::resolve(build, image, bases, file, context)?)))
         }
         (None, Some(image), None) => Ok(Source::Image(image.value.clone())),
         (None, None, Some(rootfs)) => {

@@ -10,7 +10,7 @@ fn plan(text: &str) -> Plan {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("stack.toml");
     std::fs::write(&file, text).unwrap();
-    load(&LoadOptions { file, ..LoadOptions::default() }, &HostFacts::default()).unwrap()
+    load(&LoadOptions { files: vec![file], ..LoadOptions::default() }, &HostFacts::default()).unwrap()
 }
 
 /// `/etc/hosts` and `/etc/resolv.conf` of a service.

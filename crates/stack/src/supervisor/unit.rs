@@ -379,7 +379,8 @@ pub(crate) mod tests {
         let file = directory.join("stack.toml");
         let text = format!("name = \"t\"\n[services.s]\nimage = \"x\"\ncommand = [\"true\"]\n{keys}\n");
         std::fs::write(&file, text).unwrap();
-        let plan = load(&LoadOptions { file, ..LoadOptions::default() }, &HostFacts::default()).unwrap();
+        let plan = load(&LoadOptions { files: vec![file], ..LoadOptions::default() }, &HostFacts::default())
+            .unwrap();
         let id = image::Digest::of(b"");
         let image = Image { id, config: image::ImageConfig::default(), layers: Vec::new() };
         let log = Log::open(directory, "s", &crate::plan::Logging::default()).unwrap();

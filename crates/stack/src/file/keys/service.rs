@@ -45,7 +45,7 @@ const KEYS: &[Entry] = &[
     honoured("env_file", ""),
     honoured("environment", ""),
     accepted("expose", "services of a network reach every port of each other"),
-    refused("extends", "it is not supported yet", "copy the keys of the other service"),
+    honoured("extends", ""),
     honoured(
         "external_links",
         "another name for a container of this stack; those of others cannot be reached",
@@ -94,7 +94,7 @@ const KEYS: &[Entry] = &[
         "privileged",
         "all capabilities of the stack's user namespace, no filter, nothing masked; not the machine's devices",
     ),
-    refused("profiles", "it is not supported yet", "name the services to start: `up SERVICE…`"),
+    honoured("profiles", ""),
     refused(
         "provider",
         "a program on the host would make this service, and none is run there",

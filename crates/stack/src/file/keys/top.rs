@@ -4,7 +4,7 @@
 use super::SERVICE;
 #[cfg(test)]
 use super::parts::*;
-use super::{Level, accepted, honoured, own, refused, warned};
+use super::{Level, accepted, honoured, own, warned};
 
 /// The file.
 pub(crate) const FILE: Level = Level {
@@ -12,7 +12,7 @@ pub(crate) const FILE: Level = Level {
     keys: &[
         own("base", "base distributions in the order of preference"),
         honoured("configs", ""),
-        refused("include", "it is not supported yet", "copy the included services into this file"),
+        honoured("include", ""),
         warned("models", "there is no runner of models here"),
         honoured("name", ""),
         honoured("networks", ""),
