@@ -140,7 +140,9 @@ fn prepare(
         for (reference, pull) in missing {
             let image = match store.image(&reference)? {
                 Some(image) if !pull => image,
-                _ => provide(paths, &Wanted { reference: reference.clone(), platform: None }, pull, progress)?,
+                _ => {
+                    provide(paths, &Wanted { reference: reference.clone(), platform: None }, pull, progress)?
+                }
             };
             if probe {
                 packages_in_reach(store, &image)?;
