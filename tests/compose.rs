@@ -23,14 +23,18 @@ use std::process::Command;
 use expected::Expected;
 use project::{Project, Room};
 
+/// The repository's files.
+fn repository() -> PathBuf {
+    std::env::var_os("INCEPTION_REPO").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// The directories of `tests/compose`.
 fn all() -> Vec<(String, PathBuf)> {
-    let repository =
-        std::env::var_os("INCEPTION_REPO").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     let wanted = std::env::var("INCEPTION_PROJECTS").ok();
     let is_wanted =
         |name: &str| wanted.as_ref().is_none_or(|wanted| wanted.split_whitespace().any(|word| word == name));
-    let entries = fs::read_dir(repository.join("tests/compose")).unwrap().map(|entry| entry.unwrap().path());
+    let entries =
+        fs::read_dir(repository().join("tests/compose")).unwrap().map(|entry| entry.unwrap().path());
     let mut found: Vec<_> = entries
         .filter(|path| path.join("expect.toml").is_file())
         .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path))
@@ -42,12 +46,12 @@ fn all() -> Vec<(String, PathBuf)> {
 }
 
 /// Tests each project, and says of all that fail.
-fn each(test: impl Fn(&Project)) {
+fn each(test: impl Fn(&Room, &Project)) {
     let room = Room::new();
     let mut failed = BTreeSet::new();
     for (name, path) in all() {
         let project = Project::copy(&room, &name, &path, Expected::read(&path.join("expect.toml")));
-        let test = std::panic::AssertUnwindSafe(|| test(&project));
+        let test = std::panic::AssertUnwindSafe(|| test(&room, &project));
         if std::panic::catch_unwind(test).is_err() {
             failed.insert(name);
         }
@@ -57,7 +61,7 @@ fn each(test: impl Fn(&Project)) {
 
 #[test]
 fn every_project_is_read_planned_and_converted() {
-    each(|project| {
+    each(|_, project| {
         project.is_read();
         project.choose_ports();
         project.is_planned();
@@ -67,15 +71,15 @@ fn every_project_is_read_planned_and_converted() {
 
 #[test]
 fn projects_run() {
-    each(|project| {
+    each(|room, project| {
         if let Some(reason) = project.cannot_run() {
             return harness::skipped(&project.name, &reason);
         }
         project.choose_ports();
         let started = std::time::Instant::now();
-        project.builds();
+        project.builds(room);
         let built = started.elapsed();
-        if !project.expected.built_only {
+        if !project.expected.stand_ins {
             // Whatever fails in between, nothing of it may be left for the next project.
             let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| project.runs()));
             project.ends();

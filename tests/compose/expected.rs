@@ -13,7 +13,7 @@ pub(crate) struct Expected {
     pub(crate) files: Vec<String>,
     /// `--env-file`.
     pub(crate) environment_files: Vec<String>,
-    /// Variables of the commands.
+    /// Variables of the commands; `{home}` in them is the user's home.
     pub(crate) environment: BTreeMap<String, String>,
     /// `--profile`.
     pub(crate) profiles: Vec<String>,
@@ -25,8 +25,8 @@ pub(crate) struct Expected {
     pub(crate) planned_only: Option<String>,
     /// Tarballs that its images are made from, without what follows the version: `debian-bookworm`.
     pub(crate) bases: Vec<String>,
-    /// Its programs are stand-ins, which are installed and not run.
-    pub(crate) built_only: bool,
+    /// Its packages are the stand-ins of `tests/alpine`, which are installed and not run.
+    pub(crate) stand_ins: bool,
     /// Directories below the user's home that are there beforehand.
     pub(crate) directories: Vec<String>,
     /// How many containers run it, where that is not one for each service.

@@ -35,6 +35,22 @@ impl Room {
     fn path(&self, relative: &str) -> PathBuf {
         self.directory.path().join(relative)
     }
+
+    /// The directory of an Alpine base that has a repository of stand-ins for the packages.
+    #[track_caller]
+    fn with_stand_ins(&self, bases: &[PathBuf]) -> PathBuf {
+        let directory = self.path("alpine");
+        if !directory.exists() {
+            let files = bases.iter().flat_map(|directory| fs::read_dir(directory).unwrap());
+            let is_base = |path: &PathBuf| {
+                path.file_name().unwrap().to_string_lossy().starts_with("alpine-minirootfs-3.20")
+            };
+            let base = files.map(|file| file.unwrap().path()).find(is_base).unwrap();
+            let make = crate::repository().join("tests/alpine/make-repository");
+            said(Command::new(make).arg(&directory).arg(base)).ok();
+        }
+        directory.join("base")
+    }
 }
 
 impl Drop for Room {
@@ -73,12 +89,13 @@ impl Project {
         }
         let variable = |name| env::var_os(name).map(|paths| env::split_paths(&paths).collect::<Vec<_>>());
         let named = ["INCEPTION_BASE_DIR", "INCEPTION_FIXTURES"].into_iter().filter_map(variable);
+        let data = room.path(if expected.stand_ins { "s" } else { "d" });
         Self {
             name: name.to_owned(),
             expected,
             directory,
             home,
-            data: room.path("d"),
+            data,
             runtime: room.path("r"),
             bases: named.flatten().collect(),
             ports: BTreeMap::new().into(),
@@ -109,7 +126,9 @@ impl Project {
         command.env("HOME", &self.home).env("USER", "student");
         command.env("INCEPTION_DATA_DIR", &self.data).env("INCEPTION_RUNTIME_DIR", &self.runtime);
         command.env("INCEPTION_BASE_DIR", env::join_paths(&self.bases).unwrap());
-        command.envs(&self.expected.environment);
+        let home = self.home.to_str().unwrap();
+        let variables = &self.expected.environment;
+        command.envs(variables.iter().map(|(name, value)| (name, value.replace("{home}", home))));
         command
     }
 
@@ -181,6 +200,8 @@ impl Project {
             let below = first.and_then(Path::parent).unwrap_or(Path::new("")).join(file);
             self.run(&["config", "--format", format, "-o", below.to_str().unwrap()]).ok();
             let mut command = self.bare();
+            // Variables are replaced already.
+            command.env("COMPOSE_DISABLE_ENV_FILE", "1");
             command.arg("-f").arg(&below);
             command.args(self.expected.profiles.iter().flat_map(|profile| ["--profile", profile]));
             let converted = without_place(self.plan(&mut command));
@@ -211,9 +232,14 @@ impl Project {
         missing.map(|base| format!("no tarball {base} in INCEPTION_BASE_DIR or INCEPTION_FIXTURES"))
     }
 
+    /// Its images can be made.
     #[track_caller]
-    pub(crate) fn builds(&self) {
-        self.run(&["build"]).ok();
+    pub(crate) fn builds(&self, room: &Room) {
+        let mut build = self.command(&["build"]);
+        if self.expected.stand_ins {
+            build.env("INCEPTION_BASE_DIR", room.with_stand_ins(&self.bases));
+        }
+        said(&mut build).ok();
     }
 
     /// Brings it up and looks at everything that is expected.
