@@ -36,14 +36,14 @@ pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,
 };
 pub use digest::{Digest, LayerId};
-pub use dockerfile::{check, plan_bases};
+pub use dockerfile::{BaseRequest, Warning, check, plan_bases};
 pub use error::{Error, FailedRun, Result};
 pub use layer::{LayerSource, StagedLayer};
 pub use reference::Reference;
 pub use remove::{remove_tree, tree_size};
 pub use store::{
     CacheRoom, Change, ChangeKind, CommitOptions, Finding, HistoryLine, Hold, ImageRoom, ImageSummary,
-    ImportOptions, Lease, MAX_LAYERS, PrunePolicy, Pruned, Removed, Room, Store, Usage, Verification,
-    default_config,
+    ImportOptions, Lease, MAX_LAYERS, NameLine, Names, PrunePolicy, Pruned, Removed, Room, Store, Usage,
+    Verification, default_config,
 };
 pub use user::User;

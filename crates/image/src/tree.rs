@@ -70,14 +70,14 @@ struct Fault {
 
 enum FaultCause {
     Io(io::Error),
-    Refused(Error),
+    Refused(Box<Error>),
 }
 
 impl Fault {
     fn named(self, tree: &Path) -> Error {
         match self.cause {
             FaultCause::Io(cause) => Error::io("copy", tree.join(self.path), cause),
-            FaultCause::Refused(error) => error,
+            FaultCause::Refused(error) => *error,
         }
     }
 }
@@ -91,7 +91,7 @@ fn copy_dir(
     depth: usize,
 ) -> Result<(), Fault> {
     let fault = |at: &Path, cause: io::Error| Fault { path: at.to_owned(), cause: FaultCause::Io(cause) };
-    let refused = |error: Error| Fault { path: path.to_owned(), cause: FaultCause::Refused(error) };
+    let refused = |error: Error| Fault { path: path.to_owned(), cause: FaultCause::Refused(Box::new(error)) };
     check_depth(path, depth).map_err(refused)?;
     for name in node::names(from).map_err(|cause| fault(path, cause))? {
         let at = path.join(&name);

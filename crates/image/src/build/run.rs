@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::build::cache::{self, Claim};
 use crate::build::mount::{Mounts, Prepared};
-use crate::build::stage::{Layer, StageState, is_proxy_arg};
+use crate::build::stage::{Layer, On, StageState, is_proxy_arg};
 use crate::build::{Builder, Network, Outcome, RunMount, RunSource, RunStep, Running, Secret, Step, shorten};
 use crate::config::DEFAULT_PATH;
 use crate::dockerfile::{Program, Run, Security};
@@ -94,7 +94,7 @@ impl Builder<'_> {
         }
         let mounts = self.mounts(state, &run.mounts, stage, step)?;
         mounts.key(&mut key);
-        let claim = match self.look_up(state, key.finish(), step)? {
+        let claim = match self.look_up(state, (key.finish(), On::Below), step)? {
             Layer::Cached => return Ok(Outcome::Cached),
             Layer::Awaited => return Ok(Outcome::Awaited),
             Layer::Claimed(claim) if self.running < self.parallel => claim,
@@ -144,7 +144,7 @@ impl Builder<'_> {
         let lower = self.store.layer_dirs(&state.built.layers);
         // The upper directory is the image's `/`: it gets the attributes of the one below.
         drop(LayerWriter::open(&lower, &upper)?);
-        run.layers = state.built.layers.iter().map(|layer| self.store.layer_path(layer)).collect();
+        run.layers = self.store.layer_paths(&state.built.layers);
         run.upper = format!("tmp/{}/upper", scratch.name());
         run.work = format!("tmp/{}/work", scratch.name());
         let mounts = self.prepare_mounts(state, mounts, caches, &scratch, &mut run)?;
@@ -192,7 +192,7 @@ impl Builder<'_> {
         let lower = self.store.layer_dirs(&state.built.layers);
         underway.mounts.remove_stubs(&dir, &lower)?;
         let changed = tree::clean_upper(&dir, upper)? || !same_root(&dir, &lower)?;
-        self.keep(state, step, underway.claim, changed.then_some(upper.as_path()))
+        self.keep(state, step, (underway.claim, On::Below), changed.then_some(upper.as_path()))
     }
 }
 

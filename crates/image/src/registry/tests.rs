@@ -12,7 +12,6 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 
 use super::*;
-use crate::manifest;
 use crate::manifest::{
     DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST,
 };
@@ -668,8 +667,8 @@ proptest::proptest! {
     /// Whatever a registry says, it is read or refused.
     #[test]
     fn nothing_that_is_read_is_trusted(bytes: Vec<u8>, text: String, kind in "[a-z/.+;=\"\\\\, ]{0,40}") {
-        drop(manifest::Document::parse(&bytes, Some(&kind)));
-        drop(manifest::Document::parse(text.as_bytes(), None));
+        drop(crate::manifest::Document::parse(&bytes, Some(&kind)));
+        drop(crate::manifest::Document::parse(text.as_bytes(), None));
         drop(auth::Challenge::parse([&*text, &*format!("Bearer {kind}={text}")].into_iter()));
         drop(client::join("https://h/v2/a", &text));
         if let Ok(reference) = text.parse::<Reference>() {

@@ -185,6 +185,7 @@ fn defaults(name: &str, format: Format) -> Service {
         logging: Logging::default(),
         unattached: false,
         pull_policy: None,
+        platform: None,
         config_hash: String::new(),
     }
 }
@@ -202,7 +203,7 @@ fn read_key(
         "build" => service.build = Some(build::parse(node, place, warnings)?),
         "image" => service.image = Some(located(node, node.text(name)?)),
         "rootfs" => service.rootfs = Some(located(node, node.text(name)?)),
-        "platform" => lifecycle::platform(node, place)?,
+        "platform" => settled.platform = lifecycle::platform(node, place)?,
         "pull_policy" => settled.pull_policy = Some(lifecycle::pull_policy(node)?),
         "pull_refresh_after" => settled.pull_policy = Some(PullPolicy::Every(seconds(node, name)?)),
         "entrypoint" => settled.entrypoint = Some(command(node, name)?),

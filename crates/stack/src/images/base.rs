@@ -1,5 +1,6 @@
 //! Base images: which distribution a stack is built on, and where its root file system comes from.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -9,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use image::base::{BaseSources, Found};
-use image::{Digest, Image, ImportOptions, Reference, Store};
+use image::{BaseRequest, Digest, Image, ImportOptions, Reference, Store};
 use nix::sys::signal::Signal;
 
 use super::Progress;
@@ -128,38 +129,65 @@ fn prepare(
     probe: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), RemoteError> {
+    let mut provided: Vec<Reference> = Vec::new();
+    // What is there may ask for more (`ONBUILD`).
+    loop {
+        let needed = needed(store, builds, base)?;
+        let missing: Vec<_> = needed.into_iter().filter(|(name, _)| !provided.contains(name)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for (reference, pull) in missing {
+            let image = match store.image(&reference)? {
+                Some(image) if !pull => image,
+                _ => {
+                    provide(paths, &Wanted { reference: reference.clone(), platform: None }, pull, progress)?
+                }
+            };
+            if probe {
+                packages_in_reach(store, &image)?;
+            }
+            provided.push(reference);
+        }
+    }
+}
+
+/// The images from outside that builds on a base need as far as is known by now, each once, and whether a newer one is
+/// to be looked for.
+fn needed(
+    store: &Store,
+    builds: &[(&str, &Build)],
+    base: &str,
+) -> Result<Vec<(Reference, bool)>, RemoteError> {
+    let on_build = |reference: &Reference| {
+        Ok(store.image(reference)?.map(|image| image.config.config.on_build).unwrap_or_default())
+    };
     let mut needed: Vec<(Reference, bool)> = Vec::new();
     for (_, build) in builds {
         let Some(dockerfile) = build.dockerfiles.iter().find(|d| d.base == base) else { continue };
-        let name = dockerfile.path.display().to_string();
-        let text = match &build.inline {
-            Some(text) => text.clone(),
-            None => std::fs::read_to_string(&dockerfile.path).context(|| format!("read {name}"))?,
-        };
-        let named = build.contexts.keys().cloned().collect();
-        let mut bases = image::plan_bases(&name, &text, &build.args, build.target.as_deref(), &named)?;
-        for context in build.contexts.values() {
-            if let BuildContext::Image(image) = context {
-                bases.push(super::reference(image)?);
-            }
+        let mut contexts = BTreeMap::new();
+        for (name, context) in &build.contexts {
+            let image = match context {
+                BuildContext::Image(image) => Some(super::reference(image)?),
+                BuildContext::Directory(_) | BuildContext::Service(_) => None,
+            };
+            contexts.insert(name.clone(), image);
         }
-        for reference in bases {
+        let request = BaseRequest {
+            name: &dockerfile.path.display().to_string(),
+            text: &super::check::text_of(build, dockerfile)?,
+            args: &build.args,
+            target: build.target.as_deref(),
+            contexts: &contexts,
+        };
+        for reference in image::plan_bases(&request, &on_build)? {
             match needed.iter_mut().find(|(other, _)| *other == reference) {
                 Some((_, pull)) => *pull |= build.pull,
                 None => needed.push((reference, build.pull)),
             }
         }
     }
-    for (reference, pull) in needed {
-        let image = match store.image(&reference)? {
-            Some(image) if !pull => image,
-            _ => provide(paths, &reference, pull, progress)?,
-        };
-        if probe {
-            packages_in_reach(store, &image)?;
-        }
-    }
-    Ok(())
+    Ok(needed)
 }
 
 /// Whether the first package repository of an Alpine image can be reached: a file, or a server that accepts a
@@ -190,13 +218,21 @@ fn packages_in_reach(store: &Store, image: &Image) -> Result<(), RemoteError> {
     Err(unreachable(why))
 }
 
+/// An image that is to be had.
+pub(super) struct Wanted<'a> {
+    pub(super) reference: Reference,
+    /// For another platform than this machine's.
+    pub(super) platform: Option<&'a str>,
+}
+
 /// Brings a base image into the store; `again` though it may be there.
 pub(super) fn provide(
     paths: &Paths,
-    reference: &Reference,
+    wanted: &Wanted<'_>,
     again: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, RemoteError> {
+    let reference = &wanted.reference;
     let store = paths.store()?;
     let configured: Vec<PathBuf> = std::env::var_os("INCEPTION_BASE_DIR")
         .map(|list| std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect())
@@ -205,7 +241,7 @@ pub(super) fn provide(
     let name = reference.to_string();
     let found = match image::base::locate(reference, &sources)? {
         Some(found) => found,
-        None => match pull(paths, reference, progress) {
+        None => match pull(paths, wanted, progress) {
             Ok(image) => return Ok(image),
             Err(failed) => instead(reference, &sources, failed, progress)?,
         },
@@ -252,11 +288,11 @@ pub(super) fn provide(
 /// Pulls an image from its registry.
 pub(super) fn pull(
     paths: &Paths,
-    reference: &Reference,
+    wanted: &Wanted<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, registry::Failed> {
-    let image = reference.to_string();
-    let pulled = registry::pull(paths, &image, None, &mut |event| {
+    let image = wanted.reference.to_string();
+    let pulled = registry::pull(paths, &image, wanted.platform, &mut |event| {
         progress(Progress::Transfer { image: image.clone(), event });
     })?;
     let id = Digest::from_str(&pulled.id).map_err(RemoteError::from)?;

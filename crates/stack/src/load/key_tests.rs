@@ -149,7 +149,9 @@ fn where_images_come_from() {
         "aarch64" => "arm64",
         other => other,
     };
-    with(&format!("platform: linux/{machine}"));
+    let platform = |text: &str| with(&format!("platform: {text}")).0.platform;
+    assert_eq!(platform(&format!("linux/{machine}/v2")), Some(format!("linux/{machine}/v2")));
+    assert_eq!((platform(machine), platform("linux")), (Some(machine.to_owned()), None));
     let error = refused("platform: linux/s390x");
     assert!(error.contains(&format!("this machine is `linux/{machine}`")), "{error}");
     assert!(refused("platform: windows/amd64").contains("this is Linux"));

@@ -164,11 +164,11 @@ pub fn push(paths: &Paths, name: &str, events: &mut dyn FnMut(Transfer)) -> Resu
 pub fn tags(paths: &Paths, name: &str) -> Result<Vec<String>, RemoteError> {
     let wanted = Reference::from_str(name)?;
     let images = Store::reader(&paths.data).images()?;
-    let names = images.into_iter().filter_map(|image| image.reference);
-    Ok(names
-        .filter(|name| name.name() == wanted.name() && name.digest().is_none())
-        .map(|n| n.to_string())
-        .collect())
+    let tags = images.iter().flat_map(|image| &image.names.tags);
+    let mut tags: Vec<String> =
+        tags.filter(|tag| tag.name() == wanted.name()).map(ToString::to_string).collect();
+    tags.sort();
+    Ok(tags)
 }
 
 /// Runs a transfer in a storage worker; its result may be an error of its own kind.

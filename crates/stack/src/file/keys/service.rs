@@ -86,7 +86,10 @@ const KEYS: &[Entry] = &[
     honoured("oom_score_adj", "from 0 up; to lower it takes rights that this program does not have"),
     honoured("pid", "`private`; with `host` a warning, others are refused"),
     honoured("pids_limit", ""),
-    honoured("platform", "this machine's; another architecture is refused"),
+    honoured(
+        "platform",
+        "this machine's, with a variant such as `linux/arm/v6`; another architecture is refused",
+    ),
     honoured("ports", ""),
     honoured("post_start", ""),
     honoured("pre_stop", ""),

@@ -110,6 +110,7 @@ pub(crate) const SECRET: Level = Level {
 pub(crate) const LEVELS: &[&Level] = &[
     &FILE,
     &SERVICE,
+    &BUILD,
     &DEPENDENCY,
     &HEALTHCHECK,
     &ENV_FILE,
