@@ -17,8 +17,11 @@ mod project;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
+use std::time::Instant;
 
 use expected::Expected;
 use project::{Project, Room};
@@ -45,48 +48,77 @@ fn all() -> Vec<(String, PathBuf)> {
     found
 }
 
-/// Tests each project, and says of all that fail.
-fn each(test: impl Fn(&Room, &Project)) {
-    let room = Room::new();
-    let mut failed = BTreeSet::new();
-    for (name, path) in all() {
-        let project = Project::copy(&room, &name, &path, Expected::read(&path.join("expect.toml")));
-        let test = std::panic::AssertUnwindSafe(|| test(&room, &project));
-        if std::panic::catch_unwind(test).is_err() {
-            failed.insert(name);
+/// Copies of all projects.
+fn copies(room: &Room) -> Vec<Project> {
+    let expected = |path: &Path| Expected::read(&path.join("expect.toml"));
+    all().iter().map(|(name, path)| Project::copy(room, name, path, expected(path))).collect()
+}
+
+/// The names of the projects of which `test` fails; `workers` are tested at a time.
+fn failures(
+    projects: &mut [Project],
+    workers: usize,
+    test: impl Fn(&mut Project) + Sync,
+) -> BTreeSet<String> {
+    let failed = Mutex::new(BTreeSet::new());
+    let waiting = Mutex::new(projects.iter_mut());
+    let next = || waiting.lock().unwrap().next();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(project) = next() {
+                    if catch_unwind(AssertUnwindSafe(|| test(project))).is_err() {
+                        failed.lock().unwrap().insert(project.name.clone());
+                    }
+                }
+            });
         }
-    }
-    assert!(failed.is_empty(), "failed: {failed:?}");
+    });
+    failed.into_inner().unwrap()
 }
 
 #[test]
 fn every_project_is_read_planned_and_converted() {
-    each(|_, project| {
+    let room = Room::new();
+    let failed = failures(&mut copies(&room), 2, |project| {
         project.is_read();
         project.choose_ports();
         project.is_planned();
         project.is_converted();
     });
+    assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
 #[test]
 fn projects_run() {
-    each(|room, project| {
-        if let Some(reason) = project.cannot_run() {
-            return harness::skipped(&project.name, &reason);
+    let room = Room::new();
+    let mut projects = copies(&room);
+    projects.retain(|project| match project.cannot_run() {
+        Some(reason) => {
+            harness::skipped(&project.name, &reason);
+            false
         }
-        project.choose_ports();
-        let started = std::time::Instant::now();
-        project.builds(room);
-        let built = started.elapsed();
-        if !project.expected.stand_ins {
-            // Whatever fails in between, nothing of it may be left for the next project.
-            let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| project.runs()));
-            project.ends();
-            asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
-        println!("{}: built in {:.1?}, all in {:.1?}", project.name, built, started.elapsed());
+        None => true,
     });
+    // What takes longest is to wait for packages.
+    let mut failed = failures(&mut projects, 3, |project| {
+        let started = Instant::now();
+        project.builds(&room);
+        println!("{}: built in {:.1?}", project.name, started.elapsed());
+    });
+    projects.retain(|project| !failed.contains(&project.name) && !project.expected.stand_ins);
+    // Several have the same name, and so the same containers and images.
+    failed.extend(failures(&mut projects, 1, |project| {
+        let started = Instant::now();
+        project.builds(&room);
+        project.choose_ports();
+        // Whatever fails in between, nothing of it may be left for the next project.
+        let asked = catch_unwind(AssertUnwindSafe(|| project.runs()));
+        project.ends();
+        asked.unwrap_or_else(|panic| resume_unwind(panic));
+        println!("{}: ran in {:.1?}", project.name, started.elapsed());
+    }));
+    assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
 /// `command`, run to its end within the time that a build may take.

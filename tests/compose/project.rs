@@ -22,6 +22,8 @@ const ANSWERS: Duration = Duration::from_secs(60);
 /// Where projects are copied to. They share the store, so that what several install is installed once.
 pub(crate) struct Room {
     directory: tempfile::TempDir,
+    /// Taken while the stand-ins are made.
+    stand_ins: std::sync::Mutex<()>,
 }
 
 impl Room {
@@ -29,7 +31,7 @@ impl Room {
         let parent = env::var_os("INCEPTION_TEST_DIR").map_or_else(|| "/tmp".into(), PathBuf::from);
         let directory = tempfile::Builder::new().prefix("c-").tempdir_in(parent).unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        Self { directory }
+        Self { directory, stand_ins: std::sync::Mutex::default() }
     }
 
     fn path(&self, relative: &str) -> PathBuf {
@@ -39,6 +41,7 @@ impl Room {
     /// The directory of an Alpine base that has a repository of stand-ins for the packages.
     #[track_caller]
     fn with_stand_ins(&self, bases: &[PathBuf]) -> PathBuf {
+        let _made_once = self.stand_ins.lock().unwrap();
         let directory = self.path("alpine");
         if !directory.exists() {
             let files = bases.iter().flat_map(|directory| fs::read_dir(directory).unwrap());
@@ -73,7 +76,7 @@ pub(crate) struct Project {
     runtime: PathBuf,
     bases: Vec<PathBuf>,
     /// Published ports of the files, and those that stand for them here.
-    ports: std::cell::RefCell<BTreeMap<u16, u16>>,
+    ports: BTreeMap<u16, u16>,
 }
 
 impl Project {
@@ -98,7 +101,7 @@ impl Project {
             data,
             runtime: room.path("r"),
             bases: named.flatten().collect(),
-            ports: BTreeMap::new().into(),
+            ports: BTreeMap::new(),
         }
     }
 
@@ -157,8 +160,7 @@ impl Project {
 
     /// Options that publish ports which this user may have and nobody else has.
     fn published(&self) -> Vec<String> {
-        let ports = self.ports.borrow();
-        ports.iter().map(|(port, other)| format!("--publish={port}={other}")).collect()
+        self.ports.iter().map(|(port, other)| format!("--publish={port}={other}")).collect()
     }
 
     /// `plan` accepts it, with the warnings that are expected.
@@ -182,12 +184,12 @@ impl Project {
     /// A free port in place of each that the files publish. Those of a range stay: they are what passive FTP and the
     /// like tell their clients.
     #[track_caller]
-    pub(crate) fn choose_ports(&self) {
+    pub(crate) fn choose_ports(&mut self) {
         let model: Value = serde_json::from_str(&self.run(&["config", "--format", "json"]).ok()).unwrap();
         let services = model["services"].as_object().unwrap().values();
         let ports = services.filter_map(|service| service["ports"].as_array()).flatten();
         let numbers = ports.filter_map(|port| port["published"].as_str()?.parse().ok());
-        *self.ports.borrow_mut() = numbers.map(|port| (port, harness::free_ports(1))).collect();
+        self.ports = numbers.map(|port| (port, harness::free_ports(1))).collect();
     }
 
     /// What `config` prints is a compose file, and a `stack.toml`, with the same plan.
@@ -292,9 +294,8 @@ impl Project {
     }
 
     fn curl(&self, get: &Get) -> Command {
-        let ports = self.ports.borrow();
         let mut url = get.url.clone();
-        for (port, other) in &*ports {
+        for (port, other) in &self.ports {
             url = url.replace(&format!(":{port}/"), &format!(":{other}/"));
         }
         let mut curl = Command::new("curl");
