@@ -1,7 +1,7 @@
 //! `build`: the images of a stack's services, or that of one directory.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,6 +11,8 @@ use stack::RemoteError;
 use stack::images::{self, Options};
 use stack::plan::{BaseDockerfile, Build as Plan, BuildContext, BuildNetwork, SecretSource, Source};
 
+use crate::build_check;
+use crate::build_output::{Destination, fields};
 use crate::build_view::{Form, View};
 use crate::listing::check_services;
 use crate::output::{self, Failure};
@@ -65,7 +67,7 @@ pub(crate) struct Build {
     /// Dockerfile of a directory [default: its `Dockerfile`]
     #[arg(short = 'f', long = "dockerfile", value_name = "FILE")]
     pub(crate) dockerfile: Option<PathBuf>,
-    /// Write the image's files: type=local,dest=DIRECTORY or type=tar,dest=FILE
+    /// Write the image's files, too (type=local, tar), or the image itself (type=oci, docker), to dest=PATH
     #[arg(short, long, value_name = "TYPE,DEST")]
     pub(crate) output: Option<String>,
     /// Write the image's id to a file
@@ -77,6 +79,9 @@ pub(crate) struct Build {
     /// Show nothing but the image's id
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Look for mistakes in the Dockerfiles, and build nothing
+    #[arg(long)]
+    pub(crate) check: bool,
     /// Open a shell where a RUN failed
     #[arg(long)]
     pub(crate) debug_on_failure: bool,
@@ -107,14 +112,6 @@ pub(crate) enum Entitlement {
     SecurityInsecure,
 }
 
-/// Where `--output` writes an image's files.
-#[derive(Debug, PartialEq)]
-enum Destination {
-    Directory(PathBuf),
-    Tar(PathBuf),
-    StandardOutput,
-}
-
 /// `build`.
 pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure> {
     let mut options = Options { build: true, debug: arguments.debug_on_failure, ..Options::default() };
@@ -122,7 +119,8 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
         Some(directory) => (String::new(), vec![(String::new(), of_directory(&directory, arguments)?)]),
         None => {
             let services = arguments.what.as_slice();
-            let wanted = Wanted { base: arguments.base.as_deref(), services, ..Wanted::default() };
+            let base = arguments.base.as_deref();
+            let wanted = Wanted { base, services, images_only: true, ..Wanted::default() };
             let loaded = session.load_for(&wanted)?;
             options.secrets = secrets(&loaded)?;
             (loaded.plan.name.clone(), of_services(&loaded, arguments)?)
@@ -138,7 +136,7 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
             "leave it out",
         ));
     }
-    let destination = arguments.output.as_deref().map(destination).transpose()?;
+    let destination = arguments.output.as_deref().map(Destination::parse).transpose()?;
     if builds.len() > 1 && (destination.is_some() || arguments.iidfile.is_some() || !arguments.tag.is_empty())
     {
         return Err(Failure::usage(
@@ -149,6 +147,9 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
     for (_, build) in &mut builds {
         apply(arguments, build)?;
     }
+    if arguments.check {
+        return build_check::check(session.output, &builds);
+    }
     let form = if arguments.quiet { Form::Quiet } else { arguments.progress };
     let mut view = View::new(session.output, form);
     options.tick = view.is_live();
@@ -156,7 +157,7 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
     let built = images::build(&session.paths, &stack, &builds, &options, &mut |progress| view.show(progress));
     view.finish();
     let ids = built?;
-    for id in ids.values() {
+    for (service, id) in &ids {
         if arguments.quiet {
             output::print(&format!("{id}\n"))?;
         }
@@ -164,10 +165,16 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
             std::fs::write(file, id).map_err(Failure::system(&format!("write {}", file.display())))?;
         }
         if let Some(destination) = &destination {
-            export(session, id, destination)?;
+            let build = builds.iter().find(|(name, _)| name == service).map(|(_, build)| *build);
+            destination.write(session, id, &build.map(names).unwrap_or_default())?;
         }
     }
     Ok(0)
+}
+
+/// The names of a built image.
+fn names(build: &Plan) -> Vec<String> {
+    [&build.image].into_iter().filter(|name| !name.is_empty()).chain(&build.tags).cloned().collect()
 }
 
 /// The directory that is to be built by itself, if one is named.
@@ -299,11 +306,6 @@ fn apply(arguments: &Build, build: &mut Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `NAME=VALUE` fields between commas.
-fn fields(text: &str) -> BTreeMap<&str, &str> {
-    text.split(',').map(|field| field.split_once('=').unwrap_or((field, ""))).collect()
-}
-
 /// An absolute path.
 fn absolute(path: &str) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(Failure::system(&format!("find {path}")))
@@ -383,51 +385,6 @@ fn host(text: &str) -> Result<(String, IpAddr), Failure> {
     parsed.filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
         Failure::usage(format!("`--add-host {text}` is not a name and an address"), "write `NAME=ADDRESS`")
     })
-}
-
-/// `type=local|tar,dest=PATH`, or a directory alone.
-fn destination(text: &str) -> Result<Destination, Failure> {
-    if text == "-" {
-        return Ok(Destination::StandardOutput);
-    }
-    if !text.contains('=') {
-        return Ok(Destination::Directory(text.into()));
-    }
-    let wrong = |message: String| {
-        Failure::usage(message, "write `-o type=local,dest=DIRECTORY` or `-o type=tar,dest=FILE`")
-    };
-    let fields = fields(text);
-    let place = fields.get("dest").or(fields.get("destination")).copied();
-    let place = place.filter(|place| !place.is_empty());
-    match (fields.get("type").copied().unwrap_or("local"), place) {
-        ("local", Some(place)) => Ok(Destination::Directory(place.into())),
-        ("tar", Some("-") | None) => Ok(Destination::StandardOutput),
-        ("tar", Some(place)) => Ok(Destination::Tar(place.into())),
-        ("local", None) => Err(wrong(format!("`--output {text}` has no `dest`"))),
-        ("oci" | "docker", _) => Err(Failure::usage(
-            format!("`--output {text}`: build the image with `-t NAME`, and save it then"),
-            "`inception-run save` writes archives of images",
-        )),
-        (kind, _) => Err(wrong(format!("`type={kind}` of `--output` is not known"))),
-    }
-}
-
-/// Writes an image's files.
-fn export(session: &Session, id: &str, destination: &Destination) -> Result<(), Failure> {
-    match destination {
-        Destination::Directory(directory) => Ok(images::export_directory(&session.paths, id, directory)?),
-        Destination::Tar(path) => {
-            let failed = |error| Failure::system(&format!("write {}", path.display()))(error);
-            let file = std::fs::File::create(path).map_err(failed)?;
-            Ok(images::export_tar(&session.paths, id, file)?)
-        }
-        Destination::StandardOutput => {
-            std::io::stdout().flush().map_err(Failure::system("write to standard output"))?;
-            let duplicate = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3);
-            let duplicate = duplicate.map_err(Failure::system("write to standard output"))?;
-            Ok(images::export_tar(&session.paths, id, duplicate.into())?)
-        }
-    }
 }
 
 /// Values of the secrets of builds that come from variables.

@@ -5,6 +5,8 @@
 
 mod args;
 mod build;
+mod build_check;
+mod build_output;
 mod build_view;
 mod config;
 mod diagnosis;

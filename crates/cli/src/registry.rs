@@ -11,7 +11,7 @@ use stack::plan::{Plan, Service, Source};
 use stack::registry::{self, Credentials, DOCKER_HUB, Done, Kept, Transfer};
 
 use crate::output::{self, Failure, Output, size};
-use crate::session::Session;
+use crate::session::{Session, Wanted};
 
 /// `pull`.
 #[derive(Debug, Args)]
@@ -139,9 +139,10 @@ fn images(
             images.push(image);
         }
     };
+    let of_images = Wanted { images_only: true, ..Wanted::default() };
     let of = |plan: &Plan, service: &Service| Some((of(plan, service)?, service.platform.clone()));
     if names.is_empty() {
-        let plan = session.load(None)?.plan;
+        let plan = session.load_for(&of_images)?.plan;
         plan.services.iter().filter_map(|service| of(&plan, service)).for_each(&mut add);
         return Ok(images);
     }
@@ -150,7 +151,7 @@ fn images(
     let plan: Option<Plan> = match names.iter().all(|name| certain(name)) {
         true => None,
         // Nor does any other name where there is no file.
-        false => session.load(None).ok().map(|loaded| loaded.plan),
+        false => session.load_for(&of_images).ok().map(|loaded| loaded.plan),
     };
     for name in names {
         let known = plan.as_ref().filter(|_| !certain(name));

@@ -224,7 +224,10 @@ fn is_directory(path: &Path) -> bool {
 }
 
 /// Writes a file that is there when it is whole, or standard output.
-fn into_file(path: Option<&Path>, write: impl FnOnce(File) -> Result<(), Failure>) -> Result<(), Failure> {
+pub(crate) fn into_file(
+    path: Option<&Path>,
+    write: impl FnOnce(File) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let Some(path) = path.filter(|path| *path != Path::new("-")) else {
         if io::stdout().is_terminal() {
             let hint = "name a file with `-o`, or send it on: `inception-run save IMAGE | ...`";
@@ -249,7 +252,10 @@ fn into_file(path: Option<&Path>, write: impl FnOnce(File) -> Result<(), Failure
 }
 
 /// Writes the files of a directory that is empty or not there, or leaves it as it was.
-fn into_directory(path: &Path, write: impl FnOnce(Target) -> Result<(), Failure>) -> Result<(), Failure> {
+pub(crate) fn into_directory(
+    path: &Path,
+    write: impl FnOnce(Target) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let failed = format!("create directory {}", path.display());
     let made = match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
         Ok(true) => {

@@ -36,7 +36,7 @@ pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,
 };
 pub use digest::{Digest, LayerId};
-pub use dockerfile::{check, plan_bases};
+pub use dockerfile::{BaseRequest, Warning, check, plan_bases};
 pub use error::{Error, FailedRun, Result};
 pub use layer::{LayerSource, StagedLayer};
 pub use reference::Reference;

@@ -9,7 +9,7 @@ use crate::build::add_url::Download;
 use crate::build::chmod::Chmod;
 use crate::build::item::{Content, Item, Origin};
 use crate::build::source::{Source, Wanted, refused};
-use crate::build::stage::{StageState, clean};
+use crate::build::stage::{On, StageState, clean};
 use crate::build::{BuildEvent, Builder, Context, Files, Outcome, Step, cache};
 use crate::digest::Hasher;
 use crate::dockerfile::{Copy, expand_document};
@@ -46,7 +46,11 @@ impl Builder<'_> {
         let store = self.store;
         let lower = store.view(&state.built.layers)?;
         let (words, wanted) = self.read_words(state, copy, step, &lower)?;
-        let mut is_dir = destination_is_dir(&lower, !state.built.layers.is_empty(), &words)?;
+        // With `--link`, the files go to where they would on top of nothing.
+        let on = if copy.link { On::Nothing } else { On::Below };
+        let below = if copy.link { Vec::new() } else { state.built.layers.clone() };
+        let lower = if copy.link { store.view(&below)? } else { lower };
+        let mut is_dir = destination_is_dir(&lower, !below.is_empty(), &words)?;
         // Their paths go on below it.
         is_dir.explicit |= copy.parents;
 
@@ -126,7 +130,7 @@ impl Builder<'_> {
             items.push(Item { origin: Origin::Text, target, attributes, content });
         }
 
-        let mut key = cache::key(&state.built.layers, if copy.add { "ADD" } else { "COPY" });
+        let mut key = cache::key(&below, if copy.add { "ADD" } else { "COPY" });
         key.field(bytes(&words.target));
         key.field(format!("{:?} {:?} {}", wanted.owner, wanted.mode, is_dir.any()).as_bytes());
         for item in &items {
@@ -138,9 +142,9 @@ impl Builder<'_> {
             Files::Layers(_) => None,
         };
         let view = image_view.as_ref().or(lent.as_ref().map(|(_, context)| &context.view));
-        let outcome = self.layer(state, key.finish(), step, |builder, state, scratch| {
+        let outcome = self.layer(state, (key.finish(), on), step, |builder, _, scratch| {
             let top = builder.store.new_layer(scratch)?;
-            let writer = LayerWriter::open(&builder.store.layer_dirs(&state.built.layers), &top)?;
+            let writer = LayerWriter::open(&builder.store.layer_dirs(&below), &top)?;
             let made = if is_dir.any() { Some(words.target.as_path()) } else { words.target.parent() };
             if let Some(made) = made {
                 writer.make_path(made, wanted.owner).map_err(|error| not_a_dir(&words.target, error))?;

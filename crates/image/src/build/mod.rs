@@ -33,7 +33,7 @@ pub(crate) use crate::build::stage::clean;
 pub use crate::build::step::{BoxError, Network, RunMount, RunSource, RunStep, Runner, Running, Secret};
 use crate::config::{Image, ImageConfig};
 use crate::digest::{Digest, LayerId};
-use crate::dockerfile::{Dockerfile, Instruction, Kind, Origin};
+use crate::dockerfile::{Dockerfile, Instruction, Kind, Origin, RULES_ARGUMENT};
 use crate::error::{Error, Result};
 use crate::pattern::Ignore;
 use crate::reference::Reference;
@@ -76,6 +76,44 @@ pub struct BuildRequest {
     pub agents: BTreeSet<String>,
     /// Which image a name in the Dockerfile means, where that is not the store's image of this name.
     pub bases: BTreeMap<Reference, Digest>,
+}
+
+impl BuildRequest {
+    /// An image from outside.
+    fn image(&self, store: &Store, reference: &Reference) -> Result<Image> {
+        let found = match self.bases.get(reference) {
+            Some(id) => store.image_by_id(id)?,
+            None => store.image(reference)?,
+        };
+        found.ok_or_else(|| Error::MissingImage { reference: reference.clone() })
+    }
+
+    /// The image that a name means; none where it means a directory.
+    fn named_image(&self, store: &Store, name: &str) -> Result<Option<Image>> {
+        match self.contexts.get(name) {
+            Some(NamedContext::Image(reference)) => self.image(store, reference).map(Some),
+            Some(NamedContext::Id(id)) => {
+                let found = store.image_by_id(id)?;
+                found.map(Some).ok_or_else(|| Error::MissingId { id: id.clone() })
+            }
+            Some(NamedContext::Directory(_)) | None => Ok(None),
+        }
+    }
+
+    /// What an image from outside left for the stages that begin with it.
+    fn triggers(&self, store: &Store, origin: &Origin) -> Result<Vec<String>> {
+        let image = match origin {
+            Origin::Image(reference) => self.image(store, reference).map(Some),
+            Origin::Named(name) => self.named_image(store, name),
+            Origin::Scratch | Origin::Stage(_) => Ok(None),
+        };
+        match image {
+            Ok(image) => Ok(image.map(|image| image.config.config.on_build).unwrap_or_default()),
+            // The stage itself says so, with its place.
+            Err(Error::MissingImage { .. } | Error::MissingId { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// What a name in a Dockerfile means.
@@ -160,12 +198,13 @@ pub fn build(
     };
     let mut dockerfile = Dockerfile::parse(&name, &text)?;
     dockerfile.named.extend(request.contexts.keys().cloned());
+    dockerfile.apply_rules_of(&request.args)?;
     let globals = dockerfile.global_scope(&request.args)?;
     let target = dockerfile.target(request.target.as_deref())?;
-    let needed = dockerfile.needed(target, &globals)?;
-    for warning in &dockerfile.warnings {
-        let (line, message, rule) = (warning.line, &warning.message, warning.rule);
-        progress(BuildEvent::Warning(format!("{name}:{line}: {message} ({rule})")));
+    let needed = dockerfile.needed(target, &globals, &|origin| request.triggers(store, origin))?;
+    dockerfile.tolerate_all()?;
+    for warning in dockerfile.wanted(&dockerfile.warnings) {
+        progress(BuildEvent::Warning(format!("{name}:{}: {warning}", warning.line)));
     }
     warn_of_unused(&dockerfile, &needed, request, progress);
     let mut builder = Builder {
@@ -234,7 +273,8 @@ fn warn_of_unused(
         .flatten()
         .collect();
     for name in request.args.keys() {
-        if !declared.contains(&name.as_str()) && !stage::is_proxy_arg(name) && name != epoch::NAME {
+        let known = stage::is_proxy_arg(name) || [epoch::NAME, RULES_ARGUMENT].contains(&name.as_str());
+        if !known && !declared.contains(&name.as_str()) {
             let message = format!("{}: no ARG asks for the build argument `{name}`", dockerfile.name);
             progress(BuildEvent::Warning(message));
         }
@@ -285,15 +325,6 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// An image from outside.
-    fn image(&self, reference: &Reference) -> Result<Image> {
-        let found = match self.request.bases.get(reference) {
-            Some(id) => self.store.image_by_id(id)?,
-            None => self.store.image(reference)?,
-        };
-        found.ok_or_else(|| Error::MissingImage { reference: reference.clone() })
-    }
-
     /// Where the files come from that `--from` or `from=` names; without it, from the build context.
     pub(crate) fn files(&self, from: Option<&str>, stage: usize, line: usize) -> Result<Files> {
         let Some(from) = from else { return Ok(Files::Context(None)) };
@@ -304,25 +335,13 @@ impl<'a> Builder<'a> {
                 let built = self.built.get(&earlier).ok_or_else(|| self.dockerfile.error(line, message()))?;
                 Files::Layers(built.layers.clone())
             }
-            Origin::Image(reference) => Files::Layers(self.image(&reference)?.layers),
+            Origin::Image(reference) => Files::Layers(self.request.image(self.store, &reference)?.layers),
             Origin::Scratch => Files::Layers(Vec::new()),
-            Origin::Named(name) => match self.named_image(&name)? {
+            Origin::Named(name) => match self.request.named_image(self.store, &name)? {
                 Some(image) => Files::Layers(image.layers),
                 None => Files::Context(Some(name)),
             },
         })
-    }
-
-    /// The image that a name means; none where it means a directory.
-    fn named_image(&self, name: &str) -> Result<Option<Image>> {
-        match self.request.contexts.get(name) {
-            Some(NamedContext::Image(reference)) => self.image(reference).map(Some),
-            Some(NamedContext::Id(id)) => {
-                let found = self.store.image_by_id(id)?;
-                found.map(Some).ok_or_else(|| Error::MissingId { id: id.clone() })
-            }
-            Some(NamedContext::Directory(_)) | None => Ok(None),
-        }
     }
 
     /// Opens a context with its `.dockerignore`: of the build context, the Dockerfile's own comes first.

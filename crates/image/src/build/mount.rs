@@ -138,7 +138,7 @@ impl Builder<'_> {
                     }
                     let path = |name: &str| format!("tmp/{}/{name}", scratch.name());
                     RunSource::Layers {
-                        layers: layers.iter().map(|layer| self.store.layer_path(layer)).collect(),
+                        layers: self.store.layer_paths(layers),
                         source: source.clone(),
                         upper: path(&upper),
                         work: path(&work),

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::build::cache::{self, Claim};
 use crate::build::mount::{Mounts, Prepared};
-use crate::build::stage::{Layer, StageState, is_proxy_arg};
+use crate::build::stage::{Layer, On, StageState, is_proxy_arg};
 use crate::build::{Builder, Network, Outcome, RunMount, RunSource, RunStep, Running, Secret, Step, shorten};
 use crate::config::DEFAULT_PATH;
 use crate::dockerfile::{Program, Run, Security};
@@ -27,6 +27,8 @@ const SOURCE_BEFORE: usize = 2;
 const LINE_BYTES: usize = 16 * 1024;
 /// Where scripts that are here-documents are, as with BuildKit: below `/dev`, which no layer has a share in.
 const SCRIPTS: &str = "/dev/pipes";
+/// A disk with less room than this is full, bytes.
+const FULL: u64 = 1 << 20;
 /// How much of a command's output is read at a time, bytes.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -94,7 +96,7 @@ impl Builder<'_> {
         }
         let mounts = self.mounts(state, &run.mounts, stage, step)?;
         mounts.key(&mut key);
-        let claim = match self.look_up(state, key.finish(), step)? {
+        let claim = match self.look_up(state, (key.finish(), On::Below), step)? {
             Layer::Cached => return Ok(Outcome::Cached),
             Layer::Awaited => return Ok(Outcome::Awaited),
             Layer::Claimed(claim) if self.running < self.parallel => claim,
@@ -144,7 +146,7 @@ impl Builder<'_> {
         let lower = self.store.layer_dirs(&state.built.layers);
         // The upper directory is the image's `/`: it gets the attributes of the one below.
         drop(LayerWriter::open(&lower, &upper)?);
-        run.layers = state.built.layers.iter().map(|layer| self.store.layer_path(layer)).collect();
+        run.layers = self.store.layer_paths(&state.built.layers);
         run.upper = format!("tmp/{}/upper", scratch.name());
         run.work = format!("tmp/{}/work", scratch.name());
         let mounts = self.prepare_mounts(state, mounts, caches, &scratch, &mut run)?;
@@ -175,15 +177,17 @@ impl Builder<'_> {
         }
         if status != 0 {
             self.runner.failed(&underway.run, status).map_err(Error::Runner)?;
+            let output: Vec<String> = underway.lines.last.into();
+            // Not every program says why it could not write.
+            let full = output.iter().any(|line| line.contains("No space left on device"))
+                || rustix::fs::statvfs(&underway.upper)
+                    .is_ok_and(|disk| disk.f_bavail * disk.f_frsize < FULL);
             return Err(Error::RunFailed {
                 file: self.dockerfile.name.clone(),
                 line: step.line,
                 instruction: shorten(&step.text),
                 status,
-                shown: Box::new(FailedRun {
-                    output: underway.lines.last.into(),
-                    source: self.source_lines(step),
-                }),
+                shown: Box::new(FailedRun { output, source: self.source_lines(step), full }),
             });
         }
         let upper = &underway.upper;
@@ -192,7 +196,7 @@ impl Builder<'_> {
         let lower = self.store.layer_dirs(&state.built.layers);
         underway.mounts.remove_stubs(&dir, &lower)?;
         let changed = tree::clean_upper(&dir, upper)? || !same_root(&dir, &lower)?;
-        self.keep(state, step, underway.claim, changed.then_some(upper.as_path()))
+        self.keep(state, step, (underway.claim, On::Below), changed.then_some(upper.as_path()))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::build::cache::Claim;
 use crate::build::run::Underway;
 use crate::build::stage::{Built, StageState};
 use crate::build::{BuildEvent, Builder, Outcome, shorten};
-use crate::dockerfile::{Instruction, Kind, Origin};
+use crate::dockerfile::{Copy, Instruction, Kind, Origin, Warning};
 use crate::error::{Error, Result};
 
 /// How often it is looked whether another build is done with what this one waits for: a lock of a file cannot be
@@ -28,8 +28,8 @@ struct Task {
     stage: usize,
     /// None until its base is there.
     state: Option<StageState>,
-    /// What the base adds to the stage's instructions (`ONBUILD`), before them.
-    triggers: Rc<[Instruction]>,
+    /// What the base adds to the stage's instructions, before them.
+    before: Rc<[Instruction]>,
     /// The instruction that is next or under way.
     next: usize,
     /// The step that is under way, with its beginning.
@@ -39,13 +39,21 @@ struct Task {
     shown: usize,
 }
 
+/// What a stage begins with.
+#[derive(Default)]
+struct Base {
+    built: Built,
+    /// What is carried out before its own instructions.
+    before: Vec<Instruction>,
+}
+
 impl Builder<'_> {
     /// Builds the stages that are needed, of which none needs a later one.
     pub(super) fn stages(&mut self) -> Result<()> {
         let task = |stage: &usize| Task {
             stage: *stage,
             state: None,
-            triggers: Rc::default(),
+            before: Rc::default(),
             next: 0,
             step: None,
             command: None,
@@ -78,7 +86,7 @@ impl Builder<'_> {
 
     fn is_finished(&self, task: &Task) -> bool {
         let own = &self.dockerfile.stages[task.stage].instructions;
-        task.state.is_some() && task.next == task.triggers.len() + own.len()
+        task.state.is_some() && task.next == task.before.len() + own.len()
     }
 
     /// Carries out of a stage what can be.
@@ -87,17 +95,18 @@ impl Builder<'_> {
         let mut state = match task.state.take() {
             Some(state) => state,
             None => match self.base(task)? {
-                Some(mut base) => {
-                    let triggers = mem::take(&mut base.config.on_build);
-                    task.triggers = dockerfile.triggers(task.stage, &triggers)?.into();
-                    StageState::new(base)
+                Some(Base { mut built, mut before }) => {
+                    let triggers = mem::take(&mut built.config.on_build);
+                    before.extend(dockerfile.triggers(task.stage, &triggers)?);
+                    task.before = before.into();
+                    StageState::new(built)
                 }
                 None => return Ok(()),
             },
         };
-        let triggers = Rc::clone(&task.triggers);
+        let before = Rc::clone(&task.before);
         let instructions: Vec<&Instruction> =
-            triggers.iter().chain(&dockerfile.stages[task.stage].instructions).collect();
+            before.iter().chain(&dockerfile.stages[task.stage].instructions).collect();
         while let Some(instruction) = instructions.get(task.next).copied() {
             if task.command.is_some() || !self.sources_ready(task.stage, instruction)? {
                 break;
@@ -116,11 +125,9 @@ impl Builder<'_> {
                 .instruction(&mut state, task.stage, instruction)
                 .map_err(|error| self.step_error(instruction.line, &instruction.text, error))?;
             for name in state.take_missed() {
-                let place = format!("{}:{}", dockerfile.name, instruction.line);
-                let message = format!("{place}: variable `{name}` has no value (UndefinedVar)");
                 // Once, though it may be tried several times.
                 if !matches!(outcome, Outcome::Awaited | Outcome::Queued) {
-                    (self.progress)(BuildEvent::Warning(message));
+                    self.warn(&Warning::undefined(instruction.line, &name))?;
                 }
             }
             match outcome {
@@ -143,33 +150,41 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// Tells of a warning, unless it is not wanted.
+    fn warn(&mut self, warning: &Warning) -> Result<()> {
+        for warning in self.dockerfile.wanted([warning]) {
+            self.dockerfile.tolerate(warning)?;
+            let place = format!("{}:{}", self.dockerfile.name, warning.line);
+            (self.progress)(BuildEvent::Warning(format!("{place}: {warning}")));
+        }
+        Ok(())
+    }
+
     /// What a stage begins with, if that is there.
-    fn base(&mut self, task: &mut Task) -> Result<Option<Built>> {
+    fn base(&mut self, task: &mut Task) -> Result<Option<Base>> {
         let dockerfile = self.dockerfile;
         let stage = &dockerfile.stages[task.stage];
         let origin = dockerfile.origin(task.stage, &self.globals)?;
         if let Origin::Stage(earlier) = origin {
-            let Some(base) = self.built.get(&earlier).cloned() else { return Ok(None) };
+            let Some(built) = self.built.get(&earlier).cloned() else { return Ok(None) };
             self.begin(task, &stage.text);
             self.end(task);
-            return Ok(Some(base));
+            return Ok(Some(Base { built, ..Base::default() }));
         }
         self.begin(task, &stage.text);
-        let base = match origin {
-            Origin::Image(reference) => {
-                let image = self.image(&reference);
-                let image = image.map_err(|error| self.step_error(stage.line, &stage.text, error))?;
-                Built::from_image(image.config)
+        let (request, store) = (self.request, self.store);
+        let image = match &origin {
+            Origin::Image(reference) => request.image(store, reference).map(Some),
+            Origin::Named(name) => request.named_image(store, name),
+            Origin::Scratch | Origin::Stage(_) => Ok(None),
+        };
+        let image = image.map_err(|error| self.step_error(stage.line, &stage.text, error))?;
+        let base = match (image, origin) {
+            (Some(image), _) => Base { built: Built::from_image(image.config), ..Base::default() },
+            (None, Origin::Named(name)) => {
+                Base { before: vec![files_of(name, stage.line)], ..Base::default() }
             }
-            Origin::Named(name) => {
-                let image = self.named_image(&name).and_then(|image| {
-                    let problem = || format!("FROM: the context `{name}` is a directory, and no image");
-                    image.ok_or_else(|| dockerfile.error(stage.line, problem()))
-                });
-                let image = image.map_err(|error| self.step_error(stage.line, &stage.text, error))?;
-                Built::from_image(image.config)
-            }
-            Origin::Scratch | Origin::Stage(_) => Built::default(),
+            (None, _) => Base::default(),
         };
         self.end(task);
         Ok(Some(base))
@@ -198,7 +213,7 @@ impl Builder<'_> {
             step,
             stage: several.then(name),
             index: task.shown,
-            total: 1 + task.triggers.iter().chain(&stage.instructions).filter(|it| is_step(it)).count(),
+            total: 1 + task.before.iter().chain(&stage.instructions).filter(|it| is_step(it)).count(),
             text: text.to_owned(),
         });
         self.steps += 1;
@@ -246,7 +261,7 @@ impl Builder<'_> {
         let (Some(command), Some(state)) = (task.command.take(), &mut task.state) else { return Ok(()) };
         self.running -= 1;
         let own = &self.dockerfile.stages[task.stage].instructions;
-        let Some(instruction) = task.triggers.iter().chain(own).nth(task.next) else { return Ok(()) };
+        let Some(instruction) = task.before.iter().chain(own).nth(task.next) else { return Ok(()) };
         let mut line = |builder: &mut Self, line| (builder.progress)(BuildEvent::Output { step, line });
         self.finish_run(state, *command, instruction, &mut line)
             .map_err(|error| self.step_error(instruction.line, &instruction.text, error))?;
@@ -267,6 +282,14 @@ impl Builder<'_> {
             },
         }
     }
+}
+
+/// The instruction that brings all files of a context, of which a stage begins with nothing else.
+fn files_of(context: String, line: usize) -> Instruction {
+    let text = format!("COPY --from={context} / /");
+    let (sources, destination) = (vec!["/".to_owned()], "/".to_owned());
+    let kind = Kind::Copy(Copy { sources, destination, from: Some(context), ..Copy::default() });
+    Instruction { line, text, kind }
 }
 
 /// Whether an instruction is shown as a step: those that only change the configuration take no time.

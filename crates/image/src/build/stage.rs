@@ -66,6 +66,15 @@ pub(super) enum Layer {
     Claimed(Claim),
 }
 
+/// What a layer depends on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum On {
+    /// All that lies below it.
+    Below,
+    /// Nothing but its own files (`--link`).
+    Nothing,
+}
+
 impl Scope for StageState {
     fn get(&self, name: &str) -> Option<String> {
         self.built.config.env_value(name).map(str::to_owned).or_else(|| self.args.get(name).cloned())
@@ -119,6 +128,15 @@ impl StageState {
                 words
             }
         }
+    }
+
+    /// Counts an instruction for the keys of those behind it.
+    fn follow(&mut self, key: &Digest, on: On) {
+        self.parent = Some(match (on, &self.parent) {
+            // A key that says nothing of what lies below does not speak for that.
+            (On::Nothing, Some(parent)) => cache::after(Some(parent), key.clone(), None),
+            _ => key.clone(),
+        });
     }
 
     pub(super) fn remember(&mut self, step: Step<'_>, made: Option<&cache::Entry>) {
@@ -275,7 +293,7 @@ impl Builder<'_> {
         }
         let mut key = cache::key(&state.built.layers, "WORKDIR");
         key.field(path.as_bytes());
-        self.layer(state, key.finish(), step, |builder, state, scratch| {
+        self.layer(state, (key.finish(), On::Below), step, |builder, state, scratch| {
             let top = builder.store.new_layer(scratch)?;
             let lower = builder.store.layer_dirs(&state.built.layers);
             LayerWriter::open(&lower, &top)?.make_path(Path::new(&path), None)?;
@@ -288,25 +306,31 @@ impl Builder<'_> {
     pub(super) fn layer(
         &mut self,
         state: &mut StageState,
-        key: Digest,
+        (key, on): (Digest, On),
         step: Step<'_>,
         make: impl FnOnce(&mut Self, &mut StageState, &Scratch) -> Result<Option<PathBuf>>,
     ) -> Result<Outcome> {
-        let claim = match self.look_up(state, key, step)? {
+        let claim = match self.look_up(state, (key, on), step)? {
             Layer::Cached => return Ok(Outcome::Cached),
             Layer::Awaited => return Ok(Outcome::Awaited),
             Layer::Claimed(claim) => claim,
         };
         let scratch = Scratch::new(&self.store.tmp())?;
         let made = make(self, state, &scratch)?;
-        self.keep(state, step, claim, made.as_deref())?;
+        self.keep(state, step, (claim, on), made.as_deref())?;
         Ok(Outcome::Done)
     }
 
     /// Looks for the layer of an instruction; where there is none, claims the right to make it.
-    pub(super) fn look_up(&mut self, state: &mut StageState, key: Digest, step: Step<'_>) -> Result<Layer> {
-        let key = cache::after(state.parent.as_ref(), key, self.request.epoch);
-        if self.cached(state, &key, step)? {
+    pub(super) fn look_up(
+        &mut self,
+        state: &mut StageState,
+        (key, on): (Digest, On),
+        step: Step<'_>,
+    ) -> Result<Layer> {
+        let parent = state.parent.as_ref().filter(|_| on == On::Below);
+        let key = cache::after(parent, key, self.request.epoch);
+        if self.cached(state, (&key, on), step)? {
             return Ok(Layer::Cached);
         }
         let held = state.claim.take().filter(|claim| *claim.key() == key);
@@ -315,12 +339,12 @@ impl Builder<'_> {
             return Ok(Layer::Awaited);
         };
         // Who held it before may have made the layer.
-        Ok(if self.cached(state, &key, step)? { Layer::Cached } else { Layer::Claimed(claim) })
+        Ok(if self.cached(state, (&key, on), step)? { Layer::Cached } else { Layer::Claimed(claim) })
     }
 
-    fn cached(&self, state: &mut StageState, key: &Digest, step: Step<'_>) -> Result<bool> {
+    fn cached(&self, state: &mut StageState, (key, on): (&Digest, On), step: Step<'_>) -> Result<bool> {
         let Some(entry) = cache::get(self.store, key, self.request.fresh)? else { return Ok(false) };
-        state.parent = Some(key.clone());
+        state.follow(key, on);
         state.remember(step, Some(&entry));
         Ok(true)
     }
@@ -330,7 +354,7 @@ impl Builder<'_> {
         &mut self,
         state: &mut StageState,
         step: Step<'_>,
-        claim: Claim,
+        (claim, on): (Claim, On),
         made: Option<&Path>,
     ) -> Result<()> {
         if let (Some(top), Some(epoch)) = (made, self.request.epoch) {
@@ -339,7 +363,7 @@ impl Builder<'_> {
         let layer = made.map(|top| self.store.publish(top)).transpose()?;
         let entry = cache::Entry::new(layer, self.request.epoch);
         cache::put(self.store, claim.key(), &entry)?;
-        state.parent = Some(claim.key().clone());
+        state.follow(claim.key(), on);
         state.remember(step, Some(&entry));
         check_count(&state.built.layers)
     }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::dockerfile::{Dockerfile, Kind, Origin, Scope, expand_document, platform_args};
+use crate::dockerfile::{Dockerfile, Kind, Origin, Scope, Warning, expand_document, platform_args};
 use crate::error::Result;
 
 /// What can be known of a stage's variables.
@@ -27,22 +27,25 @@ impl Scope for Variables {
     }
 }
 
-/// Looks for mistakes in all stages, with these values of `ARG`s. `name` is used in messages. Returns what is likely a
-/// mistake, one line of text each, in the order of the file.
+/// Looks for mistakes in all stages, with these values of `ARG`s. `name` is used in messages, `named` are the names of
+/// the build's contexts. Returns what is likely a mistake, in the order of the file.
 ///
 /// # Errors
 /// What would be an error of a build, too.
-pub fn check(name: &str, text: &str, args: &BTreeMap<String, String>) -> Result<Vec<String>> {
-    let dockerfile = Dockerfile::parse(name, text)?;
+pub fn check(
+    name: &str,
+    text: &str,
+    args: &BTreeMap<String, String>,
+    named: &BTreeSet<String>,
+) -> Result<Vec<Warning>> {
+    let mut dockerfile = Dockerfile::parse(name, text)?;
+    dockerfile.named.clone_from(named);
+    dockerfile.apply_rules_of(args)?;
     let globals = dockerfile.global_scope(args)?;
-    let mut warnings: Vec<(usize, String)> = dockerfile
-        .warnings
-        .iter()
-        .map(|warning| (warning.line, format!("{} ({})", warning.message, warning.rule)))
-        .collect();
+    let mut warnings = dockerfile.warnings.clone();
     let mut stages: Vec<Variables> = Vec::new();
     for (index, stage) in dockerfile.stages.iter().enumerate() {
-        let origins = dockerfile.origins(index, &globals)?;
+        let origins = dockerfile.origins(index, &globals, &|_| Ok(Vec::new()))?;
         let mut variables = match &origins[0] {
             Origin::Scratch => Variables { complete: true, ..Variables::default() },
             Origin::Stage(earlier) => stages[*earlier].clone(),
@@ -54,15 +57,12 @@ pub fn check(name: &str, text: &str, args: &BTreeMap<String, String>) -> Result<
             let read = Reader { dockerfile: &dockerfile, line: instruction.line };
             read.instruction(&instruction.kind, &mut variables, &mut env, (args, &globals))?;
             let missed = variables.missed.take().into_iter();
-            warnings
-                .extend(missed.map(|name| {
-                    (instruction.line, format!("variable `{name}` has no value (UndefinedVar)"))
-                }));
+            warnings.extend(missed.map(|name| Warning::undefined(instruction.line, &name)));
         }
         stages.push(Variables { values: env, ..variables });
     }
-    warnings.sort_by_key(|(line, _)| *line);
-    Ok(warnings.into_iter().map(|(line, text)| format!("{name}:{line}: {text}")).collect())
+    warnings.sort_by_key(|warning| warning.line);
+    Ok(dockerfile.wanted(&warnings).cloned().collect())
 }
 
 struct Reader<'a> {

@@ -1,6 +1,7 @@
 //! Physical lines to instructions: directives, comments, continuations, here-documents.
 
 use crate::dockerfile::parse::{Parsed, Problem};
+use crate::dockerfile::rules::Rules;
 use crate::dockerfile::{Warning, words};
 
 /// A here-document of a `RUN`, `COPY` or `ADD` instruction.
@@ -36,10 +37,7 @@ impl Logical {
 #[derive(Debug)]
 pub(super) struct Directives {
     pub(super) escape: char,
-    /// Rules of which no warning is wanted; `all` stands for every one.
-    pub(super) skip: Vec<String>,
-    /// Warnings are errors.
-    pub(super) strict: bool,
+    pub(super) rules: Rules,
 }
 
 /// What is wrong, on which line.
@@ -102,7 +100,7 @@ pub(super) fn first_word(text: &str) -> (&str, &str) {
 
 /// Reads the directives, which end at the first line that is none. Each stands there once.
 fn directives(lines: &[&str]) -> Result<Directives, Fault> {
-    let mut directives = Directives { escape: '\\', skip: Vec::new(), strict: false };
+    let mut directives = Directives { escape: '\\', rules: Rules::default() };
     let mut seen = Vec::new();
     for (index, line) in lines.iter().enumerate() {
         let Some((key, value)) = line.trim().strip_prefix('#').and_then(|comment| comment.split_once('='))
@@ -129,28 +127,12 @@ fn directives(lines: &[&str]) -> Result<Directives, Fault> {
                     }
                 };
             }
-            "check" => check(value, &mut directives).map_err(fault)?,
+            "check" => directives.rules = Rules::parse(value).map_err(fault)?,
             _ => syntax(value).map_err(fault)?,
         }
         seen.push(key);
     }
     Ok(directives)
-}
-
-/// `skip=RULE,RULE;error=true`.
-fn check(value: &str, directives: &mut Directives) -> Parsed<()> {
-    for part in value.split(';').map(str::trim).filter(|part| !part.is_empty()) {
-        match part.split_once('=') {
-            Some(("skip", rules)) => {
-                directives.skip.extend(rules.split(',').map(|rule| rule.trim().to_ascii_lowercase()));
-            }
-            Some(("error", strict)) => directives.strict = strict.trim().eq_ignore_ascii_case("true"),
-            // Rules that are off unless asked for; none is known here.
-            Some(("experimental", _)) => {}
-            _ => return Err(format!("`# check={value}`: it takes `skip=RULE,...` and `error=true`").into()),
-        }
-    }
-    Ok(())
 }
 
 /// Refuses a language that is not the Dockerfile's: its frontend is an image whose program translates the file, and

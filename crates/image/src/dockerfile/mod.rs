@@ -7,6 +7,7 @@ mod lines;
 mod lint;
 mod mount;
 mod parse;
+mod rules;
 mod words;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::reference::Reference;
 pub use check::check;
 pub(crate) use lines::Heredoc;
 pub(crate) use mount::{FileOwner, Mount, MountFlag, MountKind, Sharing};
+pub(crate) use rules::{ARGUMENT as RULES_ARGUMENT, Rules};
 pub(crate) use words::{Scope, expand, expand_document};
 
 /// A parsed Dockerfile. Variables are not yet expanded: their values depend on what went before.
@@ -36,15 +38,19 @@ pub(crate) struct Dockerfile {
     pub(crate) named: BTreeSet<String>,
     /// What is accepted, but is likely a mistake; by line.
     pub(crate) warnings: Vec<Warning>,
+    /// Which of those are wanted.
+    pub(crate) rules: Rules,
 }
 
 /// Something that is likely a mistake.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Warning {
-    pub(crate) line: usize,
+pub struct Warning {
+    /// Line of the instruction, from 1.
+    pub line: usize,
     /// BuildKit's name of the rule, by which `# check=skip=` leaves it out.
-    pub(crate) rule: &'static str,
-    pub(crate) message: String,
+    pub rule: &'static str,
+    /// What is the matter.
+    pub message: String,
 }
 
 #[derive(Debug)]
@@ -339,22 +345,35 @@ impl Dockerfile {
         }
     }
 
-    /// All that a stage is made from: its base first, then what its instructions read, and those that an earlier
-    /// stage left for it.
-    pub(crate) fn origins(&self, index: usize, globals: &BTreeMap<String, String>) -> Result<Vec<Origin>> {
+    /// All that a stage is made from: its base first, then what its instructions read, and those that its base left
+    /// for it.
+    pub(crate) fn origins(
+        &self,
+        index: usize,
+        globals: &BTreeMap<String, String>,
+        triggers: Triggers<'_>,
+    ) -> Result<Vec<Origin>> {
         let base = self.origin(index, globals)?;
-        let left: &[Instruction] = match base {
-            Origin::Stage(earlier) => &self.stages[earlier].instructions,
-            _ => &[],
+        let line = self.stages[index].line;
+        let from_outside;
+        let left: Vec<(&Kind, usize)> = match base {
+            Origin::Stage(earlier) => {
+                let left = self.stages[earlier].instructions.iter();
+                let left = left.filter_map(|instruction| match &instruction.kind {
+                    Kind::OnBuild { kind, .. } => Some((kind.as_ref(), line)),
+                    _ => None,
+                });
+                left.collect()
+            }
+            _ => {
+                from_outside = self.triggers(index, &triggers(&base)?)?;
+                from_outside.iter().map(|instruction| (&instruction.kind, line)).collect()
+            }
         };
-        let left = left.iter().filter_map(|instruction| match &instruction.kind {
-            Kind::OnBuild { kind, .. } => Some((kind.as_ref(), self.stages[index].line)),
-            _ => None,
-        });
         let own = self.stages[index].instructions.iter();
         let own = own.map(|instruction| (&instruction.kind, instruction.line));
         let mut origins = vec![base];
-        for (kind, line) in left.chain(own) {
+        for (kind, line) in left.into_iter().chain(own) {
             for from in kind.sources() {
                 origins.push(self.copy_origin(from, index, line)?);
             }
@@ -363,14 +382,19 @@ impl Dockerfile {
     }
 
     /// The stages that a target needs, itself included, in the order of the file.
-    pub(crate) fn needed(&self, target: usize, globals: &BTreeMap<String, String>) -> Result<Vec<usize>> {
+    pub(crate) fn needed(
+        &self,
+        target: usize,
+        globals: &BTreeMap<String, String>,
+        triggers: Triggers<'_>,
+    ) -> Result<Vec<usize>> {
         let mut needed = BTreeSet::new();
         let mut todo = vec![target];
         while let Some(index) = todo.pop() {
             if !needed.insert(index) {
                 continue;
             }
-            for origin in self.origins(index, globals)? {
+            for origin in self.origins(index, globals, triggers)? {
                 if let Origin::Stage(earlier) = origin {
                     todo.push(earlier);
                 }
@@ -379,6 +403,9 @@ impl Dockerfile {
         Ok(needed.into_iter().collect())
     }
 }
+
+/// The instructions that an image from outside left for the stages that begin with it, as far as that is known.
+pub(crate) type Triggers<'a> = &'a dyn Fn(&Origin) -> Result<Vec<String>>;
 
 /// Where files come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -390,25 +417,43 @@ pub(crate) enum Origin {
     Named(String),
 }
 
-/// The images from outside that a build needs (`FROM` and `COPY --from`), each once, in the order of the
-/// file, so that the caller can provide them before it calls [`crate::build`]. `name` is used in messages, `named` are
-/// the names of the build's contexts.
+/// A Dockerfile whose images are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct BaseRequest<'a> {
+    /// Its name in messages.
+    pub name: &'a str,
+    /// Its text.
+    pub text: &'a str,
+    /// Values of `ARG`s.
+    pub args: &'a BTreeMap<String, String>,
+    /// The stage to build; the last where absent.
+    pub target: Option<&'a str>,
+    /// The names of the build's contexts, with the images that they mean, if they mean one.
+    pub contexts: &'a BTreeMap<String, Option<Reference>>,
+}
+
+/// The images from outside that a build needs (`FROM`, `COPY --from`, and what bases left for it), each once, in the
+/// order of the file, so that the caller can provide them before it calls [`crate::build`]. `on_build` are the triggers
+/// of an image that is there already, none of another: with those that it brings more may be needed.
 pub fn plan_bases(
-    name: &str,
-    text: &str,
-    args: &BTreeMap<String, String>,
-    target: Option<&str>,
-    named: &BTreeSet<String>,
+    request: &BaseRequest<'_>,
+    on_build: &dyn Fn(&Reference) -> Result<Vec<String>>,
 ) -> Result<Vec<Reference>> {
-    let mut dockerfile = Dockerfile::parse(name, text)?;
-    dockerfile.named.clone_from(named);
-    let globals = dockerfile.global_scope(args)?;
+    let mut dockerfile = Dockerfile::parse(request.name, request.text)?;
+    dockerfile.named.extend(request.contexts.keys().cloned());
+    dockerfile.apply_rules_of(request.args)?;
+    dockerfile.tolerate_all()?;
+    let globals = dockerfile.global_scope(request.args)?;
+    let image = |origin: &Origin| match origin {
+        Origin::Image(reference) => Some(reference.clone()),
+        Origin::Named(name) => request.contexts.get(name).cloned().flatten(),
+        Origin::Scratch | Origin::Stage(_) => None,
+    };
+    let triggers = |origin: &Origin| image(origin).map_or(Ok(Vec::new()), |reference| on_build(&reference));
     let mut found = Vec::new();
-    for index in dockerfile.needed(dockerfile.target(target)?, &globals)? {
-        for origin in dockerfile.origins(index, &globals)? {
-            if let Origin::Image(reference) = origin
-                && !found.contains(&reference)
-            {
+    for index in dockerfile.needed(dockerfile.target(request.target)?, &globals, &triggers)? {
+        for reference in dockerfile.origins(index, &globals, &triggers)?.iter().filter_map(image) {
+            if !found.contains(&reference) {
                 found.push(reference);
             }
         }

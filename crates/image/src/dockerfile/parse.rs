@@ -75,6 +75,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Dockerfile> {
         global_args: Vec::new(),
         stages: Vec::new(),
         warnings: Vec::new(),
+        rules: directives.rules,
         named: BTreeSet::new(),
     };
     for found in logical {
@@ -102,14 +103,6 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Dockerfile> {
     }
     lint::check(&dockerfile, &mut warnings);
     warnings.sort_by_key(|warning| warning.line);
-    let skips =
-        |rule: &str| directives.skip.iter().any(|skip| skip == "all" || skip.eq_ignore_ascii_case(rule));
-    warnings.retain(|warning| !skips(warning.rule));
-    if let Some(warning) = warnings.first().filter(|_| directives.strict) {
-        let hint = "`# check=error=true` makes warnings errors";
-        let message = format!("{} ({})", warning.message, warning.rule);
-        return Err(Problem::hinted(message, hint).at(file, warning.line));
-    }
     dockerfile.warnings = warnings;
     Ok(dockerfile)
 }

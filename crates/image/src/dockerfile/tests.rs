@@ -69,25 +69,57 @@ fn health_check_options() {
     assert_eq!((health.interval, health.timeout, health.retries), (90_000_000_000, 500_000_000, 3));
 }
 
+/// The images that a file needs, where bases leave nothing.
+fn plan(text: &str, args: &BTreeMap<String, String>, target: Option<&str>) -> Result<Vec<Reference>> {
+    let request = BaseRequest { name: "Dockerfile", text, args, target, contexts: &BTreeMap::new() };
+    plan_bases(&request, &|_| Ok(Vec::new()))
+}
+
+#[test]
+fn what_bases_left_needs_images_and_stages_too() {
+    let text = "FROM unused:1 AS unused\nFROM low:1 AS left\nFROM base\nFROM named\nFROM dir\nCOPY --from=2 /x /\nCOPY --from=3 /y /\n";
+    let contexts = BTreeMap::from([
+        ("named".to_owned(), Some("other:1".parse().unwrap())),
+        ("dir".to_owned(), None),
+        ("idle".to_owned(), Some("idle:1".parse().unwrap())),
+    ]);
+    let args = BTreeMap::new();
+    let request = BaseRequest { name: "Dockerfile", text, args: &args, target: None, contexts: &contexts };
+    let planned = |known: &[(&str, &str)]| {
+        let on_build = |reference: &Reference| {
+            let of = known.iter().filter(|(name, _)| reference.to_string() == *name);
+            Ok(of.map(|(_, text)| (*text).to_owned()).collect())
+        };
+        let names = plan_bases(&request, &on_build).unwrap();
+        names.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(planned(&[]), ["base:latest", "other:1"]);
+    let first = ("base:latest", "COPY --from=left /l /");
+    let second = ("other:1", "RUN --mount=from=tools:1,target=/t true");
+    assert_eq!(planned(&[first, second]), ["low:1", "base:latest", "other:1", "tools:1"]);
+}
+
 #[test]
 fn bases_are_those_of_needed_stages() {
     let text = "ARG V=3.20\nFROM alpine:$V AS one\nFROM debian:bookworm AS two\nFROM one\nCOPY --from=busybox:1 /x /x\nFROM scratch AS last\nCOPY --from=2 / /\n";
-    let plan = |target| {
+    let names = |target| {
         let args = [("V".to_owned(), "3.14".to_owned())].into();
-        let names = plan_bases("Dockerfile", text, &args, target, &BTreeSet::new()).unwrap();
+        let names = plan(text, &args, target).unwrap();
         names.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(plan(None), ["alpine:3.14", "busybox:1"]);
-    assert_eq!(plan(Some("two")), ["debian:bookworm"]);
-    let error =
-        plan_bases("Dockerfile", text, &BTreeMap::new(), Some("three"), &BTreeSet::new()).unwrap_err();
+    assert_eq!(names(None), ["alpine:3.14", "busybox:1"]);
+    assert_eq!(names(Some("two")), ["debian:bookworm"]);
+    let error = plan(text, &BTreeMap::new(), Some("three")).unwrap_err();
     assert_eq!(error.hint().unwrap(), "its stages are: one, two, last");
 }
 
 /// The warnings of a file, `LINE RULE`.
 fn warnings(text: &str) -> Vec<String> {
-    let found = parse_ok(text).warnings;
-    found.iter().map(|warning| format!("{} {}", warning.line, warning.rule)).collect()
+    let dockerfile = parse_ok(text);
+    dockerfile
+        .wanted(&dockerfile.warnings)
+        .map(|warning| format!("{} {}", warning.line, warning.rule))
+        .collect()
 }
 
 #[test]
@@ -248,8 +280,8 @@ fn triggers_are_kept_as_text_and_understood_again() {
     // They belong to the stage that begins with them.
     let globals = BTreeMap::new();
     let image = |name: &str| Origin::Image(name.parse().unwrap());
-    assert_eq!(dockerfile.origins(0, &globals).unwrap(), [image("a")]);
-    assert_eq!(dockerfile.origins(1, &globals).unwrap(), [Origin::Stage(0), image("x")]);
+    assert_eq!(dockerfile.origins(0, &globals, &|_| Ok(Vec::new())).unwrap(), [image("a")]);
+    assert_eq!(dockerfile.origins(1, &globals, &|_| Ok(Vec::new())).unwrap(), [Origin::Stage(0), image("x")]);
     for (line, problem) in [
         ("ONBUILD ONBUILD RUN x", "ONBUILD: ONBUILD cannot be left for later builds"),
         ("ONBUILD from x", "FROM cannot be left"),
@@ -281,7 +313,7 @@ fn platforms_are_this_machine_s_or_refused() {
 #[test]
 fn mounts_order_the_stages() {
     let text = "FROM a AS one\nFROM b AS two\nFROM c\nRUN --mount=from=one,target=/x --mount=type=cache,from=d,target=/y z";
-    let names = plan_bases("Dockerfile", text, &BTreeMap::new(), None, &BTreeSet::new()).unwrap();
+    let names = plan(text, &BTreeMap::new(), None).unwrap();
     assert_eq!(
         names.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["a", "c", "d"].map(|name| { name.parse::<Reference>().unwrap().to_string() })
@@ -313,11 +345,31 @@ fn frequent_mistakes_are_warned_of() {
     ] {
         assert_eq!(warnings(text), expected, "{text}");
     }
-    let error = parse_err("# check=skip=MaintainerDeprecated;error=true\nFROM a\nMAINTAINER x\nCMD x");
+}
+
+#[test]
+fn warnings_can_be_errors() {
+    let text = "# check=skip=MaintainerDeprecated;error=true\nFROM a\nMAINTAINER x\nCMD x\nUSER $NONE";
+    let planned = |args: &BTreeMap<String, String>| plan(text, args, None).map_err(|error| error.to_string());
+    let error = planned(&BTreeMap::new()).unwrap_err();
     assert!(
         error.starts_with("Dockerfile:4: a command") && error.contains("(JSONArgsRecommended)"),
         "{error}"
     );
+    // Who builds it has the last word.
+    let args = |rules: &str| BTreeMap::from([(RULES_ARGUMENT.to_owned(), rules.to_owned())]);
+    assert!(
+        planned(&args("skip=JSONArgsRecommended;error=true")).unwrap_err().contains("(MaintainerDeprecated)")
+    );
+    assert!(planned(&args("")).is_ok());
+    assert!(planned(&args("nothing")).unwrap_err().contains("BUILDKIT_DOCKERFILE_CHECK: "));
+    let rules = |args: &BTreeMap<String, String>| {
+        let found = check("Dockerfile", text, args, &BTreeSet::new()).unwrap();
+        found.iter().map(|warning| format!("{} {}", warning.line, warning.rule)).collect::<Vec<_>>()
+    };
+    assert_eq!(rules(&BTreeMap::new()), ["4 JSONArgsRecommended"]);
+    assert_eq!(rules(&args("skip=JSONArgsRecommended")), ["3 MaintainerDeprecated"]);
+    assert!(rules(&args("skip=all;error=true")).is_empty());
 }
 
 #[test]
@@ -342,22 +394,24 @@ fn a_file_is_checked_without_a_build() {
     let args = BTreeMap::from([("GIVEN".to_owned(), "x".to_owned())]);
     let text = "ARG TAG=1\nFROM scratch AS a\nARG GIVEN\nARG E\nENV V=$GIVEN$E$NONE\nUSER $V\nFROM a\nLABEL a=$V b=$GIVEN\n\
                 FROM base:$TAG\nUSER ${HOME:?}\nCMD x\n";
-    let warnings = check("Dockerfile", text, &args).unwrap();
+    let warnings = check("Dockerfile", text, &args, &BTreeSet::new()).unwrap();
+    let told: Vec<(usize, String)> =
+        warnings.iter().map(|warning| (warning.line, warning.to_string())).collect();
     assert_eq!(
-        warnings[..2],
+        told[..2],
         [
-            "Dockerfile:5: variable `NONE` has no value (UndefinedVar)",
-            "Dockerfile:8: variable `GIVEN` has no value (UndefinedVar)",
+            (5, "variable `NONE` has no value (UndefinedVar)".to_owned()),
+            (8, "variable `GIVEN` has no value (UndefinedVar)".to_owned()),
         ]
     );
-    assert!(warnings[2].starts_with("Dockerfile:11: ") && warnings.len() == 3, "{warnings:?}");
+    assert!(told[2].0 == 11 && told.len() == 3, "{told:?}");
     for (text, problem) in [
         ("FROM scratch\nUSER ${HOME:?}", "Dockerfile:2: `${HOME:?}`: variable `HOME`"),
         ("FROM scratch\nCOPY <<E /x\n${a\nE", "Dockerfile:2:"),
         ("FROM scratch\nRUN --mount=type=cache,target=$x y", "needs a target"),
         ("FROM a\nCOPY --from=7 x /", "no earlier stage"),
     ] {
-        let error = check("Dockerfile", text, &args).unwrap_err().to_string();
+        let error = check("Dockerfile", text, &args, &BTreeSet::new()).unwrap_err().to_string();
         assert!(error.contains(problem), "{text}: {error}");
     }
 }
@@ -415,8 +469,8 @@ proptest! {
     fn any_text_is_understood_or_refused(pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..40)) {
         let text = pieces.concat();
         let args = BTreeMap::from([("ARG".to_owned(), "a/b*c\\".to_owned())]);
-        match check("Dockerfile", &text, &args) {
-            Ok(_) => drop(plan_bases("Dockerfile", &text, &args, None, &BTreeSet::new()).unwrap()),
+        match check("Dockerfile", &text, &args, &BTreeSet::new()) {
+            Ok(_) => drop(plan(&text, &args, None).unwrap()),
             Err(Error::Dockerfile { line, message, .. }) => {
                 prop_assert!(line >= 1 && line <= text.matches('\n').count() + 1 && !message.is_empty());
             }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::config::mounted;
 use crate::digest::LayerId;
 use crate::error::{Error, Result};
 use crate::node::{self, Attributes};
@@ -40,9 +41,14 @@ impl Store {
         format!("l/{}", short(layer))
     }
 
-    /// Layers' directories.
+    /// The directories of layers to mount, relative to the data directory: of what stands there twice, one.
+    pub(crate) fn layer_paths(&self, layers: &[LayerId]) -> Vec<String> {
+        mounted(layers).iter().map(|layer| self.layer_path(layer)).collect()
+    }
+
+    /// As [`Store::layer_paths`], for us to open.
     pub(crate) fn layer_dirs(&self, layers: &[LayerId]) -> Vec<PathBuf> {
-        layers.iter().map(|layer| self.data_dir.join(self.layer_path(layer))).collect()
+        self.layer_paths(layers).iter().map(|path| self.data_dir.join(path)).collect()
     }
 
     /// An empty layer directory of container root's, inside a scratch directory.

@@ -1,12 +1,15 @@
 //! The builder: layers, cache, stages, and what it says when something is wrong.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
 use image::base::{BaseSources, Found, locate};
-use image::{BoxError, BuildEvent, Error, ImportOptions, RunStep, Runner, Running, Store, default_config};
+use image::{
+    BoxError, BuildEvent, Error, ImportOptions, NamedContext, RunStep, Runner, Running, Store, default_config,
+};
 
 use crate::places::{Archive, Place, Process, Shell, delegated, fixtures, has_many_ids, list, reference};
 
@@ -52,6 +55,26 @@ fn a_change_rebuilds_from_the_changed_layer_on() {
 
     let anew = place.build_with(&text("zwei"), |request| request.fresh = Some(SystemTime::now()));
     assert_eq!(anew.steps.len(), 3);
+}
+
+/// Images of BuildKit's have one and the same empty layer for each `WORKDIR`; overlayfs takes no directory twice.
+#[test]
+fn a_layer_that_an_image_has_twice_is_mounted_once() {
+    if delegated("builds::a_layer_that_an_image_has_twice_is_mounted_once") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let base = place.build("FROM base:1\nRUN echo one > 1\n").image();
+    let mut config = serde_json::to_value(&base.config).unwrap();
+    let ids = config["rootfs"]["diff_ids"].as_array_mut().unwrap();
+    let lowest = ids[0].clone();
+    ids.push(lowest);
+    let twice = place.store.put_image_json(config.to_string().as_bytes()).unwrap();
+    place.store.tag(&reference("twice:1"), &twice.id).unwrap();
+    let built = place.build("FROM twice:1\nRUN echo two > 2\n");
+    assert_eq!(built.steps[0].layers.len(), 2);
+    assert_eq!(built.image().config.rootfs.diff_ids.len(), 4);
 }
 
 #[test]
@@ -484,6 +507,11 @@ fn triggers_run_in_the_builds_of_children() {
     let stages = "FROM base:1 AS a\nRUN echo a > a\nFROM base:1 AS b\nONBUILD COPY --from=a /etc/passwd /p\nFROM b\nRUN true\n";
     let image = place.build(stages).image();
     assert!(place.layer(&image, 0).join("p").exists());
+    // Stages and images that only a trigger names are built and found.
+    let copying = "FROM base:1\nONBUILD COPY --from=a /a /a\nONBUILD COPY --from=child:1 /app /from-child\n";
+    place.build_with(copying, |request| request.tags = vec![reference("copying:1")]).image();
+    let image = place.build("FROM base:1 AS a\nRUN echo a > a\nFROM copying:1\n").image();
+    assert!(place.layer(&image, 0).join("from-child").exists() && place.layer(&image, 1).join("a").exists());
     let other = "FROM base:1\nONBUILD COPY --from=missing:1 /x /y\n";
     place.build_with(other, |request| request.tags = vec![reference("other:1")]).image();
     let error = place.build("FROM other:1\n").error();
@@ -508,4 +536,31 @@ fn mistakes_are_warned_of_while_building() {
     assert!(warnings[0].starts_with("Dockerfile:5: ") && warnings[0].ends_with("(JSONArgsRecommended)"));
     assert_eq!(warnings[1], "Dockerfile:3: variable `TYPO` has no value (UndefinedVar)");
     assert_eq!(warnings[2], "Dockerfile:4: no file matches `nothing*`");
+}
+
+#[test]
+fn contexts_with_names_are_bases() {
+    if delegated("builds::contexts_with_names_are_bases") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    place.build_with("FROM base:1\nONBUILD RUN echo left > left\n", |request| {
+        request.tags = vec![reference("left:1")];
+    });
+    let root = place.context_dir().join("root");
+    for (file, content) in [("root/etc/mine", "mine"), ("root/skip", ""), ("root/.dockerignore", "skip\n")] {
+        place.context(file, content);
+    }
+    let named = |request: &mut image::BuildRequest| {
+        request.contexts = BTreeMap::from([
+            ("files".to_owned(), NamedContext::Directory(root.clone())),
+            ("alpine".to_owned(), NamedContext::Image(reference("left:1"))),
+        ]);
+    };
+    let image = place.build_with("FROM files\nENV A=b\n", named).image();
+    assert_eq!((image.layers.len(), image.config.config.env.clone()), (1, vec!["A=b".to_owned()]));
+    assert_eq!(list(&place.layer(&image, 0)), [".dockerignore", "etc"]);
+    let image = place.build_with("FROM alpine\n", named).image();
+    assert_eq!(place.store.read_file(&image.layers, "/left", 10).unwrap().as_deref(), Some(&b"left\n"[..]));
 }

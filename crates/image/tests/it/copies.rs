@@ -281,3 +281,29 @@ fn layers_below_show_through_whiteouts() {
     assert_eq!(seen, None);
     assert!(place.store.read_file(&image.layers, "/etc/new/a.txt", 1000).unwrap().is_some());
 }
+
+#[test]
+fn linked_files_depend_on_nothing_below_them() {
+    if delegated("copies::linked_files_depend_on_nothing_below_them") {
+        return;
+    }
+    let place = place();
+    assert_eq!(copied(&place, "COPY --link a.txt /lib/"), ["lib/a.txt"]);
+    assert_eq!(copied(&place, "COPY --link a.txt /etc"), ["etc"]);
+    assert_eq!(
+        copied(&place, "COPY --link --chown=7 dir /lib/new"),
+        ["lib/new/sub/y", "lib/new/sub/z.md", "lib/new/x"]
+    );
+    // The link of the base is a directory now, and what it led to is still there.
+    let linked = |below: &str| {
+        let built = place.build(&format!("FROM base:1\nRUN {below}\nCOPY --link a.txt /lib/\nRUN true\n"));
+        (built.steps.len(), built.image())
+    };
+    let (_, first) = linked("echo one > one");
+    let read = |path: &str| place.store.read_file(&first.layers, path, 100).unwrap();
+    assert_eq!((read("/lib/a.txt").as_deref(), read("/usr/lib/a.txt")), (Some(&b"a.txt"[..]), None));
+    let made = |image: &image::Image, index: usize| image.config.history[index].created.clone();
+    let (ran, second) = linked("echo two > two");
+    assert_eq!((made(&first, 2), first.layers[2].clone()), (made(&second, 2), second.layers[2].clone()));
+    assert_eq!(ran, 2, "what stands behind it depends on what is below");
+}

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::mounts::{bytes, ignored};
+use super::keys::{self, Level};
+use super::mounts::bytes;
 use super::network::{ExtraHost, extra_hosts};
-use super::node::{Key, Node, Value, unknown_key};
+use super::node::{Key, Node, Value};
 use super::process::{text_map, ulimits};
 use super::secrets::{Grant, grants};
 use super::service::check_variables;
@@ -30,33 +31,6 @@ pub(crate) struct BuildFile {
     pub(crate) settled: Build,
 }
 
-const KNOWN: &[&str] = &[
-    "additional_contexts",
-    "args",
-    "cache_from",
-    "cache_to",
-    "context",
-    "dockerfile",
-    "dockerfile_inline",
-    "entitlements",
-    "extra_hosts",
-    "isolation",
-    "labels",
-    "network",
-    "no_cache",
-    "platforms",
-    "privileged",
-    "provenance",
-    "pull",
-    "sbom",
-    "secrets",
-    "shm_size",
-    "ssh",
-    "tags",
-    "target",
-    "ulimits",
-];
-
 /// Reads `build`.
 pub(super) fn parse(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checked<BuildFile> {
     let place = format!("`build` of {place}");
@@ -78,7 +52,7 @@ pub(super) fn parse(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>
     }
     let mut build = plain(".".to_owned());
     for (key, node) in node.map("build")? {
-        if !node.is_null() {
+        if keys::BUILD.admits(key, &key.name, &place, warnings)? && !node.is_null() {
             read(&mut build, key, node, &place, warnings)?;
         }
     }
@@ -160,11 +134,7 @@ fn read(
                 return Err(Fault::new(&node.span, message).hint("leave it out"));
             }
         },
-        // The store is the cache: what other builds of this user made is found in it.
-        "cache_from" | "cache_to" => {}
-        "provenance" | "sbom" => warnings.push(ignored(key, place)),
-        name if name.starts_with("x-") => {}
-        _ => return Err(unknown_key(key, place, KNOWN.iter().copied())),
+        _ => return Err(Level::unread(key, place)),
     }
     Ok(())
 }

@@ -154,6 +154,7 @@ mod tests {
     const PLACES: &[(&Level, &str)] = &[
         (&FILE, "{KEY}"),
         (&SERVICE, "services: {s: {KEY}}"),
+        (&BUILD, "services: {s: {build: {KEY}}}"),
         (&DEPENDENCY, "services: {s: {depends_on: {t: {KEY}}}}"),
         (&HEALTHCHECK, "services: {s: {healthcheck: {KEY}}}"),
         (&ENV_FILE, "services: {s: {env_file: [{KEY}]}}"),

@@ -328,7 +328,3 @@ pub(crate) fn absolute(span: &Span, path: &str) -> Checked<String> {
     }
     Ok(format!("/{}", parts.join("/")))
 }
-
-pub(crate) fn ignored(key: &Key, place: &str) -> (Span, String) {
-    (key.span.clone(), format!("`{}` of {place} is not supported yet and is ignored", key.name))
-}

@@ -1,5 +1,6 @@
 //! Base images: which distribution a stack is built on, and where its root file system comes from.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -9,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use image::base::{BaseSources, Found};
-use image::{Digest, Image, ImportOptions, Reference, Store};
+use image::{BaseRequest, Digest, Image, ImportOptions, Reference, Store};
 use nix::sys::signal::Signal;
 
 use super::Progress;
@@ -128,38 +129,65 @@ fn prepare(
     probe: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), RemoteError> {
+    let mut provided: Vec<Reference> = Vec::new();
+    // What is there may ask for more (`ONBUILD`).
+    loop {
+        let needed = needed(store, builds, base)?;
+        let missing: Vec<_> = needed.into_iter().filter(|(name, _)| !provided.contains(name)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for (reference, pull) in missing {
+            let image = match store.image(&reference)? {
+                Some(image) if !pull => image,
+                _ => {
+                    provide(paths, &Wanted { reference: reference.clone(), platform: None }, pull, progress)?
+                }
+            };
+            if probe {
+                packages_in_reach(store, &image)?;
+            }
+            provided.push(reference);
+        }
+    }
+}
+
+/// The images from outside that builds on a base need as far as is known by now, each once, and whether a newer one is
+/// to be looked for.
+fn needed(
+    store: &Store,
+    builds: &[(&str, &Build)],
+    base: &str,
+) -> Result<Vec<(Reference, bool)>, RemoteError> {
+    let on_build = |reference: &Reference| {
+        Ok(store.image(reference)?.map(|image| image.config.config.on_build).unwrap_or_default())
+    };
     let mut needed: Vec<(Reference, bool)> = Vec::new();
     for (_, build) in builds {
         let Some(dockerfile) = build.dockerfiles.iter().find(|d| d.base == base) else { continue };
-        let name = dockerfile.path.display().to_string();
-        let text = match &build.inline {
-            Some(text) => text.clone(),
-            None => std::fs::read_to_string(&dockerfile.path).context(|| format!("read {name}"))?,
-        };
-        let named = build.contexts.keys().cloned().collect();
-        let mut bases = image::plan_bases(&name, &text, &build.args, build.target.as_deref(), &named)?;
-        for context in build.contexts.values() {
-            if let BuildContext::Image(image) = context {
-                bases.push(super::reference(image)?);
-            }
+        let mut contexts = BTreeMap::new();
+        for (name, context) in &build.contexts {
+            let image = match context {
+                BuildContext::Image(image) => Some(super::reference(image)?),
+                BuildContext::Directory(_) | BuildContext::Service(_) => None,
+            };
+            contexts.insert(name.clone(), image);
         }
-        for reference in bases {
+        let request = BaseRequest {
+            name: &dockerfile.path.display().to_string(),
+            text: &super::check::text_of(build, dockerfile)?,
+            args: &build.args,
+            target: build.target.as_deref(),
+            contexts: &contexts,
+        };
+        for reference in image::plan_bases(&request, &on_build)? {
             match needed.iter_mut().find(|(other, _)| *other == reference) {
                 Some((_, pull)) => *pull |= build.pull,
                 None => needed.push((reference, build.pull)),
             }
         }
     }
-    for (reference, pull) in needed {
-        let image = match store.image(&reference)? {
-            Some(image) if !pull => image,
-            _ => provide(paths, &Wanted { reference, platform: None }, pull, progress)?,
-        };
-        if probe {
-            packages_in_reach(store, &image)?;
-        }
-    }
-    Ok(())
+    Ok(needed)
 }
 
 /// Whether the first package repository of an Alpine image can be reached: a file, or a server that accepts a

@@ -3,6 +3,7 @@
 mod agent;
 mod base;
 mod build;
+mod check;
 mod git;
 mod job;
 mod mounts;
@@ -26,6 +27,7 @@ use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Handle};
 
 pub use build::{build, export_directory, export_tar};
+pub use check::{Finding, check};
 
 /// What may be done for the images of a plan.
 #[derive(Debug, Clone, Default)]

@@ -2,6 +2,37 @@
 
 use super::{Level, accepted, honoured, own, refused, warned};
 
+/// `build`.
+pub(crate) const BUILD: Level = Level {
+    title: "`build` of a service",
+    keys: &[
+        honoured("additional_contexts", "directories, `docker-image://IMAGE`, `service:SERVICE`"),
+        honoured("args", ""),
+        accepted("cache_from", "the store is the cache: what other builds of this user made is found in it"),
+        accepted("cache_to", "the store is the cache"),
+        honoured("context", "a directory of this machine"),
+        honoured("dockerfile", ""),
+        honoured("dockerfile_inline", ""),
+        honoured("entitlements", "`network.host`, `security.insecure`; others with a warning"),
+        honoured("extra_hosts", "addresses; a build has no `host-gateway`"),
+        honoured("isolation", "`default`; others are Windows's and refused"),
+        honoured("labels", ""),
+        honoured("network", "`default`, `none`, `host`"),
+        honoured("no_cache", ""),
+        honoured("platforms", "this machine's; an image of others cannot be built here"),
+        honoured("privileged", "as `entitlements: [security.insecure]`"),
+        warned("provenance", "no attestations are made"),
+        honoured("pull", ""),
+        warned("sbom", "no attestations are made"),
+        honoured("secrets", ""),
+        honoured("shm_size", ""),
+        honoured("ssh", ""),
+        honoured("tags", ""),
+        honoured("target", ""),
+        honoured("ulimits", ""),
+    ],
+};
+
 /// `deploy`.
 pub(crate) const DEPLOY: Level = Level {
     title: "`deploy` of a service",

@@ -124,7 +124,7 @@ const KEYS: &[Entry] = &[
     honoured("sysctls", "those of the service's own namespaces"),
     honoured("tmpfs", ""),
     honoured("tty", ""),
-    honoured("ulimits", ""),
+    honoured("ulimits", "up to the hard limit of the user who starts the stack; more with a warning"),
     warned("use_api_socket", "there is no Docker daemon here, and so no socket of its"),
     honoured("user", ""),
     honoured(
