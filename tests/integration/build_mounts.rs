@@ -1,7 +1,11 @@
 //! `RUN --mount`, stages, and what two builds agree on.
 
+use std::process::Stdio;
+
+use serde_json::Value;
+
 use crate::build::{run, with_base};
-use crate::harness::{Ended, Stack};
+use crate::harness::{Ended, Stack, until};
 
 /// A stack whose Dockerfile this is, in `web`.
 fn with_dockerfile(text: &str) -> Stack {
@@ -105,6 +109,45 @@ fn independent_stages_run_at_the_same_time() {
     let stack = with_dockerfile(&text);
     run(&stack, &["up", "-d"]).ok();
     assert_eq!(stack.sh("web", "cat /left /right"), "left\nright");
+}
+
+#[test]
+fn caches_take_room_and_go_unless_a_command_uses_them() {
+    let stack = with_dockerfile(
+        "FROM alpine:3.99\n\
+         RUN --mount=type=cache,id=idle,target=/m head -c 5000 /dev/zero > /m/zeros\n\
+         RUN --mount=type=cache,id=busy,target=/m echo > /m/here; until [ -e /m/go ]; do sleep 0.05; done; echo went on\n",
+    );
+    let mounts = || -> Vec<(String, u64, bool)> {
+        let report: Value = serde_json::from_str(&stack.run(&["df", "-v", "--format", "json"]).ok()).unwrap();
+        let row = |mount: &Value| {
+            let id = mount["id"].as_str().unwrap().to_owned();
+            (id, mount["size"].as_u64().unwrap(), mount["in_use"].as_bool().unwrap())
+        };
+        report["cache_mounts"].as_array().unwrap().iter().map(row).collect()
+    };
+    let mut build = crate::build::command(&stack, &["build"]);
+    let build = build.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let idle = || ("idle".to_owned(), 5000, false);
+    let busy = || ("busy".to_owned(), 1, true);
+    until("a command uses its cache", || (mounts() == [busy(), idle()]).then_some(()));
+    let pruned = stack.run(&["prune", "-af"]).ok();
+    assert!(pruned.contains("cache mount idle (5.0 kB)") && !pruned.contains("busy"), "{pruned}");
+    assert_eq!(mounts(), [busy()]);
+    let mut found =
+        stack.command_of("find").arg(stack.path("d/m")).args(["-name", "here"]).output().unwrap().stdout;
+    found.truncate(found.trim_ascii_end().len() - "here".len());
+    let go = String::from_utf8(found).unwrap() + "go";
+    assert!(stack.command_of("touch").arg(go).status().unwrap().success());
+    let built = crate::harness::finish(build);
+    assert!(written(&built).contains(&"went on".to_owned()), "{built:?}");
+    let table = stack.run(&["df"]).ok();
+    assert!(table.contains("cache mounts"), "{table}");
+    stack.run(&["prune", "-f", "--filter", "until=1h"]).ok();
+    assert_eq!(mounts().len(), 1, "it is young");
+    stack.run(&["prune", "-f"]).ok();
+    assert_eq!(mounts(), []);
+    assert_eq!(std::fs::read_dir(stack.path("d/m")).unwrap().count(), 0);
 }
 
 #[test]

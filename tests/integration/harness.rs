@@ -89,7 +89,13 @@ pub(crate) fn ended(command: &mut Command) -> Ended {
 
 /// Waits for the end of a child whose output is piped.
 #[track_caller]
-pub(crate) fn finish(mut child: Child) -> Ended {
+pub(crate) fn finish(child: Child) -> Ended {
+    finish_within(COMMAND_DEADLINE, child)
+}
+
+/// The same for what may take longer.
+#[track_caller]
+pub(crate) fn finish_within(deadline: Duration, mut child: Child) -> Ended {
     let (sender, receiver) = mpsc::channel();
     let pipes: [Box<dyn Read + Send>; 2] =
         [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
@@ -101,7 +107,7 @@ pub(crate) fn finish(mut child: Child) -> Ended {
             sender.send((index, String::from_utf8_lossy(&bytes).into_owned())).ok();
         });
     }
-    let end = Instant::now() + COMMAND_DEADLINE;
+    let end = Instant::now() + deadline;
     let mut texts = [String::new(), String::new()];
     for _ in 0..2 {
         let Ok((index, text)) = receiver.recv_timeout(end.saturating_duration_since(Instant::now())) else {

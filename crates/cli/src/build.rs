@@ -119,7 +119,8 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
         Some(directory) => (String::new(), vec![(String::new(), of_directory(&directory, arguments)?)]),
         None => {
             let services = arguments.what.as_slice();
-            let wanted = Wanted { base: arguments.base.as_deref(), services, ..Wanted::default() };
+            let base = arguments.base.as_deref();
+            let wanted = Wanted { base, services, images_only: true, ..Wanted::default() };
             let loaded = session.load_for(&wanted)?;
             options.secrets = secrets(&loaded)?;
             (loaded.plan.name.clone(), of_services(&loaded, arguments)?)

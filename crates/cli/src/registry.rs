@@ -11,7 +11,7 @@ use stack::plan::{Plan, Service, Source};
 use stack::registry::{self, Credentials, DOCKER_HUB, Done, Kept, Transfer};
 
 use crate::output::{self, Failure, Output, size};
-use crate::session::Session;
+use crate::session::{Session, Wanted};
 
 /// `pull`.
 #[derive(Debug, Args)]
@@ -72,11 +72,10 @@ pub(crate) fn pull(session: &Session, arguments: &Pull) -> Result<u8, Failure> {
     if names.is_empty() {
         session.output.progress("nothing to pull: all services are built here");
     }
-    for name in names {
+    for (name, platform) in names {
         let mut report = Report::new(session.output, arguments.quiet);
-        let pulled = registry::pull(&session.paths, &name, arguments.platform.as_deref(), &mut |event| {
-            report.show(&name, event)
-        });
+        let platform = arguments.platform.as_deref().or(platform.as_deref());
+        let pulled = registry::pull(&session.paths, &name, platform, &mut |event| report.show(&name, event));
         report.end();
         let pulled = pulled.map_err(|failed| Failure::from(failed.error))?;
         if !arguments.quiet {
@@ -90,7 +89,7 @@ pub(crate) fn pull(session: &Session, arguments: &Pull) -> Result<u8, Failure> {
 
 /// `push`.
 pub(crate) fn push(session: &Session, arguments: &Push) -> Result<u8, Failure> {
-    let mut names = images(session, &arguments.names, |plan, service| match &service.source {
+    let images = images(session, &arguments.names, |plan, service| match &service.source {
         // A name that the file does not give is none of a registry's.
         Source::Build(build)
             if build.image != format!("{}-{}:latest", plan.name, service.name.to_lowercase()) =>
@@ -99,6 +98,7 @@ pub(crate) fn push(session: &Session, arguments: &Push) -> Result<u8, Failure> {
         }
         _ => None,
     })?;
+    let mut names: Vec<String> = images.into_iter().map(|(name, _)| name).collect();
     if arguments.all_tags {
         let mut all = Vec::new();
         for name in names {
@@ -126,20 +126,23 @@ pub(crate) fn push(session: &Session, arguments: &Push) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The images that are meant: those named, by their service or by themselves, or all that `of` picks from a plan.
+/// The images that are meant, with the platforms that services want: those named, by their service or by themselves, or
+/// all that `of` picks from a plan.
 fn images(
     session: &Session,
     names: &[String],
     of: impl Fn(&Plan, &Service) -> Option<String>,
-) -> Result<Vec<String>, Failure> {
-    let mut images: Vec<String> = Vec::new();
-    let mut add = |image: String| {
+) -> Result<Vec<(String, Option<String>)>, Failure> {
+    let mut images = Vec::new();
+    let mut add = |image: (String, Option<String>)| {
         if !images.contains(&image) {
             images.push(image);
         }
     };
+    let of_images = Wanted { images_only: true, ..Wanted::default() };
+    let of = |plan: &Plan, service: &Service| Some((of(plan, service)?, service.platform.clone()));
     if names.is_empty() {
-        let plan = session.load(None)?.plan;
+        let plan = session.load_for(&of_images)?.plan;
         plan.services.iter().filter_map(|service| of(&plan, service)).for_each(&mut add);
         return Ok(images);
     }
@@ -148,14 +151,16 @@ fn images(
     let plan: Option<Plan> = match names.iter().all(|name| certain(name)) {
         true => None,
         // Nor does any other name where there is no file.
-        false => session.load(None).ok().map(|loaded| loaded.plan),
+        false => session.load_for(&of_images).ok().map(|loaded| loaded.plan),
     };
     for name in names {
         let known = plan.as_ref().filter(|_| !certain(name));
         let service = known.and_then(|plan| Some((plan, plan.services.iter().find(|s| s.name == *name)?)));
         match service {
-            None => add(name.clone()),
-            Some((_, Service { source: Source::Image(image), .. })) => add(image.clone()),
+            None => add((name.clone(), None)),
+            Some((_, Service { source: Source::Image(image), platform, .. })) => {
+                add((image.clone(), platform.clone()));
+            }
             Some((plan, service)) => add(of(plan, service).ok_or_else(|| {
                 RemoteError::message(format!("service `{name}` has no image of a registry"))
                     .or_hint("give it an `image`: the name under which its registry is to have it")

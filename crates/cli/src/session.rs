@@ -36,6 +36,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) scale: &'a [(String, u16)],
     /// Services that are named on the command line.
     pub(crate) services: &'a [String],
+    /// Only the images of the plan.
+    pub(crate) images_only: bool,
 }
 
 /// A plan, and what it was made with.
@@ -101,6 +103,7 @@ impl Session {
             base: wanted.base.map(str::to_owned),
             strict: self.global.strict,
             scale: wanted.scale.iter().cloned().collect(),
+            images_only: wanted.images_only,
             ports: PortChoice {
                 offset: self.global.port_offset,
                 publish: self.global.publish.iter().copied().collect(),

@@ -237,14 +237,20 @@ fn show(report: &PruneReport, format: Format, done: &str) -> Result<u8, Failure>
 fn outline(report: &PruneReport) -> String {
     let pruned = &report.store;
     let mut text = String::new();
-    text.extend(pruned.names.iter().map(|name| format!("name       {name}\n")));
-    text.extend(pruned.images.iter().map(|id| format!("image      {}\n", id.short())));
+    text.extend(pruned.names.iter().map(|name| format!("name        {name}\n")));
+    text.extend(pruned.images.iter().map(|id| format!("image       {}\n", id.short())));
     for (kind, list) in [("container", &report.containers), ("volume", &report.volumes)] {
-        text.extend(list.iter().map(|files| format!("{kind:<10} {} ({})\n", files.name, size(files.size))));
+        text.extend(list.iter().map(|files| format!("{kind:<11} {} ({})\n", files.name, size(files.size))));
     }
+    text.extend(
+        pruned
+            .cache_mounts
+            .iter()
+            .map(|mount| format!("cache mount {} ({})\n", output::visible(&mount.id), size(mount.size))),
+    );
     for (kind, count) in [("layers", pruned.layers.len()), ("cache", pruned.cache.len())] {
         if count > 0 {
-            text.push_str(&format!("{kind:<10} {count}\n"));
+            text.push_str(&format!("{kind:<11} {count}\n"));
         }
     }
     text

@@ -25,6 +25,7 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         base: arguments.base.as_deref(),
         scale: &arguments.scale,
         services: &arguments.services,
+        images_only: false,
     })?;
     check_services(&loaded.plan, &arguments.services)?;
     let images = images::for_up(session, &loaded, arguments)?;
@@ -299,7 +300,7 @@ pub(crate) fn change(session: &Session, command: &Command) -> Result<u8, Failure
 pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Failure> {
     // What the file says about these services decides whether they can have that many.
     let services: Vec<String> = arguments.counts.iter().map(|(service, _)| service.clone()).collect();
-    let wanted = Wanted { base: None, scale: &arguments.counts, services: &services };
+    let wanted = Wanted { scale: &arguments.counts, services: &services, ..Wanted::default() };
     let plan = session.load_for(&wanted)?.plan;
     let counts: BTreeMap<String, u16> = arguments.counts.iter().cloned().collect();
     let mut groups = plan.network.groups;

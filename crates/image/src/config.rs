@@ -20,6 +20,9 @@ pub struct ImageConfig {
     pub author: Option<String>,
     /// Architecture as Go names it (`amd64`, `arm64`).
     pub architecture: String,
+    /// Variant of the architecture (`v7` of `arm`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
     /// Always `linux` for images that can run here.
     pub os: String,
     /// How a container of the image runs.
@@ -38,6 +41,7 @@ impl Default for ImageConfig {
             created: None,
             author: None,
             architecture: architecture().to_owned(),
+            variant: None,
             os: "linux".to_owned(),
             config: ContainerConfig::default(),
             rootfs: RootFs::default(),

@@ -88,11 +88,23 @@ fn holder(port: u16) -> Option<String> {
             continue;
         };
         if holds(&process.path(), &targets) {
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("`{}` (pid {pid})", name.trim()));
+            let read = |file| std::fs::read(process.path().join(file)).unwrap_or_default();
+            let name = String::from_utf8_lossy(&read("comm")).trim().to_owned();
+            return Some(match stack(&read("cmdline")) {
+                Some(stack) => format!("stack `{stack}`"),
+                None => format!("`{name}` (pid {pid})"),
+            });
         }
     }
     None
+}
+
+/// The stack whose process has these arguments: its name says more than that of our program, which runs many.
+fn stack(arguments: &[u8]) -> Option<String> {
+    let mut words = arguments.split(|byte| *byte == 0).skip(1);
+    let ours = words.next().is_some_and(|word| word == b"__supervise" || word == b"__netd");
+    let name = words.next().filter(|name| ours && !name.is_empty())?;
+    Some(String::from_utf8_lossy(name).into_owned())
 }
 
 fn holds(process: &Path, targets: &[String]) -> bool {

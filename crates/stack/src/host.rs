@@ -15,6 +15,9 @@ pub struct HostFacts {
     pub unprivileged_port_start: u16,
     /// Whether we may listen on every port.
     pub is_root: bool,
+    /// Hard limits of this process, by the names of `ulimits`; none where there is no limit. Nothing in a user namespace
+    /// can raise them.
+    pub limits: BTreeMap<&'static str, u64>,
     /// Where the host has routes to.
     pub routes: Vec<Route>,
     /// The host's name servers.
@@ -63,6 +66,7 @@ impl HostFacts {
             environment,
             unprivileged_port_start: port_start,
             is_root: rustix::process::geteuid().is_root(),
+            limits: limits(),
             routes: routes(&table),
             name_servers: resolvers(&read(RESOLVERS)?.unwrap_or_default()),
             mtu: mtu.and_then(|text| text.trim().parse().ok()).filter(|mtu| is_unusual(*mtu)),
@@ -78,6 +82,29 @@ impl HostFacts {
         let routes = self.routes.iter().map(|route| route.destination);
         routes.chain(self.name_servers.iter().map(|address| (*address, 32))).collect()
     }
+}
+
+fn limits() -> BTreeMap<&'static str, u64> {
+    use rustix::process::{Resource, getrlimit};
+    let resources = [
+        ("as", Resource::As),
+        ("core", Resource::Core),
+        ("cpu", Resource::Cpu),
+        ("data", Resource::Data),
+        ("fsize", Resource::Fsize),
+        ("locks", Resource::Locks),
+        ("memlock", Resource::Memlock),
+        ("msgqueue", Resource::Msgqueue),
+        ("nice", Resource::Nice),
+        ("nofile", Resource::Nofile),
+        ("nproc", Resource::Nproc),
+        ("rss", Resource::Rss),
+        ("rtprio", Resource::Rtprio),
+        ("rttime", Resource::Rttime),
+        ("sigpending", Resource::Sigpending),
+        ("stack", Resource::Stack),
+    ];
+    resources.into_iter().filter_map(|(name, resource)| Some((name, getrlimit(resource).maximum?))).collect()
 }
 
 /// The address of the interface of the default route, as the kernel chooses it for a socket; nothing is sent.

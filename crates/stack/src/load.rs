@@ -55,6 +55,8 @@ pub struct LoadOptions {
     pub strict: bool,
     /// Numbers of replicas that outweigh the file's, by service.
     pub scale: BTreeMap<String, u16>,
+    /// Only the images of the plan are of interest: what stands in the way of running it is no error.
+    pub images_only: bool,
     /// Which ports are published instead of the file's.
     pub ports: PortChoice,
 }

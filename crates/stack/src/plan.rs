@@ -203,6 +203,9 @@ pub struct Service {
     /// When its image is looked for in a registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<PullPolicy>,
+    /// The platform that its image is pulled for, where the file names one: this machine's, and maybe a variant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
     /// SHA-256 over everything above that requires recreation when it changes (hex).
     pub config_hash: String,
 }

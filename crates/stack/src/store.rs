@@ -15,8 +15,8 @@ use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Word};
 
 pub use image::{
-    CacheRoom, ChangeKind, Digest, Finding, HistoryLine, ImageRoom, ImageSummary, PrunePolicy, Pruned,
-    Reference, Removed, Room, Usage, Verification,
+    CacheMount, CacheRoom, ChangeKind, Digest, Finding, HistoryLine, ImageRoom, ImageSummary, NameLine,
+    PrunePolicy, Pruned, Reference, Removed, Room, Usage, Verification,
 };
 
 /// Files of a stack: the writable layer of a container, or a volume.
@@ -35,6 +35,8 @@ pub struct Files {
 pub struct Report {
     /// Images and the build cache.
     pub store: Usage,
+    /// Directories of `RUN --mount=type=cache`.
+    pub cache_mounts: Vec<CacheMount>,
     /// Writable layers of containers.
     pub containers: Vec<Files>,
     /// Named volumes.
@@ -79,7 +81,7 @@ pub fn find(paths: &Paths, text: &str) -> Result<Image, RemoteError> {
     Ok(Store::reader(&paths.data).find(text)?)
 }
 
-/// All images, those with names first.
+/// All images, sorted by id.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -172,7 +174,12 @@ pub fn report(paths: &Paths) -> Result<Report, RemoteError> {
     let running = running(paths)?;
     storage::run(paths, |store| {
         let files = |kind: &str| files(kind, |stack| Some(running.contains(stack)));
-        Ok(Report { store: store.usage()?, containers: files("c")?, volumes: files("v")? })
+        Ok(Report {
+            store: store.usage()?,
+            cache_mounts: store.cache_mounts()?,
+            containers: files("c")?,
+            volumes: files("v")?,
+        })
     })
 }
 

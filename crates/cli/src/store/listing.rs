@@ -1,5 +1,6 @@
 //! `images`, `history`, and `inspect` of images.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -8,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 use stack::RemoteError;
-use stack::store::{self, ImageSummary};
+use stack::store::{self, Digest, ImageRoom, ImageSummary, NameLine, Reference};
 
 use crate::args::Format;
 use crate::output::{self, Failure, size};
@@ -93,6 +94,26 @@ impl FromStr for Filter {
     }
 }
 
+/// A line of the list: an image, and one of its names if it has any.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    image: &'a ImageSummary,
+    name: Option<NameLine<'a>>,
+}
+
+impl<'a> Line<'a> {
+    /// The lines of an image.
+    fn of(image: &'a ImageSummary) -> Vec<Self> {
+        let named: Vec<Self> =
+            image.names.lines().into_iter().map(|name| Self { image, name: Some(name) }).collect();
+        if named.is_empty() { vec![Self { image, name: None }] } else { named }
+    }
+
+    fn is_named(&self, fits: impl FnOnce(&Reference) -> bool) -> bool {
+        self.name.is_some_and(|name| fits(name.reference))
+    }
+}
+
 /// One image of `images --format json`.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -103,22 +124,26 @@ struct Row {
     id: String,
     created: Option<String>,
     size: u64,
+    shared: u64,
     layers: usize,
     containers: usize,
 }
 
 /// `images`.
 pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failure> {
-    let mut list = store::images(&session.paths)?;
+    let list = store::images(&session.paths)?;
+    let mut lines: Vec<Line> = list.iter().flat_map(Line::of).collect();
+    // Those without a name at the end.
+    lines.sort_by_key(|line| (line.name.is_none(), line.name.map(|name| name.reference)));
     for filter in &arguments.filter {
-        keep(session, filter, &mut list)?;
+        keep(session, filter, &mut lines)?;
     }
     if let Some(name) = &arguments.name {
-        list.retain(|image| image.reference.as_ref().is_some_and(|known| is_named(known, name)));
+        lines.retain(|line| line.is_named(|known| is_named(known, name)));
     }
     if arguments.quiet {
         let mut ids: Vec<String> =
-            list.iter().map(|image| id(&image.id.to_string(), arguments.no_trunc)).collect();
+            lines.iter().map(|line| id(&line.image.id.to_string(), arguments.no_trunc)).collect();
         // An image with several names is one.
         let mut seen = std::collections::BTreeSet::new();
         ids.retain(|id| seen.insert(id.clone()));
@@ -126,9 +151,10 @@ pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failur
         return Ok(0);
     }
     let usage = store::usage(&session.paths)?;
-    let users: BTreeMap<String, usize> =
-        usage.image_list.iter().map(|image| (image.id.to_string(), image.containers)).collect();
-    let rows: Vec<Row> = list.into_iter().map(|image| row(image, &users)).collect();
+    let rooms: BTreeMap<&Digest, &ImageRoom> =
+        usage.image_list.iter().map(|image| (&image.id, image)).collect();
+    let rows: Vec<Row> =
+        lines.into_iter().map(|line| row(line, rooms.get(&line.image.id).copied())).collect();
     match arguments.format {
         Format::Json => output::json(&rows)?,
         Format::Table => {
@@ -155,55 +181,51 @@ pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failur
     Ok(0)
 }
 
-fn row(image: ImageSummary, users: &BTreeMap<String, usize>) -> Row {
-    let reference = image.reference.as_ref();
-    let id = image.id.to_string();
+/// `room` is none for an image that came after the rooms were looked at.
+fn row(Line { image, name }: Line, room: Option<&ImageRoom>) -> Row {
     Row {
-        name: reference.map(ToString::to_string),
-        repository: reference.map(|reference| reference.name().to_owned()),
-        tag: reference.filter(|name| name.digest().is_none()).map(|reference| reference.tag().to_owned()),
-        digest: image.digest.as_ref().map(ToString::to_string),
-        created: image.created,
+        name: name.map(|name| name.reference.to_string()),
+        repository: name.map(|name| name.reference.name().to_owned()),
+        tag: name.and_then(|name| name.tag).map(str::to_owned),
+        digest: name.and_then(|name| name.digest).map(ToString::to_string),
+        id: image.id.to_string(),
+        created: image.created.clone(),
         size: image.size,
+        shared: room.map_or(0, |room| room.shared),
         layers: image.layers,
-        containers: users.get(&id).copied().unwrap_or(0),
-        id,
+        containers: room.map_or(0, |room| room.containers),
     }
 }
 
 /// Leaves what a filter lets through.
-fn keep(session: &Session, filter: &Filter, list: &mut Vec<ImageSummary>) -> Result<(), Failure> {
+fn keep(session: &Session, filter: &Filter, lines: &mut Vec<Line>) -> Result<(), Failure> {
     match filter {
-        Filter::Dangling(wanted) => list.retain(|image| {
-            let has_tag = image.reference.as_ref().is_some_and(|reference| reference.digest().is_none());
-            has_tag != *wanted
-        }),
-        Filter::Reference(pattern) => {
-            list.retain(|image| image.reference.as_ref().is_some_and(|known| fits_name(pattern, known)));
+        Filter::Dangling(wanted) => {
+            lines.retain(|line| line.name.is_none_or(|name| name.tag.is_none()) == *wanted);
         }
-        Filter::Label(name, value) => list.retain(|image| {
-            image.labels.get(name).is_some_and(|has| value.as_ref().is_none_or(|wanted| wanted == has))
+        Filter::Reference(pattern) => {
+            lines.retain(|line| line.is_named(|known| fits_name(pattern, known)));
+        }
+        Filter::Label(name, value) => lines.retain(|line| {
+            line.image.labels.get(name).is_some_and(|has| value.as_ref().is_none_or(|wanted| wanted == has))
         }),
         Filter::Before(other) | Filter::Since(other) => {
             let limit = store::find(&session.paths, other)?.config.created;
-            let wants_older = matches!(filter, Filter::Before(_));
-            list.retain(|image| match image.created.cmp(&limit) {
-                std::cmp::Ordering::Less => wants_older,
-                std::cmp::Ordering::Greater => !wants_older,
-                std::cmp::Ordering::Equal => false,
-            });
+            let wanted = match filter {
+                Filter::Before(_) => Ordering::Less,
+                _ => Ordering::Greater,
+            };
+            lines.retain(|line| line.image.created.cmp(&limit) == wanted);
         }
     }
     Ok(())
 }
 
-fn is_named(known: &store::Reference, name: &str) -> bool {
-    known.name() == name
-        || name.parse().is_ok_and(|name: store::Reference| name == *known)
-        || fits_name(name, known)
+fn is_named(known: &Reference, name: &str) -> bool {
+    known.name() == name || name.parse().is_ok_and(|name: Reference| name == *known) || fits_name(name, known)
 }
 
-fn fits_name(pattern: &str, known: &store::Reference) -> bool {
+fn fits_name(pattern: &str, known: &Reference) -> bool {
     fits(pattern, known.name()) || fits(pattern, &format!("{}:{}", known.name(), known.tag()))
 }
 
@@ -292,24 +314,16 @@ pub(crate) fn history(session: &Session, arguments: &History) -> Result<u8, Fail
 /// `inspect` of an image, with the keys that `docker image inspect` has.
 pub(super) fn describe(session: &Session, name: &str) -> Result<Value, Failure> {
     let image = store::find(&session.paths, name)?;
-    let names = store::images(&session.paths)?.into_iter().filter(|known| known.id == image.id);
-    let (mut tags, mut digests, mut total) = (Vec::new(), Vec::new(), 0);
-    for known in names {
-        total = known.size;
-        let Some(reference) = known.reference else { continue };
-        digests.extend(known.digest.map(|digest| reference.pinned(&digest).to_string()));
-        if reference.digest().is_none() {
-            tags.push(reference.to_string());
-        }
-    }
-    digests.dedup();
+    let known = store::images(&session.paths)?.into_iter().find(|known| known.id == image.id);
+    let (names, size) = known.map(|known| (known.names, known.size)).unwrap_or_default();
+    let texts = |names: &[Reference]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
     let config = &image.config;
     let details = serde_json::to_value(&config.config).map_err(|e| RemoteError::message(e.to_string()))?;
     let newest = config.history.last();
-    Ok(json!([{
+    let mut described = json!({
         "Id": image.id.to_string(),
-        "RepoTags": tags,
-        "RepoDigests": digests,
+        "RepoTags": texts(&names.tags),
+        "RepoDigests": texts(&names.digests),
         "Parent": "",
         "Comment": newest.and_then(|line| line.comment.clone()).unwrap_or_default(),
         "Created": config.created,
@@ -317,12 +331,16 @@ pub(super) fn describe(session: &Session, name: &str) -> Result<Value, Failure> 
         "Config": details,
         "Architecture": config.architecture,
         "Os": config.os,
-        "Size": total,
+        "Size": size,
         "RootFS": {
             "Type": config.rootfs.kind,
             "Layers": config.rootfs.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
-    }]))
+    });
+    if let Some(variant) = &config.variant {
+        described["Variant"] = json!(variant);
+    }
+    Ok(json!([described]))
 }
 
 #[cfg(test)]

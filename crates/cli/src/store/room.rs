@@ -1,5 +1,7 @@
 //! `df`: what takes up room, and how much of it could be freed.
 
+use std::time::SystemTime;
+
 use clap::Args;
 use serde::Serialize;
 use stack::store::{self, Files, Report, Room};
@@ -44,22 +46,29 @@ pub(crate) fn df(session: &Session, arguments: &Df) -> Result<u8, Failure> {
 fn summary(report: &Report) -> Vec<Row> {
     vec![
         Row { kind: "images", room: report.store.images },
-        Row { kind: "containers", room: room(&report.containers) },
-        Row { kind: "volumes", room: room(&report.volumes) },
+        Row { kind: "containers", room: room(report.containers.iter().map(in_stack)) },
+        Row { kind: "volumes", room: room(report.volumes.iter().map(in_stack)) },
         Row { kind: "build cache", room: report.store.cache },
+        Row {
+            kind: "cache mounts",
+            room: room(report.cache_mounts.iter().map(|mount| (mount.size, mount.in_use))),
+        },
     ]
 }
 
-/// The room of stacks' files; what a stack that runs has is in use.
-fn room(files: &[Files]) -> Room {
-    let (active, idle): (Vec<&Files>, Vec<&Files>) = files.iter().partition(|files| files.active);
-    let sum = |list: &[&Files]| list.iter().map(|files| files.size).sum::<u64>();
-    Room {
-        total: files.len(),
-        active: active.len(),
-        size: sum(&active) + sum(&idle),
-        reclaimable: sum(&idle),
-    }
+/// What a stack that runs has is in use.
+fn in_stack(files: &Files) -> (u64, bool) {
+    (files.size, files.active)
+}
+
+/// The room of things with a size each, in use or not.
+fn room(things: impl Iterator<Item = (u64, bool)>) -> Room {
+    things.fold(Room::default(), |room, (size, active)| Room {
+        total: room.total + 1,
+        active: room.active + usize::from(active),
+        size: room.size + size,
+        reclaimable: room.reclaimable + if active { 0 } else { size },
+    })
 }
 
 fn table(rows: &[Row]) -> String {
@@ -94,21 +103,33 @@ fn details(report: &Report) -> String {
     let head = ["IMAGE", "ID", "CREATED", "SIZE", "SHARED", "UNIQUE", "CONTAINERS"];
     let mut text = output::table(&head, &images.collect::<Vec<_>>());
     for (title, list) in [("CONTAINER", &report.containers), ("VOLUME", &report.volumes)] {
-        let state = |files: &Files| if files.active { "in use" } else { "idle" }.to_owned();
-        let rows = list.iter().map(|files| vec![files.name.clone(), size(files.size), state(files)]);
+        let rows = list.iter().map(|files| vec![files.name.clone(), size(files.size), state(files.active)]);
         text.push('\n');
         text.push_str(&output::table(&[title, "SIZE", "STATE"], &rows.collect::<Vec<_>>()));
     }
     let cache = report.store.cache_list.iter().map(|entry| {
-        let used = entry.used.elapsed().unwrap_or_default().as_secs_f64();
         vec![
             id(&entry.id.to_string(), false),
             size(entry.size),
-            age(used),
+            idle_for(entry.used),
             if entry.shared { "yes" } else { "no" }.to_owned(),
         ]
     });
     text.push('\n');
     text.push_str(&output::table(&["CACHE ID", "SIZE", "LAST USED", "SHARED"], &cache.collect::<Vec<_>>()));
+    let mounts = report.cache_mounts.iter().map(|mount| {
+        vec![output::visible(&mount.id), size(mount.size), idle_for(mount.last_used), state(mount.in_use)]
+    });
+    text.push('\n');
+    let head = ["CACHE MOUNT", "SIZE", "LAST USED", "STATE"];
+    text.push_str(&output::table(&head, &mounts.collect::<Vec<_>>()));
     text
+}
+
+fn state(active: bool) -> String {
+    if active { "in use" } else { "idle" }.to_owned()
+}
+
+fn idle_for(used: SystemTime) -> String {
+    age(used.elapsed().unwrap_or_default().as_secs_f64())
 }

@@ -11,7 +11,7 @@
 
 use std::fs::{self, File, FileTimes};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use crate::digest::LayerId;
 use crate::dockerfile::{FileOwner, Sharing};
 use crate::error::{Error, Result};
 use crate::node::{self, Attributes};
-use crate::remove::remove_tree;
+use crate::remove::tree_size;
 use crate::scratch::{self, Scratch, make_private_dir};
 use crate::store::Store;
 
@@ -42,14 +42,18 @@ struct Info {
 }
 
 /// A cache directory, for listings and for `prune`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheMount {
     /// The id that Dockerfiles know it by.
     pub id: String,
+    /// Size of its files, bytes.
+    pub size: u64,
     /// When a command used it last.
     pub last_used: SystemTime,
+    /// A command uses it now.
+    pub in_use: bool,
     /// Name of its directory.
-    name: String,
+    pub(crate) name: String,
 }
 
 impl CacheDir {
@@ -138,7 +142,7 @@ fn lock(dir: &Path, sharing: Sharing) -> Result<Option<File>> {
 }
 
 impl Store {
-    /// All cache directories, those in use included.
+    /// All cache directories, with the room that they take.
     pub fn cache_mounts(&self) -> Result<Vec<CacheMount>> {
         let all = self.data_dir().join(DIRECTORY);
         let fail = |cause| Error::io("read directory", &all, cause);
@@ -149,26 +153,38 @@ impl Store {
         let mut found = Vec::new();
         for entry in entries {
             let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
-            let Some(info) = self.read_json::<Info>(&all.join(&name).join("info.json"))? else { continue };
-            let lock = all.join(&name).join("lock");
-            let used = fs::metadata(&lock).and_then(|meta| meta.modified());
-            let last_used = used.map_err(|cause| Error::io("look up", &lock, cause))?;
-            found.push(CacheMount { id: info.id, last_used, name });
+            found.extend(self.cache_mount(name)?);
         }
         found.sort_by(|a, b| (&a.id, &a.name).cmp(&(&b.id, &b.name)));
         Ok(found)
     }
 
-    /// A cache directory's place, for its size.
-    pub fn cache_mount_path(&self, cache: &CacheMount) -> PathBuf {
-        self.data_dir().join(DIRECTORY).join(&cache.name)
+    /// None if it has been taken away meanwhile.
+    fn cache_mount(&self, name: String) -> Result<Option<CacheMount>> {
+        let dir = self.data_dir().join(DIRECTORY).join(&name);
+        let lock = dir.join("lock");
+        // For a moment only: who wants it meanwhile takes another one, or waits.
+        let is_free = scratch::try_lock(&lock)?.is_some();
+        // What was killed before it had made it whole has neither lock nor record, but is something to take away.
+        let used = fs::metadata(&lock).or_else(|_| fs::metadata(&dir));
+        let last_used = match used.and_then(|meta| meta.modified()) {
+            Ok(time) => time,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(Error::io("look up", dir, cause)),
+        };
+        let in_use = !is_free && lock.exists();
+        let info = self.read_json::<Info>(&dir.join("info.json"))?;
+        let id = info.map_or_else(|| name.clone(), |info| info.id);
+        Ok(Some(CacheMount { id, size: tree_size(&dir.join("d"))?, last_used, in_use, name }))
     }
 
-    /// Deletes a cache directory; false where a command uses it.
-    pub fn remove_cache_mount(&self, cache: &CacheMount) -> Result<bool> {
-        let dir = self.cache_mount_path(cache);
+    /// Moves a cache directory away, to be deleted with `scratch`; false where a command uses it.
+    pub(crate) fn take_cache_mount(&self, cache: &CacheMount, scratch: &Scratch) -> Result<bool> {
+        let dir = self.data_dir().join(DIRECTORY).join(&cache.name);
+        // Whoever waits for the lock sees that the directory has lost its name.
         let Some(_lock) = try_lock(&dir.join("lock"), File::try_lock)? else { return Ok(false) };
-        remove_tree(&dir)?;
+        fs::rename(&dir, scratch.path().join(&cache.name))
+            .map_err(|cause| Error::io("move away cache directory", dir, cause))?;
         Ok(true)
     }
 }

@@ -15,6 +15,7 @@ use crate::reference::Reference;
 use crate::store::images::TagRecord;
 use crate::store::layers::{LayerRecord, short};
 use crate::store::lease::{self, Hold};
+use crate::store::names::Names;
 use crate::store::{Store, json_files};
 
 /// The store at one moment.
@@ -115,14 +116,14 @@ impl Contents {
         self.holds.iter().filter_map(Hold::image).collect()
     }
 
-    /// The images that have a name which may come to mean another one: a digest alone keeps none.
+    /// The images that have a tag: a digest alone keeps none.
     pub(crate) fn tagged_images(&self) -> BTreeSet<&Digest> {
         self.tags.iter().filter(|(name, _)| name.digest().is_none()).map(|(_, id)| id).collect()
     }
 
     /// The names of an image.
-    pub(crate) fn names_of(&self, id: &Digest) -> Vec<&Reference> {
-        self.tags.iter().filter(|(_, tagged)| *tagged == id).map(|(name, _)| name).collect()
+    pub(crate) fn names_of(&self, id: &Digest) -> Names {
+        Names::new(self.tags.iter().filter(|(_, tagged)| *tagged == id).map(|(name, _)| name.clone()))
     }
 
     /// The layers, by the digits that name them, that these images have.

@@ -11,18 +11,16 @@ use crate::error::{Error, Result};
 use crate::reference::Reference;
 use crate::scratch::{self, Pending};
 use crate::store::lease::Hold;
+use crate::store::names::Names;
 use crate::store::{Store, json_files};
 
-/// One line of `inception-run images`.
-#[derive(Clone, Debug, Serialize)]
+/// An image, for lists.
+#[derive(Clone, Debug)]
 pub struct ImageSummary {
-    /// The name; none for an image that a newer one has taken the name from. A name with a digest is listed where it
-    /// is the only one of its repository.
-    pub reference: Option<Reference>,
-    /// The digest that a registry has it under by this name.
-    pub digest: Option<Digest>,
-    /// The image's id.
+    /// Its id.
     pub id: Digest,
+    /// What it is called.
+    pub names: Names,
     /// RFC 3339, UTC.
     pub created: Option<String>,
     /// Size of the files in all its layers, bytes.
@@ -76,51 +74,33 @@ impl Store {
         Ok(Some(Image { id: id.clone(), config, layers }))
     }
 
-    /// All images, those with names first, sorted by name.
+    /// All images, sorted by id.
     pub fn images(&self) -> Result<Vec<ImageSummary>> {
-        let mut tags = Vec::new();
+        let mut names: BTreeMap<Digest, Vec<Reference>> = BTreeMap::new();
         for path in json_files(&self.data_dir.join("tags"))? {
-            tags.extend(self.read_json::<TagRecord>(&path)?);
-        }
-        let (pinned, tags): (Vec<_>, Vec<_>) =
-            tags.into_iter().partition(|tag| tag.reference.digest().is_some());
-        let same = |one: &TagRecord, other: &TagRecord| {
-            one.id == other.id && one.reference.name() == other.reference.name()
-        };
-        let alone = pinned.iter().filter(|pin| !tags.iter().any(|tag| same(tag, pin)));
-        let mut list = Vec::new();
-        for tag in tags.iter().chain(alone) {
-            let pin = pinned.iter().find(|pin| same(pin, tag));
-            let digest = pin.and_then(|pin| pin.reference.digest()).cloned();
-            list.extend(self.summary(&tag.id, Some(tag.reference.clone()), digest)?);
-        }
-        list.sort_by(|a, b| a.reference.cmp(&b.reference));
-        let mut unnamed = Vec::new();
-        for path in json_files(&self.data_dir.join("images"))? {
-            let Some(id) = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()) else { continue };
-            if !list.iter().any(|named| named.id == id) {
-                unnamed.extend(self.summary(&id, None, None)?);
+            if let Some(tag) = self.read_json::<TagRecord>(&path)? {
+                names.entry(tag.id).or_default().push(tag.reference);
             }
         }
-        list.append(&mut unnamed);
-        Ok(list)
-    }
-
-    fn summary(
-        &self,
-        id: &Digest,
-        reference: Option<Reference>,
-        digest: Option<Digest>,
-    ) -> Result<Option<ImageSummary>> {
-        let Some(config) = self.read_json::<ImageConfig>(&self.image_path(id))? else { return Ok(None) };
-        let mut size = 0;
-        for layer in &config.rootfs.diff_ids {
-            size += self.layer_record(layer)?.map_or(0, |record| record.size);
+        let mut list = Vec::new();
+        for path in json_files(&self.data_dir.join("images"))? {
+            let id = path.file_stem().and_then(|stem| stem.to_str()?.parse::<Digest>().ok());
+            let Some(id) = id else { continue };
+            let Some(config) = self.read_json::<ImageConfig>(&path)? else { continue };
+            let mut size = 0;
+            for layer in &config.rootfs.diff_ids {
+                size += self.layer_record(layer)?.map_or(0, |record| record.size);
+            }
+            list.push(ImageSummary {
+                names: Names::new(names.remove(&id).unwrap_or_default()),
+                id,
+                created: config.created,
+                size,
+                layers: config.rootfs.diff_ids.len(),
+                labels: config.config.labels,
+            });
         }
-        let layers = config.rootfs.diff_ids.len();
-        let labels = config.config.labels;
-        let (id, created) = (id.clone(), config.created);
-        Ok(Some(ImageSummary { reference, digest, id, created, size, layers, labels }))
+        Ok(list)
     }
 
     /// Keeps an image's configuration; its layers must be in the store. It stays for as long as this store's lease,

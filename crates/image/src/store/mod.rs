@@ -6,6 +6,7 @@
 //! images/<64 hex>.json   an image configuration, as its digest says
 //! tags/<name>.json       which image a name means
 //! cache/<64 hex>.json    which layer an instruction made
+//! m/<24 hex>/            a directory of `RUN --mount=type=cache`
 //! tmp/                   work in progress, each with a lock that dies with its owner
 //! leases/                what processes use, each with a lock that dies with them
 //! ```
@@ -26,6 +27,7 @@ mod import;
 pub(crate) mod layers;
 mod lease;
 mod lock;
+mod names;
 mod prune;
 mod usage;
 mod verify;
@@ -48,6 +50,7 @@ pub use import::{CommitOptions, ImportOptions, default_config};
 pub use layers::MAX_LAYERS;
 pub(crate) use layers::check_count;
 pub use lease::{Hold, Lease};
+pub use names::{NameLine, Names};
 pub use prune::{PrunePolicy, Pruned, Removed};
 pub use usage::{CacheRoom, HistoryLine, ImageRoom, Room, Usage};
 pub use verify::{Finding, Verification};

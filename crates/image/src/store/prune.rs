@@ -5,20 +5,22 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::build::CacheMount;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
 use crate::scratch::{self, Scratch};
 use crate::store::Store;
-use crate::store::contents::Contents;
+use crate::store::contents::{Contents, KeptEntry};
 use crate::store::layers::short;
 use crate::store::lease::Hold;
 use crate::store::lock::Lock;
+use crate::store::names::Names;
 
 /// What may be deleted. What is in use never is.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PrunePolicy {
-    /// Images that have a name, too, and the whole build cache.
+    /// Images that have a name, too, and the whole build cache. Directories of `RUN --mount=type=cache` are of it.
     pub all: bool,
     /// Only what has not come or been used since then.
     pub before: Option<SystemTime>,
@@ -35,9 +37,11 @@ pub struct Pruned {
     pub images: Vec<Digest>,
     /// Entries of the build cache.
     pub cache: Vec<Digest>,
+    /// Directories of `RUN --mount=type=cache`.
+    pub cache_mounts: Vec<CacheMount>,
     /// Layers, by the digits that name them.
     pub layers: Vec<String>,
-    /// Size of the layers, bytes.
+    /// Size of the layers and of the cache directories, bytes.
     pub bytes: u64,
 }
 
@@ -58,15 +62,32 @@ impl Store {
     /// Deletes what the policy says and nobody uses. Only says what that is if `dry_run`.
     pub fn prune(&self, policy: &PrunePolicy, dry_run: bool) -> Result<Pruned> {
         let scratch = Scratch::new(&self.tmp())?;
+        // Measured before anybody has to wait. They have locks of their own.
+        let mounts = self.cache_mounts()?;
         let lock = Lock::exclusive(self.data_dir())?;
         let contents = Contents::read(self)?;
-        let doomed = plan(&contents, policy);
+        let mut doomed = plan(&contents, &mounts, policy);
         if !dry_run {
             self.take_away(&contents, &doomed, &scratch)?;
         }
         // Nobody has to wait while files are deleted.
         drop(lock);
+        if !dry_run {
+            self.take_away_mounts(&mut doomed, &scratch)?;
+        }
         Ok(doomed)
+    }
+
+    /// Takes away the cache directories that are doomed, but for those that a command has begun to use.
+    fn take_away_mounts(&self, doomed: &mut Pruned, scratch: &Scratch) -> Result<()> {
+        for mount in std::mem::take(&mut doomed.cache_mounts) {
+            if self.take_cache_mount(&mount, scratch)? {
+                doomed.cache_mounts.push(mount);
+            } else {
+                doomed.bytes -= mount.size;
+            }
+        }
+        Ok(())
     }
 
     /// Takes away a name, and with the last one the image; an id takes all. `force` takes several names, and a name
@@ -79,9 +100,9 @@ impl Store {
         let doomed = Pruned {
             names: removed.untagged.clone(),
             images: removed.image.clone().into_iter().collect(),
-            cache: Vec::new(),
             layers: removed.layers.clone(),
             bytes: removed.bytes,
+            ..Pruned::default()
         };
         self.take_away(&contents, &doomed, &scratch)?;
         drop(lock);
@@ -124,8 +145,23 @@ impl Store {
     }
 }
 
+/// Something of the build cache.
+enum Cached<'a> {
+    Entry(&'a Digest, &'a KeptEntry),
+    Mount(&'a CacheMount),
+}
+
+impl Cached<'_> {
+    fn used(&self) -> SystemTime {
+        match self {
+            Self::Entry(_, entry) => entry.used,
+            Self::Mount(mount) => mount.last_used,
+        }
+    }
+}
+
 /// What goes by a policy.
-fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
+fn plan(contents: &Contents, mounts: &[CacheMount], policy: &PrunePolicy) -> Pruned {
     let is_old = |time: SystemTime| policy.before.is_none_or(|before| time < before);
     let mut used = contents.held_images();
     if !policy.all {
@@ -140,68 +176,71 @@ fn plan(contents: &Contents, policy: &PrunePolicy) -> Pruned {
 
     let mut needed = contents.layers_of(kept.into_iter().map(|(id, _)| id));
     needed.extend(contents.held_layers());
-    let mut cache: Vec<_> = contents.cache.iter().collect();
-    cache.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.used));
+    let entries = contents.cache.iter().map(|(key, entry)| Cached::Entry(key, entry));
+    let idle = mounts.iter().filter(|mount| !mount.in_use).map(Cached::Mount);
+    let mut cache: Vec<Cached> = entries.chain(idle).collect();
+    cache.sort_by_key(|cached| std::cmp::Reverse(cached.used()));
     let mut room = policy.keep_cache;
-    let mut dropped = Vec::new();
+    let mut has_room = |size: u64| match &mut room {
+        Some(room) if size <= *room => {
+            *room -= size;
+            true
+        }
+        // Older ones do not take the place of a large one.
+        Some(room) => {
+            *room = 0;
+            false
+        }
+        None => false,
+    };
+    let mut doomed = Pruned { names, images: images.into_iter().cloned().collect(), ..Pruned::default() };
     let mut cached = BTreeSet::new();
-    for (key, entry) in cache {
-        let layer = entry.layer.as_ref().map(short);
-        let costs = layer.filter(|layer| !needed.contains(layer) && !cached.contains(layer));
-        let size = contents.size_of(costs);
-        let stays = !is_old(entry.used)
-            || match &mut room {
-                Some(room) if size <= *room => {
-                    *room -= size;
-                    true
-                }
-                // Older ones do not take the place of a large one.
-                Some(room) => {
-                    *room = 0;
-                    false
-                }
+    for item in cache {
+        let is_young = !is_old(item.used());
+        match item {
+            Cached::Entry(key, entry) => {
+                let layer = entry.layer.as_ref().map(short);
+                let costs = layer.filter(|layer| !needed.contains(layer) && !cached.contains(layer));
                 // What images have anyway costs nothing to keep.
-                None => costs.is_none() && !policy.all,
-            };
-        if stays {
-            cached.extend(layer);
-        } else {
-            dropped.push(key.clone());
+                let is_free = costs.is_none() && !policy.all && policy.keep_cache.is_none();
+                if is_young || is_free || has_room(contents.size_of(costs)) {
+                    cached.extend(layer);
+                } else {
+                    doomed.cache.push(key.clone());
+                }
+            }
+            Cached::Mount(mount) if is_young || has_room(mount.size) => {}
+            Cached::Mount(mount) => doomed.cache_mounts.push(mount.clone()),
         }
     }
     needed.extend(cached);
-    let layers: Vec<String> =
+    doomed.layers =
         contents.layers.keys().filter(|layer| !needed.contains(layer.as_str())).cloned().collect();
-    let bytes = contents.size_of(layers.iter().map(String::as_str));
-    dropped.sort();
-    Pruned { names, images: images.into_iter().cloned().collect(), cache: dropped, layers, bytes }
+    doomed.bytes = contents.size_of(doomed.layers.iter().map(String::as_str))
+        + doomed.cache_mounts.iter().map(|mount| mount.size).sum::<u64>();
+    doomed.cache.sort();
+    doomed.cache_mounts.sort_by(|a, b| (&a.id, &a.name).cmp(&(&b.id, &b.name)));
+    doomed
 }
 
 /// What goes when an image is removed, by Docker's rules.
 fn removal(contents: &Contents, text: &str, force: bool) -> Result<Removed> {
     let (id, name) = contents.find(text)?;
-    let names: Vec<Reference> = contents.names_of(&id).into_iter().cloned().collect();
-    // The digest that a registry has it under goes with the last tag of that repository.
-    let tags = names.iter().filter(|known| known.digest().is_none()).count();
-    let goes_with = |name: &Reference| {
-        let others = |known: &&Reference| known.name() == name.name() && *known != name;
-        let digests_alone = names.iter().filter(others).all(|known| known.digest().is_some());
-        let pinned = names.iter().filter(others).filter(|_| digests_alone && name.digest().is_none());
-        [name].into_iter().chain(pinned).cloned().collect::<Vec<_>>()
-    };
-    match name.as_ref().map(goes_with) {
+    let names = contents.names_of(&id);
+    let untagged = |names: &Names| names.all().cloned().collect();
+    match name.map(|name| names.going_with(&name)) {
         Some(going) if going.len() < names.len() => {
-            return Ok(Removed { untagged: going, ..Removed::default() });
+            return Ok(Removed { untagged: untagged(&going), ..Removed::default() });
         }
         Some(_) => {}
-        None if tags > 1 && !force => {
-            let names = names.iter().map(ToString::to_string).collect();
+        None if names.tags.len() > 1 && !force => {
+            let names = names.tags.iter().map(ToString::to_string).collect();
             return Err(Error::ManyNames { image: id.short().to_owned(), names });
         }
         // Without a name nobody could ask for it any more: that takes a name to be said.
         None => in_use(contents, &id).map_or(Ok(()), Err)?,
     }
-    let untagged = names;
+    let untagged = untagged(&names);
     match in_use(contents, &id) {
         // The image stays without a name until nobody uses it.
         Some(_) if force => return Ok(Removed { untagged, ..Removed::default() }),

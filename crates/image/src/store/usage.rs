@@ -32,7 +32,7 @@ pub struct Room {
 pub struct ImageRoom {
     /// Its id.
     pub id: Digest,
-    /// Its names.
+    /// Its tags, and digests of repositories of which it has none.
     pub names: Vec<Reference>,
     /// RFC 3339, UTC.
     pub created: Option<String>,
@@ -102,7 +102,7 @@ impl Store {
                 let users = |hold: &&Hold| matches!(hold, Hold::Container { image, .. } if image == id);
                 ImageRoom {
                     id: id.clone(),
-                    names: contents.names_of(id).into_iter().cloned().collect(),
+                    names: contents.names_of(id).lines().iter().map(|line| line.reference.clone()).collect(),
                     created: image.config.as_ref().and_then(|config| config.created.clone()),
                     size: contents.size_of(own.iter().copied()),
                     shared: contents.size_of(own.iter().filter(is_shared).copied()),

@@ -55,12 +55,18 @@ pub(super) fn parse(
             "ipam" => ipam(node, &place, &mut network, warnings)?,
             "driver" => {
                 let driver = node.text("driver")?;
-                if driver != "bridge" && driver != "default" {
-                    return Err(Fault::new(
-                        &node.span,
-                        format!("network driver `{driver}` is not supported"),
-                    )
-                    .hint("leave `driver` out: every network is a bridge of the stack's own"));
+                match driver.as_str() {
+                    "" | "bridge" | "default" => {}
+                    // Between the machines of a Swarm it is what a bridge is on one.
+                    "overlay" => {
+                        let text = format!("`overlay` of {place} is a bridge: there is one machine");
+                        warnings.push((node.span.clone(), text));
+                    }
+                    driver => {
+                        let message = format!("network driver `{driver}` is not supported");
+                        return Err(Fault::new(&node.span, message)
+                            .hint("leave `driver` out: every network is a bridge of the stack's own"));
+                    }
                 }
             }
             "driver_opts" => {

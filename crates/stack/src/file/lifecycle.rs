@@ -120,15 +120,15 @@ pub(super) fn command(node: &Node, what: &str) -> Checked<Vec<String>> {
     }
 }
 
-/// Checks that `platform` is this machine's.
-pub(super) fn platform(node: &Node, place: &str) -> Checked<()> {
+/// Reads `platform`, which must be this machine's; none where it leaves the architecture open.
+pub(super) fn platform(node: &Node, place: &str) -> Checked<Option<String>> {
     let text = node.text("platform")?;
     let mut parts = text.split('/');
     let (system, rest): (_, Vec<&str>) = (parts.next().unwrap_or_default(), parts.collect());
     let machine = std::env::consts::ARCH;
     // `linux`, `ARCHITECTURE` and `linux/ARCHITECTURE[/VARIANT]`.
     let asked = match (system, rest.as_slice()) {
-        ("linux" | "", []) => return Ok(()),
+        ("linux" | "", []) => return Ok(None),
         ("linux", [architecture, ..]) => *architecture,
         (architecture, []) => architecture,
         _ => {
@@ -137,7 +137,7 @@ pub(super) fn platform(node: &Node, place: &str) -> Checked<()> {
         }
     };
     if architecture(asked) == machine {
-        return Ok(());
+        return Ok(Some(text));
     }
     let message = format!("{place} is for `{text}`, and this machine is `linux/{}`", ours(machine));
     Err(Fault::new(&node.span, message).hint(

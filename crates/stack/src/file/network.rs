@@ -117,10 +117,7 @@ pub(super) fn read(
         "dns_opt" => settled.dns_opt = one_or_more(node, |item| option(item, name))?,
         "extra_hosts" => keys.extra_hosts = extra_hosts(node)?,
         "egress" => keys.egress = egress(node)?,
-        "links" => {
-            keys.links = links(node, name)?;
-            tell_aliases(&keys.links, warnings);
-        }
+        "links" => keys.links = links(node, name)?,
         "external_links" => keys.external_links = links(node, name)?,
         "mac_address" => keys.mac = Some(mac(node)?),
         "networks" => keys.networks = Some(networks(node, place, warnings)?),
@@ -266,15 +263,6 @@ fn extra_host(span: &Span, name: &str, text: &str) -> Checked<ExtraHost> {
         })?),
     };
     Ok(ExtraHost { name: name.to_owned(), address, span: span.clone() })
-}
-
-fn tell_aliases(links: &[LinkFile], warnings: &mut Vec<(Span, String)>) {
-    for link in links {
-        let Some(alias) = &link.alias else { continue };
-        let service = &link.service.value;
-        let message = format!("`{alias}` of `links` is a name of `{service}` for all of its networks");
-        warnings.push((link.service.span.clone(), message));
-    }
 }
 
 /// `SERVICE` or `SERVICE:ALIAS` items.

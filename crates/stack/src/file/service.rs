@@ -44,6 +44,8 @@ pub(crate) struct ServiceFile {
     pub(crate) devices: Vec<DeviceFile>,
     /// The file of `security_opt: seccomp=FILE`.
     pub(crate) seccomp_profile: Option<Located<String>>,
+    /// Where `ulimits` is.
+    pub(crate) ulimits: Option<Span>,
     /// `restart`, which outweighs that of `deploy`.
     pub(super) restart: Option<RestartPolicy>,
     pub(super) deploy_restart: Option<RestartPolicy>,
@@ -87,6 +89,7 @@ pub(crate) fn parse(
         volumes_from: Vec::new(),
         devices: Vec::new(),
         seccomp_profile: None,
+        ulimits: None,
         restart: None,
         deploy_restart: None,
         cpu_time: CpuTime::default(),
@@ -182,6 +185,7 @@ fn defaults(name: &str, format: Format) -> Service {
         logging: Logging::default(),
         unattached: false,
         pull_policy: None,
+        platform: None,
         config_hash: String::new(),
     }
 }
@@ -199,7 +203,7 @@ fn read_key(
         "build" => service.build = Some(build::parse(node, place, warnings)?),
         "image" => service.image = Some(located(node, node.text(name)?)),
         "rootfs" => service.rootfs = Some(located(node, node.text(name)?)),
-        "platform" => lifecycle::platform(node, place)?,
+        "platform" => settled.platform = lifecycle::platform(node, place)?,
         "pull_policy" => settled.pull_policy = Some(lifecycle::pull_policy(node)?),
         "pull_refresh_after" => settled.pull_policy = Some(PullPolicy::Every(seconds(node, name)?)),
         "entrypoint" => settled.entrypoint = Some(command(node, name)?),
@@ -233,7 +237,10 @@ fn read_key(
         "attach" => settled.unattached = !node.boolean(name)?,
         "post_start" => settled.post_start = lifecycle::hooks(node, name, warnings)?,
         "pre_stop" => settled.pre_stop = lifecycle::hooks(node, name, warnings)?,
-        "ulimits" => settled.ulimits = ulimits(node)?,
+        "ulimits" => {
+            settled.ulimits = ulimits(node)?;
+            service.ulimits = Some(key.span.clone());
+        }
         "sysctls" => settled.sysctls = text_map(node, name)?,
         "cap_add" => settled.cap_add = capabilities(node, name)?,
         "cap_drop" => settled.cap_drop = capabilities(node, name)?,

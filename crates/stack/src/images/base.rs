@@ -140,7 +140,9 @@ fn prepare(
         for (reference, pull) in missing {
             let image = match store.image(&reference)? {
                 Some(image) if !pull => image,
-                _ => provide(paths, &reference, pull, progress)?,
+                _ => {
+                    provide(paths, &Wanted { reference: reference.clone(), platform: None }, pull, progress)?
+                }
             };
             if probe {
                 packages_in_reach(store, &image)?;
@@ -216,13 +218,21 @@ fn packages_in_reach(store: &Store, image: &Image) -> Result<(), RemoteError> {
     Err(unreachable(why))
 }
 
+/// An image that is to be had.
+pub(super) struct Wanted<'a> {
+    pub(super) reference: Reference,
+    /// For another platform than this machine's.
+    pub(super) platform: Option<&'a str>,
+}
+
 /// Brings a base image into the store; `again` though it may be there.
 pub(super) fn provide(
     paths: &Paths,
-    reference: &Reference,
+    wanted: &Wanted<'_>,
     again: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, RemoteError> {
+    let reference = &wanted.reference;
     let store = paths.store()?;
     let configured: Vec<PathBuf> = std::env::var_os("INCEPTION_BASE_DIR")
         .map(|list| std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect())
@@ -231,7 +241,7 @@ pub(super) fn provide(
     let name = reference.to_string();
     let found = match image::base::locate(reference, &sources)? {
         Some(found) => found,
-        None => match pull(paths, reference, progress) {
+        None => match pull(paths, wanted, progress) {
             Ok(image) => return Ok(image),
             Err(failed) => instead(reference, &sources, failed, progress)?,
         },
@@ -278,11 +288,11 @@ pub(super) fn provide(
 /// Pulls an image from its registry.
 pub(super) fn pull(
     paths: &Paths,
-    reference: &Reference,
+    wanted: &Wanted<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, registry::Failed> {
-    let image = reference.to_string();
-    let pulled = registry::pull(paths, &image, None, &mut |event| {
+    let image = wanted.reference.to_string();
+    let pulled = registry::pull(paths, &image, wanted.platform, &mut |event| {
         progress(Progress::Transfer { image: image.clone(), event });
     })?;
     let id = Digest::from_str(&pulled.id).map_err(RemoteError::from)?;

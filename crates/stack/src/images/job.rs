@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -40,9 +40,12 @@ impl Job {
     ) -> Result<Self, RemoteError> {
         let context = reachable(&build.context, handles)?;
         let inside = match dockerfile.path.strip_prefix(&build.context) {
-            Ok(relative) => context.join(relative),
-            Err(_) if build.inline.is_some() => context.clone(),
-            Err(_) => reachable(&dockerfile.path, handles)?,
+            // What leads out of the context leads out of its mount, too.
+            Ok(relative) if !relative.components().any(|part| part == Component::ParentDir) => {
+                context.join(relative)
+            }
+            _ if build.inline.is_some() => context.clone(),
+            _ => reachable(&dockerfile.path, handles)?,
         };
         let mut tags = Vec::new();
         for tag in [&build.image].into_iter().filter(|name| !name.is_empty()).chain(&build.tags) {

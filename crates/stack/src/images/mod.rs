@@ -19,8 +19,9 @@ use std::str::FromStr;
 use image::{Digest, Image, ImportOptions, Reference, Store};
 use serde::{Deserialize, Serialize};
 
+use self::base::Wanted;
 use crate::paths::Paths;
-use crate::plan::{Build, Plan, Source};
+use crate::plan::{Build, Plan, Service, Source};
 use crate::registry::Transfer;
 use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Handle};
@@ -145,16 +146,16 @@ pub fn provide(
     let mut ids = BTreeMap::new();
     let mut builds = Vec::new();
     for service in plan.services.iter() {
-        let wanted = options.services.is_empty() || options.services.contains(&service.name);
+        let is_asked_for = options.services.is_empty() || options.services.contains(&service.name);
         match &service.source {
             Source::Build(build) => {
                 let present = existing(&store, build)?;
-                let policy = service.pull_policy.filter(|_| wanted);
-                let image = match options.build && wanted {
+                let policy = service.pull_policy.filter(|_| is_asked_for);
+                let image = match options.build && is_asked_for {
                     true => None,
                     false => {
-                        let name = reference(&build.image)?;
-                        pull::before_build(paths, &store, &name, present, policy, progress)?
+                        let wanted = wanted(&build.image, service)?;
+                        pull::before_build(paths, &store, &wanted, present, policy, progress)?
                     }
                 };
                 match image {
@@ -163,8 +164,8 @@ pub fn provide(
                 }
             }
             Source::Image(name) => {
-                let policy = service.pull_policy.filter(|_| wanted);
-                let image = pull::named(paths, &store, &reference(name)?, policy, progress)
+                let policy = service.pull_policy.filter(|_| is_asked_for);
+                let image = pull::named(paths, &store, &wanted(name, service)?, policy, progress)
                     .context(|| format!("provide the image of service `{}`", service.name))?;
                 ids.insert(service.name.clone(), image.id.to_string());
             }
@@ -228,6 +229,11 @@ pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<(), RemoteErro
 
 fn reference(name: &str) -> Result<Reference, RemoteError> {
     Ok(Reference::from_str(name)?)
+}
+
+/// A service's image, as its registry is asked for it.
+fn wanted<'a>(name: &str, service: &'a Service) -> Result<Wanted<'a>, RemoteError> {
+    Ok(Wanted { reference: reference(name)?, platform: service.platform.as_deref() })
 }
 
 /// The image of an earlier build: the forced base's own where there is one, else the one used last.

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use image::{Image, Reference, Store};
+use image::{Image, Store};
 
-use super::{Progress, base};
+use super::Progress;
+use super::base::{self, Wanted};
 use crate::paths::Paths;
 use crate::plan::PullPolicy;
 use crate::remote::RemoteError;
@@ -13,10 +14,11 @@ use crate::remote::RemoteError;
 pub(super) fn named(
     paths: &Paths,
     store: &Store,
-    reference: &Reference,
+    wanted: &Wanted<'_>,
     policy: Option<PullPolicy>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Image, RemoteError> {
+    let reference = &wanted.reference;
     let present = store.image(reference)?;
     match (policy, present) {
         (Some(PullPolicy::Never), None) => Err(RemoteError::message(format!(
@@ -25,11 +27,11 @@ pub(super) fn named(
         .or_hint(format!("`inception-run pull {reference}` fetches it"))),
         (_, Some(image)) if !is_due(store, &image, policy)? => Ok(image),
         // It has to be the registry's: a base of that name from elsewhere is another image.
-        (Some(PullPolicy::Always | PullPolicy::Every(_)), Some(_)) => base::pull(paths, reference, progress)
+        (Some(PullPolicy::Always | PullPolicy::Every(_)), Some(_)) => base::pull(paths, wanted, progress)
             .map_err(|failed| {
                 failed.error.or_hint("with `pull_policy: missing` the image that is there is used")
             }),
-        _ => base::provide(paths, reference, false, progress),
+        _ => base::provide(paths, wanted, false, progress),
     }
 }
 
@@ -37,7 +39,7 @@ pub(super) fn named(
 pub(super) fn before_build(
     paths: &Paths,
     store: &Store,
-    reference: &Reference,
+    wanted: &Wanted<'_>,
     present: Option<Image>,
     policy: Option<PullPolicy>,
     progress: &mut dyn FnMut(Progress),
@@ -52,7 +54,7 @@ pub(super) fn before_build(
     if !due {
         return Ok(present);
     }
-    match base::pull(paths, reference, progress) {
+    match base::pull(paths, wanted, progress) {
         Ok(image) => Ok(Some(image)),
         Err(failed) => {
             let what = if present.is_some() { "the image that is there is used" } else { "it is built" };

@@ -47,6 +47,9 @@ fn default_names() {
     options.current_directory = fixture.directory().join("sub/deeper");
     let error = load(&options, &host()).unwrap_err();
     assert!(error.to_string().starts_with("there is no stack file in "), "{error}");
+    fixture.write("sub/deeper/srcs/compose.yml", "services: { a: { image: a } }");
+    let error = load(&options, &host()).unwrap_err().render(false);
+    assert!(error.contains("name the one below: `-f ") && error.contains("srcs/compose.yml`"), "{error}");
     // Each beats those before it; a file in a directory above counts, and its directory is the stack's.
     for (file, expected) in [
         ("docker-compose.yaml", "a"),

@@ -149,7 +149,9 @@ fn where_images_come_from() {
         "aarch64" => "arm64",
         other => other,
     };
-    with(&format!("platform: linux/{machine}"));
+    let platform = |text: &str| with(&format!("platform: {text}")).0.platform;
+    assert_eq!(platform(&format!("linux/{machine}/v2")), Some(format!("linux/{machine}/v2")));
+    assert_eq!((platform(machine), platform("linux")), (Some(machine.to_owned()), None));
     let error = refused("platform: linux/s390x");
     assert!(error.contains(&format!("this machine is `linux/{machine}`")), "{error}");
     assert!(refused("platform: windows/amd64").contains("this is Linux"));
@@ -344,4 +346,35 @@ fn external_networks_and_links() {
     assert_eq!(plan.warnings.len(), 2, "{:?}", plan.warnings);
     assert!(plan.warnings[0].contains("network `n` is external"), "{:?}", plan.warnings);
     assert!(plan.warnings[1].contains("`far` of `external_links`"), "{:?}", plan.warnings);
+}
+
+#[test]
+fn images_can_be_made_where_the_stack_could_not_run() {
+    let text = "services:\n  s: { image: i, ports: ['443:443'], volumes: ['v:/v'] }\nvolumes: { v: { driver_opts: { type: none, o: bind, device: ./absent } } }\n";
+    let fixture = Fixture::new(&[("compose.yaml", text)]);
+    let mut options = fixture.options("compose.yaml");
+    assert!(fixture.error(&options).contains("cannot publish port 443"));
+    options.ports.offset = Some(8000);
+    assert!(fixture.error(&options).contains("the directory of volume `v` does not exist"));
+    options.images_only = true;
+    let plan = load(&options, &host()).unwrap();
+    assert!(plan.services[0].moved_ports.is_empty(), "ports are of no interest");
+}
+
+#[test]
+fn limits_are_those_that_can_be_had() {
+    let text = "services:\n  s:\n    image: i\n    ulimits: { memlock: -1, nofile: { soft: 10, hard: 300 }, core: 0 }\n";
+    let fixture = Fixture::new(&[("compose.yaml", text)]);
+    let limits = [("memlock", 100), ("nofile", 200), ("core", 5)].into();
+    let plan = load(&fixture.options("compose.yaml"), &HostFacts { limits, ..host() }).unwrap();
+    let expected = [("core", (0, 0)), ("memlock", (100, 100)), ("nofile", (10, 200))];
+    let expected = expected.map(|(name, pair)| (name.to_owned(), pair));
+    assert_eq!(plan.services[0].ulimits, expected.into());
+    assert_eq!(plan.warnings.len(), 2, "{:?}", plan.warnings);
+    assert!(
+        plan.warnings[0]
+            .contains("compose.yaml:4: `memlock` of `ulimits` of service `s` is 100 instead of unlimited")
+    );
+    // Where there is no limit nothing is lowered.
+    assert!(load(&fixture.options("compose.yaml"), &host()).unwrap().warnings.is_empty());
 }

@@ -86,10 +86,13 @@ impl Project {
         let Some(first) = files.first() else {
             return Err(FileError::Option {
                 message: format!("there is no stack file in {} or above", absolute(&start)?.display()),
-                hint: Some(
-                    "make a `stack.toml` (or `compose.yaml`, `docker-compose.yml`), or name one with `-f FILE`"
-                        .to_owned(),
-                ),
+                hint: Some(match below(&start) {
+                    Some(file) => format!("name the one below: `-f {}`", file.display()),
+                    None => {
+                        "make a `stack.toml` (or `compose.yaml`, `docker-compose.yml`), or name one with `-f FILE`"
+                            .to_owned()
+                    }
+                }),
             });
         };
         format = format_of(first)?;
@@ -147,6 +150,15 @@ impl Project {
         let variable = || self.variables.get("COMPOSE_PROJECT_NAME").filter(|name| !name.is_empty());
         options.project_name.as_deref().or_else(variable)
     }
+}
+
+/// The first file of a default name in a directory below, such as `srcs/docker-compose.yml`.
+fn below(start: &Path) -> Option<PathBuf> {
+    let readable = if start.as_os_str().is_empty() { Path::new(".") } else { start };
+    let entries = std::fs::read_dir(readable).ok()?.flatten();
+    let mut directories: Vec<_> = entries.map(|entry| start.join(entry.file_name())).collect();
+    directories.sort();
+    directories.iter().find_map(|directory| present(directory, &NAMES).into_iter().next())
 }
 
 /// The first default name of a directory or the nearest one above it, and what is merged over it.

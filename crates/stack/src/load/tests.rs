@@ -68,6 +68,7 @@ pub(super) fn host() -> HostFacts {
             .into(),
         unprivileged_port_start: 1024,
         is_root: false,
+        limits: BTreeMap::new(),
         routes: vec![Route { destination: (Ipv4Addr::new(10, 89, 0, 0), 24), interface: "eth0".to_owned() }],
         name_servers: Vec::new(),
         mtu: None,

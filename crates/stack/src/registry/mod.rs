@@ -164,11 +164,11 @@ pub fn push(paths: &Paths, name: &str, events: &mut dyn FnMut(Transfer)) -> Resu
 pub fn tags(paths: &Paths, name: &str) -> Result<Vec<String>, RemoteError> {
     let wanted = Reference::from_str(name)?;
     let images = Store::reader(&paths.data).images()?;
-    let names = images.into_iter().filter_map(|image| image.reference);
-    Ok(names
-        .filter(|name| name.name() == wanted.name() && name.digest().is_none())
-        .map(|n| n.to_string())
-        .collect())
+    let tags = images.iter().flat_map(|image| &image.names.tags);
+    let mut tags: Vec<String> =
+        tags.filter(|tag| tag.name() == wanted.name()).map(ToString::to_string).collect();
+    tags.sort();
+    Ok(tags)
 }
 
 /// Runs a transfer in a storage worker; its result may be an error of its own kind.
@@ -217,7 +217,12 @@ fn access(registry: &str, events: &mut dyn FnMut(Transfer)) -> Result<Access, Re
     }
     for host in hosts {
         let settings = access.registries.entry(host.clone()).or_default();
-        settings.authorities = settings::authorities(&host)?;
+        let certificates = settings::certificates(&host)?;
+        settings.authorities = certificates.authorities;
+        settings.certificate = certificates.own;
+        if let Some(note) = certificates.note {
+            events(Transfer::Note(note));
+        }
         match credentials::find(&host) {
             Ok(found) => settings.credentials = found,
             // Much is public; what is not says so itself.

@@ -1,5 +1,6 @@
 //! What a service uses of the host itself: devices, and files that say what it may do.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -41,6 +42,31 @@ pub(super) fn devices(
         warnings.push((device.source.span.clone(), text));
     }
     Ok(devices)
+}
+
+/// `ulimits`, lowered to what this user may have, with a warning.
+pub(super) fn ulimits(
+    service: &ServiceFile,
+    context: &Context<'_>,
+    warnings: &mut Vec<(Span, String)>,
+) -> BTreeMap<String, (u64, u64)> {
+    let mut limits = service.settled.ulimits.clone();
+    let place = service.ulimits.as_ref().unwrap_or(&service.key.span);
+    for (name, (soft, hard)) in &mut limits {
+        let most = context.host.limits.get(name.as_str()).copied();
+        let Some(most) = most.filter(|most| *hard > *most) else { continue };
+        let asked = match *hard {
+            u64::MAX => "unlimited".to_owned(),
+            hard => hard.to_string(),
+        };
+        let service = &service.key.name;
+        let text = format!(
+            "`{name}` of `ulimits` of service `{service}` is {most} instead of {asked}: more than the hard limit of the user who starts the stack cannot be had"
+        );
+        warnings.push((place.clone(), text));
+        (*soft, *hard) = ((*soft).min(most), most);
+    }
+    limits
 }
 
 /// Whether root of a container can read and write it. Groups do not count: a container has none of its user's.

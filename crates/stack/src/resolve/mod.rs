@@ -94,6 +94,7 @@ pub(crate) fn plan(
             secrets: files::secrets(service, &file, context)?,
             labels: labels(service, context)?,
             devices: host::devices(service, context, &mut found)?,
+            ulimits: host::ulimits(service, context, &mut found),
             confinement: host::confinement(service, context)?,
             depends_on: dependencies(service, &file),
             ports: ports::published(service, context),

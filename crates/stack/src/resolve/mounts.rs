@@ -190,7 +190,7 @@ fn declared<'a>(
 
 /// As with Docker, the directory that a volume is to be is made by its owner, so that a mistake in its name is seen.
 fn check_directory(volume: &str, directory: &Path, span: &Span, context: &Context<'_>) -> Checked<()> {
-    if directory.is_dir() {
+    if directory.is_dir() || context.options.images_only {
         return Ok(());
     }
     let shown = shown(directory, context);

@@ -68,7 +68,8 @@ pub(super) fn check_choice(file: &StackFile, context: &Context<'_>) -> Result<()
 }
 
 fn is_reserved(port: u16, context: &Context<'_>) -> bool {
-    port < context.host.unprivileged_port_start && !context.host.is_root
+    let may_have = context.host.is_root || context.options.images_only;
+    port < context.host.unprivileged_port_start && !may_have
 }
 
 /// Who has a port of the host, and on which address.

@@ -55,7 +55,7 @@ fn digests(names: &[&str]) -> Vec<Digest> {
 #[test]
 fn images_without_a_name_go_and_what_others_share_stays() {
     let store = contents(&[("old", &["base", "one"], false), ("new", &["base", "three"], true)], &[]);
-    let doomed = plan(&store, &PrunePolicy::default());
+    let doomed = plan(&store, &[], &PrunePolicy::default());
     assert_eq!(doomed.images, digests(&["old"]));
     assert_eq!((doomed.layers, doomed.bytes), (shorts(&["one"]), 3));
     assert!(doomed.names.is_empty() && doomed.cache.is_empty());
@@ -73,7 +73,7 @@ fn nothing_that_is_in_use_goes_whatever_the_policy() {
     // It is being made: its record is there, and it is not yet.
     store.holds.insert(Hold::Layer(digest("coming")));
     store.layers.insert(short(&digest("coming")).to_owned(), KeptLayer::default());
-    let doomed = plan(&store, &PrunePolicy { all: true, ..PrunePolicy::default() });
+    let doomed = plan(&store, &[], &PrunePolicy { all: true, ..PrunePolicy::default() });
     assert_eq!(doomed.images, digests(&["c"]));
     assert_eq!(doomed.names, ["c".parse().unwrap()]);
     assert_eq!(doomed.layers, shorts(&["lc", "other"]));
@@ -91,7 +91,7 @@ fn the_cache_goes_by_age_and_size() {
             ("new", Some("cccccc"), 4),
         ],
     );
-    let gone = |policy: PrunePolicy| plan(&store, &policy).cache;
+    let gone = |policy: PrunePolicy| plan(&store, &[], &policy).cache;
     assert_eq!(gone(PrunePolicy::default()), digests(&["old", "mid", "new"]));
     let until = PrunePolicy { before: Some(at(3)), ..PrunePolicy::default() };
     assert_eq!(gone(until), digests(&["old"]));
@@ -105,9 +105,38 @@ fn the_cache_goes_by_age_and_size() {
 }
 
 #[test]
+fn cache_directories_go_like_the_cache_and_never_in_use() {
+    let store = contents(&[], &[("old", Some("aaaa"), 2), ("new", Some("cccccc"), 4)]);
+    let mount = |id: &str, size, hour, in_use| CacheMount {
+        id: id.to_owned(),
+        size,
+        last_used: at(hour),
+        in_use,
+        name: id.to_owned(),
+    };
+    let mounts = [mount("apt", 10, 3, false), mount("busy", 100, 1, true), mount("pip", 1000, 5, false)];
+    let gone = |policy: PrunePolicy| {
+        let doomed = plan(&store, &mounts, &policy);
+        let ids = doomed.cache_mounts.into_iter().map(|mount| mount.id).collect::<Vec<_>>();
+        (ids.join(" "), doomed.layers, doomed.bytes)
+    };
+    let all = shorts(&["aaaa", "cccccc"]);
+    assert_eq!(gone(PrunePolicy::default()), ("apt pip".to_owned(), all.clone(), 1020));
+    let everything = PrunePolicy { all: true, ..PrunePolicy::default() };
+    assert_eq!(gone(everything), ("apt pip".to_owned(), all.clone(), 1020));
+    let until = PrunePolicy { before: Some(at(4)), ..PrunePolicy::default() };
+    assert_eq!(gone(until), ("apt".to_owned(), shorts(&["aaaa"]), 14));
+    // The one that was used last, the layer before it, and no more.
+    let room = |bytes| PrunePolicy { keep_cache: Some(bytes), ..PrunePolicy::default() };
+    assert_eq!(gone(room(1006)), ("apt".to_owned(), shorts(&["aaaa"]), 14));
+    assert_eq!(gone(room(999)), ("apt pip".to_owned(), all, 1020));
+    assert_eq!(gone(room(2000)), (String::new(), Vec::new(), 0));
+}
+
+#[test]
 fn young_images_are_left_alone() {
     let store = contents(&[("a", &["la"], false), ("b", &["lb"], false)], &[]);
-    let doomed = plan(&store, &PrunePolicy { before: Some(at(1)), ..PrunePolicy::default() });
+    let doomed = plan(&store, &[], &PrunePolicy { before: Some(at(1)), ..PrunePolicy::default() });
     assert_eq!((doomed.images, doomed.layers), (digests(&["a"]), shorts(&["la"])));
 }
 
@@ -135,7 +164,7 @@ fn a_digest_keeps_no_image_and_goes_with_the_last_tag_beside_it() {
     store.tags.insert(pinned("old"), digest("old"));
     store.tags.insert(pinned("a"), digest("a"));
     store.tags.insert("host:5000/a:1".parse().unwrap(), digest("a"));
-    let doomed = plan(&store, &PrunePolicy::default());
+    let doomed = plan(&store, &[], &PrunePolicy::default());
     assert_eq!((doomed.images, doomed.names), (digests(&["old"]), vec![pinned("old")]));
     let first = removal(&store, "a", false).unwrap();
     assert_eq!((first.untagged, first.image), (vec!["a".parse().unwrap(), pinned("a")], None));
@@ -148,24 +177,6 @@ fn a_digest_keeps_no_image_and_goes_with_the_last_tag_beside_it() {
     assert_eq!((by_digest.untagged, by_digest.image), (vec![pinned("a")], None));
     let by_id = removal(&store, digest("a").short(), false).unwrap();
     assert_eq!((by_id.untagged.len(), by_id.image), (2, Some(digest("a"))));
-}
-
-#[test]
-fn a_digest_goes_with_the_last_tag_of_its_repository() {
-    let mut store = contents(&[("a:1", &["la"], true)], &[]);
-    let pinned: Reference = format!("a@{}", digest("manifest")).parse().unwrap();
-    let elsewhere: Reference = format!("b@{}", digest("manifest")).parse().unwrap();
-    store.tags.insert(pinned.clone(), digest("a:1"));
-    // Two names, but one image to Docker's users.
-    assert_eq!(removal(&store, digest("a:1").short(), false).unwrap().untagged.len(), 2);
-    let removed = removal(&store, "a:1", false).unwrap();
-    assert_eq!((removed.untagged.len(), removed.image), (2, Some(digest("a:1"))));
-    store.tags.insert("a:2".parse().unwrap(), digest("a:1"));
-    assert_eq!(removal(&store, "a:1", false).unwrap().untagged, ["a:1".parse().unwrap()]);
-    store.tags.remove(&"a:2".parse().unwrap());
-    store.tags.insert(elsewhere, digest("a:1"));
-    let removed = removal(&store, "a:1", false).unwrap();
-    assert_eq!((removed.untagged, removed.image), (vec!["a:1".parse().unwrap(), pinned], None));
 }
 
 #[test]

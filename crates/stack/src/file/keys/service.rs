@@ -86,7 +86,10 @@ const KEYS: &[Entry] = &[
     honoured("oom_score_adj", "from 0 up; to lower it takes rights that this program does not have"),
     honoured("pid", "`private`; with `host` a warning, others are refused"),
     honoured("pids_limit", ""),
-    honoured("platform", "this machine's; another architecture is refused"),
+    honoured(
+        "platform",
+        "this machine's, with a variant such as `linux/arm/v6`; another architecture is refused",
+    ),
     honoured("ports", ""),
     honoured("post_start", ""),
     honoured("pre_stop", ""),
@@ -121,7 +124,7 @@ const KEYS: &[Entry] = &[
     honoured("sysctls", "those of the service's own namespaces"),
     honoured("tmpfs", ""),
     honoured("tty", ""),
-    honoured("ulimits", ""),
+    honoured("ulimits", "up to the hard limit of the user who starts the stack; more with a warning"),
     warned("use_api_socket", "there is no Docker daemon here, and so no socket of its"),
     honoured("user", ""),
     honoured(

@@ -28,7 +28,10 @@ pub(crate) const NETWORK: Level = Level {
     title: "Networks",
     keys: &[
         accepted("attachable", "only Swarm has networks that are not"),
-        honoured("driver", "`bridge` and `default`; others are refused"),
+        honoured(
+            "driver",
+            "`bridge` and `default`; `overlay` is a bridge, with a warning; others are refused",
+        ),
         honoured("driver_opts", "`com.docker.network.driver.mtu`; others with a warning"),
         honoured("enable_ipv4", "`true`; IPv4 cannot be switched off"),
         honoured("enable_ipv6", ""),

@@ -1,0 +1,4 @@
+import sys
+from store import command
+
+print(command("SET", "hits", sys.argv[1]))
