@@ -9,8 +9,10 @@
 
 mod bad_input;
 mod build;
+mod build_git;
 mod build_mounts;
 mod build_network;
+mod build_run;
 mod client;
 mod direct;
 mod events;

@@ -302,6 +302,8 @@ pub struct FailedRun {
     pub output: Vec<String>,
     /// Lines of the Dockerfile around the instruction: number, text, whether it is part of it.
     pub source: Vec<(usize, String, bool)>,
+    /// The disk is full.
+    pub full: bool,
 }
 
 impl fmt::Display for FailedRun {
@@ -330,7 +332,8 @@ impl Error {
         Self::Io { operation, path: path.as_ref().to_owned(), source: source.into() }
     }
 
-    const DISK_FULL: &str = "free some space, or put the data on another disk with INCEPTION_DATA_DIR";
+    const DISK_FULL: &str =
+        "the disk is full: free some space, or put the data on another disk with INCEPTION_DATA_DIR";
 
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
@@ -339,10 +342,7 @@ impl Error {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Self::DISK_FULL.to_owned()),
                 _ => None,
             },
-            Self::RunFailed { shown, .. } => {
-                let full = shown.output.iter().any(|line| line.contains("No space left on device"));
-                full.then(|| Self::DISK_FULL.to_owned())
-            }
+            Self::RunFailed { shown, .. } => shown.full.then(|| Self::DISK_FULL.to_owned()),
             Self::Dockerfile { hint, .. } | Self::CopySource { hint, .. } => hint.clone(),
             Self::Step { source, .. } | Self::Unpack { source, .. } => source.hint(),
             Self::DamagedArchive { .. } | Self::Checksum { .. } => {

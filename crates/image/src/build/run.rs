@@ -27,6 +27,8 @@ const SOURCE_BEFORE: usize = 2;
 const LINE_BYTES: usize = 16 * 1024;
 /// Where scripts that are here-documents are, as with BuildKit: below `/dev`, which no layer has a share in.
 const SCRIPTS: &str = "/dev/pipes";
+/// A disk with less room than this is full, bytes.
+const FULL: u64 = 1 << 20;
 /// How much of a command's output is read at a time, bytes.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -175,15 +177,17 @@ impl Builder<'_> {
         }
         if status != 0 {
             self.runner.failed(&underway.run, status).map_err(Error::Runner)?;
+            let output: Vec<String> = underway.lines.last.into();
+            // Not every program says why it could not write.
+            let full = output.iter().any(|line| line.contains("No space left on device"))
+                || rustix::fs::statvfs(&underway.upper)
+                    .is_ok_and(|disk| disk.f_bavail * disk.f_frsize < FULL);
             return Err(Error::RunFailed {
                 file: self.dockerfile.name.clone(),
                 line: step.line,
                 instruction: shorten(&step.text),
                 status,
-                shown: Box::new(FailedRun {
-                    output: underway.lines.last.into(),
-                    source: self.source_lines(step),
-                }),
+                shown: Box::new(FailedRun { output, source: self.source_lines(step), full }),
             });
         }
         let upper = &underway.upper;

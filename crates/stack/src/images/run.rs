@@ -277,8 +277,10 @@ impl Runner for SandboxRunner<'_> {
             }
             Err(error) => {
                 // A program that is not there is the command's failure, as a shell would report it.
-                rustix::io::write(&write, format!("{error}\n").as_bytes())?;
-                Ok(Box::new(Refused { output: read, status: error.exit_code() }))
+                let status = error.exit_code();
+                let said = RemoteError::from(error).chain.join(": ");
+                rustix::io::write(&write, format!("{said}\n").as_bytes())?;
+                Ok(Box::new(Refused { output: read, status }))
             }
         }
     }
