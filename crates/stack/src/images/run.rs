@@ -22,6 +22,8 @@ use crate::remote::{Context, RemoteError};
 
 /// Shared memory of a `RUN`, as Docker's.
 const SHM_SIZE: u64 = 64 << 20;
+/// The host name of a `RUN`.
+const HOSTNAME: &str = "build";
 
 /// What instructions get and may ask for.
 #[derive(Debug, Clone)]
@@ -124,15 +126,6 @@ impl<'a> SandboxRunner<'a> {
         }
     }
 
-    /// The host's `/etc/hosts` and more.
-    fn hosts(&self, host: std::io::Result<Vec<u8>>) -> Vec<u8> {
-        let mut text = String::from_utf8_lossy(&host.unwrap_or_default()).into_owned();
-        for (name, address) in &self.rules.extra_hosts {
-            text.push_str(&format!("{address}\t{name}\n"));
-        }
-        text.into_bytes()
-    }
-
     fn namespace(&mut self, network: BuildNetwork) -> Result<Option<BorrowedFd<'_>>, RemoteError> {
         match network {
             BuildNetwork::Own => self.networks.usual()?.map(Some).map_err(Clone::clone),
@@ -156,7 +149,7 @@ impl<'a> SandboxRunner<'a> {
             let content = match (target, network) {
                 ("/etc/resolv.conf", BuildNetwork::Own) => resolv(self.networks.name_server()),
                 ("/etc/resolv.conf", BuildNetwork::None) => resolv(None),
-                ("/etc/hosts", _) if !self.rules.extra_hosts.is_empty() => Ok(self.hosts(host)),
+                ("/etc/hosts", _) => Ok(hosts(host.as_deref().unwrap_or_default(), &self.rules.extra_hosts)),
                 _ => host,
             };
             if let Ok(content) = content {
@@ -170,7 +163,7 @@ impl<'a> SandboxRunner<'a> {
             secrets.map(|(name, value)| (name.clone(), String::from_utf8_lossy(&value.0).into_owned()));
         let capabilities = if step.insecure { self.all_capabilities } else { self.capabilities };
         Sandbox {
-            hostname: "build".into(),
+            hostname: HOSTNAME.into(),
             root: Root { layers: step.layers.clone(), upper: step.upper.clone(), work: step.work.clone() },
             read_only: false,
             mounts,
@@ -193,6 +186,19 @@ impl<'a> SandboxRunner<'a> {
             oom_score_adj: None,
         }
     }
+}
+
+/// The host's `/etc/hosts`, the sandbox's own name (which `sudo` and others look up), and more.
+fn hosts(host: &[u8], more: &[(String, IpAddr)]) -> Vec<u8> {
+    let mut text = String::from_utf8_lossy(host).into_owned();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&format!("127.0.0.1\t{HOSTNAME}\n"));
+    for (name, address) in more {
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    text.into_bytes()
 }
 
 /// Where the image has no such file, an empty one was made to mount on; it is no part of the layer.
