@@ -103,6 +103,8 @@ pub(crate) enum Command {
         /// Remove its named volumes too
         #[arg(short, long)]
         volumes: bool,
+        #[command(flatten)]
+        always: Always,
     },
     /// Stop services; they stay stopped until they are started
     Stop(Services),
@@ -120,6 +122,9 @@ pub(crate) enum Command {
         /// Names of the running containers only
         #[arg(short, long)]
         quiet: bool,
+        /// As compose has it: those that do not run are always listed
+        #[arg(short, long, hide = true)]
+        all: bool,
     },
     /// Show what services use: processor, memory, network, block devices, processes, pressure
     Stats(Stats),
@@ -223,8 +228,18 @@ pub(crate) struct Up {
     /// Replace containers one by one: the new one first, the old one when the new one is healthy
     #[arg(long)]
     pub(crate) rolling: bool,
+    #[command(flatten)]
+    pub(crate) always: Always,
     /// Only these services and what they depend on
     pub(crate) services: Vec<String>,
+}
+
+/// What compose does when it is told to, and this program always: makefiles may say it.
+#[derive(Debug, Args)]
+pub(crate) struct Always {
+    /// Services that the files no longer have do not stay
+    #[arg(long = "remove-orphans", hide = true)]
+    _remove_orphans: bool,
 }
 
 /// `scale`.
@@ -527,7 +542,10 @@ mod tests {
         assert_eq!((arguments.file.len(), arguments.global.env_file.len()), (2, 2));
         // Two meanings of -v.
         let arguments = parsed("-vv down -v").unwrap();
-        assert!(arguments.verbose == 2 && matches!(arguments.command, Command::Down { volumes: true }));
+        assert!(arguments.verbose == 2 && matches!(arguments.command, Command::Down { volumes: true, .. }));
+        for line in ["down -v --remove-orphans", "up -d --build --remove-orphans", "ps -a"] {
+            assert!(parsed(line).is_ok(), "{line}");
+        }
         // Not a file: a misspelt command.
         assert!(parsed("statr").is_err());
         assert!(parsed("-p ../x ps").is_err());

@@ -93,12 +93,12 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
     let session = Session::new(files, global, output)?;
     match command {
         Command::Up(arguments) => up::up(&session, &arguments),
-        Command::Down { volumes } => up::down(&session, volumes),
+        Command::Down { volumes, .. } => up::down(&session, volumes),
         Command::Stop(which) => up::change(&session, &Request::Stop(which.services)),
         Command::Start(which) => up::change(&session, &Request::Start(which.services)),
         Command::Restart(which) => up::change(&session, &Request::Restart(which.services)),
         Command::Scale(arguments) => up::scale(&session, &arguments),
-        Command::Ps { format, quiet } => listing::ps(&session, format, quiet),
+        Command::Ps { format, quiet, .. } => listing::ps(&session, format, quiet),
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
         Command::Logs(arguments) => logs::logs(&session, &arguments),

@@ -92,7 +92,7 @@ pub(super) fn hooks(node: &Node, what: &str, warnings: &mut Vec<(Span, String)>)
             }
             match key.name.as_str() {
                 "command" => hook.command = command(node, "command")?,
-                "user" => hook.user = Some(user(node)?),
+                "user" => hook.user = user(node)?,
                 "privileged" => hook.privileged = node.boolean("privileged")?,
                 "working_dir" => hook.working_dir = Some(absolute(&node.span, &node.text("working_dir")?)?),
                 "environment" => {

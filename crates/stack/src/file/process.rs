@@ -102,17 +102,30 @@ pub(super) fn restart(node: &Node) -> Checked<RestartPolicy> {
     }
 }
 
-pub(super) fn user(node: &Node) -> Checked<String> {
-    let text = node.text("user")?;
+/// `USER[:GROUP]`; nothing is the image's own. Where both are asked for and one is left empty, as a variable that is not
+/// set leaves it, Docker takes root for the user, and the user's own group.
+pub(super) fn user(node: &Node) -> Checked<Option<String>> {
+    let written = node.text("user")?;
+    let text = match written.split_once(':') {
+        Some((user, group)) => {
+            let user = if user.is_empty() { "0" } else { user };
+            let group = if group.is_empty() { String::new() } else { format!(":{group}") };
+            format!("{user}{group}")
+        }
+        None => written.clone(),
+    };
+    if text.is_empty() {
+        return Ok(None);
+    }
     let parts: Vec<&str> = text.split(':').collect();
     let good = |part: &&str| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-$".contains(&byte);
         !part.is_empty() && part.bytes().all(plain)
     };
     if parts.len() <= 2 && parts.iter().all(good) {
-        return Ok(text);
+        return Ok(Some(text));
     }
-    Err(Fault::new(&node.span, format!("`{text}` is not a user"))
+    Err(Fault::new(&node.span, format!("`{written}` is not a user"))
         .hint("write a name or number, with a group after a colon if needed: `www-data:www-data`"))
 }
 

@@ -227,7 +227,7 @@ fn read_key(
             let level = node.integer(name, 0, 3)?;
             settled.init_verbosity = u8::try_from(level).unwrap_or(3);
         }
-        "user" => settled.user = Some(user(node)?),
+        "user" => settled.user = user(node)?,
         "group_add" => settled.group_add = confinement::groups(node)?,
         "working_dir" => settled.working_dir = Some(working_directory(node)?),
         "labels" => settled.labels = text_map(node, name)?,

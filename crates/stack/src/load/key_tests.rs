@@ -378,3 +378,19 @@ fn limits_are_those_that_can_be_had() {
     // Where there is no limit nothing is lowered.
     assert!(load(&fixture.options("compose.yaml"), &host()).unwrap().warnings.is_empty());
 }
+
+#[test]
+fn users_whose_variables_are_not_set() {
+    for (text, expected) in [
+        ("${NO_UID}:${NO_GID}", Some("0")),
+        ("1000:${NO_GID}", Some("1000")),
+        ("${NO_UID}:50", Some("0:50")),
+        ("${NO_UID}", None),
+        ("www-data:adm", Some("www-data:adm")),
+    ] {
+        let (service, warnings) = with(&format!("user: '{text}'"));
+        assert_eq!(service.user.as_deref(), expected, "{text}");
+        assert_eq!(warnings.len(), text.matches("NO_").count(), "{warnings:?}");
+    }
+    assert!(refused("user: 'a:b:c'").contains("`a:b:c` is not a user"));
+}
