@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use crate::harness::{Stack, binary, ended, is_root, skipped};
+use crate::harness::{Ended, Stack, binary, ended, is_root, skipped};
 
 const GOOD: &str = "[services.a]\nrootfs = \"rootfs\"\ncommand = [\"true\"]\n";
 
@@ -279,16 +279,36 @@ fn without_subordinate_ids_there_is_an_error_with_the_fix() {
 #[test]
 fn without_user_namespaces_there_is_an_error_with_the_fix() {
     let name = "without_user_namespaces_there_is_an_error_with_the_fix";
-    let probe = Command::new("unshare").args(["-Ur", "true"]).status().unwrap();
+    if is_root() {
+        return skipped(name, "root's ids are in no namespace that the test could make");
+    }
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" up -d";
+    // The limit holds in the namespace that it is written in.
+    in_a_user_namespace(name, &["--map-current-user", "--keep-caps", "sh", "-c", script], |ended| {
+        ended.fails(
+            1,
+            &["create user namespace", "No space left on device", "user namespaces are disabled here"],
+        );
+    });
+}
+
+#[test]
+fn root_without_ids_is_told_so() {
+    let script = "exec \"$0\" up -d";
+    in_a_user_namespace("root_without_ids_is_told_so", &["--map-root-user", "sh", "-c", script], |ended| {
+        ended.fails(1, &["this user namespace has no ids", "/proc/self/uid_map", "hint: run it as"]);
+    });
+}
+
+/// Runs a shell, whose `$0` is our program, in a user namespace of its own. It fails, as `check` looks, and leaves nothing.
+fn in_a_user_namespace(name: &str, arguments: &[&str], check: impl FnOnce(Ended)) {
+    let probe = Command::new("unshare").args(["--user", "true"]).status().unwrap();
     if !probe.success() {
         return skipped(name, "this test needs a user namespace itself");
     }
     let stack = Stack::new(GOOD);
-    // The limit holds in the namespace that it is written in.
-    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" up -d";
     let mut shell = stack.command_of("unshare");
-    let ended = ended(shell.args(["-Ur", "sh", "-c", script]).arg(binary()));
-    ended.fails(1, &["user namespace", "caused by:", "hint:"]);
+    check(ended(shell.arg("--user").args(arguments).arg(binary())));
     stack.gone(std::time::Duration::from_secs(2));
     assert!(!stack.path("r").join(&stack.name).exists());
     for directory in ["r", "d"] {

@@ -287,3 +287,50 @@ fn what_runs_during_a_build_is_in_a_sandbox() {
     // What an instruction left running is ended with it.
     until("the sleeper's end", || stack.processes().is_empty().then_some(()));
 }
+
+#[test]
+fn mistakes_are_found_without_a_build() {
+    let stack = with_base("[services.web]\nbuild = \"web\"\n[services.same]\nbuild = \"web\"\n");
+    let checked = |text: &str| {
+        stack.write("web/Dockerfile", text);
+        let ended = run(&stack, &["build", "--check"]);
+        (ended.code, ended.out.replace(stack.path("web/").to_str().unwrap(), ""), ended.err)
+    };
+    let warning = "Dockerfile:3: warning: MAINTAINER is deprecated: use \
+                   `LABEL org.opencontainers.image.authors=` (MaintainerDeprecated)\n";
+    let (code, out, err) = checked("FROM nowhere:9\nRUN exit 1\nMAINTAINER x\n");
+    assert_eq!((code, out.as_str(), err.as_str()), (1, warning, "one mistake was found\n"));
+    let (code, out, _) = checked("FROM nowhere:9\nRUM x\n");
+    assert!(code == 1 && out.starts_with("Dockerfile:2: error: unknown instruction `RUM`"), "{out}");
+    assert_eq!(checked("# check=skip=MaintainerDeprecated\nFROM nowhere:9\nMAINTAINER x\n").0, 0);
+    // Nothing was made; and where the file says so, a warning ends a build before it has begun.
+    assert!(!stack.data().join("images").exists());
+    stack.write("web/Dockerfile", "# check=error=true\nFROM nowhere:9\nMAINTAINER x\n");
+    run(&stack, &["build"]).fails(1, &["Dockerfile:3", "MaintainerDeprecated", "check=error=true"]);
+    let skip = ["build", "--check", "--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=all"];
+    assert_eq!(run(&stack, &skip).code, 0);
+}
+
+#[test]
+fn an_image_is_written_beside_the_store() {
+    let stack = with_base(SERVICE);
+    stack.write("web/Dockerfile", "FROM alpine:3.99\nRUN echo mine > /mine\n");
+    let names = |archive: &str| {
+        let listed = ended(stack.command_of("tar").args(["-tf", archive])).ok();
+        listed.lines().filter(|name| !name.starts_with("blobs/")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (output, file, parts) in [
+        ("type=oci,dest=oci.tar", "oci.tar", vec!["index.json", "oci-layout"]),
+        ("type=docker,dest=docker.tar", "docker.tar", vec!["index.json", "manifest.json", "oci-layout"]),
+    ] {
+        let id = run(&stack, &["build", "-q", "-t", "app:1", "-o", output, "./web"]).ok();
+        assert_eq!(names(file), parts);
+        let loaded = run(&stack, &["load", "-i", file]).ok();
+        assert_eq!(loaded.trim(), "Loaded image: app:1");
+        assert!(run(&stack, &["images", "--no-trunc", "--format", "json"]).ok().contains(id.trim()));
+    }
+    run(&stack, &["build", "-o", "type=oci,tar=false,compression=zstd,dest=layout", "./web"]).ok();
+    assert!(stack.path("layout/oci-layout").exists());
+    run(&stack, &["build", "-o", "type=oci,tar=false,dest=layout", "./web"]).fails(2, &["is not empty"]);
+    run(&stack, &["build", "-o", "type=registry", "./web"]).fails(2, &["type=registry", "docker"]);
+}

@@ -28,11 +28,11 @@ command = ["sh", "-c", "trap 'echo last-stopped >> /log/log; exit' TERM; echo la
 volumes = ["./log:/log"]
 depends_on = { healthy = { condition = "service_healthy" }, job = { condition = "service_completed_successfully" }, plain = { condition = "service_started" } }
 [services.healthy]
-command = ["sh", "-c", "trap 'echo healthy-stopped >> /log/log; exit' TERM; sleep 0.2; echo healthy >> /log/log; touch /tmp/ok; while :; do sleep 0.02; done"]
+command = ["sh", "-c", "trap 'echo healthy-stopped >> /log/log; exit' TERM; until [ -e /log/job ]; do sleep 0.02; done; echo healthy >> /log/log; touch /tmp/ok; while :; do sleep 0.02; done"]
 volumes = ["./log:/log"]
-healthcheck = { test = ["CMD", "test", "-e", "/tmp/ok"], interval = "20ms", retries = 500 }
+healthcheck = { test = ["CMD", "test", "-e", "/tmp/ok"], interval = "20ms", retries = 5000 }
 [services.job]
-command = ["sh", "-c", "sleep 0.1; echo job >> /log/log"]
+command = ["sh", "-c", "until [ -e /log/go ]; do sleep 0.02; done; echo job >> /log/log; touch /log/job"]
 volumes = ["./log:/log"]
 depends_on = ["plain"]
 [services.plain]
@@ -42,8 +42,18 @@ command = ["sleep", "1000"]
     stack.write("log/log", "");
     std::fs::set_permissions(stack.path("log/log"), std::os::unix::fs::PermissionsExt::from_mode(0o666))
         .unwrap();
-    stack.run(&["up", "--wait"]).ok();
+    std::fs::set_permissions(stack.path("log"), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let up = stack.spawn(&["up", "--wait"]);
     let log = || std::fs::read_to_string(stack.path("log/log")).unwrap();
+    // All that can run does, and waits for us.
+    let runs =
+        |service: &str| stack.ps().iter().any(|row| row["container"] == service && row["state"] == "running");
+    until("what the last one needs", || {
+        ["plain", "job", "healthy"].iter().all(|name| runs(name)).then_some(())
+    });
+    assert_eq!(log(), "");
+    stack.write("log/go", "");
+    finish(up).ok();
     until("the last service", || log().contains("last").then_some(()));
     in_order(&log(), &["job", "healthy", "last"]);
     assert_eq!(stack.row("healthy")["health"], "healthy");

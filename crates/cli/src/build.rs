@@ -389,7 +389,6 @@ fn host(text: &str) -> Result<(String, IpAddr), Failure> {
 
 /// Values of the secrets of builds that come from variables.
 pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failure> {
-    let variables = stack::load::variables(&loaded.options, &loaded.host)?;
     let builds = loaded.plan.services.iter().filter_map(|service| match &service.source {
         Source::Build(build) => Some(build),
         _ => None,
@@ -398,5 +397,5 @@ pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failu
         SecretSource::Environment(name) => Some(name),
         SecretSource::File(_) | SecretSource::Content(_) => None,
     });
-    Ok(names.filter_map(|name| Some((name.clone(), variables.get(name)?.to_owned()))).collect())
+    crate::up::values(loaded, names)
 }

@@ -39,6 +39,9 @@ pub(crate) struct Arguments {
     /// Write it to a file
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Services, with those that they need [default: all]
+    #[arg(value_name = "SERVICE")]
+    what: Vec<String>,
 }
 
 /// `--format` of `config`.
@@ -54,7 +57,7 @@ enum Notation {
 
 /// `config`.
 pub(crate) fn config(session: &Session, arguments: &Arguments) -> Result<u8, Failure> {
-    let options = session.options(&Wanted::default());
+    let options = session.options(&Wanted { services: &arguments.what, ..Wanted::default() });
     let config = load::config(&options, &HostFacts::gather()?, !arguments.no_interpolate)?;
     for warning in config.warnings() {
         session.output.warning(warning);
@@ -79,7 +82,7 @@ fn text(config: &Config, arguments: &Arguments) -> String {
     } else if arguments.volumes {
         lines(config.names("volumes"))
     } else if arguments.networks {
-        lines(config.names("networks"))
+        lines(config.networks())
     } else if arguments.images {
         lines(config.images())
     } else if arguments.profiles {

@@ -139,8 +139,8 @@ fn images(
             images.push(image);
         }
     };
-    let of = |plan: &Plan, service: &Service| Some((of(plan, service)?, service.platform.clone()));
     let of_images = Wanted { images_only: true, ..Wanted::default() };
+    let of = |plan: &Plan, service: &Service| Some((of(plan, service)?, service.platform.clone()));
     if names.is_empty() {
         let plan = session.load_for(&of_images)?.plan;
         plan.services.iter().filter_map(|service| of(&plan, service)).for_each(&mut add);

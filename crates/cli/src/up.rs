@@ -74,13 +74,25 @@ fn attached(plan: &Plan) -> Option<Vec<String>> {
 /// Values of the secrets that come from variables. They go to the supervisor over its private socket and
 /// nowhere else.
 pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failure> {
-    let variables = stack::load::variables(&loaded.options, &loaded.host)?;
     let names = loaded.plan.services.iter().flat_map(|service| &service.secrets);
     let from_variables = names.filter_map(|secret| match &secret.source {
         SecretSource::Environment(name) => Some(name),
         SecretSource::File(_) | SecretSource::Content(_) => None,
     });
-    Ok(from_variables.filter_map(|name| Some((name.clone(), variables.get(name)?.to_owned()))).collect())
+    values(loaded, from_variables)
+}
+
+/// The values of variables that secrets name.
+pub(crate) fn values<'a>(
+    loaded: &Loaded,
+    names: impl Iterator<Item = &'a String>,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let mut names = names.peekable();
+    if names.peek().is_none() {
+        return Ok(BTreeMap::new());
+    }
+    let variables = stack::load::secret_variables(&loaded.options, &loaded.host)?;
+    Ok(names.filter_map(|name| Some((name.clone(), variables.get(name)?.to_owned()))).collect())
 }
 
 /// How far a foreground `up` is.

@@ -34,6 +34,16 @@ pub enum Error {
         /// `/etc/subuid` or `/etc/subgid`.
         file: &'static str,
     },
+    /// Root of a user namespace that has too few ids.
+    #[error("this user namespace has no ids for containers: {file} lacks {first} to {last}")]
+    UnmappedIds {
+        /// `/proc/self/uid_map` or `/proc/self/gid_map`.
+        file: &'static str,
+        /// The first id that would be used.
+        first: u32,
+        /// The last one.
+        last: u32,
+    },
     /// `newuidmap` or `newgidmap` failed.
     #[error("{program} refused the id map: {output}")]
     MapHelper {
@@ -72,6 +82,11 @@ impl Error {
                 "give the user a range: `sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}` \
                  (any 65536 ids that no other entry of /etc/subuid and /etc/subgid covers)"
             )),
+            Self::UnmappedIds { .. } => Some(
+                "run it as an ordinary user, or as root outside of this user namespace; `inception-run doctor` shows \
+                 what there is"
+                    .to_owned(),
+            ),
             Self::MapHelper { program, .. } => Some(format!(
                 "{program} comes with the package `uidmap` (Debian, Ubuntu) or `shadow` and must be \
                  set-user-ID root or have file capabilities; `inception-run doctor` shows what is missing"

@@ -40,13 +40,20 @@ impl IdMap {
     /// `/etc/subgid`; an ordinary user is 0 inside, followed by their subordinate range.
     ///
     /// # Errors
-    /// [`Error::NoSubordinateIds`] for an ordinary user without a range.
+    /// [`Error::NoSubordinateIds`] for an ordinary user without a range, [`Error::UnmappedIds`] for root of a user
+    /// namespace that does not have root's range.
     pub fn current() -> Result<Self, Error> {
         let read = |file| fs::read_to_string(file).unwrap_or_default();
         let (subuid, subgid) = (read("/etc/subuid"), read("/etc/subgid"));
         let uid = Uid::effective();
         if uid.is_root() {
             let base = free_base(&[&subuid, &subgid]);
+            for file in ["/proc/self/uid_map", "/proc/self/gid_map"] {
+                // Without the file there are no user namespaces, which is an error of its own.
+                if fs::read_to_string(file).is_ok_and(|text| !has_range(&text, base)) {
+                    return Err(Error::UnmappedIds { file, first: base, last: base + (SIZE - 1) });
+                }
+            }
             let extent = vec![Extent { inside: 0, outside: base, count: SIZE }];
             return Ok(Self { uids: extent.clone(), gids: extent, direct: true });
         }
@@ -111,9 +118,28 @@ fn free_base(files: &[&str]) -> u32 {
     (0..1024).map(|i| ROOT_BASE + i * SIZE).find(free).unwrap_or(ROOT_BASE)
 }
 
+/// Whether a line of a map (inside, outside, count) has all of a range that begins at `base`.
+fn has_range(map: &str, base: u32) -> bool {
+    map.lines().any(|line| {
+        let fields: Option<Vec<u32>> =
+            line.split_ascii_whitespace().map(|field| field.parse().ok()).collect();
+        let Some([inside, _, count]) = fields.as_deref() else { return false };
+        *inside <= base && base - inside <= count.saturating_sub(SIZE)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_of_a_namespace() {
+        assert!(has_range("         0          0 4294967295\n", ROOT_BASE));
+        assert!(has_range("0 1000 1\n1 100000 200000\n", 100_000) && has_range("5 0 65536\n", 5));
+        for map in ["0 0 1\n", "0 1000 1\n1 100000 65535\n", "6 0 65536\n", "4 0 65536\n", "", "x\n"] {
+            assert!(!has_range(map, 5), "{map}");
+        }
+    }
 
     #[test]
     fn ranges_of_others_are_left_alone() {

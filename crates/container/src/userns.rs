@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,13 +33,19 @@ pub fn spawn(
 ) -> Result<(Child, Channel), Error> {
     let (ours, theirs) = Channel::pair().map_err(Error::system("create a channel"))?;
     let mut ours = Some(ours);
+    // Its end is seen whoever has a copy of our end of the channel: others that are being forked do, for a moment.
+    let mut parent =
+        rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+            .map(Some)
+            .map_err(|e| Error::system("open this process")(e.into()))?;
     let home = rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::system("open the working directory")(e.into()))?;
     rustix::process::fchdir(directory).map_err(|e| Error::system("change directory")(e.into()))?;
     let child = sys::process::spawn(namespace::USER | namespaces, || {
         // The child's copy of the parent's end: as long as it is open the child would never see it close.
         drop(ours.take());
-        match become_root(&theirs) {
+        let Some(parent) = parent.take() else { return 125 };
+        match become_root(&theirs, parent) {
             Ok(true) => body(theirs),
             // The parent is gone or could not write the map: it knows.
             Ok(false) => 125,
@@ -59,7 +65,8 @@ pub fn spawn(
     Ok((child, ours))
 }
 
-fn become_root(channel: &Channel) -> io::Result<bool> {
+/// Closes `parent`: whatever runs here later has no business with it.
+fn become_root(channel: &Channel, parent: OwnedFd) -> io::Result<bool> {
     if channel.recv_until(Instant::now() + MAP_DEADLINE)?.is_none() {
         return Ok(false);
     }
@@ -69,7 +76,15 @@ fn become_root(channel: &Channel) -> io::Result<bool> {
     nix::unistd::setresuid(root.0, root.0, root.0)?;
     // The change of ids made this process undumpable and with that its own /proc files inaccessible.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
-    tie_to_parent(channel.as_fd())
+    Ok(tie_to_parent(channel.as_fd())? && !is_readable(parent.as_fd())?)
+}
+
+/// Whether a descriptor is readable now: of a process, that it has ended.
+fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    match wait_readable(fd, Instant::now()) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
+        other => other.map(|()| true),
+    }
 }
 
 /// Makes this process die with the thread that made it. Must come after the last change of ids, which clears
@@ -80,17 +95,11 @@ fn become_root(channel: &Channel) -> io::Result<bool> {
 /// What `prctl(2)` and `poll(2)` report.
 pub fn tie_to_parent(channel: BorrowedFd<'_>) -> io::Result<bool> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    match wait_readable(channel, Instant::now()) {
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(true),
-        // Readable: either a request, or the end. Requests come only after the parent has seen us ready.
-        Ok(()) => {
-            let mut poll = [rustix::event::PollFd::new(&channel, rustix::event::PollFlags::empty())];
-            let none = rustix::time::Timespec::default();
-            rustix::event::poll(&mut poll, Some(&none))?;
-            Ok(!poll[0].revents().contains(rustix::event::PollFlags::HUP))
-        }
-        Err(error) => Err(error),
-    }
+    // Whether there is something to read does not matter: it may be a request.
+    let mut poll = [rustix::event::PollFd::new(&channel, rustix::event::PollFlags::empty())];
+    let none = rustix::time::Timespec::default();
+    rustix::event::poll(&mut poll, Some(&none))?;
+    Ok(!poll[0].revents().contains(rustix::event::PollFlags::HUP))
 }
 
 /// A child that another process made on our behalf (`CLONE_PARENT`): nobody else reaps it, so `pid` is still its own.

@@ -69,7 +69,7 @@ const MAX_FILE: u64 = 4 << 20;
 /// Besides the files, what they include and extend, `.env` and the files of `env_file` are read, and build
 /// directories, Dockerfiles and other paths are looked at; nothing is changed.
 pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> {
-    let Model { root, project, name, mut warnings, .. } = Model::read(options, host, true)?;
+    let Model { root, project, name, mut warnings, included, .. } = Model::read(options, host, true)?;
     let file = file::model(&root, project.format, &mut warnings)?;
     let of_files = settled(warnings, options.strict)?;
     let warnings = project.warnings.iter().cloned().chain(of_files).collect();
@@ -80,6 +80,7 @@ pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> 
         format: project.format,
         directory: project.directory,
         variables: &project.variables,
+        included: &included,
         env_writer: project.env_writer,
     };
     resolve::plan(file, &context, warnings)
@@ -124,10 +125,11 @@ pub fn has_files(options: &LoadOptions, host: &HostFacts) -> bool {
     !matches!(Project::find(options, &host.environment), Err(FileError::Option { .. }))
 }
 
-/// The variables that a stack file may refer to: the environment's, then those of `.env`. The value of
-/// a `SecretSource::Environment` is found here.
-pub fn variables(options: &LoadOptions, host: &HostFacts) -> Result<Variables, FileError> {
-    Ok(Project::find(options, &host.environment)?.variables)
+/// The variables in which the value of a `SecretSource::Environment` is found: the environment's, then those of `.env`,
+/// then those of the `.env` of an included file for its own secrets.
+pub fn secret_variables(options: &LoadOptions, host: &HostFacts) -> Result<Variables, FileError> {
+    let Model { project, included, .. } = Model::read(options, host, true)?;
+    Ok(project.variables.or(included))
 }
 
 /// Read a text file of the user's.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::archive;
+use crate::build::cache;
 use crate::build::source::refused;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
@@ -54,6 +55,14 @@ enum Answer {
     },
 }
 
+/// The key of what is known of an address: to whoever makes room, an entry of the cache that has no layer.
+fn record_key(url: &str) -> Digest {
+    let mut key = Hasher::new();
+    key.field(b"address");
+    key.field(url.as_bytes());
+    key.finish()
+}
+
 impl Download {
     /// Finds out what an address holds, and fetches it where that is the only way.
     pub(super) fn begin(
@@ -63,14 +72,16 @@ impl Download {
         scratch: &Rc<Scratch>,
     ) -> Result<Self> {
         let expected = checksum.map(|text| read_checksum(url, text)).transpose()?;
-        let record =
-            store.data_dir().join("cache").join(format!("url-{}.json", Digest::of(url.as_bytes()).hex()));
+        let record = cache::path(store, &record_key(url));
         let known = match store.read_json::<Known>(&record) {
             Ok(known) => known,
             // It is made anew.
             Err(Error::DamagedStore { .. }) => None,
             Err(error) => return Err(error),
         };
+        if known.is_some() {
+            cache::touch(&record);
+        }
         let begun = |known: &Known| Self {
             url: url.to_owned(),
             digest: known.digest.clone(),

@@ -72,7 +72,8 @@ pub(crate) fn after(parent: Option<&Digest>, key: Digest, epoch: Option<u64>) ->
     hasher.finish()
 }
 
-fn path(store: &Store, key: &Digest) -> PathBuf {
+/// Where the record of a key is.
+pub(super) fn path(store: &Store, key: &Digest) -> PathBuf {
     store.data_dir().join("cache").join(format!("{}.json", key.hex()))
 }
 
@@ -94,11 +95,16 @@ pub(crate) fn get(store: &Store, key: &Digest, fresh: Option<SystemTime>) -> Res
     match &entry.layer {
         Some(layer) if !store.has_layer(layer)? => Ok(None),
         _ => {
-            // What is used stays longest when room is made. Not worth a failed build.
-            File::open(path(store, key)).and_then(|file| file.set_modified(SystemTime::now())).ok();
+            touch(&path(store, key));
             Ok(Some(entry))
         }
     }
+}
+
+/// Remembers that a record was used.
+pub(super) fn touch(path: &Path) {
+    // What is used stays longest when room is made. Not worth a failed build.
+    File::open(path).and_then(|file| file.set_modified(SystemTime::now())).ok();
 }
 
 /// Remembers what was made by the holder of the key's claim.

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use ureq::Agent;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig, parse_pem};
 
-use super::client::origin;
+use super::address::origin;
 use super::error::{Problem, RegistryError};
-use super::settings::{Endpoint, Timing, is_loopback};
-use crate::error::Result;
+use super::settings::{ClientCertificate, Endpoint, Timing, is_loopback};
+use crate::error::{Error, Result};
 
 /// Where distributions keep the certificates of the authorities that they trust.
 const AUTHORITIES: [&str; 4] = [
@@ -18,10 +18,16 @@ const AUTHORITIES: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// What makes the connections to a registry.
-pub(super) fn agent(endpoint: &Endpoint, timing: &Timing) -> Result<Agent> {
+/// What makes the connections to a registry, and shows this certificate to servers that want one.
+pub(super) fn agent(
+    endpoint: &Endpoint,
+    certificate: Option<&ClientCertificate>,
+    timing: &Timing,
+) -> Result<Agent> {
     let host = origin(endpoint.urls.first().map_or("", String::as_str));
     let host = host.split_once("://").map_or(host, |(_, host)| host);
+    let own = certificate.map(|certificate| client_certificate(endpoint, certificate)).transpose()?;
+    let tls = TlsConfig::builder().root_certs(authorities(endpoint)?).client_cert(own).build();
     let config = Agent::config_builder()
         .user_agent(concat!("inception-run/", env!("CARGO_PKG_VERSION")))
         .http_status_as_error(false)
@@ -33,7 +39,7 @@ pub(super) fn agent(endpoint: &Endpoint, timing: &Timing) -> Result<Agent> {
         .timeout_per_read(Some(timing.stall))
         .timeout_per_write(Some(timing.stall))
         .timeout_recv_response(Some(timing.answer))
-        .tls_config(TlsConfig::builder().root_certs(authorities(endpoint)?).build());
+        .tls_config(tls);
     // A proxy is of no use for this machine itself.
     let config = if is_loopback(host) { config.proxy(None) } else { config };
     Ok(config.build().new_agent())
@@ -46,11 +52,7 @@ fn authorities(endpoint: &Endpoint) -> Result<RootCerts> {
         let before = trusted.len();
         trusted.extend(certificates(text.as_bytes()));
         if trusted.len() == before {
-            let problem = "the certificate of its authority (`ca.crt`) cannot be read".to_owned();
-            let registry = endpoint.name.clone();
-            return Err(
-                RegistryError { registry, repository: None, problem: Problem::Refused { problem } }.into()
-            );
+            return Err(refused(endpoint, "the certificate of its authority (`ca.crt`) cannot be read"));
         }
     }
     let configured = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
@@ -62,6 +64,25 @@ fn authorities(endpoint: &Endpoint) -> Result<RootCerts> {
         None => {}
     }
     Ok(RootCerts::new_with_certs(&trusted))
+}
+
+fn client_certificate(endpoint: &Endpoint, certificate: &ClientCertificate) -> Result<ClientCert> {
+    let chain = certificates(certificate.chain.as_bytes());
+    let key = parse_pem(certificate.key.as_bytes()).filter_map(Result::ok).find_map(|item| match item {
+        PemItem::PrivateKey(key) => Some(key),
+        _ => None,
+    });
+    match key.filter(|_| !chain.is_empty()) {
+        Some(key) => Ok(ClientCert::new_with_certs(&chain, key)),
+        None => {
+            Err(refused(endpoint, "the certificate that it is to know us by, or its key, cannot be read"))
+        }
+    }
+}
+
+fn refused(endpoint: &Endpoint, problem: &str) -> Error {
+    let problem = Problem::Refused { problem: problem.to_owned() };
+    RegistryError { registry: endpoint.name.clone(), repository: None, problem }.into()
 }
 
 /// The certificates of a PEM file. One that cannot be read vouches for nobody.

@@ -99,11 +99,16 @@ impl TokenAnswer {
 /// A token, and how long it is good.
 #[derive(Clone)]
 pub(super) struct Token {
-    pub(super) value: String,
+    value: String,
     until: Instant,
 }
 
 impl Token {
+    /// What says it to a registry.
+    pub(super) fn header(&self) -> String {
+        format!("Bearer {}", self.value)
+    }
+
     pub(super) fn is_fresh(&self) -> bool {
         Instant::now() < self.until
     }

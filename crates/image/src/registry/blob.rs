@@ -8,6 +8,7 @@ use ureq::http::{Method, header};
 
 use super::client::{Call, Client, LARGEST_ANSWER};
 use super::error::Problem;
+use super::headers;
 use super::settings::Timing;
 use crate::digest::Hasher;
 use crate::error::{Error, Result};
@@ -115,7 +116,7 @@ impl<'a> BlobReader<'a> {
         let skip = match (answer.status(), self.offset) {
             (200, offset) => offset,
             (206, offset) if offset > 0 => {
-                let start = answer.header(header::CONTENT_RANGE).and_then(range_start);
+                let start = answer.header(header::CONTENT_RANGE).and_then(headers::range_start);
                 if start != Some(offset) {
                     return Err(self
                         .client
@@ -236,11 +237,6 @@ impl Read for BlobReader<'_> {
     }
 }
 
-/// Where the part begins that a `Content-Range` header names: `bytes 5-9/10`.
-fn range_start(text: &str) -> Option<u64> {
-    text.trim().strip_prefix("bytes")?.trim_start().split('-').next()?.parse().ok()
-}
-
 /// A small blob as a whole.
 pub(super) fn fetch(client: &Client, repository: &str, scope: &str, blob: &Descriptor) -> Result<Vec<u8>> {
     if blob.size > LARGEST_ANSWER {
@@ -261,13 +257,6 @@ pub(super) fn fetch(client: &Client, repository: &str, scope: &str, blob: &Descr
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_are_read() {
-        assert_eq!(range_start("bytes 5-9/10"), Some(5));
-        assert_eq!(range_start("bytes */10"), None);
-        assert_eq!(range_start("items 5-9/10"), None);
-    }
 
     #[test]
     fn who_crawls_is_found_out() {

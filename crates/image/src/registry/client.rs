@@ -6,15 +6,17 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ureq::http::{HeaderMap, Method, Request, Response, header};
 use ureq::{Agent, Body, SendBody};
 
-use super::agent::agent;
+use super::address::{join, same_origin};
+use super::agent as connections;
 use super::auth::{Challenge, Token, TokenAnswer};
 use super::credentials::Credentials;
 use super::error::{LOG_IN, Problem, RegistryError, is_distrust};
+use super::headers;
 use super::settings::{Access, Endpoint, Timing, is_loopback};
 use crate::error::{Error, Result};
 
@@ -93,6 +95,8 @@ impl Answer {
 /// A registry that was reached.
 pub(super) struct Client {
     agent: Agent,
+    /// For the others that it sends us to: it does not say who we are.
+    elsewhere: Agent,
     timing: Timing,
     /// What comes before `/v2/`.
     base: String,
@@ -126,7 +130,8 @@ impl Client {
             let (registry, repository) = (endpoint.name.clone(), repository.map(str::to_owned));
             Error::from(RegistryError { registry, repository, problem })
         };
-        let agent = agent(endpoint, timing)?;
+        let certificate = endpoint.certificate.as_ref();
+        let agent = connections::agent(endpoint, certificate, timing)?;
         let mut unreachable = None;
         for base in &endpoint.urls {
             let ping = Request::get(format!("{base}/v2/")).body(());
@@ -158,6 +163,7 @@ impl Client {
             };
             return Ok(Self {
                 agent,
+                elsewhere: connections::agent(endpoint, None, timing)?,
                 timing: timing.clone(),
                 base: base.clone(),
                 plain_http: endpoint.plain_http,
@@ -194,7 +200,9 @@ impl Client {
     pub(super) fn stop(&self) {
         *lock(&self.stop.stopped) = true;
         self.stop.changed.notify_all();
-        self.agent.clone().shutdown();
+        for agent in [&self.agent, &self.elsewhere] {
+            agent.clone().shutdown();
+        }
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -282,7 +290,7 @@ impl Client {
                 renewed = true;
                 if let Some(challenge) = challenge(answer.response.headers()) {
                     *lock(&self.challenge) = challenge;
-                    lock(&self.tokens).remove(call.scope);
+                    self.forget_token(call.scope, authorization.as_deref());
                     authorization = self.authorization(call.scope, &call.operation)?;
                     if authorization.is_some() {
                         continue;
@@ -313,7 +321,7 @@ impl Client {
             if let Some(authorization) = authorization.filter(|_| same_origin(&url, &self.base)) {
                 request = request.header(header::AUTHORIZATION, authorization);
             }
-            let response = match self.run(request, &call.payload) {
+            let response = match run(self.agent(&url), request, &call.payload) {
                 Ok(response) => response,
                 Err(cause) => return Ok(Err(cause)),
             };
@@ -346,21 +354,15 @@ impl Client {
         }
     }
 
-    fn run(
-        &self,
-        request: ureq::http::request::Builder,
-        payload: &Payload<'_>,
-    ) -> Result<Response<Body>, ureq::Error> {
-        match payload {
-            Payload::None => self.agent.run(request.body(())?),
-            Payload::Bytes(bytes) => self.agent.run(request.body(*bytes)?),
-            Payload::Part { file, start, length } => {
-                let mut file = File::open(file)?;
-                file.seek(SeekFrom::Start(*start))?;
-                let mut part = file.take(*length);
-                let request = request.header(header::CONTENT_LENGTH, *length);
-                self.agent.run(request.body(SendBody::from_reader(&mut part))?)
-            }
+    fn agent(&self, url: &str) -> &Agent {
+        if same_origin(url, &self.base) { &self.agent } else { &self.elsewhere }
+    }
+
+    /// Drops the token that was refused; not the new one that another thread may have got meanwhile.
+    fn forget_token(&self, scope: &str, refused: Option<&str>) {
+        let mut tokens = lock(&self.tokens);
+        if tokens.get(scope).is_some_and(|token| refused == Some(&token.header())) {
+            tokens.remove(scope);
         }
     }
 
@@ -381,7 +383,7 @@ impl Client {
                         token
                     }
                 };
-                Ok(Some(format!("Bearer {}", token.value)))
+                Ok(Some(token.header()))
             }
         }
     }
@@ -400,10 +402,10 @@ impl Client {
                     let mut form = query.clone();
                     form.extend([("grant_type", "refresh_token"), ("refresh_token", token.as_str())]);
                     form.extend([("client_id", "inception-run"), ("scope", scope)]);
-                    self.agent.post(realm).send_form(form)
+                    self.agent(realm).post(realm).send_form(form)
                 }
                 credentials => {
-                    let mut request = self.agent.get(realm).query_pairs(query.clone());
+                    let mut request = self.agent(realm).get(realm).query_pairs(query.clone());
                     request =
                         request.query_pairs(scope.split(' ').filter(|s| !s.is_empty()).map(|s| ("scope", s)));
                     if let Some(Credentials::Password { user, .. }) = credentials {
@@ -482,13 +484,32 @@ pub fn check_login(access: &Access, registry: &str) -> Result<()> {
     }
 }
 
+fn run(
+    agent: &Agent,
+    request: ureq::http::request::Builder,
+    payload: &Payload<'_>,
+) -> Result<Response<Body>, ureq::Error> {
+    match payload {
+        Payload::None => agent.run(request.body(())?),
+        Payload::Bytes(bytes) => agent.run(request.body(*bytes)?),
+        Payload::Part { file, start, length } => {
+            let mut file = File::open(file)?;
+            file.seek(SeekFrom::Start(*start))?;
+            let mut part = file.take(*length);
+            let request = request.header(header::CONTENT_LENGTH, *length);
+            agent.run(request.body(SendBody::from_reader(&mut part))?)
+        }
+    }
+}
+
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     Challenge::parse(headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()))
 }
 
-/// How long the server wants us to wait. A date is as good as nothing: our clock may differ.
+/// How long the server wants us to wait.
 fn retry_after(answer: &Answer) -> Option<Duration> {
-    answer.header(header::RETRY_AFTER)?.trim().parse().ok().map(Duration::from_secs)
+    let value = answer.header(header::RETRY_AFTER)?;
+    headers::retry_after(value, answer.header(header::DATE), SystemTime::now())
 }
 
 fn read_limited(response: &mut Response<Body>, limit: u64) -> Result<Vec<u8>, ureq::Error> {
@@ -523,64 +544,9 @@ pub(crate) fn shown(text: &str) -> String {
     if clean.len() < text.len() && text.chars().count() > LONGEST { clean + "..." } else { clean }
 }
 
-/// Scheme, host and port of an address.
-pub(super) fn origin(url: &str) -> &str {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
-    &url[..end]
-}
-
-fn same_origin(one: &str, other: &str) -> bool {
-    origin(one).eq_ignore_ascii_case(origin(other))
-}
-
-/// A target relative to an address (RFC 3986, section 5.2, as far as registries go).
-pub(super) fn join(base: &str, target: &str) -> String {
-    if target.contains("://") && !target.starts_with('/') {
-        return target.to_owned();
-    }
-    if let Some(rest) = target.strip_prefix("//") {
-        let scheme = base.split_once("://").map_or("https", |(scheme, _)| scheme);
-        return format!("{scheme}://{rest}");
-    }
-    if target.starts_with("/v2/") && !base[origin(base).len()..].starts_with("/v2/") {
-        // A mirror may lie below a path.
-        return format!("{base}{target}");
-    }
-    if target.starts_with('/') {
-        return format!("{}{target}", origin(base));
-    }
-    let path = base.split(['?', '#']).next().unwrap_or(base);
-    match path[origin(path).len()..].rfind('/') {
-        Some(at) => format!("{}{target}", &path[..=origin(path).len() + at]),
-        None => format!("{path}/{target}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_joined() {
-        let upload = "https://h:5000/v2/a/blobs/uploads/1?_state=x";
-        for (base, target, whole) in [
-            ("https://h:5000", "/v2/a/tags", "https://h:5000/v2/a/tags"),
-            ("https://h/hub", "/v2/a/tags", "https://h/hub/v2/a/tags"),
-            (upload, "/v2/a/blobs/uploads/2", "https://h:5000/v2/a/blobs/uploads/2"),
-            (upload, "https://other/x", "https://other/x"),
-            (upload, "//other/x", "https://other/x"),
-            (upload, "2?y", "https://h:5000/v2/a/blobs/uploads/2?y"),
-            ("https://h", "x", "https://h/x"),
-        ] {
-            assert_eq!(join(base, target), whole);
-        }
-        assert!(same_origin("https://H:5000/x", "https://h:5000?y"));
-        assert!(!same_origin("https://h:5000", "http://h:5000"));
-        assert!(!same_origin("https://h.evil", "https://h"));
-        // What stands before an `@` is no host.
-        assert!(!same_origin("https://h@evil/", "https://h"));
-    }
 
     #[test]
     fn foreign_text_is_bounded() {

@@ -10,12 +10,16 @@
 //! ends. An image appears in the store when all of it is there; layers that arrived before something failed are kept,
 //! and not fetched again.
 
+mod address;
 mod agent;
 mod auth;
 mod blob;
 mod client;
 mod credentials;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod headers;
 mod pull;
 mod push;
 mod records;
@@ -32,7 +36,7 @@ pub use error::{Problem, RegistryError};
 pub use pull::{PullOptions, Pulled, pull};
 pub use push::{Pushed, push};
 pub use records::pulled_at;
-pub use settings::{Access, Mirror, Registry, Timing, is_loopback};
+pub use settings::{Access, ClientCertificate, Mirror, Registry, Timing, is_loopback};
 
 /// How a transfer goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

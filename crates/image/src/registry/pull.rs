@@ -94,7 +94,7 @@ fn pull_from(
     options: &PullOptions,
     events: &mut dyn FnMut(TransferEvent),
 ) -> Result<Pulled> {
-    let repository = reference.repository();
+    let repository = endpoint.prefix.clone() + &reference.repository();
     let client = Client::connect(endpoint, Some(&repository), &access.timing)?;
     let source = Source { client: &client, scope: format!("repository:{repository}:pull"), repository };
     let top = source.manifest(reference)?;
@@ -109,7 +109,7 @@ fn pull_from(
     store::check_count(&config.rootfs.diff_ids)?;
     let mut missing = Vec::new();
     let mut seen = BTreeSet::new();
-    let place = records::place(reference.registry(), &source.repository);
+    let place = records::place(reference.registry(), &reference.repository());
     for (blob, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
         if !seen.insert(diff_id) {
             continue;

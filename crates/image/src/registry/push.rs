@@ -9,7 +9,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ureq::http::{Method, header};
 
-use super::client::{Answer, Call, Client, Payload, join};
+use super::address::join;
+use super::client::{Answer, Call, Client, Payload};
 use super::error::Problem;
 use super::settings::Access;
 use super::{Outcome, TransferEvent, in_parallel, records};

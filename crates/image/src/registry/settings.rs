@@ -1,6 +1,7 @@
 //! How registries are reached, as the user wants it: plain data, read by the command.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -34,26 +35,52 @@ pub struct Registry {
     pub plain_http: bool,
     /// Certificates (PEM) of authorities that vouch for it, beside the system's.
     pub authorities: Vec<String>,
+    /// Who we are there, where TLS is to say so.
+    pub certificate: Option<ClientCertificate>,
     /// Who we are there.
     pub credentials: Option<Credentials>,
+}
+
+/// A certificate, and the key that proves that it is ours; both as PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, and those of the authorities between it and one that the registry knows.
+    pub chain: String,
+    /// The key.
+    pub key: String,
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientCertificate({} bytes)", self.chain.len())
+    }
 }
 
 /// A registry that has what another one has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
-    /// `https://host[:port]`, or `http://` where plain HTTP is meant.
+    /// `https://host[:port][/path]`, or `http://` where plain HTTP is meant.
     pub url: String,
+    /// What its repositories have in front of the registry's names, with a slash at the end: `hub/` where it has
+    /// `hub/library/alpine`.
+    pub prefix: String,
 }
 
 impl Mirror {
-    /// A mirror by its address; none for what is no such address.
+    /// A mirror by its address; none for what is no such address. A path goes before `/v2/`, as where it is one of
+    /// several services of a server. What stands behind `/v2/` in it goes before the names of repositories, as
+    /// projects that stand for other registries have it.
     pub fn parse(text: &str) -> Option<Self> {
         let url = text.trim_end_matches('/');
         let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
         let host = rest.split('/').next().filter(|host| !host.is_empty())?;
         let clean =
             url.bytes().all(|b| b.is_ascii_graphic()) && !host.contains('@') && !url.contains(['?', '#']);
-        clean.then(|| Self { url: url.to_owned() })
+        let (url, prefix) = match url.split_once("/v2/") {
+            Some((url, prefix)) => (url, format!("{}/", prefix.trim_matches('/'))),
+            None => (url.strip_suffix("/v2").unwrap_or(url), String::new()),
+        };
+        clean.then(|| Self { url: url.trim_end_matches('/').to_owned(), prefix })
     }
 
     /// Host and port.
@@ -110,7 +137,10 @@ pub(super) struct Endpoint {
     pub(super) urls: Vec<String>,
     /// The user allows it to send us to others without TLS.
     pub(super) plain_http: bool,
+    /// What its repositories have in front of the registry's names.
+    pub(super) prefix: String,
     pub(super) authorities: Vec<String>,
+    pub(super) certificate: Option<ClientCertificate>,
     pub(super) credentials: Option<Credentials>,
 }
 
@@ -119,25 +149,28 @@ impl Access {
     pub(super) fn registry(&self, name: &str) -> Endpoint {
         let host = if name == DOCKER_HUB { "registry-1.docker.io" } else { name };
         let settings = self.registries.get(name).cloned().unwrap_or_default();
-        let Registry { authorities, credentials, plain_http, .. } = settings;
+        let Registry { authorities, certificate, credentials, plain_http, .. } = settings;
         let mut urls = vec![format!("https://{host}")];
         if plain_http || is_loopback(host) {
             urls.push(format!("http://{host}"));
         }
-        Endpoint { name: name.to_owned(), urls, plain_http, authorities, credentials }
+        let (name, prefix) = (name.to_owned(), String::new());
+        Endpoint { name, urls, plain_http, prefix, authorities, certificate, credentials }
     }
 
     /// Where to pull from: the mirrors, then the registry itself.
     pub(super) fn sources(&self, name: &str) -> Vec<Endpoint> {
         let mirrors = self.registries.get(name).map(|registry| &registry.mirrors[..]).unwrap_or_default();
         let mirror = |mirror: &Mirror| {
-            let Registry { authorities, credentials, .. } =
+            let Registry { authorities, certificate, credentials, .. } =
                 self.registries.get(mirror.host()).cloned().unwrap_or_default();
             Endpoint {
                 name: mirror.host().to_owned(),
                 urls: vec![mirror.url.clone()],
                 plain_http: mirror.url.starts_with("http://"),
+                prefix: mirror.prefix.clone(),
                 authorities,
+                certificate,
                 credentials,
             }
         };

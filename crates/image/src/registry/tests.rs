@@ -558,10 +558,14 @@ fn mirrors_come_first_and_may_fail() {
     let broken = Server::start(|request| request.is("GET", "/manifests/").then(|| Reply::new(404)));
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mirror = Server::start(|_| None);
-    mirror.put("library/app", "1", &sample);
+    // It stands for several registries.
+    mirror.put("hub/library/app", "1", &sample);
     let mut access = access(None);
-    let urls =
-        [format!("http://{gone}"), format!("http://{}", broken.host), format!("http://{}/", mirror.host)];
+    let urls = [
+        format!("http://{gone}"),
+        format!("http://{}", broken.host),
+        format!("http://{}/v2/hub/", mirror.host),
+    ];
     access.registries.insert(
         DOCKER_HUB.to_owned(),
         Registry {
@@ -670,7 +674,7 @@ proptest::proptest! {
         drop(crate::manifest::Document::parse(&bytes, Some(&kind)));
         drop(crate::manifest::Document::parse(text.as_bytes(), None));
         drop(auth::Challenge::parse([&*text, &*format!("Bearer {kind}={text}")].into_iter()));
-        drop(client::join("https://h/v2/a", &text));
+        drop(address::join("https://h/v2/a", &text));
         if let Ok(reference) = text.parse::<Reference>() {
             proptest::prop_assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference);
         }

@@ -123,6 +123,10 @@ fn what_a_server_sent_is_asked_for_once() {
     let checksum = format!("ADD --checksum={}", Digest::of(b"two"));
     assert_eq!(build(&checksum).image().layers, second.layers);
     assert_eq!(server.answers(), Vec::<String>::new());
+    // What is known of an address goes with the rest of the build cache.
+    let policy = image::PrunePolicy { all: true, ..image::PrunePolicy::default() };
+    place.store.prune(&policy, false).unwrap();
+    assert_eq!(list(&place.data().join("cache")), Vec::<String>::new());
 }
 
 #[test]

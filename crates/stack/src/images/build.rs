@@ -71,9 +71,16 @@ pub fn build(
             let job = Job::new(build, choice.of(build)?, options, begun, &ids, &mut handles)
                 .context(|| format!("build the image of service `{service}`"))?;
             let (way_out, command) = WayOut::pair()?;
+            let mut way_out = Some(way_out);
             let worker = storage::start(paths, |store, tell: &mut dyn FnMut(Progress)| {
+                // The worker's copy: with it the worker would wait for an answer when there is no command any more.
+                drop(way_out.take());
                 job.carry_out(store, service, Networks::new(&network, &command), tell)
             })?;
+            // Still there: only the worker's copy was emptied.
+            let Some(way_out) = way_out else {
+                return Err(RemoteError::message("the worker's channel is gone"));
+            };
             running.push(Building { service, build, worker, way_out });
         }
         if running.is_empty() {

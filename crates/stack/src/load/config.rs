@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::model::Model;
-use super::{LoadOptions, canonical, emit, paths};
+use super::{LoadOptions, canonical, emit, paths, profiles};
 use crate::diagnostic::FileError;
 use crate::file::node::{Key, Node, Value};
 use crate::file::{self, Format};
 use crate::host::HostFacts;
+use crate::resolve::{self, DEFAULT_NETWORK};
 
 /// A stack's files as one.
 pub struct Config {
@@ -21,13 +22,17 @@ pub struct Config {
 /// The sections of a file, in the order in which they are written.
 const SECTIONS: [&str; 7] = ["name", "base", "services", "networks", "volumes", "secrets", "configs"];
 
-/// Read a stack's files into one model. Without `interpolate` variables are left as they are written, and nothing is
+/// Read a stack's files into one model; with `services` in the options, of those and what they need. Without `interpolate` variables are left as they are written, and nothing is
 /// checked but what merging needs.
 pub fn config(options: &LoadOptions, host: &HostFacts, interpolate: bool) -> Result<Config, FileError> {
     let mut model = Model::read(options, host, interpolate)?;
     let mut warnings = std::mem::take(&mut model.warnings);
+    if !options.services.is_empty() {
+        profiles::only(&mut model.root, &options.services)?;
+    }
     if interpolate {
-        file::model(&model.root, model.project.format, &mut warnings)?;
+        let mut file = file::model(&model.root, model.project.format, &mut warnings)?;
+        resolve::check_references(&mut file, model.project.format)?;
     }
     let mut warnings = super::settled(warnings, options.strict)?;
     warnings.splice(0..0, model.project.warnings.iter().cloned());
@@ -56,6 +61,27 @@ impl Config {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// The names of the networks, with the one of services that name none.
+    pub fn networks(&self) -> Vec<String> {
+        let mut names = self.names("networks");
+        let on_default = |service: &Node| match service.get("networks").map(|node| &node.value) {
+            None | Some(Value::Null) => service.get("network_mode").is_none_or(Node::is_null),
+            Some(Value::Map(uses)) => uses.iter().any(|(key, _)| key.name == DEFAULT_NETWORK),
+            Some(Value::List(uses)) => {
+                uses.iter().any(|name| name.text("").is_ok_and(|name| name == DEFAULT_NETWORK))
+            }
+            Some(_) => false,
+        };
+        let used = match self.root.get("services").map(|node| &node.value) {
+            Some(Value::Map(services)) => services.iter().any(|(_, service)| on_default(service)),
+            _ => false,
+        };
+        if used && !names.iter().any(|name| name == DEFAULT_NETWORK) {
+            names.push(DEFAULT_NETWORK.to_owned());
+        }
+        names
     }
 
     /// The profiles that services belong to.

@@ -426,3 +426,67 @@ fn errors_of_several_files() {
     }
     insta::assert_snapshot!("files_errors", all);
 }
+
+#[test]
+fn an_included_files_secrets_have_its_variables() {
+    let of = |directory: &str, more: &str| {
+        let secret = format!("{{ environment: KEY_{directory} }}");
+        (
+            format!("{directory}/compose.yaml"),
+            format!(
+                "{more}services: {{ {directory}: {{ image: i, secrets: [{directory}], environment: [KEY_{directory}] }} }}\n\
+                 secrets: {{ {directory}: {secret} }}\n"
+            ),
+        )
+    };
+    let (one, one_text) = of("one", "include: [../two/compose.yaml]\n");
+    let (two, two_text) = of("two", "");
+    let fixture = Fixture::new(&[
+        (
+            "compose.yaml",
+            "include: [one/compose.yaml]\nservices: { web: { image: i, environment: [KEY_one] } }\n",
+        ),
+        (&one, &one_text),
+        (&two, &two_text),
+        ("one/.env", "KEY_one=first\n"),
+        ("two/.env", "KEY_two=second\n"),
+    ]);
+    let options = here(&fixture);
+    let plan = loaded(&fixture, &options);
+    assert_eq!(service(&plan, "web").environment.get("KEY_one"), None);
+    assert_eq!(service(&plan, "one").environment["KEY_one"], "first");
+    let values = secret_variables(&options, &host()).unwrap();
+    assert_eq!((values.get("KEY_one"), values.get("KEY_two")), (Some("first"), Some("second")));
+    // That of the whole comes first.
+    let values = secret_variables(&options, &host_with(&[("KEY_two", "outer")])).unwrap();
+    assert_eq!(values.get("KEY_two"), Some("outer"));
+    // One name cannot mean two things.
+    fixture.write("two/compose.yaml", &two_text.replace("KEY_two", "KEY_one"));
+    fixture.write("two/.env", "KEY_one=other\n");
+    fixture.write("compose.yaml", "include: [two/compose.yaml, one/compose.yaml]\n");
+    fixture.write("one/compose.yaml", &one_text.replace("include: [../two/compose.yaml]\n", ""));
+    let error = load(&options, &host()).unwrap_err().render(false);
+    assert!(
+        error.contains("variable `KEY_one` of secrets has another value in another `include`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn of_entries_of_one_file_the_last_counts_in_compose() {
+    let text = "services:\n  web:\n    image: i\n    ports: ['8080:80', '8080:80']\n    cap_add: [SYS_TIME, SYS_TIME]\n    \
+                volumes: ['./a:/x', './b:/y', './c:/x']\n";
+    let fixture = Fixture::new(&[("compose.yaml", text)]);
+    let plan = loaded(&fixture, &here(&fixture));
+    let web = service(&plan, "web");
+    assert_eq!(web.ports.len(), 1);
+    let sources: Vec<String> = web
+        .mounts
+        .iter()
+        .map(|mount| match &mount.kind {
+            MountKind::Bind { source, .. } => source.file_name().unwrap().to_string_lossy().into_owned(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sources, ["c", "b"]);
+}

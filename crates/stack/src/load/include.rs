@@ -114,9 +114,37 @@ fn read(entry: &Entry, layers: &mut Layers<'_>, scope: &Scope, trail: &[PathBuf]
     let mut model = layers.model(documents, &inner, &trail)?;
     if layers.interpolate {
         environment::inherit(&mut model, &inner.variables)?;
+        keep_secrets(&model, layers, scope, &inner)?;
     }
     paths::rebase(&mut model, &inner.directory, Some(&scope.directory));
     Ok(model)
+}
+
+/// Remember the variables that secrets of an included model name and that only it has: they are read when something
+/// starts, which knows the variables of the whole only.
+fn keep_secrets(model: &Node, layers: &mut Layers<'_>, outer: &Scope, inner: &Scope) -> Checked<()> {
+    for what in ["secrets", "configs"] {
+        let Some(Node { value: Value::Map(entries), .. }) = model.get(what) else { continue };
+        for (_, secret) in entries {
+            let Some(node) = secret.get("environment") else { continue };
+            // What is no text is refused where it is read.
+            let Ok(name) = node.text("environment") else { continue };
+            if outer.variables.get(&name).is_some() {
+                continue;
+            }
+            // One of a model that the included one includes may be kept already.
+            let Some(value) = inner.variables.get(&name) else { continue };
+            match layers.included.insert(name.clone(), value.to_owned()) {
+                Some(other) if other != value => {
+                    let message =
+                        format!("variable `{name}` of {what} has another value in another `include`");
+                    return Err(Fault::new(&node.span, message).hint("give one of them another name"));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Those of the file that includes, then those of the entry's own files, or of `.env` in its directory.

@@ -1,6 +1,7 @@
 //! Files to one tree: each is interpolated, its `extends` and `include` are followed, and it is merged over the
 //! files before it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,13 +29,23 @@ pub(super) struct Layers<'a> {
     /// A script beside the file that writes `.env`.
     pub(super) env_writer: Option<&'a str>,
     pub(super) warnings: Vec<(Span, String)>,
+    /// Variables that only secrets of included files have.
+    pub(super) included: BTreeMap<String, String>,
     files: usize,
     weight: usize,
 }
 
 impl<'a> Layers<'a> {
     pub(super) fn new(format: Format, interpolate: bool, env_writer: Option<&'a str>) -> Self {
-        Self { format, interpolate, env_writer, warnings: Vec::new(), files: 0, weight: 0 }
+        Self {
+            format,
+            interpolate,
+            env_writer,
+            warnings: Vec::new(),
+            included: BTreeMap::new(),
+            files: 0,
+            weight: 0,
+        }
     }
 
     /// Merge files, the first one first. `trail` is the files whose `include` led here.
@@ -64,6 +75,9 @@ impl<'a> Layers<'a> {
         self.replace_variables(&mut root, scope)?;
         extends::follow(&mut root, self, scope)?;
         include::follow(&mut root, self, scope, trail)?;
+        if self.format == Format::Compose {
+            merge::unify(&mut root)?;
+        }
         Ok(root)
     }
 

@@ -111,6 +111,36 @@ pub(super) fn settle(node: &mut Node) {
     }
 }
 
+/// Of entries of a list that are known by the same, keep the last: within one file, compose does as between two.
+pub(super) fn unify(root: &mut Node) -> Checked<()> {
+    unify_below(root, &mut Vec::new())
+}
+
+fn unify_below(node: &mut Node, path: &mut Vec<String>) -> Checked<()> {
+    match (rule(path), &mut node.value) {
+        (Some(Rule::Values), Value::List(_)) => unify_list(node, value, path)?,
+        (Some(Rule::Keyed(key)), Value::List(_)) => unify_list(node, key, path)?,
+        (_, Value::Map(entries)) => {
+            for (key, node) in entries {
+                path.push(key.name.clone());
+                unify_below(node, path)?;
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn unify_list(node: &mut Node, key: fn(&Node) -> Option<String>, path: &mut Vec<String>) -> Checked<()> {
+    let none = Node::new(node.span.clone(), Value::List(Vec::new()));
+    let merge = node.merge;
+    let list = std::mem::replace(node, none.clone());
+    *node = keyed(none, list, key, false, path)?;
+    node.merge = merge;
+    Ok(())
+}
+
 /// Write what has two forms as tables.
 pub(super) fn normalize(root: &mut Node) {
     descend(root, &mut Vec::new());

@@ -1,6 +1,6 @@
 //! The one tree that a stack's files come to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::layers::{Layers, Scope};
 use super::project::Project;
@@ -19,6 +19,8 @@ pub(super) struct Model {
     /// The profiles that services have, active or not.
     pub(super) profiles: BTreeSet<String>,
     pub(super) warnings: Vec<(Span, String)>,
+    /// Variables that only secrets of included files have.
+    pub(super) included: BTreeMap<String, String>,
 }
 
 impl Model {
@@ -39,13 +41,13 @@ impl Model {
         let scope = Scope { directory: project.directory.clone(), variables: project.variables.clone() };
         let mut layers = Layers::new(project.format, interpolate, project.env_writer);
         let mut root = layers.model(documents, &scope, &[])?;
-        let mut warnings = layers.warnings;
+        let Layers { mut warnings, included, .. } = layers;
         let known = profiles::known(&root)?;
         profiles::select(&mut root, &project.profiles, &options.services)?;
         if interpolate {
             environment::read_files(&mut root, &scope, host.home.as_deref(), project.format, &mut warnings)?;
             environment::inherit(&mut root, &scope.variables)?;
         }
-        Ok(Self { root, project, name, profiles: known, warnings })
+        Ok(Self { root, project, name, profiles: known, warnings, included })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnostic::{Checked, Fault, Span};
+use crate::diagnostic::{Checked, Fault, FileError, Span, nearest};
 use crate::file::node::{Node, Value};
 
 /// Stands for every profile.
@@ -38,7 +38,7 @@ pub(super) fn select(root: &mut Node, active: &[String], named: &[String]) -> Ch
     }
     let find = |name: &str| inactive.iter().find(|(other, _)| other == name);
     for (name, service) in services(root).filter(|(name, _)| find(name).is_none()) {
-        for (span, other) in needs(service) {
+        for (span, other) in needs(service, false) {
             if let Some((_, profiles)) = find(&other) {
                 let profiles = profiles.join("`, `");
                 let message = format!("service `{name}` needs `{other}`, whose profile is not active");
@@ -55,6 +55,33 @@ pub(super) fn select(root: &mut Node, active: &[String], named: &[String]) -> Ch
         let names: Vec<&str> = names.into_iter().collect();
         return Err(Fault::new(span, "every service has a profile, and none is active")
             .hint(format!("name one with `--profile`: {}", names.join(", "))));
+    }
+    Ok(())
+}
+
+/// Take away the services that are neither named nor needed by those that are.
+pub(super) fn only(root: &mut Node, named: &[String]) -> Result<(), FileError> {
+    let mut wanted: Vec<String> = Vec::new();
+    let mut todo = named.to_vec();
+    while let Some(name) = todo.pop() {
+        let Some((_, service)) = services(root).find(|(other, _)| *other == name) else {
+            // What does not have to be there may be missing; what has to is told where it is named.
+            if !named.contains(&name) {
+                continue;
+            }
+            let near = nearest(&name, services(root).map(|(other, _)| other));
+            return Err(FileError::Option {
+                message: format!("there is no service `{name}`"),
+                hint: near.map(|near| format!("did you mean `{near}`?")),
+            });
+        };
+        if !wanted.contains(&name) {
+            todo.extend(needs(service, true).into_iter().map(|(_, other)| other));
+            wanted.push(name);
+        }
+    }
+    if let Some(Node { value: Value::Map(entries), .. }) = root.get_mut("services") {
+        entries.retain(|(key, _)| wanted.contains(&key.name));
     }
     Ok(())
 }
@@ -87,8 +114,8 @@ fn profiles(service: &Node) -> Checked<Vec<String>> {
     items.iter().map(name).collect()
 }
 
-/// The services that one cannot be without.
-fn needs(service: &Node) -> Vec<(Span, String)> {
+/// The services that one cannot be without; with `optional`, also those that it can be without.
+fn needs(service: &Node, optional: bool) -> Vec<(Span, String)> {
     let mut needs = Vec::new();
     let text = |node: &Node| node.text("").ok();
     match service.get("depends_on").map(|node| &node.value) {
@@ -96,8 +123,9 @@ fn needs(service: &Node) -> Vec<(Span, String)> {
             needs.extend(items.iter().filter_map(|item| Some((item.span.clone(), text(item)?))));
         }
         Some(Value::Map(entries)) => {
-            let required =
-                |node: &Node| !matches!(node.get("required").map(|node| node.boolean("")), Some(Ok(false)));
+            let required = |node: &Node| {
+                optional || !matches!(node.get("required").map(|node| node.boolean("")), Some(Ok(false)))
+            };
             let entries = entries.iter().filter(|(_, node)| required(node));
             needs.extend(entries.map(|(key, _)| (key.span.clone(), key.name.clone())));
         }
@@ -110,6 +138,12 @@ fn needs(service: &Node) -> Vec<(Span, String)> {
                 Some((item.span.clone(), text.split(':').next().unwrap_or_default().to_owned()))
             };
             needs.extend(items.iter().filter_map(name));
+        }
+    }
+    let contexts = service.get("build").and_then(|build| build.get("additional_contexts"));
+    for (key, value) in contexts.and_then(|node| node.pairs("").ok()).unwrap_or_default() {
+        if let Some(name) = value.as_deref().and_then(|value| value.strip_prefix("service:")) {
+            needs.push((key.span, name.to_owned()));
         }
     }
     for key in ["network_mode", "ipc", "pid"] {

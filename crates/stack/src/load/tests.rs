@@ -637,7 +637,7 @@ fn the_repositorys_own_stack_makes_a_plan() {
         let names: Vec<&str> = plan.services.iter().map(|service| service.name.as_str()).collect();
         assert_eq!(names, ["mariadb", "redis", "wordpress", "nginx", "ftp"]);
         let secrets = plan.services.iter().flat_map(|service| &service.secrets);
-        let variables = variables(&options, &host()).unwrap();
+        let variables = secret_variables(&options, &host()).unwrap();
         for secret in secrets {
             let SecretSource::Environment(name) = &secret.source else { panic!("{secret:?}") };
             let value = variables.get(name).unwrap();

@@ -217,7 +217,12 @@ fn access(registry: &str, events: &mut dyn FnMut(Transfer)) -> Result<Access, Re
     }
     for host in hosts {
         let settings = access.registries.entry(host.clone()).or_default();
-        settings.authorities = settings::authorities(&host)?;
+        let certificates = settings::certificates(&host)?;
+        settings.authorities = certificates.authorities;
+        settings.certificate = certificates.own;
+        if let Some(note) = certificates.note {
+            events(Transfer::Note(note));
+        }
         match credentials::find(&host) {
             Ok(found) => settings.credentials = found,
             // Much is public; what is not says so itself.

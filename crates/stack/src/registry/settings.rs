@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use image::registry::{DOCKER_HUB, Mirror, Registry};
+use image::registry::{ClientCertificate, DOCKER_HUB, Mirror, Registry};
 use serde::Deserialize;
 
 use crate::remote::{Context, RemoteError};
@@ -79,27 +79,60 @@ fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, Registry>, RemoteEr
     file.registry.into_iter().map(registry).collect()
 }
 
-/// The certificates (`*.crt`) of the authorities that vouch for a registry or a mirror.
-pub(super) fn authorities(host: &str) -> Result<Vec<String>, RemoteError> {
+/// What the directories for a registry or a mirror hold.
+#[derive(Default)]
+pub(super) struct Certificates {
+    /// Of authorities that vouch for it (`*.crt`).
+    pub(super) authorities: Vec<String>,
+    /// Ours (`*.cert`, with a `*.key` beside it): the first that there is.
+    pub(super) own: Option<ClientCertificate>,
+    /// Why there is none, though there is a file.
+    pub(super) note: Option<String>,
+}
+
+/// Reads the certificates for a registry or a mirror.
+pub(super) fn certificates(host: &str) -> Result<Certificates, RemoteError> {
     let user = home().map(|home| home.join("certs.d"));
-    let mut found = Vec::new();
+    let mut found = Certificates::default();
     for top in CERTIFICATES.iter().map(PathBuf::from).chain(user) {
-        let directory = top.join(host);
-        let entries = match std::fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                return Err(RemoteError::from(error).context(format!("read {}", directory.display())));
-            }
-        };
-        for entry in entries {
-            let path = entry.context(|| format!("read {}", directory.display()))?.path();
-            if path.extension().is_some_and(|extension| extension == "crt") {
-                found.push(std::fs::read_to_string(&path).context(|| format!("read {}", path.display()))?);
-            }
-        }
+        add_certificates(&top.join(host), &mut found)?;
     }
     Ok(found)
+}
+
+fn add_certificates(directory: &Path, found: &mut Certificates) -> Result<(), RemoteError> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).context(|| format!("read {}", directory.display())),
+    };
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()
+        .context(|| format!("read {}", directory.display()))?;
+    paths.sort();
+    let read = |path: &Path| std::fs::read_to_string(path).context(|| format!("read {}", path.display()));
+    for path in paths {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => found.authorities.push(read(&path)?),
+            Some("cert") if found.own.is_none() => {
+                let key = path.with_extension("key");
+                match std::fs::read_to_string(&key) {
+                    Ok(key) => found.own = Some(ClientCertificate { chain: read(&path)?, key }),
+                    // Keys in /etc may be for root alone, and not every registry insists.
+                    Err(error) => {
+                        found.note = Some(format!(
+                            "go on without {}: its key {}: {error}",
+                            path.display(),
+                            key.display()
+                        ));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -108,11 +141,30 @@ mod tests {
 
     #[test]
     fn a_file_names_mirrors_and_hosts_without_tls() {
-        let text = "[registry.\"docker.io\"]\nmirrors = [\"https://m.example/\"]\n\
+        let text = "[registry.\"docker.io\"]\nmirrors = [\"https://m.example/\", \"https://h/x/v2/hub\"]\n\
                     [registry.\"lan:5000\"]\nplain-http = true\n";
         let found = parse(Path::new("r.toml"), text).unwrap();
-        assert_eq!(found["docker.io"].mirrors[0].url, "https://m.example");
+        let mirrors: Vec<_> =
+            found["docker.io"].mirrors.iter().map(|mirror| (&*mirror.url, &*mirror.prefix)).collect();
+        assert_eq!(mirrors, [("https://m.example", ""), ("https://h/x", "hub/")]);
         assert!(found["lan:5000"].plain_http && !found["docker.io"].plain_http);
+    }
+
+    #[test]
+    fn certificates_come_with_their_key_or_not_at_all() {
+        let place = tempfile::tempdir().unwrap();
+        let mut found = Certificates::default();
+        add_certificates(&place.path().join("none"), &mut found).unwrap();
+        for (name, text) in
+            [("ca.crt", "ca"), ("a.cert", "lost"), ("b.cert", "ours"), ("b.key", "key"), ("x", "")]
+        {
+            std::fs::write(place.path().join(name), text).unwrap();
+        }
+        add_certificates(place.path(), &mut found).unwrap();
+        assert_eq!(found.authorities, ["ca"]);
+        assert_eq!(found.own, Some(ClientCertificate { chain: "ours".to_owned(), key: "key".to_owned() }));
+        assert!(found.note.unwrap().contains("a.key"));
+        assert!(!format!("{:?}", found.own).contains("key"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::file::{Format, StackFile};
 use crate::host::HostFacts;
 
 /// The network of services that name none.
-const DEFAULT_NETWORK: &str = "default";
+pub(crate) const DEFAULT_NETWORK: &str = "default";
 
 pub(super) fn networks(file: &StackFile, context: &Context<'_>) -> Checked<NetworkPlan> {
     let mut endpoints = Vec::new();
@@ -133,10 +133,21 @@ fn attachment(
     file: &StackFile,
     context: &Context<'_>,
 ) -> Checked<Attachment> {
+    check_declared(used, file, context.format)?;
+    Ok(Attachment {
+        network: used.network.value.clone(),
+        address: used.address.as_ref().map(|address| address.value),
+        aliases: names.iter().chain(&used.aliases).cloned().collect(),
+        mac: used.mac.as_ref().map(|mac| mac.value),
+    })
+}
+
+/// Refuses a network that the file does not have.
+pub(super) fn check_declared(used: &NetworkUse, file: &StackFile, format: Format) -> Checked<()> {
     let name = used.network.value.as_str();
     let declared = file.networks.iter().map(|network| network.key.name.as_str());
     if name != DEFAULT_NETWORK && !declared.clone().any(|other| other == name) {
-        let example = match context.format {
+        let example = match format {
             Format::Stack => format!("declare it: `[networks.{name}]`"),
             Format::Compose => format!("declare it: `networks: {{ {name}: {{}} }}`"),
         };
@@ -144,12 +155,7 @@ fn attachment(
             .hint(example)
             .nearest(name, declared));
     }
-    Ok(Attachment {
-        network: name.to_owned(),
-        address: used.address.as_ref().map(|address| address.value),
-        aliases: names.iter().chain(&used.aliases).cloned().collect(),
-        mac: used.mac.as_ref().map(|mac| mac.value),
-    })
+    Ok(())
 }
 
 /// `extra_hosts`, with the address by which the host is reached where `host-gateway` asks for it. That is its own: what

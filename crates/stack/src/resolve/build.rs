@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Context, files, fill, path, shown};
+use super::{Context, files, fill, find, path, service_names, shown};
 use crate::diagnostic::{Checked, Fault, Span};
 use crate::file::build::{BuildFile, address};
-use crate::file::{Located, StackFile};
+use crate::file::service::ServiceFile;
+use crate::file::{Format, Located, StackFile};
 use crate::plan::{BaseDockerfile, Build, BuildContext, BuildNetwork};
 
 /// What a Dockerfile in the stack file is called in messages.
@@ -131,6 +132,25 @@ fn dockerfiles(
     Ok(dockerfiles)
 }
 
+/// Refuses what the file does not have.
+pub(super) fn check_declared(build: &BuildFile, file: &StackFile, format: Format) -> Checked<()> {
+    for secret in &build.secrets {
+        files::declared("secret", secret, &file.secrets, format)?;
+    }
+    for (_, context) in &build.contexts {
+        if let Some(name) = context.value.strip_prefix("service:") {
+            service(name, context, file)?;
+        }
+    }
+    Ok(())
+}
+
+fn service<'a>(name: &str, written: &Located<String>, file: &'a StackFile) -> Checked<&'a ServiceFile> {
+    find(file, name).ok_or_else(|| {
+        Fault::new(&written.span, format!("there is no service `{name}`")).nearest(name, service_names(file))
+    })
+}
+
 /// One of `additional_contexts`.
 fn named(written: &Located<String>, file: &StackFile, context: &Context<'_>) -> Checked<BuildContext> {
     let text = written.value.as_str();
@@ -141,10 +161,7 @@ fn named(written: &Located<String>, file: &StackFile, context: &Context<'_>) -> 
     let Some(name) = text.strip_prefix("service:") else {
         return Ok(BuildContext::Directory(directory(written, "additional_contexts", context)?));
     };
-    let Some(service) = file.services.iter().find(|service| service.key.name == name) else {
-        let known = file.services.iter().map(|service| service.key.name.as_str());
-        return Err(Fault::new(&written.span, format!("there is no service `{name}`")).nearest(name, known));
-    };
+    let service = service(name, written, file)?;
     match (&service.build, &service.image) {
         (Some(_), _) => Ok(BuildContext::Service(name.to_owned())),
         (None, Some(image)) => Ok(BuildContext::Image(image.value.clone())),

@@ -32,6 +32,26 @@ pub(super) fn secrets(
     Ok(files)
 }
 
+/// The secret that is meant.
+pub(super) fn declared<'a>(
+    what: &str,
+    secret: &Grant,
+    sources: &'a [SecretSourceFile],
+    format: Format,
+) -> Checked<&'a SecretSourceFile> {
+    let name = &secret.source.value;
+    let names = sources.iter().map(|source| source.key.name.as_str());
+    sources.iter().find(|source| source.key.name == *name).ok_or_else(|| {
+        let example = match format {
+            Format::Stack => format!("declare it: `[{what}s.{name}]`"),
+            Format::Compose => format!("declare it below `{what}s:`"),
+        };
+        Fault::new(&secret.source.span, format!("{what} `{name}` is not declared"))
+            .hint(format!("{example} with `file` or `environment`"))
+            .nearest(name, names)
+    })
+}
+
 /// Where the value of a declared secret comes from.
 pub(super) fn secret_source(
     what: &str,
@@ -40,17 +60,7 @@ pub(super) fn secret_source(
     context: &Context<'_>,
 ) -> Checked<SecretSource> {
     let name = &secret.source.value;
-    let names = sources.iter().map(|source| source.key.name.as_str());
-    let Some(declared) = sources.iter().find(|source| source.key.name == *name) else {
-        let example = match context.format {
-            Format::Stack => format!("declare it: `[{what}s.{name}]`"),
-            Format::Compose => format!("declare it below `{what}s:`"),
-        };
-        return Err(Fault::new(&secret.source.span, format!("{what} `{name}` is not declared"))
-            .hint(format!("{example} with `file` or `environment`"))
-            .nearest(name, names));
-    };
-    let source = match &declared.source {
+    let source = match &declared(what, secret, sources, context.format)?.source {
         SecretOrigin::File(file) => {
             let path = path(&file.value, context);
             if !path.is_file() {
@@ -61,8 +71,9 @@ pub(super) fn secret_source(
             SecretSource::File(path)
         }
         SecretOrigin::Environment(variable) => {
-            if context.variables.get(&variable.value).is_none() {
-                let variable_name = &variable.value;
+            let variable_name = &variable.value;
+            let included = context.included.contains_key(variable_name);
+            if context.variables.get(variable_name).is_none() && !included {
                 return Err(Fault::new(
                     &variable.span,
                     format!("variable `{variable_name}` of {what} `{name}` is not set"),

@@ -8,6 +8,7 @@ mod files;
 mod host;
 mod mounts;
 mod ports;
+mod references;
 mod replicas;
 mod shared;
 mod source;
@@ -30,6 +31,9 @@ use crate::load::{LoadOptions, read_private};
 use crate::order::{Cycle, order};
 use crate::plan::{Condition, Dependency, Plan, Service, Source};
 
+pub(crate) use addresses::DEFAULT_NETWORK;
+pub(crate) use references::check as check_references;
+
 /// Everything that is settled before the file is looked at.
 pub(crate) struct Context<'a> {
     pub(crate) options: &'a LoadOptions,
@@ -40,6 +44,8 @@ pub(crate) struct Context<'a> {
     /// Absolute directory of the file.
     pub(crate) directory: PathBuf,
     pub(crate) variables: &'a Variables,
+    /// Those that only secrets of included files have.
+    pub(crate) included: &'a BTreeMap<String, String>,
     /// A script beside the file that writes `.env`.
     pub(crate) env_writer: Option<&'a str>,
 }

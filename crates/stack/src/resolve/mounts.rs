@@ -141,7 +141,7 @@ fn kind(
             Ok((MountKind::Volume { name, scope: Scope::Stack, nocopy: *nocopy, subpath: None }, false))
         }
         MountFileKind::Volume { name: Some(name), nocopy, subpath } => {
-            let volume = declared(name, mount, file, context)?;
+            let volume = declared(name, mount, file, context.format)?;
             let kind = match &volume.device {
                 None => MountKind::Volume {
                     name: volume.name.as_ref().map_or(name, |name| &name.value).clone(),
@@ -162,14 +162,22 @@ fn kind(
     }
 }
 
+/// Refuses a volume that the file does not have.
+pub(super) fn check_declared(mount: &MountFile, file: &StackFile, format: Format) -> Checked<()> {
+    match &mount.kind {
+        MountFileKind::Volume { name: Some(name), .. } => declared(name, mount, file, format).map(|_| ()),
+        _ => Ok(()),
+    }
+}
+
 fn declared<'a>(
     name: &str,
     mount: &MountFile,
     file: &'a StackFile,
-    context: &Context<'_>,
+    format: Format,
 ) -> Checked<&'a VolumeFile> {
     file.volumes.iter().find(|volume| volume.key.name == *name).ok_or_else(|| {
-        let example = match context.format {
+        let example = match format {
             Format::Stack => format!("declare it: `[volumes.{name}]`"),
             Format::Compose => format!("declare it: `volumes: {{ {name}: {{}} }}`"),
         };

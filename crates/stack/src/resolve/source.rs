@@ -13,10 +13,8 @@ pub(super) fn source(
     file: &StackFile,
     context: &Context<'_>,
 ) -> Checked<Source> {
+    check(service)?;
     let name = &service.key.name;
-    if let Some(image) = &service.image {
-        check_image(image)?;
-    }
     match (&service.build, &service.image, &service.rootfs) {
         (Some(build), image, None) => {
             let image = match image {
@@ -26,8 +24,8 @@ pub(super) fn source(
             };
             Ok(Source::Build(Box::new(build::resolve(build, image, bases, file, context)?)))
         }
-        (None, Some(image), None) => Ok(Source::Image(image.value.clone())),
-        (None, None, Some(rootfs)) => {
+        (None, Some(image), _) => Ok(Source::Image(image.value.clone())),
+        (_, _, Some(rootfs)) => {
             let path = path(&rootfs.value, context);
             if !path.exists() {
                 let message = format!("rootfs `{}` does not exist", shown(&path, context));
@@ -35,17 +33,30 @@ pub(super) fn source(
             }
             Ok(Source::Rootfs(path))
         }
-        (_, _, Some(rootfs)) => Err(Fault::new(
-            &rootfs.span,
-            format!("service `{name}` has a `rootfs` besides an `image` or `build`"),
-        )
-        .hint("keep one of them")),
-        (None, None, None) => Err(Fault::new(
-            &service.key.span,
-            format!("service `{name}` has no `image`, `build` or `rootfs`"),
-        )
-        .hint("add `build` with the directory of its Dockerfile, or `image`")),
+        (None, None, None) => Err(none(service)),
     }
+}
+
+/// That there is one source, and that its name can be one.
+pub(super) fn check(service: &ServiceFile) -> Checked<()> {
+    if let Some(image) = &service.image {
+        check_image(image)?;
+    }
+    match (&service.rootfs, service.build.is_some() || service.image.is_some()) {
+        (Some(rootfs), true) => {
+            let name = &service.key.name;
+            let message = format!("service `{name}` has a `rootfs` besides an `image` or `build`");
+            Err(Fault::new(&rootfs.span, message).hint("keep one of them"))
+        }
+        (None, false) => Err(none(service)),
+        _ => Ok(()),
+    }
+}
+
+fn none(service: &ServiceFile) -> Box<Fault> {
+    let message = format!("service `{}` has no `image`, `build` or `rootfs`", service.key.name);
+    Fault::new(&service.key.span, message)
+        .hint("add `build` with the directory of its Dockerfile, or `image`")
 }
 
 /// The grammar of image references: `[DOMAIN[:PORT]/]NAME[/NAME…][:TAG][@DIGEST]`

@@ -124,8 +124,49 @@ fn as_it_is_written() {
 
 #[test]
 fn faults_are_found() {
-    let fixture = Fixture::new(&[("compose.yaml", "services: { a: { image: i, imag: j } }")]);
-    assert!(config(&fixture.options("compose.yaml"), &host(), true).is_err());
+    let with = |keys: &str| format!("services: {{ a: {{ {keys} }}, b: {{ image: j }} }}");
+    for (text, problem) in [
+        (with("image: i, imag: j"), "unknown key `imag`"),
+        (with("init: true"), "service `a` has no `image`, `build` or `rootfs`"),
+        (with("image: I"), "`I` is not the name of an image"),
+        (with("image: i, depends_on: [c]"), "depends on `c`, which does not exist"),
+        (with("image: i, network_mode: 'service:c'"), "shares the network of `c`"),
+        (with("image: i, networks: [n]"), "network `n` is not declared"),
+        (with("image: i, volumes: ['v:/v']"), "volume `v` is not declared"),
+        (with("image: i, secrets: [s]"), "secret `s` is not declared"),
+        (with("image: i, configs: [s]"), "config `s` is not declared"),
+        (with("build: { context: ., secrets: [s] }"), "secret `s` is not declared"),
+        (with("build: { additional_contexts: { x: 'service:c' } }"), "there is no service `c`"),
+    ] {
+        let fixture = Fixture::new(&[("compose.yaml", &text)]);
+        let error = config(&fixture.options("compose.yaml"), &host(), true).err();
+        let error = error.unwrap_or_else(|| panic!("no error: {text}")).render(false);
+        assert!(error.contains(problem), "{text}: {error}");
+    }
+    // What the machine has is another matter.
+    let fixture = Fixture::new(&[("compose.yaml", &with("build: ./missing, volumes: ['/missing:/m']"))]);
+    assert!(config(&fixture.options("compose.yaml"), &host(), true).is_ok());
+}
+
+#[test]
+fn some_services_come_with_what_they_need() {
+    let text = "services:\n  a: { image: i, depends_on: { b: { condition: service_started, required: false } } }\n  \
+                b: { build: { context: ., additional_contexts: { x: 'service:c' } }, network_mode: none }\n  \
+                c: { image: k, networks: [n] }\n  d: { image: l, profiles: [p] }\nnetworks: { n: }\n";
+    let fixture = Fixture::new(&[("compose.yaml", text)]);
+    let read = |services: &[&str]| {
+        let services = services.iter().map(|name| (*name).to_owned()).collect();
+        config(&LoadOptions { services, ..fixture.options("compose.yaml") }, &host(), true)
+    };
+    let names = |services: &[&str]| read(services).unwrap().names("services");
+    assert_eq!(names(&[]), ["a", "b", "c"]);
+    assert_eq!(names(&["a"]), ["a", "b", "c"]);
+    assert_eq!(names(&["c"]), ["c"]);
+    assert_eq!(names(&["d", "c"]), ["c", "d"]);
+    assert_eq!(read(&["a"]).unwrap().networks(), ["n", "default"]);
+    assert_eq!(read(&["b"]).unwrap().networks(), ["n"]);
+    let error = read(&["e"]).err().unwrap().to_string();
+    assert_eq!(error, "there is no service `e`");
 }
 
 /// What is written is read as the same again, for all that the fuzzer begins with.
