@@ -60,7 +60,7 @@ stack() {
 		rootfs = "rootfs"
 		command = ["/bin/ask", "serve", "80"]
 		environment = { VERSION = "$1" }
-		stop_grace_period = "2s"
+		stop_grace_period = "10s"
 		replicas = 2
 		ports = ["0.0.0.0:8080:80", "0.0.0.0:8080:80/udp", "[::]:8080:80"]
 		healthcheck = { test = ["TCP", "80"], interval = "500ms", timeout = "10s", start_period = "60s" }
