@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::archive;
 use crate::config::{Image, architecture};
 use crate::digest::Hasher;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::reference::Reference;
 use crate::scratch;
 use crate::store::Store;
@@ -123,16 +123,6 @@ pub fn distribution(reference: &Reference, sources: &BaseSources<'_>) -> Result<
             }
         },
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 fn wanted(reference: &Reference) -> Option<Wanted> {

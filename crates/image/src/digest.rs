@@ -103,6 +103,37 @@ impl Hasher {
     }
 }
 
+/// Counts and hashes what is written through it.
+pub(crate) struct Hashed<W> {
+    inner: W,
+    hasher: Hasher,
+    length: u64,
+}
+
+impl<W: Write> Hashed<W> {
+    pub(crate) fn new(inner: W) -> Self {
+        Self { inner, hasher: Hasher::new(), length: 0 }
+    }
+
+    /// The digest of what was written, and how many bytes it was.
+    pub(crate) fn finish(self) -> (Digest, u64) {
+        (self.hasher.finish(), self.length)
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..length]);
+        self.length += length as u64;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 impl Write for Hasher {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.0.update(buf);

@@ -133,6 +133,19 @@ pub(crate) fn sweep(tmp: &Path) -> Result<usize> {
     Ok(swept)
 }
 
+/// What is in a directory, sorted by name; nothing in one that does not exist.
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let fail = |cause| Error::io("read directory", dir, cause);
+    let entries = match fs::read_dir(dir) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(fail)?,
+    };
+    let mut paths =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>().map_err(fail)?;
+    paths.sort();
+    Ok(paths)
+}
+
 /// Removes a file; one that is not there is no error.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {

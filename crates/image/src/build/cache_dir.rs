@@ -144,15 +144,9 @@ fn lock(dir: &Path, sharing: Sharing) -> Result<Option<File>> {
 impl Store {
     /// All cache directories, with the room that they take.
     pub fn cache_mounts(&self) -> Result<Vec<CacheMount>> {
-        let all = self.data_dir().join(DIRECTORY);
-        let fail = |cause| Error::io("read directory", &all, cause);
-        let entries = match fs::read_dir(&all) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(fail)?,
-        };
         let mut found = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
+        for path in scratch::entries(&self.data_dir().join(DIRECTORY))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             found.extend(self.cache_mount(name)?);
         }
         found.sort_by(|a, b| (&a.id, &a.name).cmp(&(&b.id, &b.name)));

@@ -88,6 +88,15 @@ impl BuildRequest {
         found.ok_or_else(|| Error::MissingImage { reference: reference.clone() })
     }
 
+    /// The image that files come from; none where that is a directory, a stage, or nothing.
+    fn image_of(&self, store: &Store, origin: &Origin) -> Result<Option<Image>> {
+        match origin {
+            Origin::Image(reference) => self.image(store, reference).map(Some),
+            Origin::Named(name) => self.named_image(store, name),
+            Origin::Scratch | Origin::Stage(_) => Ok(None),
+        }
+    }
+
     /// The image that a name means; none where it means a directory.
     fn named_image(&self, store: &Store, name: &str) -> Result<Option<Image>> {
         match self.contexts.get(name) {
@@ -102,12 +111,7 @@ impl BuildRequest {
 
     /// What an image from outside left for the stages that begin with it.
     fn triggers(&self, store: &Store, origin: &Origin) -> Result<Vec<String>> {
-        let image = match origin {
-            Origin::Image(reference) => self.image(store, reference).map(Some),
-            Origin::Named(name) => self.named_image(store, name),
-            Origin::Scratch | Origin::Stage(_) => Ok(None),
-        };
-        match image {
+        match self.image_of(store, origin) {
             Ok(image) => Ok(image.map(|image| image.config.config.on_build).unwrap_or_default()),
             // The stage itself says so, with its place.
             Err(Error::MissingImage { .. } | Error::MissingId { .. }) => Ok(Vec::new()),
@@ -202,6 +206,7 @@ pub fn build(
     let globals = dockerfile.global_scope(&request.args)?;
     let target = dockerfile.target(request.target.as_deref())?;
     let needed = dockerfile.needed(target, &globals, &|origin| request.triggers(store, origin))?;
+    let needed: Vec<usize> = needed.into_keys().collect();
     dockerfile.tolerate_all()?;
     for warning in dockerfile.wanted(&dockerfile.warnings) {
         progress(BuildEvent::Warning(format!("{name}:{}: {warning}", warning.line)));

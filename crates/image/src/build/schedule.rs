@@ -172,12 +172,7 @@ impl Builder<'_> {
             return Ok(Some(Base { built, ..Base::default() }));
         }
         self.begin(task, &stage.text);
-        let (request, store) = (self.request, self.store);
-        let image = match &origin {
-            Origin::Image(reference) => request.image(store, reference).map(Some),
-            Origin::Named(name) => request.named_image(store, name),
-            Origin::Scratch | Origin::Stage(_) => Ok(None),
-        };
+        let image = self.request.image_of(self.store, &origin);
         let image = image.map_err(|error| self.step_error(stage.line, &stage.text, error))?;
         let base = match (image, origin) {
             (Some(image), _) => Base { built: Built::from_image(image.config), ..Base::default() },

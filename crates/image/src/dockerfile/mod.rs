@@ -381,26 +381,27 @@ impl Dockerfile {
         Ok(origins)
     }
 
-    /// The stages that a target needs, itself included, in the order of the file.
+    /// The stages that a target needs, itself included, in the order of the file, each with what it is made from.
     pub(crate) fn needed(
         &self,
         target: usize,
         globals: &BTreeMap<String, String>,
         triggers: Triggers<'_>,
-    ) -> Result<Vec<usize>> {
-        let mut needed = BTreeSet::new();
+    ) -> Result<BTreeMap<usize, Vec<Origin>>> {
+        let mut needed = BTreeMap::new();
         let mut todo = vec![target];
         while let Some(index) = todo.pop() {
-            if !needed.insert(index) {
+            if needed.contains_key(&index) {
                 continue;
             }
-            for origin in self.origins(index, globals, triggers)? {
-                if let Origin::Stage(earlier) = origin {
-                    todo.push(earlier);
-                }
-            }
+            let origins = self.origins(index, globals, triggers)?;
+            todo.extend(origins.iter().filter_map(|origin| match origin {
+                Origin::Stage(earlier) => Some(*earlier),
+                _ => None,
+            }));
+            needed.insert(index, origins);
         }
-        Ok(needed.into_iter().collect())
+        Ok(needed)
     }
 }
 
@@ -450,12 +451,11 @@ pub fn plan_bases(
         Origin::Scratch | Origin::Stage(_) => None,
     };
     let triggers = |origin: &Origin| image(origin).map_or(Ok(Vec::new()), |reference| on_build(&reference));
+    let needed = dockerfile.needed(dockerfile.target(request.target)?, &globals, &triggers)?;
     let mut found = Vec::new();
-    for index in dockerfile.needed(dockerfile.target(request.target)?, &globals, &triggers)? {
-        for reference in dockerfile.origins(index, &globals, &triggers)?.iter().filter_map(image) {
-            if !found.contains(&reference) {
-                found.push(reference);
-            }
+    for reference in needed.values().flatten().filter_map(image) {
+        if !found.contains(&reference) {
+            found.push(reference);
         }
     }
     Ok(found)

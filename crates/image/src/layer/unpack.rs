@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::LayerWriter;
 use super::recipe::{self, Aside};
 use crate::archive::{self, Limits, Promise};
-use crate::digest::{Digest, Hasher, LayerId};
+use crate::digest::{Digest, Hashed, LayerId};
 use crate::error::{Error, Result};
 use crate::node;
 use crate::scratch::Scratch;
@@ -166,7 +166,7 @@ impl Store {
     fn write_as_it_came(&self, layer: &LayerId, out: &mut dyn Write) -> Result<(LayerId, u64)> {
         let path = self.data_dir().join(self.layer_path(layer));
         let dir = node::open_dir_path(&path).map_err(|cause| Error::io("open layer", &path, cause))?;
-        let mut out = Hashed { inner: out, hasher: Hasher::new() };
+        let mut out = Hashed::new(out);
         let recipe = self.recipe_path(layer);
         let size = match File::open(&recipe) {
             Ok(file) => recipe::replay(file, &dir, &mut out)
@@ -174,29 +174,11 @@ impl Store {
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => tree::write_tar(&dir, &path, &mut out)?,
             Err(cause) => return Err(Error::io("open", recipe, cause)),
         };
-        Ok((out.hasher.finish(), size))
+        Ok((out.finish().0, size))
     }
 }
 
 fn new_recipe(path: &Path) -> Result<recipe::Writer> {
     let file = File::options().read(true).write(true).create_new(true).open(path);
     file.and_then(recipe::Writer::new).map_err(|cause| Error::io("create file", path, cause))
-}
-
-/// Hashes what passes.
-struct Hashed<W> {
-    inner: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..length]);
-        Ok(length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }

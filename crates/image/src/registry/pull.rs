@@ -12,7 +12,7 @@ use super::settings::{Access, Endpoint};
 use super::{Outcome, TransferEvent, in_parallel, records};
 use crate::config::{Image, ImageConfig};
 use crate::digest::{Digest, LayerId};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::layer::{LayerSource, StagedLayer};
 use crate::manifest::{self, Descriptor, Document, Manifest, Platform};
 use crate::reference::Reference;
@@ -59,13 +59,7 @@ pub fn pull(
     for mirror in &sources {
         match pull_from(mirror, store, access, reference, options, events) {
             Err(Error::Registry(error)) => {
-                let mut causes = error.to_string();
-                let mut next = std::error::Error::source(&*error);
-                while let Some(cause) = next {
-                    causes = format!("{causes}: {cause}");
-                    next = cause.source();
-                }
-                events(TransferEvent::Note(format!("mirror: {causes}")));
+                events(TransferEvent::Note(format!("mirror: {}", with_causes(&*error))));
             }
             other => return other,
         }

@@ -5,8 +5,6 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use ureq::http::{Method, header};
 
 use super::address::join;
@@ -15,12 +13,13 @@ use super::error::Problem;
 use super::settings::Access;
 use super::{Outcome, TransferEvent, in_parallel, records};
 use crate::config::Image;
-use crate::digest::{Digest, Hasher, LayerId};
+use crate::digest::{Digest, LayerId};
 use crate::error::{Error, Result};
 use crate::manifest::{self, Descriptor, Manifest};
 use crate::reference::Reference;
 use crate::scratch::Scratch;
 use crate::store::Store;
+use crate::transfer::Compression;
 
 /// A pushed image.
 #[derive(Clone, Debug)]
@@ -213,19 +212,11 @@ impl Target<'_> {
     fn pack(&self, layer: &LayerId, path: &Path) -> Result<Descriptor> {
         let fail = |cause: io::Error| Error::io("write", path, cause);
         let file = File::create_new(path).map_err(fail)?;
-        let hashed = Hashed { inner: io::BufWriter::new(file), hasher: Hasher::new(), length: 0 };
-        let mut gzip = GzEncoder::new(hashed, Compression::default());
-        self.store.write_layer_tar(layer, &mut gzip)?;
-        let hashed = gzip.finish().map_err(fail)?;
-        hashed.inner.into_inner().map_err(|error| fail(error.into_error()))?;
+        let mut out = io::BufWriter::new(file);
+        let blob = self.store.write_layer_blob(layer, Compression::Gzip, &mut out)?;
+        out.flush().map_err(fail)?;
         let media_type = manifest::OCI_LAYER.to_owned();
-        Ok(Descriptor {
-            media_type,
-            digest: hashed.hasher.finish(),
-            size: hashed.length,
-            platform: None,
-            annotations: None,
-        })
+        Ok(Descriptor { media_type, digest: blob.digest, size: blob.size, platform: None, annotations: None })
     }
 
     fn configuration(&self, digest: &Digest, raw: &[u8]) -> Result<()> {
@@ -450,25 +441,5 @@ impl Upload<'_> {
         let offset = if last == 0 { 0 } else { last + 1 };
         let location = self.target.location(&answer, self.operation).unwrap_or(session.location);
         (offset <= self.size && offset > 0).then_some(Session { location, offset })
-    }
-}
-
-/// Counts and hashes what is written.
-struct Hashed<W> {
-    inner: W,
-    hasher: Hasher,
-    length: u64,
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..length]);
-        self.length += length as u64;
-        Ok(length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }

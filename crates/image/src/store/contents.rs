@@ -12,6 +12,7 @@ use crate::config::ImageConfig;
 use crate::digest::{Digest, LayerId};
 use crate::error::{Error, Result};
 use crate::reference::Reference;
+use crate::scratch;
 use crate::store::images::TagRecord;
 use crate::store::layers::{LayerRecord, short};
 use crate::store::lease::{self, Hold};
@@ -213,17 +214,6 @@ fn modified(path: &Path) -> Result<Option<SystemTime>> {
 
 /// All names of a directory; none of one that is not there.
 pub(crate) fn names(dir: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(cause) => return Err(Error::io("read directory", dir, cause)),
-    };
-    let name =
-        |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut names = entries
-        .map(name)
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(|cause| Error::io("read directory", dir, cause))?;
-    names.sort();
-    Ok(names)
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(scratch::entries(dir)?.iter().map(name).collect())
 }

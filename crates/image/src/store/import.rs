@@ -77,14 +77,7 @@ impl Store {
         directory: &Path,
         options: &ImportOptions,
     ) -> Result<Image> {
-        let scratch = Scratch::new(&self.tmp())?;
-        let top = self.new_layer(&scratch)?;
-        let open =
-            |path: &Path| node::open_dir_path(path).map_err(|cause| Error::io("open directory", path, cause));
-        let (from, to) = (open(directory)?, open(&top)?);
-        tree::copy_tree(&from, &to, directory)?;
-        crate::layer::copy_attributes(&from, &to).map_err(|cause| Error::io("copy", directory, cause))?;
-        self.import(reference, self.publish(&top)?, options)
+        self.import(reference, self.copy_as_layer(directory)?, options)
     }
 
     fn import(&self, reference: &Reference, layer: LayerId, options: &ImportOptions) -> Result<Image> {
@@ -103,16 +96,21 @@ impl Store {
         Ok(image)
     }
 
-    /// Makes an image of a container's changes: a copy of its overlay's upper directory becomes a layer on
-    /// top of the image it was started from.
-    pub fn commit(&self, base: &Image, upper: &Path, options: &CommitOptions) -> Result<Image> {
+    /// Makes a layer of a copy of a directory.
+    fn copy_as_layer(&self, directory: &Path) -> Result<LayerId> {
         let scratch = Scratch::new(&self.tmp())?;
         let top = self.new_layer(&scratch)?;
         let open =
             |path: &Path| node::open_dir_path(path).map_err(|cause| Error::io("open directory", path, cause));
-        let (from, to) = (open(upper)?, open(&top)?);
-        tree::copy_tree(&from, &to, upper)?;
-        crate::layer::copy_attributes(&from, &to).map_err(|cause| Error::io("copy", upper, cause))?;
+        let (from, to) = (open(directory)?, open(&top)?);
+        tree::copy_tree(&from, &to, directory)?;
+        crate::layer::copy_attributes(&from, &to).map_err(|cause| Error::io("copy", directory, cause))?;
+        self.publish(&top)
+    }
+
+    /// Makes an image of a container's changes: a copy of its overlay's upper directory becomes a layer on
+    /// top of the image it was started from.
+    pub fn commit(&self, base: &Image, upper: &Path, options: &CommitOptions) -> Result<Image> {
         let mut config = base.config.clone();
         if let Some(changed) = &options.config {
             config.config = changed.clone();
@@ -120,7 +118,7 @@ impl Store {
         if options.author.is_some() {
             config.author = options.author.clone();
         }
-        config.rootfs.diff_ids.push(self.publish(&top)?);
+        config.rootfs.diff_ids.push(self.copy_as_layer(upper)?);
         check_count(&config.rootfs.diff_ids)?;
         config.created = Some(config::now());
         config.history.push(History {

@@ -40,6 +40,9 @@ impl Hold {
     }
 }
 
+/// Of the data directory, where the leases are.
+const DIRECTORY: &str = "leases";
+
 /// A line that counts instead of all before it.
 #[derive(Serialize, Deserialize)]
 struct Only {
@@ -62,7 +65,7 @@ pub struct Lease {
 impl Lease {
     /// A new lease that names nothing yet. The store must be there.
     pub fn new(data_dir: &Path) -> Result<Arc<Self>> {
-        let dir = data_dir.join("leases");
+        let dir = data_dir.join(DIRECTORY);
         scratch::make_private_dir(&dir)?;
         sweep(data_dir)?;
         let (file, path) = scratch::locked_file(&dir, "")?;
@@ -123,7 +126,7 @@ fn line(value: &impl Serialize) -> String {
 /// What all living processes hold; the caller has the store's lock.
 pub(crate) fn all(data_dir: &Path) -> Result<BTreeSet<Hold>> {
     let mut holds = BTreeSet::new();
-    for path in files(data_dir)? {
+    for path in scratch::entries(&data_dir.join(DIRECTORY))? {
         if scratch::try_lock(&path)?.is_some() {
             continue;
         }
@@ -148,24 +151,10 @@ pub(crate) fn all(data_dir: &Path) -> Result<BTreeSet<Hold>> {
 
 /// Removes the leases of the dead.
 pub(crate) fn sweep(data_dir: &Path) -> Result<()> {
-    for path in files(data_dir)? {
+    for path in scratch::entries(&data_dir.join(DIRECTORY))? {
         if let Some(_lock) = scratch::try_lock(&path)? {
             scratch::remove_file(&path)?;
         }
     }
     Ok(())
-}
-
-fn files(data_dir: &Path) -> Result<Vec<PathBuf>> {
-    let dir = data_dir.join("leases");
-    let entries = match fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(cause) => return Err(Error::io("read directory", dir, cause)),
-    };
-    entries
-        .map(|entry| {
-            entry.map(|entry| entry.path()).map_err(|cause| Error::io("read directory", &dir, cause))
-        })
-        .collect()
 }

@@ -167,18 +167,7 @@ impl Store {
 }
 
 fn json_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(cause) => return Err(Error::io("read directory", dir, cause)),
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|cause| Error::io("read directory", dir, cause))?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            files.push(path);
-        }
-    }
-    files.sort();
+    let mut files = scratch::entries(dir)?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     Ok(files)
 }

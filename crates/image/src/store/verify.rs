@@ -6,7 +6,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 use crate::store::Store;
 use crate::store::contents::{Contents, names};
 use crate::store::layers::short;
@@ -171,9 +171,7 @@ impl Store {
                 Ok(size)
             }
             Err(error) => {
-                let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-                let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-                found.damage(path, text, hint);
+                found.damage(path, with_causes(&error), hint);
                 Ok(0)
             }
         }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use flate2::write::GzEncoder;
 
-use crate::digest::{Digest, Hasher, LayerId};
+use crate::digest::{Digest, Hashed, LayerId};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -57,7 +57,7 @@ impl Store {
         out: &mut dyn Write,
     ) -> Result<BlobInfo> {
         let fail = |cause: io::Error| Error::io("pack", self.layer_path(layer), cause);
-        let mut out = Counted { inner: out, hasher: Hasher::new(), size: 0 };
+        let mut out = Hashed::new(out);
         match compression {
             Compression::None => self.write_layer_tar(layer, &mut out)?,
             Compression::Gzip => {
@@ -71,26 +71,7 @@ impl Store {
                 zstd.finish().map_err(fail)?;
             }
         }
-        Ok(BlobInfo { digest: out.hasher.finish(), size: out.size })
-    }
-}
-
-/// Counts and hashes what passes.
-struct Counted<'a> {
-    inner: &'a mut dyn Write,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl Write for Counted<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..length]);
-        self.size += length as u64;
-        Ok(length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        let (digest, size) = out.finish();
+        Ok(BlobInfo { digest, size })
     }
 }

@@ -129,27 +129,31 @@ fn prepare(
     probe: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), RemoteError> {
-    let mut provided: Vec<Reference> = Vec::new();
-    // What is there may ask for more (`ONBUILD`).
-    loop {
-        let needed = needed(store, builds, base)?;
-        let missing: Vec<_> = needed.into_iter().filter(|(name, _)| !provided.contains(name)).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        for (reference, pull) in missing {
+    let mut seen: Vec<Reference> = Vec::new();
+    let mut again = true;
+    while again {
+        again = false;
+        for (reference, pull) in needed(store, builds, base)? {
+            if seen.contains(&reference) {
+                continue;
+            }
             let image = match store.image(&reference)? {
                 Some(image) if !pull => image,
                 _ => {
-                    provide(paths, &Wanted { reference: reference.clone(), platform: None }, pull, progress)?
+                    let wanted = Wanted { reference: reference.clone(), platform: None };
+                    let image = provide(paths, &wanted, pull, progress)?;
+                    // What it left for those that begin with it may need more.
+                    again |= !image.config.config.on_build.is_empty();
+                    image
                 }
             };
             if probe {
                 packages_in_reach(store, &image)?;
             }
-            provided.push(reference);
+            seen.push(reference);
         }
     }
+    Ok(())
 }
 
 /// The images from outside that builds on a base need as far as is known by now, each once, and whether a newer one is
