@@ -191,7 +191,7 @@ logging = { driver = "none" }
 
 #[test]
 fn dependencies_that_are_not_required_and_those_that_take_others_along() {
-    let stack = Stack::new(
+    let text = |seconds: &str| {
         r#"
 [services.broken]
 command = ["false"]
@@ -202,9 +202,11 @@ depends_on = { broken = { condition = "service_completed_successfully", required
 command = ["sleep", "1000"]
 depends_on = ["db"]
 [services.db]
-command = ["sleep", "1000"]
-"#,
-    );
+command = ["sleep", "SECONDS"]
+"#
+        .replace("SECONDS", seconds)
+    };
+    let stack = Stack::new(&text("1000"));
     stack.run(&["up", "-d"]).ok();
     let pids = || ["a", "b", "db"].map(|service| stack.pid(service));
     let before = pids();
@@ -212,20 +214,7 @@ command = ["sleep", "1000"]
     let after = pids();
     assert_eq!(before.map(|pid| after.contains(&pid)), [false, true, false], "{before:?} {after:?}");
     // Likewise when another configuration replaces it.
-    stack.rewrite(
-        r#"
-[services.broken]
-command = ["false"]
-[services.a]
-command = ["sleep", "1000"]
-depends_on = { broken = { condition = "service_completed_successfully", required = false }, db = { condition = "service_started", restart = true } }
-[services.b]
-command = ["sleep", "1000"]
-depends_on = ["db"]
-[services.db]
-command = ["sleep", "1001"]
-"#,
-    );
+    stack.rewrite(&text("1001"));
     stack.run(&["up", "-d"]).ok();
     let last = pids();
     assert_eq!(after.map(|pid| last.contains(&pid)), [false, true, false], "{after:?} {last:?}");

@@ -71,12 +71,9 @@ impl Session {
 
     /// The same for a command that wants something special.
     pub(crate) fn load_for(&self, wanted: &Wanted<'_>) -> Result<Loaded, Failure> {
-        let mut options = self.options(wanted);
+        let options = self.options(wanted);
         let host = HostFacts::gather()?;
-        if options.ports.is_none() {
-            options.ports = self.kept_ports(&options, &host).unwrap_or_default();
-        }
-        let plan = load::load(&options, &host)?;
+        let plan = load::load_keeping(&options, &host, |name| self.kept_ports(name))?;
         for warning in &plan.warnings {
             self.output.warning(warning);
         }
@@ -112,12 +109,10 @@ impl Session {
         }
     }
 
-    /// The choice of ports of the stack, if it runs.
-    fn kept_ports(&self, options: &LoadOptions, host: &HostFacts) -> Option<PortChoice> {
-        // What is wrong with the files is told where they are read.
-        let name = load::name(options, host).ok()?;
-        let kept = PortChoice::kept(&self.paths.stack(&name))?;
-        client::connect(&self.paths, &name).ok()?.map(|_running| kept)
+    /// The choice of ports of a stack, if it runs.
+    fn kept_ports(&self, stack: &str) -> Option<PortChoice> {
+        let kept = PortChoice::kept(&self.paths.stack(stack))?;
+        client::connect(&self.paths, stack).ok()?.map(|_running| kept)
     }
 
     /// Whether a stack file is named, or lies here or above.

@@ -69,12 +69,26 @@ const MAX_FILE: u64 = 4 << 20;
 /// Besides the files, what they include and extend, `.env` and the files of `env_file` are read, and build
 /// directories, Dockerfiles and other paths are looked at; nothing is changed.
 pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> {
+    load_keeping(options, host, |_| None)
+}
+
+/// The same; where the options choose no ports, `kept` says what the stack of this name keeps to.
+pub fn load_keeping(
+    options: &LoadOptions,
+    host: &HostFacts,
+    kept: impl FnOnce(&str) -> Option<PortChoice>,
+) -> Result<Plan, FileError> {
     let Model { root, project, name, mut warnings, included, .. } = Model::read(options, host, true)?;
     let file = file::model(&root, project.format, &mut warnings)?;
     let of_files = settled(warnings, options.strict)?;
     let warnings = project.warnings.iter().cloned().chain(of_files).collect();
+    let ports = match options.ports.is_none() {
+        true => kept(&name).unwrap_or_default(),
+        false => options.ports.clone(),
+    };
     let context = Context {
         options,
+        ports,
         host,
         name,
         format: project.format,

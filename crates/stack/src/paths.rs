@@ -155,3 +155,19 @@ fn make_private(path: &Path) -> io::Result<()> {
         other => other,
     }
 }
+
+/// What is in a directory, sorted by name; nothing in one that does not exist.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn entries(directory: &Path) -> Result<Vec<PathBuf>, RemoteError> {
+    let fail = || format!("read {}", directory.display());
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(fail)?,
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
+    let mut paths = paths.context(fail)?;
+    paths.sort();
+    Ok(paths)
+}

@@ -106,6 +106,22 @@ impl Worker {
         Ok(Word::Last(last))
     }
 
+    /// Waits for its last word; what it says on the way goes to `events`.
+    ///
+    /// # Errors
+    /// Its own, and when it died without a last word.
+    pub(crate) fn finish<E: DeserializeOwned, T: DeserializeOwned>(
+        &self,
+        mut events: impl FnMut(E),
+    ) -> Result<T, RemoteError> {
+        loop {
+            match self.next::<E, T>()? {
+                Word::Event(event) => events(event),
+                Word::Last(result) => return result,
+            }
+        }
+    }
+
     fn reap(&self) -> io::Result<()> {
         container::userns::end(&self.process)
     }
@@ -119,12 +135,7 @@ pub(crate) fn run<T: Serialize + DeserializeOwned>(
     paths: &Paths,
     body: impl FnOnce(&Store) -> Result<T, RemoteError>,
 ) -> Result<T, RemoteError> {
-    let worker = start(paths, |store, _: &mut dyn FnMut(())| body(store))?;
-    loop {
-        if let Word::Last(result) = worker.next::<(), T>()? {
-            return result;
-        }
-    }
+    start(paths, |store, _: &mut dyn FnMut(())| body(store))?.finish(|()| {})
 }
 
 /// A path that a worker can use for something of the host's: as root the worker is somebody else, and reaches

@@ -2,17 +2,15 @@
 //! writable layers and volumes of stacks, whose locks only this crate knows.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use image::{Change, Image, Store};
 use serde::{Deserialize, Serialize};
 
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 use crate::remote::{Context, RemoteError};
-use crate::storage::{self, Word};
+use crate::storage;
 
 pub use image::{
     CacheMount, CacheRoom, ChangeKind, Digest, Finding, HistoryLine, ImageRoom, ImageSummary, NameLine,
@@ -158,12 +156,7 @@ pub fn verify(
     let worker = storage::start(paths, |store, tell: &mut dyn FnMut(String)| {
         Ok(store.verify(quick, &mut |layer| tell(layer.to_owned()))?)
     })?;
-    loop {
-        match worker.next::<String, Verification>()? {
-            Word::Event(layer) => progress(layer),
-            Word::Last(last) => return last,
-        }
-    }
+    worker.finish(progress)
 }
 
 /// What takes up room.
@@ -260,17 +253,6 @@ fn files(kind: &str, active: impl Fn(&str) -> Option<bool>) -> Result<Vec<Files>
 }
 
 fn names(directory: &Path) -> Result<Vec<String>, RemoteError> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).context(|| format!("read {}", directory.display())),
-    };
-    let name =
-        |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut names = entries
-        .map(name)
-        .collect::<io::Result<Vec<String>>>()
-        .context(|| format!("read {}", directory.display()))?;
-    names.sort();
-    Ok(names)
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(paths::entries(directory)?.iter().map(name).collect())
 }

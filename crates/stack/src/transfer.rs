@@ -11,7 +11,7 @@ use image::{CommitOptions, ContainerConfig, Digest, Image, Limits, Reference, St
 
 use crate::paths::Paths;
 use crate::remote::{Context, RemoteError};
-use crate::storage::{self, Handle, Word};
+use crate::storage::{self, Handle};
 
 pub use image::transfer::{ArchiveFormat, Compression, Loaded};
 
@@ -90,12 +90,8 @@ pub fn save(
             drop(write);
             let unpacked = unpack_layout(BufReader::with_capacity(1 << 18, read), &path);
             // What the worker says of itself is the reason for what we have seen.
-            loop {
-                if let Word::Last(result) = worker.next::<(), ()>()? {
-                    result?;
-                    return Ok(unpacked?);
-                }
-            }
+            worker.finish::<(), ()>(|()| {})?;
+            Ok(unpacked?)
         }
     }
 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use image::base::{BaseSources, Found};
-use image::{BaseRequest, Digest, Image, ImportOptions, Reference, Store};
+use image::{BaseRequest, Digest, Image, Reference, Store};
 use nix::sys::signal::Signal;
 
 use super::Progress;
@@ -18,7 +18,6 @@ use crate::paths::Paths;
 use crate::plan::{BaseDockerfile, Build, BuildContext};
 use crate::registry;
 use crate::remote::{Context, RemoteError};
-use crate::storage::{self, Handle};
 
 /// How long a package server may take to accept a connection.
 const PROBE: Duration = Duration::from_secs(3);
@@ -255,7 +254,7 @@ pub(super) fn provide(
         Found::InStore(image) => Ok(*image),
         Found::Tarball { path, sha256 } => {
             fetching(&format!("importing {}", path.display()));
-            import(paths, reference, &path, sha256)
+            super::import(paths, reference, &path, sha256)
         }
         Found::Download { url, sha256_url } => {
             fetching(&format!("downloading {url}"));
@@ -264,7 +263,7 @@ pub(super) fn provide(
             let mut report = |done, total| progress(Progress::Bytes { image: name.clone(), done, total });
             let imported = image::base::download(&url, &sha256_url, &file, DOWNLOAD, &mut report)
                 .map_err(RemoteError::from)
-                .and_then(|sha256| import(paths, reference, &file, Some(sha256)));
+                .and_then(|sha256| super::import(paths, reference, &file, Some(sha256)));
             scratch.finish(imported)
         }
         Found::Debootstrap { suite } => {
@@ -273,8 +272,8 @@ pub(super) fn provide(
             let file = scratch.path.join("base.tar");
             let mut line =
                 |line: String| progress(Progress::Output { service: name.clone(), step: None, line });
-            let imported =
-                mmdebstrap(&suite, &file, &mut line).and_then(|()| import(paths, reference, &file, None));
+            let imported = mmdebstrap(&suite, &file, &mut line)
+                .and_then(|()| super::import(paths, reference, &file, None));
             scratch.finish(imported)
         }
         Found::NotFound { tried } => {
@@ -331,29 +330,6 @@ fn instead(
             Err(RemoteError { hint: Some(hint.to_owned()), ..failed.error })
         }
     }
-}
-
-fn import(
-    paths: &Paths,
-    reference: &Reference,
-    file: &Path,
-    sha256: Option<String>,
-) -> Result<Image, RemoteError> {
-    let handle = Handle::open(file)?;
-    let options = ImportOptions {
-        source: file.display().to_string(),
-        sha256,
-        config: image::default_config(),
-        ..ImportOptions::default()
-    };
-    let id = storage::run(paths, |store| {
-        let archive = File::open(handle.path()).context(|| format!("open {}", file.display()))?;
-        Ok(store.import_tarball(reference, archive, &options)?.id.to_string())
-    })?;
-    let store = paths.store()?;
-    store
-        .image_by_id(&Digest::from_str(&id)?)?
-        .ok_or_else(|| RemoteError::message("the imported image is gone"))
 }
 
 /// A directory of our own for a file that is imported at once.

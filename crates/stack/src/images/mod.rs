@@ -257,25 +257,35 @@ fn rootfs(paths: &Paths, store: &Store, path: &Path) -> Result<Image, RemoteErro
     if let Some(image) = store.image(&name)? {
         return Ok(image);
     }
+    import(paths, &name, path, None)
+}
+
+/// Makes an image of a root file system, an archive or a directory; `sha256` is what the archive must have.
+fn import(
+    paths: &Paths,
+    reference: &Reference,
+    path: &Path,
+    sha256: Option<String>,
+) -> Result<Image, RemoteError> {
     let handle = Handle::open(path)?;
     let options = ImportOptions {
         source: path.display().to_string(),
+        sha256,
         config: image::default_config(),
         ..ImportOptions::default()
     };
-    let directory = path.is_dir();
+    let is_directory = path.is_dir();
     let id = storage::run(paths, |store| {
-        let image = if directory {
-            store.import_directory(&name, handle.path(), &options)?
+        let image = if is_directory {
+            store.import_directory(reference, handle.path(), &options)?
         } else {
             let file = std::fs::File::open(handle.path()).context(|| format!("open {}", path.display()))?;
-            store.import_tarball(&name, file, &options)?
+            store.import_tarball(reference, file, &options)?
         };
         Ok(image.id.to_string())
     })?;
-    store
-        .image_by_id(&Digest::from_str(&id)?)?
-        .ok_or_else(|| RemoteError::message("the imported image is gone"))
+    let image = paths.store()?.image_by_id(&Digest::from_str(&id)?)?;
+    image.ok_or_else(|| RemoteError::message("the imported image is gone"))
 }
 
 /// A name made from the path and from when and how it was changed last.

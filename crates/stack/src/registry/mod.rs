@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::paths::Paths;
 use crate::remote::{Context, RemoteError};
-use crate::storage::{self, Word};
+use crate::storage;
 
 pub use credentials::{Kept, log_in, log_out};
 pub use image::registry::{Credentials, DOCKER_HUB};
@@ -181,13 +181,7 @@ where
     T: Serialize + for<'de> Deserialize<'de>,
     E: Serialize + for<'de> Deserialize<'de>,
 {
-    let worker = storage::start(paths, |store, tell: &mut dyn FnMut(Transfer)| Ok(body(store, tell)))?;
-    loop {
-        match worker.next::<Transfer, Result<T, E>>()? {
-            Word::Event(event) => events(event),
-            Word::Last(result) => return result,
-        }
-    }
+    storage::start(paths, |store, tell: &mut dyn FnMut(Transfer)| Ok(body(store, tell)))?.finish(events)
 }
 
 fn translate(event: TransferEvent) -> Option<Transfer> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use image::registry::{ClientCertificate, DOCKER_HUB, Mirror, Registry};
 use serde::Deserialize;
 
+use crate::paths::entries;
 use crate::remote::{Context, RemoteError};
 
 /// The administrator's file; the user's comes after it.
@@ -101,18 +102,8 @@ pub(super) fn certificates(host: &str) -> Result<Certificates, RemoteError> {
 }
 
 fn add_certificates(directory: &Path, found: &mut Certificates) -> Result<(), RemoteError> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).context(|| format!("read {}", directory.display())),
-    };
-    let mut paths = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<io::Result<Vec<_>>>()
-        .context(|| format!("read {}", directory.display()))?;
-    paths.sort();
     let read = |path: &Path| std::fs::read_to_string(path).context(|| format!("read {}", path.display()));
-    for path in paths {
+    for path in entries(directory)? {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("crt") => found.authorities.push(read(&path)?),
             Some("cert") if found.own.is_none() => {

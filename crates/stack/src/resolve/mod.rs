@@ -29,7 +29,7 @@ use crate::host::HostFacts;
 use crate::interpolate::Variables;
 use crate::load::{LoadOptions, read_private};
 use crate::order::{Cycle, order};
-use crate::plan::{Condition, Dependency, Plan, Service, Source};
+use crate::plan::{Condition, Dependency, Plan, PortChoice, Service, Source};
 
 pub(crate) use addresses::DEFAULT_NETWORK;
 pub(crate) use references::check as check_references;
@@ -37,6 +37,8 @@ pub(crate) use references::check as check_references;
 /// Everything that is settled before the file is looked at.
 pub(crate) struct Context<'a> {
     pub(crate) options: &'a LoadOptions,
+    /// Which ports are published instead of the file's.
+    pub(crate) ports: PortChoice,
     /// The stack's.
     pub(crate) name: String,
     pub(crate) host: &'a HostFacts,
@@ -118,7 +120,7 @@ pub(crate) fn plan(
         services,
         volumes: volumes.into_iter().collect(),
         network,
-        port_choice: context.options.ports.clone(),
+        port_choice: context.ports.clone(),
         warnings,
     })
 }

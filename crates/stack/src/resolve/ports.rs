@@ -34,7 +34,7 @@ pub(super) fn published(service: &ServiceFile, context: &Context<'_>) -> Vec<Pub
 /// The port that is published for one of the file's: another one where the user says so, or may not have this one and
 /// named an offset.
 fn host_port(port: u16, context: &Context<'_>) -> u16 {
-    let choice = &context.options.ports;
+    let choice = &context.ports;
     let offset = choice.offset.filter(|_| port != 0 && is_reserved(port, context));
     let single = choice.publish.get(&port).copied();
     single.or_else(|| port.checked_add(offset?)).unwrap_or(port)
@@ -50,11 +50,9 @@ pub(super) fn moved(service: &ServiceFile, context: &Context<'_>) -> BTreeMap<u1
 pub(super) fn check_choice(file: &StackFile, context: &Context<'_>) -> Result<(), FileError> {
     let known: BTreeSet<u16> =
         file.services.iter().flat_map(|service| &service.ports).map(|port| port.host_port).collect();
-    let choice = &context.options.ports.publish;
+    let choice = &context.ports.publish;
     // What the running stack remembers may be about another version of the file.
-    let Some(stray) =
-        choice.keys().find(|port| !known.contains(port)).filter(|_| !context.options.ports.kept)
-    else {
+    let Some(stray) = choice.keys().find(|port| !known.contains(port)).filter(|_| !context.ports.kept) else {
         return Ok(());
     };
     let list: Vec<String> = known.iter().filter(|port| **port != 0).map(u16::to_string).collect();
