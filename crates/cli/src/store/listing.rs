@@ -95,7 +95,6 @@ impl FromStr for Filter {
 }
 
 /// A line of the list: an image, and one of its names if it has any.
-#[derive(Clone, Copy)]
 struct Line<'a> {
     image: &'a ImageSummary,
     name: Option<NameLine<'a>>,
@@ -110,7 +109,11 @@ impl<'a> Line<'a> {
     }
 
     fn is_named(&self, fits: impl FnOnce(&Reference) -> bool) -> bool {
-        self.name.is_some_and(|name| fits(name.reference))
+        self.reference().is_some_and(fits)
+    }
+
+    fn reference(&self) -> Option<&'a Reference> {
+        self.name.as_ref().map(|name| name.reference)
     }
 }
 
@@ -120,7 +123,7 @@ struct Row {
     name: Option<String>,
     repository: Option<String>,
     tag: Option<String>,
-    digest: Option<String>,
+    digests: Vec<String>,
     id: String,
     created: Option<String>,
     size: u64,
@@ -134,7 +137,7 @@ pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failur
     let list = store::images(&session.paths)?;
     let mut lines: Vec<Line> = list.iter().flat_map(Line::of).collect();
     // Those without a name at the end.
-    lines.sort_by_key(|line| (line.name.is_none(), line.name.map(|name| name.reference)));
+    lines.sort_by_key(|line| (line.name.is_none(), line.reference()));
     for filter in &arguments.filter {
         keep(session, filter, &mut lines)?;
     }
@@ -153,41 +156,51 @@ pub(crate) fn images(session: &Session, arguments: &Images) -> Result<u8, Failur
     let usage = store::usage(&session.paths)?;
     let rooms: BTreeMap<&Digest, &ImageRoom> =
         usage.image_list.iter().map(|image| (&image.id, image)).collect();
-    let rows: Vec<Row> =
-        lines.into_iter().map(|line| row(line, rooms.get(&line.image.id).copied())).collect();
+    let rows: Vec<Row> = lines.iter().map(|line| row(line, rooms.get(&line.image.id).copied())).collect();
     match arguments.format {
         Format::Json => output::json(&rows)?,
         Format::Table => {
             let none = || "<none>".to_owned();
-            let cells = |row: Row| {
-                let mut cells = vec![row.repository.unwrap_or_else(none), row.tag.unwrap_or_else(none)];
-                if arguments.digests {
-                    cells.push(row.digest.unwrap_or_else(none));
-                }
-                cells.extend([
+            let cells = |row: &Row| {
+                [
+                    row.repository.clone().unwrap_or_else(none),
+                    row.tag.clone().unwrap_or_else(none),
                     id(&row.id, arguments.no_trunc),
                     since(row.created.as_deref()),
                     size(row.size),
-                ]);
-                cells
+                ]
+                .to_vec()
             };
             let mut head = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
-            if arguments.digests {
+            let table: Vec<Vec<String>> = if arguments.digests {
                 head.insert(2, "DIGEST");
-            }
-            output::print(&output::table(&head, &rows.into_iter().map(cells).collect::<Vec<_>>()))?;
+                // A line for each, as Docker has it.
+                let with_digest = |row: &Row| {
+                    let digests = if row.digests.is_empty() { vec![none()] } else { row.digests.clone() };
+                    let row = cells(row);
+                    digests.into_iter().map(move |digest| {
+                        let mut row = row.clone();
+                        row.insert(2, digest);
+                        row
+                    })
+                };
+                rows.iter().flat_map(with_digest).collect()
+            } else {
+                rows.iter().map(cells).collect()
+            };
+            output::print(&output::table(&head, &table))?;
         }
     }
     Ok(0)
 }
 
 /// `room` is none for an image that came after the rooms were looked at.
-fn row(Line { image, name }: Line, room: Option<&ImageRoom>) -> Row {
+fn row(Line { image, name }: &Line, room: Option<&ImageRoom>) -> Row {
     Row {
-        name: name.map(|name| name.reference.to_string()),
-        repository: name.map(|name| name.reference.name().to_owned()),
-        tag: name.and_then(|name| name.tag).map(str::to_owned),
-        digest: name.and_then(|name| name.digest).map(ToString::to_string),
+        name: name.as_ref().map(|name| name.reference.to_string()),
+        repository: name.as_ref().map(|name| name.reference.name().to_owned()),
+        tag: name.as_ref().and_then(|name| name.tag).map(str::to_owned),
+        digests: name.iter().flat_map(|name| &name.digests).map(ToString::to_string).collect(),
         id: image.id.to_string(),
         created: image.created.clone(),
         size: image.size,
@@ -201,7 +214,7 @@ fn row(Line { image, name }: Line, room: Option<&ImageRoom>) -> Row {
 fn keep(session: &Session, filter: &Filter, lines: &mut Vec<Line>) -> Result<(), Failure> {
     match filter {
         Filter::Dangling(wanted) => {
-            lines.retain(|line| line.name.is_none_or(|name| name.tag.is_none()) == *wanted);
+            lines.retain(|line| line.name.as_ref().is_none_or(|name| name.tag.is_none()) == *wanted);
         }
         Filter::Reference(pattern) => {
             lines.retain(|line| line.is_named(|known| fits_name(pattern, known)));

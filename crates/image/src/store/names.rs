@@ -16,14 +16,15 @@ pub struct Names {
 }
 
 /// A line in a list of images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameLine<'a> {
     /// The name.
     pub reference: &'a Reference,
     /// Its tag; none for a digest of which the repository has no tag here.
     pub tag: Option<&'a str>,
-    /// The digest that the repository has the image under, where that is known.
-    pub digest: Option<&'a Digest>,
+    /// The digests that the repository has the image under, as far as they are known: one for each manifest that was
+    /// pulled or pushed.
+    pub digests: Vec<&'a Digest>,
 }
 
 impl Names {
@@ -40,19 +41,24 @@ impl Names {
         self.tags.iter().chain(&self.digests)
     }
 
-    /// Each tag with a digest of its repository, and each digest of a repository without a tag.
+    /// Each tag with the digests of its repository, and each digest of a repository without a tag.
     pub fn lines(&self) -> Vec<NameLine<'_>> {
         let tagged = self.tags.iter().map(|reference| NameLine {
             reference,
             tag: Some(reference.tag()),
-            digest: self
+            digests: self
                 .digests
                 .iter()
-                .find(|pin| pin.name() == reference.name())
-                .and_then(Reference::digest),
+                .filter(|pin| pin.name() == reference.name())
+                .filter_map(Reference::digest)
+                .collect(),
         });
         let alone = self.digests.iter().filter(|pin| self.tags.iter().all(|tag| tag.name() != pin.name()));
-        let alone = alone.map(|reference| NameLine { reference, tag: None, digest: reference.digest() });
+        let alone = alone.map(|reference| NameLine {
+            reference,
+            tag: None,
+            digests: reference.digest().into_iter().collect(),
+        });
         tagged.chain(alone).collect()
     }
 
@@ -80,23 +86,25 @@ mod tests {
 
     #[test]
     fn digests_stand_beside_the_tags_of_their_repository_or_alone() {
-        let [one, two] = ["1", "2"].map(|text| Digest::of(text.as_bytes()));
-        let names = names(&["a:2", &format!("a@{one}"), "c:1", &format!("b@{two}"), "a:1"]);
+        let mut pins = ["1", "2", "3"].map(|text| Digest::of(text.as_bytes()));
+        pins.sort();
+        let [one, two, three] = pins;
+        let pin = |name: &str, digest: &Digest| format!("{name}@{digest}");
+        let names = names(&["a:2", &pin("a", &two), "c:1", &pin("b", &three), "a:1", &pin("a", &one)]);
         let lines: Vec<_> = names
             .lines()
             .into_iter()
-            .map(|line| (line.reference.to_string(), line.tag.map(str::to_owned), line.digest.cloned()))
+            .map(|line| (line.reference.to_string(), line.tag.map(str::to_owned), line.digests))
             .collect();
-        let line = |name: &str, tag: Option<&str>, digest: Option<&Digest>| {
-            (name.to_owned(), tag.map(str::to_owned), digest.cloned())
-        };
+        let line =
+            |name: &str, tag: Option<&str>, digests| (name.to_owned(), tag.map(str::to_owned), digests);
         assert_eq!(
             lines,
             [
-                line("a:1", Some("1"), Some(&one)),
-                line("a:2", Some("2"), Some(&one)),
-                line("c:1", Some("1"), None),
-                line(&format!("b@{two}"), None, Some(&two)),
+                line("a:1", Some("1"), vec![&one, &two]),
+                line("a:2", Some("2"), vec![&one, &two]),
+                line("c:1", Some("1"), vec![]),
+                line(&pin("b", &three), None, vec![&three]),
             ]
         );
     }
