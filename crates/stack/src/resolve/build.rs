@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Context, files, fill, find, path, service_names, shown};
+use super::{Context, files, fill, find, host, path, service_names, shown};
 use crate::diagnostic::{Checked, Fault, Span};
 use crate::file::build::{BuildFile, address};
 use crate::file::service::ServiceFile;
@@ -22,6 +22,7 @@ pub(super) fn resolve(
     bases: &[String],
     file: &StackFile,
     context: &Context<'_>,
+    warnings: &mut Vec<(Span, String)>,
 ) -> Checked<Build> {
     check_platforms(&build.platforms)?;
     let repository = repository(&build.context)?;
@@ -43,13 +44,15 @@ pub(super) fn resolve(
         args: fill(&build.args, context),
         ..build.settled.clone()
     };
+    let (limits, place) = (&build.settled.ulimits, &build.context.span);
+    resolved.ulimits = host::lowered(limits, place, "the build", context, warnings);
     resolved.allows_host_network |= resolved.network == BuildNetwork::Host;
     for (key, value) in &build.contexts {
         resolved.contexts.insert(key.name.clone(), named(value, file, context)?);
     }
     for secret in &build.secrets {
         let id = secret.target.clone().unwrap_or_else(|| secret.source.value.clone());
-        resolved.secrets.insert(id, files::secret_source("secret", secret, &file.secrets, context)?);
+        resolved.secrets.insert(id, files::secret_source("secret", secret, &file.secrets, true, context)?);
     }
     for (key, value) in &build.ssh {
         resolved.ssh.insert(key.name.clone(), agent(key, value.as_deref(), context)?);
