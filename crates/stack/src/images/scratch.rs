@@ -22,14 +22,19 @@ impl Scratch {
     }
 
     fn in_directory(top: &Path, purpose: &str) -> Result<Self, RemoteError> {
-        use std::os::unix::fs::DirBuilderExt;
+        use std::os::unix::fs::{DirBuilderExt, MetadataExt};
         Self::sweep(top).context(|| format!("remove old files from {}", top.display()))?;
         let path = top.join(format!("{}{purpose}-{}", Self::PREFIX, std::process::id()));
         let make = || -> std::io::Result<File> {
-            std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-            let lock = File::create_new(path.join(Self::LOCK))?;
-            lock.lock()?;
-            Ok(lock)
+            loop {
+                std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+                let lock = File::create_new(path.join(Self::LOCK))?;
+                lock.lock()?;
+                // Another command may have swept it away before it was locked.
+                if lock.metadata()?.nlink() > 0 {
+                    return Ok(lock);
+                }
+            }
         };
         let lock = make().context(|| format!("create {}", path.display()))?;
         Ok(Self { path, _lock: lock })
@@ -73,6 +78,27 @@ impl Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_command_makes_at_this_moment_stays() {
+        let top = tempfile::tempdir().unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    // What is in the way of one sweep is in nobody's way.
+                    Scratch::sweep(top.path()).ok();
+                }
+            });
+            let made = (0..100).all(|_| {
+                let scratch = Scratch::in_directory(top.path(), "x").unwrap();
+                let there = scratch.path.join(Scratch::LOCK).exists();
+                scratch.finish(Ok(())).is_ok() && there
+            });
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(made);
+        });
+    }
 
     #[test]
     fn what_a_killed_command_left_is_removed_and_nothing_else() {

@@ -211,7 +211,7 @@ fn the_other_notation_reads_the_same_variables() {
     for interpolate in [true, false] {
         let made = config(&fixture.options("compose.yaml"), &host(), interpolate).unwrap().toml();
         fixture.write("stack.toml", &made);
-        let of = |file: &str| super::super::load(&fixture.options(file), &host()).unwrap().services.remove(0);
+        let of = |file: &str| load(&fixture.options(file), &host()).unwrap().services.remove(0);
         let (ours, theirs) = (of("stack.toml"), of("compose.yaml"));
         assert_eq!((&ours.source, &ours.environment), (&theirs.source, &theirs.environment), "{made}");
         assert_eq!(ours.environment["TITLE"], "My $$ite");
