@@ -24,8 +24,9 @@ pub(crate) enum Packing {
 pub(crate) fn packing(start: &[u8]) -> Packing {
     match start {
         [0x1f, 0x8b, ..] => Packing::Gzip,
-        // The version, the size of blocks, and what the first block begins with.
-        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..] => Packing::Bzip2,
+        // The version, the size of blocks, and what the first block begins with; or the end, where there is none.
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..]
+        | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90, ..] => Packing::Bzip2,
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Packing::Xz,
         // A frame, or one to be skipped (RFC 8878, 3.1), as the seekable forms begin with.
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
@@ -137,6 +138,29 @@ impl<R: Read> Source for MultiBzDecoder<BufReader<Counted<R>>> {
 mod tests {
     use super::*;
 
+    use std::io::Write;
+
+    fn xz(plain: &[u8]) -> Vec<u8> {
+        let options = lzma_rust2::XzOptions::with_preset(0);
+        let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn bzip2(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// What comes out of a blob, up to a megabyte, and whether it came to its end.
+    fn read(blob: &[u8]) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::new();
+        let source = unpacked(packing(blob), BufReader::new(Counted::new(blob, false)));
+        let good = source.and_then(|source| source.take(1 << 20).read_to_end(&mut bytes)).is_ok();
+        (bytes, good)
+    }
+
     #[test]
     fn beginnings() {
         for (start, is) in [
@@ -150,6 +174,25 @@ mod tests {
             (b"", Packing::Plain),
         ] {
             assert_eq!(packing(start), is, "{start:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// Damage is an error, or shows in what comes out; it is nothing worse.
+        #[test]
+        fn damage_does_no_harm(
+            plain: Vec<u8>, in_xz: bool, at: proptest::sample::Index, bit in 0_u8..8, cut: proptest::sample::Index,
+        ) {
+            let packed = if in_xz { xz(&plain) } else { bzip2(&plain) };
+            proptest::prop_assert_eq!(read(&packed), (plain.clone(), true));
+            let (_, whole) = read(&packed[..cut.index(packed.len()).max(1)]);
+            proptest::prop_assert!(!whole || !in_xz);
+            let mut flipped = packed.clone();
+            flipped[at.index(packed.len())] ^= 1 << bit;
+            drop(read(&flipped));
+            drop(read(&[&packed[..], &flipped].concat()));
         }
     }
 }
