@@ -6,7 +6,8 @@ use std::path::Path;
 use clap_complete::Shell;
 
 fn main() -> std::io::Result<()> {
-    let directory = std::env::args_os().nth(1).ok_or_else(|| std::io::Error::other("usage: pages DIRECTORY"))?;
+    let directory =
+        std::env::args_os().nth(1).ok_or_else(|| std::io::Error::other("usage: pages DIRECTORY"))?;
     let directory = Path::new(&directory);
     let manual = directory.join("man1");
     std::fs::create_dir_all(&manual)?;
