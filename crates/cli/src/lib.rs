@@ -11,6 +11,8 @@ mod build_view;
 mod completion;
 mod config;
 mod diagnosis;
+#[cfg(test)]
+mod documents;
 mod events;
 mod exec;
 mod images;
