@@ -193,6 +193,8 @@ pub(crate) enum Command {
     /// Show the stack's files as one, with everything they refer to; or turn them into a `stack.toml`
     #[command(visible_alias = "convert")]
     Config(config::Arguments),
+    /// Print the script that completes command lines in a shell: `source <(inception-run completion bash)`
+    Completion(crate::completion::Completion),
     /// Look for everything on this machine that stands in the way, and show the fix
     Doctor {
         /// table or json

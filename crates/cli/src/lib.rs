@@ -8,8 +8,11 @@ mod build;
 mod build_check;
 mod build_output;
 mod build_view;
+mod completion;
 mod config;
 mod diagnosis;
+#[cfg(test)]
+mod documents;
 mod events;
 mod exec;
 mod images;
@@ -84,6 +87,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The definition of the command line, for manual pages.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
     let Arguments { file, global, mut command, .. } = arguments;
     let mut files = file;
@@ -127,6 +135,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
         Command::Config(arguments) => config::config(&session, &arguments),
+        Command::Completion(arguments) => completion::completion(&arguments),
         Command::Doctor { format } => diagnosis::doctor(&session, format),
     }
 }
