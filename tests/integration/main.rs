@@ -15,6 +15,7 @@ mod build_network;
 mod build_run;
 mod client;
 mod credentials;
+mod commands;
 mod direct;
 mod events;
 mod harness;

@@ -50,6 +50,13 @@ pub(crate) struct Loaded {
     pub(crate) host: HostFacts,
 }
 
+impl Loaded {
+    /// The stack's files, absolute.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failure> {
+        Ok(load::files(&self.options, &self.host)?)
+    }
+}
+
 impl Session {
     pub(crate) fn new(files: Vec<PathBuf>, global: Global, output: Output) -> Result<Self, Failure> {
         let standard_input = match files.iter().any(|file| file == Path::new("-")) {

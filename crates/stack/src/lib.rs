@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod control;
+pub mod copy;
 pub mod diagnostic;
 pub mod doctor;
 mod env_file;
@@ -29,7 +30,7 @@ mod storage;
 pub mod store;
 pub mod supervisor;
 pub mod transfer;
-mod words;
+pub mod words;
 
 pub use remote::RemoteError;
 
