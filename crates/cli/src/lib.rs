@@ -12,6 +12,7 @@ mod config;
 mod diagnosis;
 mod events;
 mod exec;
+mod export;
 mod images;
 mod listing;
 mod logs;
@@ -122,7 +123,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Save(arguments) => transfer::save(&session, &arguments),
         Command::Load(arguments) => transfer::load(&session, &arguments),
         Command::Import(arguments) => transfer::import(&session, &arguments),
-        Command::Export(arguments) => transfer::export(&session, &arguments),
+        Command::Export(arguments) => export::export(&session, &arguments),
         Command::Commit(arguments) => transfer::commit(&session, &arguments),
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
