@@ -192,8 +192,8 @@ pub(crate) enum Command {
     Load(transfer::Load),
     /// Make an image of the archive of a root file system
     Import(transfer::Import),
-    /// Write the file system of a service's container as an archive
-    Export(transfer::Export),
+    /// Write the file system of a service's container as an archive; or the stack for Kubernetes, Podman or systemd
+    Export(crate::export::Arguments),
     /// Make an image of a service's file system as it is now
     Commit(transfer::Commit),
     /// Show what a service runs with, or what an image is (JSON)

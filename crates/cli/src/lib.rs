@@ -18,6 +18,7 @@ mod documents;
 mod down;
 mod events;
 mod exec;
+mod export;
 mod images;
 mod lifecycle;
 mod listing;
@@ -149,7 +150,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Save(arguments) => transfer::save(&session, &arguments),
         Command::Load(arguments) => transfer::load(&session, &arguments),
         Command::Import(arguments) => transfer::import(&session, &arguments),
-        Command::Export(arguments) => transfer::export(&session, &arguments),
+        Command::Export(arguments) => export::export(&session, &arguments),
         Command::Commit(arguments) => transfer::commit(&session, &arguments),
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
