@@ -9,6 +9,7 @@ mod build_check;
 mod build_output;
 mod build_view;
 mod config;
+mod dashboard;
 mod diagnosis;
 mod events;
 mod exec;
@@ -101,6 +102,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Ps { format, quiet, .. } => listing::ps(&session, format, quiet),
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
+        Command::Dashboard(arguments) => dashboard::dashboard(&session, &arguments),
         Command::Logs(arguments) => logs::logs(&session, &arguments),
         Command::Events(arguments) => events::events(&session, &arguments),
         Command::Net { net } => net::net(&session, net),

@@ -12,6 +12,7 @@ use crate::event::Event;
 use crate::fault::{Change, Faulty};
 use crate::plan::Plan;
 use crate::remote::RemoteError;
+use crate::topology::Topology;
 
 /// What a command asks for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,6 +36,8 @@ pub enum Command {
     Status,
     /// Answered by one [`Notice::Subjects`] with these services (all when empty).
     Subjects(Vec<String>),
+    /// Answered by one [`Notice::Topology`].
+    Topology,
     /// Send the log lines of these services (all when empty) from now on, until the connection closes.
     Follow(Vec<String>),
     /// Tell what happens to these services (all when empty), as [`Notice::Event`].
@@ -141,6 +144,8 @@ pub enum Notice {
     Status(Vec<Status>),
     /// The containers whose use of resources is asked for.
     Subjects(Vec<Subject>),
+    /// How the services hang together.
+    Topology(Topology),
     /// A container, in detail.
     Container(Box<Container>),
     /// The process of an `Exec` or `Run` was started.

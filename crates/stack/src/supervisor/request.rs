@@ -17,6 +17,7 @@ use crate::hub::client::Exit;
 use crate::plan::{Condition, Plan, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
+use crate::topology::Topology;
 
 impl Supervisor {
     pub(super) fn serve(&mut self, id: u64, flags: PollFlags) {
@@ -102,6 +103,11 @@ impl Supervisor {
                 let asked = self.units.iter().filter(|unit| unit.is_among(&names));
                 let subjects = asked.map(|unit| self.subject(unit)).collect();
                 self.notify(id, Notice::Subjects(subjects));
+                self.notify(id, Notice::Done);
+            }
+            Command::Topology => {
+                let topology = self.plan.as_ref().map(Topology::of).unwrap_or_default();
+                self.notify(id, Notice::Topology(topology));
                 self.notify(id, Notice::Done);
             }
             Command::Follow(services) => {
