@@ -14,6 +14,7 @@ mod build_mounts;
 mod build_network;
 mod build_run;
 mod client;
+mod dashboard;
 mod direct;
 mod events;
 mod harness;

@@ -83,6 +83,11 @@ impl Connection {
         })
     }
 
+    /// Whether its request is not here yet.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.phase, Phase::Asking(_))
+    }
+
     /// Whether it is told what happens.
     pub(super) fn is_feed(&self) -> bool {
         self.phase == Phase::Feeding
@@ -204,7 +209,7 @@ impl Connection {
 
     /// Its time is over. False when it is of no use any more.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        if !matches!(self.phase, Phase::Asking(_)) {
+        if !self.is_asking() {
             return false;
         }
         self.answer(page::refused(TOO_SLOW), now);

@@ -121,10 +121,11 @@ function updateTotals(readings) {
   const loose = used.some((usage) => [usage.memory.limit, usage.pids_limit].some((limit) => limit && !limit.enforced));
   say($('loose'), loose ? '° is asked for, and not enforced on this machine' : '');
   const up = readings.filter((reading) => reading.state === 'running').length;
-  say($('total-running'), `${up} of ${readings.length} run`);
+  say($('total-running'), `${up} of ${readings.length}`);
   say($('total-cpu'), percent(used.reduce((sum, usage) => sum + (usage.cpu_percent ?? 0), 0)));
   const memory = used.reduce((sum, usage) => sum + usage.memory.bytes, 0);
-  say($('total-memory'), known.hostMemory ? `${binary(memory)} of ${binary(known.hostMemory)}` : binary(memory));
+  say($('total-memory'), binary(memory));
+  say($('total-of'), known.hostMemory ? ` of ${binary(known.hostMemory)}` : '');
   const trouble = readings.filter((reading) => tone(reading) === 'bad').length;
   document.title = `${trouble ? `(${trouble}!) ` : ''}${document.body.dataset.stack} · inception-run`;
 }

@@ -99,6 +99,7 @@ function addEvents(events) {
   const list = $('happenings');
   if (events.length) list.querySelector('.empty')?.remove();
   for (const event of events) {
+    if (event.is_end) known.ends.set(event.container, event.alarming);
     list.prepend(html('li', { class: event.alarming ? 'alarming' : 'usual' }, html('time', {}, clock(event.time)),
       html('p', {}, event.container === null ? null : html('b', {}, `${event.container} `), html('span', {}, plain(event.text.trim())))));
   }

@@ -30,10 +30,10 @@ pub(super) fn open(runtime: &Path, link: &str) -> io::Result<Redirect> {
     let redirect = Redirect(runtime.join(format!(".dashboard-{}.html", std::process::id())));
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&redirect.0)?;
-    write!(
+    writeln!(
         file,
         "<!doctype html><meta charset=\"utf-8\"><title>inception-run</title>\
-         <meta http-equiv=\"refresh\" content=\"0; url={link}\"><p><a href=\"{link}\">dashboard</a></p>\n"
+         <meta http-equiv=\"refresh\" content=\"0; url={link}\"><p><a href=\"{link}\">dashboard</a></p>"
     )?;
     Command::new(OPENER)
         .arg(&redirect.0)

@@ -61,7 +61,8 @@ function tone(reading) {
   if (reading.health === 'unhealthy') return 'bad';
   switch (reading.state) {
     case 'running': return reading.health === 'starting' ? 'busy' : 'good';
-    case 'exited': return reading.exit_code ? 'bad' : 'off';
+    // One that was stopped has the status of a signal, too.
+    case 'exited': return (known.ends.get(reading.service) ?? reading.exit_code !== 0) ? 'bad' : 'off';
     case 'created': return 'off';
     default: return 'busy';
   }
@@ -76,8 +77,8 @@ function worst(readings) {
 // A colour for the n-th network or container.
 const hue = (index) => `net${index % 6}`;
 
-// What is known.
-const known = { topology: null, readings: [], hostMemory: 0, selected: '' };
+// What is known. `ends`: whether the last end of a container was one to worry about.
+const known = { topology: null, readings: [], ends: new Map(), hostMemory: 0, selected: '' };
 
 // The containers of a service.
 const replicas = (service) => known.readings.filter((reading) => reading.group === service);

@@ -1,7 +1,5 @@
 //! The page, and what every answer has around it.
 
-use std::fmt::Write;
-
 use super::address::random;
 use super::request::Refusal;
 use crate::output::Failure;
@@ -91,10 +89,7 @@ pub(super) fn refused(refusal: Refusal) -> Vec<u8> {
 /// A message of a feed (HTML, 9.2): a name, and a value as JSON, which has no line ends.
 pub(super) fn message(name: &str, value: &impl serde::Serialize) -> Result<Vec<u8>, Failure> {
     let json = serde_json::to_string(value).map_err(Failure::system("write JSON"))?;
-    let mut text = String::with_capacity(json.len() + name.len() + 16);
-    write!(text, "event: {name}\ndata: {json}\n\n")
-        .map_err(|_| Failure::system("write JSON")(std::io::ErrorKind::OutOfMemory))?;
-    Ok(text.into_bytes())
+    Ok(format!("event: {name}\ndata: {json}\n\n").into_bytes())
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ function drawPicture() {
   const root = svg('svg', {
     width: plan.width, height: plan.height, viewBox: `0 0 ${plan.width} ${plan.height}`,
     role: 'group', 'aria-label': 'services, networks, published ports and dependencies',
-  }, layers.rails, layers.taps, layers.needs, layers.ports, layers.nodes);
+  }, layers.rails, layers.taps, layers.ports, layers.nodes, layers.needs);
 
   rails.forEach((rail, index) => plan.rail(layers.rails, rail, index));
   $('legend').classList.toggle('shown', !across);
@@ -64,7 +64,8 @@ function drawPicture() {
       const arc = plan.need(index, at.get(need.service), need.condition === 'started');
       arc.dataset.from = service.name;
       arc.dataset.to = need.service;
-      arc.append(svg('title', {}, `${service.name} waits until ${need.service} ${until}`));
+      arc.setAttribute('aria-label', `${service.name} waits until ${need.service} ${until}`);
+      arc.setAttribute('role', 'img');
       layers.needs.append(arc);
     }
     layers.nodes.append(makeNode(service, plan.box(index), across ? [] : published.map(portText)));

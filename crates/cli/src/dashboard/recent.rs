@@ -1,6 +1,6 @@
 //! What happened of late, for pages that come later.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::Serialize;
 use stack::control::Line;
@@ -26,6 +26,8 @@ pub(super) struct Recent {
     pub(super) readings: Option<Vec<Reading>>,
     logs: BTreeMap<String, Log>,
     events: VecDeque<Happening>,
+    /// Containers that were told to stop.
+    stopping: BTreeSet<String>,
 }
 
 #[derive(Debug, Default)]
@@ -43,12 +45,15 @@ pub(super) struct Happening {
     text: String,
     /// Somebody should look at it.
     alarming: bool,
+    /// It is the end of a container's process.
+    is_end: bool,
 }
 
-impl From<Event> for Happening {
-    fn from(event: Event) -> Self {
+impl Happening {
+    /// `stopping`: its container was told to stop, so its end is none to worry about.
+    fn new(event: Event, stopping: bool) -> Self {
         let alarming = match &event.what {
-            What::Exited { status, .. } => *status != 0,
+            What::Exited { status, oom_killed, .. } => *oom_killed || (*status != 0 && !stopping),
             What::Failed { .. }
             | What::Unhealthy { .. }
             | What::Oom { .. }
@@ -64,8 +69,9 @@ impl From<Event> for Happening {
             | What::Restored
             | What::Network { .. } => false,
         };
+        let is_end = matches!(event.what, What::Exited { .. });
         let text = clipped(event.what.to_string());
-        Self { time: event.time, container: event.container, text, alarming }
+        Self { time: event.time, container: event.container, text, alarming, is_end }
     }
 }
 
@@ -84,7 +90,13 @@ impl Recent {
 
     /// Remembers an event, and returns what of it is shown.
     pub(super) fn event(&mut self, event: Event) -> Happening {
-        let happening = Happening::from(event);
+        let stopping = event.container.as_ref().is_some_and(|name| self.stopping.contains(name));
+        match (&event.container, &event.what) {
+            (Some(name), What::Stopping) => drop(self.stopping.insert(name.clone())),
+            (Some(name), What::Exited { .. } | What::Started { .. }) => drop(self.stopping.remove(name)),
+            _ => {}
+        }
+        let happening = Happening::new(event, stopping);
         self.events.push_back(happening.clone());
         if self.events.len() > EVENTS {
             self.events.pop_front();
@@ -164,13 +176,16 @@ mod tests {
 
     #[test]
     fn events_that_somebody_should_look_at() {
-        let event = |what| Happening::from(Event { time: 1, container: Some("web".into()), what });
-        let exited = |status| {
-            event(What::Exited { status, how: "it ended".into(), oom_killed: false, restarts: false })
-        };
-        assert!(!exited(0).alarming && exited(1).alarming);
-        assert!(event(What::Unhealthy { output: "x".repeat(100_000) }).text.len() < LINE + 10);
         let mut recent = Recent::default();
+        let mut event = |what| recent.event(Event { time: 1, container: Some("web".into()), what });
+        let exited =
+            |status| What::Exited { status, how: "it ended".into(), oom_killed: false, restarts: false };
+        assert!(!event(exited(0)).alarming && event(exited(1)).alarming);
+        assert!(!event(What::Stopping).alarming);
+        let stopped = event(exited(143));
+        assert!(stopped.is_end && !stopped.alarming);
+        assert!(event(exited(143)).alarming);
+        assert!(event(What::Unhealthy { output: "x".repeat(100_000) }).text.len() < LINE + 10);
         for _ in 0..2 * EVENTS {
             recent.event(Event { time: 1, container: None, what: What::Drained });
         }

@@ -137,8 +137,7 @@ impl Server {
             let accepted = self.listener.accept().and_then(|(socket, _)| Connection::new(socket, now));
             match accepted {
                 Ok(mut connection) => {
-                    let served = self.connections.values().filter(|other| !other.is_answered()).count();
-                    if served >= SERVED {
+                    if !self.has_room(now) {
                         connection.answer(page::refused(CROWDED), now);
                     }
                     self.connections.insert(self.next, connection);
@@ -155,6 +154,20 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Whether one more connection is served. Of those that have not asked for anything the oldest gives way: a browser
+    /// asks at once, and who knows no token must not keep out who does.
+    fn has_room(&mut self, now: Instant) -> bool {
+        let served = self.connections.values().filter(|connection| !connection.is_answered()).count();
+        if served < SERVED {
+            return true;
+        }
+        let silent = self.connections.iter_mut().find(|(_, connection)| connection.is_asking());
+        let Some((&id, connection)) = silent else { return false };
+        connection.answer(page::refused(CROWDED), now);
+        self.flush(id, now);
+        true
     }
 
     fn serve(&mut self, id: u64, flags: PollFlags) -> Result<(), Failure> {
