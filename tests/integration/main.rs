@@ -16,6 +16,7 @@ mod build_run;
 mod client;
 mod credentials;
 mod commands;
+mod dashboard;
 mod direct;
 mod events;
 mod harness;

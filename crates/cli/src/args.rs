@@ -147,6 +147,8 @@ pub(crate) enum Command {
     Stats(Stats),
     /// Watch the services: a live view of what they use; q leaves it
     Top,
+    /// Show the stack in a browser: a page on this machine only, as long as this command runs
+    Dashboard(crate::dashboard::Dashboard),
     /// Show what services wrote
     Logs(Logs),
     /// Show what happens: starts, ends, health, refused connections

@@ -12,6 +12,7 @@ mod completion;
 mod config;
 mod copy;
 mod create;
+mod dashboard;
 mod diagnosis;
 #[cfg(test)]
 mod documents;
@@ -129,6 +130,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Ps { format, quiet, .. } => listing::ps(&session, format, quiet),
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
+        Command::Dashboard(arguments) => dashboard::dashboard(&session, &arguments),
         Command::Logs(arguments) => logs::logs(&session, &arguments),
         Command::Events(arguments) => events::events(&session, &arguments),
         Command::Net { net } => net::net(&session, net),

@@ -12,6 +12,7 @@ use crate::event::Event;
 use crate::fault::{Change, Faulty};
 use crate::plan::{Plan, PublishedPort};
 use crate::remote::RemoteError;
+use crate::topology::Topology;
 
 /// What a command asks for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,6 +61,8 @@ pub enum Command {
     Status,
     /// Answered by one [`Notice::Subjects`] with these services (all when empty).
     Subjects(Vec<String>),
+    /// Answered by one [`Notice::Topology`].
+    Topology,
     /// Send the log lines of these services (all when empty) from now on, until the connection closes.
     Follow(Vec<String>),
     /// Tell what happens to these services (all when empty), as [`Notice::Event`].
@@ -222,6 +225,8 @@ pub enum Notice {
     Status(Vec<Status>),
     /// The containers whose use of resources is asked for.
     Subjects(Vec<Subject>),
+    /// How the services hang together.
+    Topology(Topology),
     /// A container, in detail.
     Container(Box<Container>),
     /// What is published of a service, with the ports that the kernel chose.

@@ -30,6 +30,7 @@ pub mod stats;
 mod storage;
 pub mod store;
 pub mod supervisor;
+pub mod topology;
 pub mod transfer;
 pub mod words;
 

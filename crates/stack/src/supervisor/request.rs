@@ -15,6 +15,7 @@ use crate::diagnostic::no_such_service;
 use crate::plan::Condition;
 use crate::remote::{Context, RemoteError};
 use crate::spec;
+use crate::topology::Topology;
 
 impl Supervisor {
     pub(super) fn serve(&mut self, id: u64, flags: PollFlags) {
@@ -125,6 +126,11 @@ impl Supervisor {
                 let asked = self.units.iter().filter(|unit| unit.is_among(&names));
                 let subjects = asked.map(|unit| self.subject(unit)).collect();
                 self.notify(id, Notice::Subjects(subjects));
+                self.notify(id, Notice::Done);
+            }
+            Command::Topology => {
+                let topology = self.plan.as_ref().map(Topology::of).unwrap_or_default();
+                self.notify(id, Notice::Topology(topology));
                 self.notify(id, Notice::Done);
             }
             Command::Follow(services) => {
