@@ -15,6 +15,8 @@ mod build_network;
 mod build_run;
 mod client;
 mod credentials;
+mod commands;
+mod dashboard;
 mod direct;
 mod events;
 mod harness;

@@ -210,7 +210,7 @@ fn agent(key: &crate::file::node::Key, value: Option<&str>, context: &Context<'_
     if let Some(value) = value.filter(|value| !value.is_empty()) {
         return Ok(path(value, context));
     }
-    let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
+    let socket = context.host.environment.get("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
     socket.map(PathBuf::from).ok_or_else(|| {
         Fault::new(&key.span, format!("ssh `{}` has no socket, and SSH_AUTH_SOCK is not set", key.name))
             .hint("start an agent: `eval $(ssh-agent) && ssh-add`")
