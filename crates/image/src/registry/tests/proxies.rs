@@ -84,7 +84,9 @@ fn what_is_excepted_is_reached_without() {
     Place::new().pull(&server.name("team/app:1"), &through(&[("ALL_PROXY", &url)])).unwrap();
     assert!(asked.lock().unwrap().is_empty());
     // Without the proxy nobody knows the name.
-    let access = through(&[("ALL_PROXY", &url), ("NO_PROXY", "example.org,.invalid")]);
+    let mut access = through(&[("ALL_PROXY", &url), ("NO_PROXY", "example.org,.invalid")]);
+    // A name server that does not answer is waited for.
+    access.timing.connect = Duration::from_secs(3);
     let error = Place::new().pull("registry.invalid/team/app:1", &access).unwrap_err();
     assert!(matches!(&error, Error::Registry(error) if error.is_unreachable()), "{error:?}");
     assert!(asked.lock().unwrap().is_empty());
