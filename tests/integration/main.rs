@@ -14,6 +14,8 @@ mod build_mounts;
 mod build_network;
 mod build_run;
 mod client;
+mod credentials;
+mod commands;
 mod dashboard;
 mod direct;
 mod events;

@@ -30,6 +30,16 @@ impl Printer {
         Self { output, services, prefix: true, timestamps: false }
     }
 
+    /// Whether lines begin with the service's name.
+    pub(crate) fn with_prefix(self, prefix: bool) -> Self {
+        Self { prefix, ..self }
+    }
+
+    /// Whether lines show when they were written.
+    pub(crate) fn with_timestamps(self, timestamps: bool) -> Self {
+        Self { timestamps, ..self }
+    }
+
     /// Prints lines in one write.
     pub(crate) fn print<'a>(&mut self, lines: impl IntoIterator<Item = &'a Line>) -> Result<(), Failure> {
         let mut text = String::new();
@@ -90,9 +100,13 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
     let known = logged(&directory)?;
     let means_one = |name: &&String| known.iter().any(|log| is_meant(log, name));
     if let Some(unknown) = arguments.services.iter().find(|name| !means_one(name)) {
+        let nearest = stack::diagnostic::nearest(unknown, known.iter().map(String::as_str));
         let known = known.join(", ");
         let mut error = stack::RemoteError::message(format!("there is no log of a service `{unknown}`"))
-            .or_hint(format!("there are logs of: {known}"));
+            .or_hint(match nearest {
+                Some(nearest) => format!("did you mean `{nearest}`? There are logs of: {known}"),
+                None => format!("there are logs of: {known}"),
+            });
         error.exit_code = 2;
         return Err(error.into());
     }
@@ -109,12 +123,10 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
         lines.extend(read.split_off(read.len().saturating_sub(arguments.tail.0)));
     }
     lines.sort_by_key(|line| line.time);
-    let mut printer = Printer {
-        output: session.output,
-        services,
-        prefix: !arguments.no_log_prefix,
-        timestamps: arguments.timestamps,
-    };
+    let output = Output { color_out: session.output.color_out && !arguments.no_color, ..session.output };
+    let mut printer = Printer::new(output, services)
+        .with_prefix(!arguments.no_log_prefix)
+        .with_timestamps(arguments.timestamps);
     printer.print(&lines)?;
     drop(lines);
 
@@ -135,7 +147,7 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
 
 /// Whether `name` means the container `log`: by its own name, its service's, or as the first of its service. Those
 /// that are gone are meant too, so there is nobody to ask which service a container is of.
-fn is_meant(log: &str, name: &str) -> bool {
+pub(crate) fn is_meant(log: &str, name: &str) -> bool {
     let number = |of: &str, name: &str| name.strip_prefix(of)?.strip_prefix('-')?.parse::<u16>().ok();
     log == name || number(name, log).is_some_and(|slot| slot > 1) || number(log, name) == Some(1)
 }

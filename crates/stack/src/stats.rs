@@ -17,6 +17,14 @@ use crate::control::{Command, Health, Notice, State, Subject};
 use crate::remote::RemoteError;
 use processes::Processes;
 
+/// The processes of the sandbox whose PID 1 has the number `first` on the host.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn processes(first: u32) -> Result<Vec<u32>, RemoteError> {
+    Ok(Processes::read()?.pids(first))
+}
+
 /// How long the supervisor may be busy with something else.
 const DEADLINE: Duration = Duration::from_secs(10);
 
