@@ -12,6 +12,7 @@ mod config;
 mod diagnosis;
 mod events;
 mod exec;
+mod explain;
 mod images;
 mod listing;
 mod logs;
@@ -125,6 +126,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Export(arguments) => transfer::export(&session, &arguments),
         Command::Commit(arguments) => transfer::commit(&session, &arguments),
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
+        Command::Explain(arguments) => explain::explain(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
         Command::Config(arguments) => config::config(&session, &arguments),
         Command::Doctor { format } => diagnosis::doctor(&session, format),

@@ -8,6 +8,7 @@ pub mod diagnostic;
 pub mod doctor;
 mod env_file;
 pub mod event;
+pub mod explain;
 pub mod fault;
 mod file;
 pub mod host;

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use container::Process;
 use container::cgroup::Cgroup;
 use container::cgroup::usage::MemoryEvents;
 use rustix::event::PollFlags;
@@ -12,7 +13,8 @@ use super::connection::Pending;
 use super::hooks::Turn;
 use super::unit::{Readiness, Standing, Unit};
 use super::{Purpose, Supervisor, process};
-use crate::control::{Command, Container, Exec, Notice, State, Subject};
+use crate::control::{Command, Container, Exec, Known, Notice, State, Subject};
+use crate::diagnostic;
 use crate::hub::client::Exit;
 use crate::plan::{Condition, Plan, Service};
 use crate::remote::{Context, RemoteError};
@@ -112,7 +114,14 @@ impl Supervisor {
             Command::Events { services, since, follow } => self.events(id, &services, since, follow)?,
             Command::Net { services, change } => self.change_faults(id, &services, &change)?,
             Command::Faults => self.show_faults(id),
-            Command::Exec(exec) => self.exec(id, &exec, fds)?,
+            Command::Exec(exec) => {
+                let process = |base: &Process| spec::process_for(base, &exec);
+                self.exec(id, &exec.service, exec.index, process, fds)?;
+            }
+            Command::Attempt(container) => {
+                let process = |base: &Process| Process { attempts: true, terminal: false, ..base.clone() };
+                self.exec(id, &container, None, process, fds)?;
+            }
             Command::Run(exec) => self.run_once(id, &exec, fds)?,
             Command::Signal(signal) => self.signal(id, signal)?,
             Command::Detach => {
@@ -127,6 +136,11 @@ impl Supervisor {
             Command::Container(service) => {
                 let container = self.container(&service)?;
                 self.notify(id, Notice::Container(Box::new(container)));
+                self.notify(id, Notice::Done);
+            }
+            Command::Known(name) => {
+                let known = self.known_of(&name)?;
+                self.notify(id, Notice::Known(Box::new(known)));
                 self.notify(id, Notice::Done);
             }
         }
@@ -175,8 +189,11 @@ impl Supervisor {
         if services.iter().any(|service| service == name) || self.units.iter().any(|u| u.answers_to(name)) {
             return Ok(());
         }
+        let containers = self.units.iter().map(Unit::name);
+        let near = diagnostic::nearest(name, services.iter().map(String::as_str).chain(containers));
+        let near = near.map_or_else(String::new, |near| format!("did you mean `{near}`? "));
         let mut error = RemoteError::message(format!("no such service: `{name}`"))
-            .or_hint(format!("the stack's services are: {}", services.join(", ")));
+            .or_hint(format!("{near}the stack's services are: {}", services.join(", ")));
         // Bad usage, as where the command itself finds it.
         error.exit_code = 2;
         Err(error)
@@ -252,17 +269,25 @@ impl Supervisor {
         }
     }
 
-    fn exec(&mut self, id: u64, exec: &Exec, fds: &[OwnedFd]) -> Result<(), RemoteError> {
-        self.known(&exec.service)?;
-        let numbered = |unit: &&Unit| exec.index.is_none_or(|index| unit.slot == index);
-        let meant = self.units.iter().filter(|unit| unit.answers_to(&exec.service)).filter(numbered);
+    /// Starts, for a connection, what `process_of` makes of a running container's own process.
+    fn exec(
+        &mut self,
+        id: u64,
+        service: &str,
+        index: Option<u16>,
+        process_of: impl Fn(&Process) -> Process,
+        fds: &[OwnedFd],
+    ) -> Result<(), RemoteError> {
+        self.known(service)?;
+        let numbered = |unit: &&Unit| index.is_none_or(|index| unit.slot == index);
+        let meant = self.units.iter().filter(|unit| unit.answers_to(service)).filter(numbered);
         let mut running = meant.filter_map(|unit| Some((unit, unit.run.as_ref()?)));
         let (unit, run) = running.next().ok_or_else(|| {
-            let which = exec.index.map_or_else(String::new, |index| format!("replica {index} of "));
-            RemoteError::message(format!("{which}service `{}` is not running", exec.service))
-                .or_hint(format!("`inception-run run {}` starts a container of its own", exec.service))
+            let which = index.map_or_else(String::new, |index| format!("replica {index} of "));
+            RemoteError::message(format!("{which}service `{service}` is not running"))
+                .or_hint(format!("`inception-run run {service}` starts a container of its own"))
         })?;
-        let (target, process) = (run.pid, spec::process_for(&unit.process, exec));
+        let (target, process) = (run.pid, process_of(&unit.process));
         let cgroup = run.cgroup.as_ref().map(AsFd::as_fd);
         let stdio = stdio(fds)?;
         let started = self.hub.exec(target, process, cgroup, stdio)?;
@@ -384,8 +409,40 @@ impl Supervisor {
         }
     }
 
+    /// What `explain` cannot read from the kernel, of the first container that runs of those that `name` means.
+    fn known_of(&self, name: &str) -> Result<Known, RemoteError> {
+        let running = self.units.iter().find(|unit| unit.answers_to(name) && unit.run.is_some());
+        let unit = running.map_or_else(|| self.unit(name), Ok)?;
+        let endpoint = unit.service.network_mode.owner(unit.name());
+        let plan = self.plan.as_ref().map(|plan| &plan.network);
+        let endpoints = plan.map_or(&[][..], |plan| &plan.endpoints);
+        let endpoint = endpoints.iter().find(|known| Some(known.service.as_str()) == endpoint);
+        let interfaces = endpoint.map(|endpoint| endpoint.interfaces.clone()).unwrap_or_default();
+        let is_on =
+            |network: &&network::plan::Network| interfaces.iter().any(|at| at.network == network.name);
+        let networks = plan.map_or(&[][..], |plan| &plan.networks).iter().filter(is_on).cloned().collect();
+        Ok(Known {
+            container: self.container_of(unit)?,
+            cgroup: unit
+                .run
+                .as_ref()
+                .and_then(|run| run.cgroup.as_ref())
+                .map(|cgroup| cgroup.path().to_owned()),
+            supervisor: std::process::id(),
+            // Of the same PID namespace as this process.
+            hub: self.hub.process.pid.unsigned_abs(),
+            netd: self.wiring.netd_pid(),
+            interfaces,
+            networks,
+            published: self.wiring.published(&unit.service.name, &unit.service.ports),
+        })
+    }
+
     fn container(&self, service: &str) -> Result<Container, RemoteError> {
-        let unit = self.unit(service)?;
+        self.container_of(self.unit(service)?)
+    }
+
+    fn container_of(&self, unit: &Unit) -> Result<Container, RemoteError> {
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let from = self.ingredients(unit, unit.name(), &plan.network);
         let mut sandbox = spec::resolve(&unit.service, &from)?.sandbox;
