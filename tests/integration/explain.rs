@@ -162,11 +162,11 @@ fn what_cannot_be_explained_is_told() {
 fn images_are_explained_by_their_layers() {
     let stack = Stack::new("[services.web]\ncommand = [\"true\"]\n");
     stack.up();
-    let row = stack.row("web");
-    let base = row["image"].as_str().unwrap();
-    stack.write("app/Dockerfile", &format!("FROM {base}\nRUN echo '<i>' > /made\nENV A=1\n"));
-    stack.run(&["build", "-t", "app", "app"]).ok();
-    stack.run(&["build", "-t", "twin", "app"]).ok();
+    let images = stack.run(&["images", "-q"]).ok();
+    stack.run(&["tag", images.lines().next().unwrap(), "base:1"]).ok();
+    stack.write("app/Dockerfile", "FROM base:1\nRUN echo '<i>' > /made\nENV A=1\n");
+    stack.run(&["build", "-t", "app", "./app"]).ok();
+    stack.run(&["build", "-t", "twin", "./app"]).ok();
     let facts: Value =
         serde_json::from_str(&stack.run(&["explain", "--image", "app", "--format", "json"]).ok()).unwrap();
     let instructions = facts["instructions"].as_array().unwrap();
@@ -200,13 +200,18 @@ addEventListener("load", () => {
 	}
 	const wide = [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1);
 	parent.postMessage({
-		scroll: document.documentElement.scrollWidth, inner: innerWidth, overlaps,
+		scroll: document.documentElement.scrollWidth, room: document.documentElement.clientWidth, inner: innerWidth, overlaps,
 		wide: wide.slice(0, 3).map(e => e.tagName + " " + e.textContent.slice(0, 60)),
 		loaded: performance.getEntriesByType("resource").map(entry => entry.name),
 		drawings: document.querySelectorAll("svg").length,
 	}, "*");
 });
 </script>"#;
+
+/// Width of a small phone.
+const PHONE: u64 = 360;
+/// Width of a window on a desk.
+const DESK: u64 = 1180;
 
 fn chromium() -> Option<PathBuf> {
     ["/usr/bin/chromium", "/usr/bin/chromium-browser"]
@@ -216,7 +221,7 @@ fn chromium() -> Option<PathBuf> {
 }
 
 /// The DOM that the browser makes of a file, and what it wrote to its console.
-fn dom(stack: &Stack, browser: &Path, file: &Path) -> (String, String) {
+fn dom_of(stack: &Stack, browser: &Path, file: &Path) -> (String, String) {
     let mut command = stack.command_of(browser);
     command
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
@@ -243,13 +248,14 @@ fn the_page_is_whole_in_a_browser_and_on_a_phone() {
     let port = free_ports(1);
     let stack = Stack::new(&services(port));
     stack.up();
+    let mut frames = String::new();
     for service in ["web", "mean"] {
         let page = stack.path(&format!("{service}.html"));
         let wrote = stack.run(&["explain", service, "--html", page.to_str().unwrap()]);
         assert!(wrote.err.contains("wrote"), "{wrote:?}");
         wrote.ok();
         let html = fs::read_to_string(&page).unwrap();
-        let (dom, console) = self::dom(&stack, &browser, &page);
+        let (dom, console) = dom_of(&stack, &browser, &page);
         assert_eq!(console, "", "nothing to complain of");
         assert!(!dom.contains("<script") && !dom.contains("<img"), "{dom}");
         assert_eq!(service == "mean", dom.contains("&lt;script&gt;"), "{dom}");
@@ -257,26 +263,30 @@ fn the_page_is_whole_in_a_browser_and_on_a_phone() {
         let (before, rest) = html.split_once("<meta http-equiv=\"Content-Security-Policy\"").unwrap();
         let (_, after) = rest.split_once(">\n").unwrap();
         let copy = format!("{before}{}", after.replace("</body>", &format!("{MEASURE}</body>")));
-        fs::write(stack.path("copy.html"), copy).unwrap();
-        for width in [360, 1180] {
-            let frame = format!(
-                "<!DOCTYPE html><pre id=\"told\"></pre><script>addEventListener('message', event => {{ \
-                 told.textContent += JSON.stringify(event.data) + '\\n'; }});</script>\
-                 <iframe src=\"copy.html\" style=\"border: 0; width: {width}px; height: 800px\"></iframe>"
-            );
-            fs::write(stack.path("frame.html"), frame).unwrap();
-            let (dom, _) = self::dom(&stack, &browser, &stack.path("frame.html"));
-            let told = dom.split_once("<pre id=\"told\">").and_then(|(_, rest)| rest.split_once("</pre>"));
-            let told = told.unwrap_or_else(|| panic!("{dom}")).0.replace("&gt;", ">").replace("&lt;", "<");
-            let told: Value =
-                serde_json::from_str(told.replace("&amp;", "&").trim()).unwrap_or_else(|_| panic!("{dom}"));
-            assert_eq!((&told["inner"], &told["scroll"]), (&width.into(), &width.into()), "{told}");
-            assert_eq!(
-                (&told["overlaps"], &told["loaded"]),
-                (&Value::Array(vec![]), &Value::Array(vec![])),
-                "{told}"
-            );
-            assert_eq!(told["drawings"], 3, "{told}");
+        stack.write(&format!("copy-{service}.html"), &copy);
+        for width in [PHONE, DESK] {
+            let style = format!("border: 0; width: {width}px; height: 800px");
+            frames.push_str(&format!("<iframe src=\"copy-{service}.html\" style=\"{style}\"></iframe>"));
+        }
+    }
+    let listen =
+        "addEventListener('message', event => { told.textContent += JSON.stringify(event.data) + '\\n'; });";
+    stack.write(
+        "frames.html",
+        &format!("<!DOCTYPE html><pre id=\"told\"></pre><script>{listen}</script>{frames}"),
+    );
+    let (dom, _) = dom_of(&stack, &browser, &stack.path("frames.html"));
+    let told = dom.split_once("<pre id=\"told\">").and_then(|(_, rest)| rest.split_once("</pre>"));
+    let told = told.unwrap_or_else(|| panic!("{dom}")).0;
+    let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut widths: Vec<u64> = told.iter().map(|one| one["inner"].as_u64().unwrap()).collect();
+    widths.sort_unstable();
+    assert_eq!(widths, [PHONE, PHONE, DESK, DESK], "{told:?}");
+    for page in &told {
+        // A scroll bar takes its part of the width.
+        assert_eq!((&page["scroll"], &page["drawings"]), (&page["room"], &3.into()), "{page}");
+        for list in ["wide", "overlaps", "loaded"] {
+            assert_eq!(page[list], Value::Array(Vec::new()), "{list}: {page}");
         }
     }
 }

@@ -95,6 +95,7 @@ impl Drawing {
         let (at, top) = (self.body.len(), self.y);
         self.y += PAD / 2;
         self.row(inset + PAD, inset + PAD, Ink::Strong, label);
+        self.gap(3);
         inside(self);
         self.y += PAD;
         // Behind what stands in it.

@@ -243,7 +243,7 @@ fn usage(usage: &Measured) -> Vec<(&'static str, String)> {
         ("processor", format!("{:.3} s so far", usage.cpu_usec as f64 / 1e6)),
         ("processes", stats::pids(usage)),
         ("pressure", pressure),
-        ("of memory", format!("{:.2}% of what it may have", usage.memory.percent)),
+        ("share", format!("{:.2}% of what it may have", usage.memory.percent)),
     ]
 }
 
@@ -286,7 +286,7 @@ fn seccomp(facts: &Facts) -> Section {
     let rows = tries.map(|one| vec![one.inside.clone(), one.host.clone(), one.call.clone()]).collect();
     let section = section.table(&["INSIDE", "ON THE HOST", "TRIED JUST NOW"], rows);
     let section = unread(section, &filter.attempts)
-        .note("The calls were made by a process that was put into the container as `exec` does it, and by this program.");
+        .note("The calls were made by a process that was put into the container as exec does it, and by this program.");
     let mut answers: Vec<&str> = filter.refused.iter().map(|one| one.answer.as_str()).collect();
     answers.sort_unstable();
     answers.dedup();
@@ -340,7 +340,7 @@ pub(super) fn acceptor(published: &Published) -> String {
 fn network(facts: &Facts) -> Section {
     let network = &facts.network;
     let text = "The way from a client to the process. A published port is a socket of the host's; netd connects from a \
-                socket that was made inside of the stack, so that no forwarding or firewall of the host takes part.";
+                socket that was made inside of the stack, so that the host forwards nothing.";
     let mode = match network.mode.as_str() {
         "own" => "its own network namespace".to_owned(),
         "host" => "the host's network namespace".to_owned(),
