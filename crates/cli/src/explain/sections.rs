@@ -68,18 +68,16 @@ fn overview(facts: &Facts) -> Section {
 fn namespaces(facts: &Facts) -> Section {
     let row = |one: &stack::explain::Namespace| {
         let verdict = match one.differs {
-            Some(true) if one.stack == one.container => "the stack's",
-            Some(true) => "its own",
-            Some(false) => "the host's",
-            None => "?",
+            Some(true) if one.stack == one.container => "the stack's".to_owned(),
+            Some(true) if one.kind == "net" && facts.network.mode != "own" => {
+                format!("{}'s", facts.network.mode)
+            }
+            Some(true) => "its own".to_owned(),
+            Some(false) => "the host's".to_owned(),
+            None => "?".to_owned(),
         };
-        let cells = [
-            one.kind.to_owned(),
-            short(&one.host),
-            short(&one.stack),
-            short(&one.container),
-            verdict.to_owned(),
-        ];
+        let cells =
+            [one.kind.to_owned(), short(&one.host), short(&one.stack), short(&one.container), verdict];
         [&cells[..], &[one.isolates.to_owned()]].concat()
     };
     let rows = facts.namespaces.iter().map(row).collect();
@@ -274,19 +272,26 @@ fn seccomp(facts: &Facts) -> Section {
     let filter = &facts.seccomp;
     let text = "A program in the kernel that looks at every system call first. It decides by the call's number and plain \
                 arguments, before the kernel looks at rights or pointers.";
+    let passes = match filter.mode.known() {
+        Some(&"none") => "all calls".to_owned(),
+        _ => format!("{} calls", filter.allowed),
+    };
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let section = Section::new("seccomp", "SECCOMP: SYSTEM CALLS", text).pairs(vec![
         ("mode", shown(&filter.mode)),
         ("programs", shown(&filter.programs)),
         ("no_new_privs", shown(&filter.no_new_privs)),
-        ("lets pass", format!("{} calls", filter.allowed)),
+        ("lets pass", passes),
         ("refuses", format!("{} calls", filter.refused.len())),
     ]);
     let tries = filter.attempts.known().into_iter().flatten();
     let rows = tries.map(|one| vec![one.inside.clone(), one.host.clone(), one.call.clone()]).collect();
     let section = section.table(&["INSIDE", "ON THE HOST", "TRIED JUST NOW"], rows);
-    let section = unread(section, &filter.attempts)
-        .note("The calls were made by a process that was put into the container as exec does it, and by this program.");
+    let who = "The calls were made by a process that was put into the container as exec does it, and by this program.";
+    let section = match filter.attempts {
+        Fact::Known(_) => section.note(who),
+        Fact::Unknown { .. } => unread(section, &filter.attempts),
+    };
     let mut answers: Vec<&str> = filter.refused.iter().map(|one| one.answer.as_str()).collect();
     answers.sort_unstable();
     answers.dedup();
@@ -376,7 +381,10 @@ fn network(facts: &Facts) -> Section {
         section = section.steps(steps.into_iter().chain(link.into_iter().flatten()).chain([end]).collect());
     }
     if network.published.is_empty() {
-        section = section.note("No port is published: only other services of its networks reach it.");
+        section = section.note(match network.mode.as_str() {
+            "host" => "What it listens on is reached by whoever reaches the host.",
+            _ => "No port is published: only other services of its networks reach it.",
+        });
     }
     let interfaces = network.interfaces.iter().map(|interface| {
         let seen = |seen: &Option<stack::explain::Seen>| {
@@ -399,18 +407,18 @@ fn network(facts: &Facts) -> Section {
         vec![route.to.clone(), via, route.interface.clone()]
     });
     let name = |pid: u32| facts.processes.iter().find(|one| one.pid == pid).map(|one| short(&one.name));
-    let listening = network.listening.known().into_iter().flatten().map(|socket| {
+    // In the host's namespace others listen, too.
+    let is_its_own = |socket: &&stack::explain::Listener| network.mode != "host" || socket.pid.is_some();
+    let listening = network.listening.known().into_iter().flatten().filter(is_its_own).map(|socket| {
         let who = socket
             .pid
             .map_or_else(|| "?".to_owned(), |pid| format!("{} ({pid})", name(pid).unwrap_or_default()));
         vec![socket.protocol.to_owned(), socket.address.to_string(), who]
     });
-    // The host's own sockets are not the container's.
-    let listening: Vec<_> = if network.mode == "host" { Vec::new() } else { listening.collect() };
     section = section
         .table(&["INTERFACE", "OTHER END", "BRIDGE", "GATEWAY", "NETWORK", "ADDRESSES"], interfaces.collect())
         .table(&["ROUTE TO", "BY", "INTERFACE"], routes.collect())
-        .table(&["PROTOCOL", "LISTENS ON", "PROCESS"], listening);
+        .table(&["PROTOCOL", "LISTENS ON", "PROCESS"], listening.collect());
     section = unread(unread(section, &network.routes), &network.listening);
     let dns = &network.dns;
     let answers = match dns.bound {

@@ -193,7 +193,7 @@ fn gather(
         service: status.service.clone(),
         container: status.container.clone(),
         image: status.image.clone(),
-        image_id: mounts::image_id(image.as_ref()),
+        image_id: image.map(|image| image.id.to_string()),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         pids: Pids { supervisor: known.supervisor, hub: known.hub, netd: known.netd, first, program },
         namespaces: processes::namespaces(kernel, known.hub, first),

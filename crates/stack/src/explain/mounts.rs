@@ -1,6 +1,5 @@
 //! The table of mounts, and the layers of the root.
 
-use image::Image;
 use serde::Serialize;
 
 use super::kernel::{Fact, Kernel};
@@ -196,11 +195,6 @@ fn layer(directory: String, lines: &[HistoryLine]) -> Layer {
             directory,
         },
     }
-}
-
-/// Name of an image for people: the one that the service asks for need not be its any more.
-pub(super) fn image_id(image: Option<&Image>) -> Option<String> {
-    image.map(|image| image.id.to_string())
 }
 
 #[cfg(test)]
