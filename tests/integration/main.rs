@@ -19,6 +19,7 @@ mod commands;
 mod dashboard;
 mod direct;
 mod events;
+mod explain;
 mod harness;
 mod hostile;
 mod keys;

@@ -200,6 +200,8 @@ pub(crate) enum Command {
     Commit(transfer::Commit),
     /// Show what a service runs with, or what an image is (JSON)
     Inspect(store::Inspect),
+    /// Show what a running service is made of, read from the kernel, side by side with the host
+    Explain(crate::explain::Explain),
     /// Show what `up` would do
     Plan {
         /// table or json

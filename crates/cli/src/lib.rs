@@ -20,6 +20,7 @@ mod down;
 mod events;
 mod exec;
 mod export;
+mod explain;
 mod images;
 mod lifecycle;
 mod listing;
@@ -155,6 +156,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Export(arguments) => export::export(&session, &arguments),
         Command::Commit(arguments) => transfer::commit(&session, &arguments),
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
+        Command::Explain(arguments) => explain::explain(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
         Command::Config(arguments) => config::config(&session, &arguments),
         Command::Completion(arguments) => completion::completion(&arguments),

@@ -9,6 +9,7 @@ pub mod diagnostic;
 pub mod doctor;
 mod env_file;
 pub mod event;
+pub mod explain;
 pub mod export;
 pub mod fault;
 mod file;
