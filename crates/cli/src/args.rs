@@ -229,6 +229,8 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) rolling: bool,
     #[command(flatten)]
+    pub(crate) steps: crate::steps::Trace,
+    #[command(flatten)]
     pub(crate) always: Always,
     /// Only these services and what they depend on
     pub(crate) services: Vec<String>,

@@ -22,6 +22,7 @@ mod registry;
 mod session;
 mod signals;
 mod stats;
+mod steps;
 mod store;
 mod terminal;
 mod top;
@@ -50,6 +51,7 @@ pub fn main() -> ExitCode {
     let process: Option<fn() -> i32> = match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some(stack::supervisor::ARGUMENT) => Some(stack::supervisor::main),
         Some(stack::netd::ARGUMENT) => Some(stack::netd::main),
+        Some(stack::trace::ARGUMENT) => Some(steps::main),
         _ => None,
     };
     if let Some(process) = process {

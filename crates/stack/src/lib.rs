@@ -28,6 +28,7 @@ pub mod stats;
 mod storage;
 pub mod store;
 pub mod supervisor;
+pub mod trace;
 pub mod transfer;
 mod words;
 
