@@ -164,6 +164,8 @@ pub enum Call {
         argv: Option<Vec<String>>,
         /// Its environment.
         environment: Option<Vec<String>>,
+        /// The working directory.
+        directory: Option<String>,
     },
     /// `mknod(2)`, `mknodat(2)`.
     Mknod {

@@ -139,12 +139,14 @@ pub(super) fn decode(number: i64, arguments: &[u64; 6], process: &dyn Process) -
             path: reader.string(first),
             argv: reader.strings(second),
             environment: reader.strings(third),
+            directory: process.directory(),
         },
         libc::SYS_execveat => Call::Execve {
             call: "execveat",
             path: reader.path(first, second),
             argv: reader.strings(third),
             environment: reader.strings(fourth),
+            directory: process.directory(),
         },
         libc::SYS_mknodat => Call::Mknod { path: reader.path(first, second), mode: third as u32 },
         libc::SYS_mkdirat => Call::Mkdir { path: reader.path(first, second), mode: third as u32 },
@@ -358,5 +360,147 @@ impl Reader<'_> {
             message.extend(self.0.memory(word(&part, 0)?, length)?);
         }
         Some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// A process with this in its memory.
+    #[derive(Default)]
+    struct Fake {
+        memory: BTreeMap<u64, Vec<u8>>,
+        unreadable: bool,
+    }
+
+    impl Fake {
+        fn with(mut self, address: u64, bytes: &[u8]) -> Self {
+            self.memory.insert(address, bytes.to_vec());
+            self
+        }
+    }
+
+    impl Process for Fake {
+        fn memory(&self, address: u64, length: usize) -> Option<Vec<u8>> {
+            let bytes = self.memory.get(&address).filter(|_| !self.unreadable)?;
+            Some(bytes[..length.min(bytes.len())].to_vec())
+        }
+        fn descriptor(&self, fd: i32) -> Option<String> {
+            match fd {
+                3 => Some("/data/mnt/root".to_owned()),
+                4 => Some("net:[42]".to_owned()),
+                5 => Some("/proc/9/uid_map".to_owned()),
+                6 => Some("/data/mnt/scratch/run%2Fsecrets%2Fpassword".to_owned()),
+                7 => Some("/var/log/x".to_owned()),
+                _ => None,
+            }
+        }
+        fn directory(&self) -> Option<String> {
+            Some("/data".to_owned())
+        }
+        fn object(&self, _fd: i32) -> Option<Object> {
+            None
+        }
+        fn context(&self, _fd: i32) -> Option<String> {
+            Some("tmpfs".to_owned())
+        }
+        fn netlink(&self, _fd: i32, _message: &[u8]) -> Option<(Option<String>, Vec<netlink::Request>)> {
+            None
+        }
+    }
+
+    fn line(process: &Fake, number: i64, arguments: [u64; 6]) -> Option<String> {
+        assert!(is_of_interest(number));
+        Some(decode(number, &arguments, process)?.line())
+    }
+
+    #[test]
+    fn registers_and_memory_become_a_call() {
+        let process = Fake::default()
+            .with(1, b"overlay\0")
+            .with(2, b"mnt/root\0")
+            .with(3, b"lowerdir=l/a\0")
+            .with(4, b"web");
+        assert_eq!(
+            line(&process, libc::SYS_mount, [1, 2, 1, libc::MS_NODEV, 3, 0]).unwrap(),
+            "mount(\"overlay\", \"mnt/root\", \"overlay\", MS_NODEV, \"lowerdir=l/a\")"
+        );
+        assert_eq!(
+            line(&process, libc::SYS_sethostname, [4, 3, 0, 0, 0, 0]).unwrap(),
+            "sethostname(\"web\")"
+        );
+        assert_eq!(
+            line(&process, libc::SYS_setns, [4, libc::CLONE_NEWNET as u64, 0, 0, 0, 0]).unwrap(),
+            "setns(net:[42], CLONE_NEWNET)"
+        );
+        // Relative to a descriptor, and to the working directory.
+        let process = process.with(5, b"dev/null\0").with(6, b"\0");
+        assert_eq!(
+            line(&process, libc::SYS_mknodat, [3, 5, u64::from(libc::S_IFREG) | 0o644, 0, 0, 0]).unwrap(),
+            "mknodat(\"/data/mnt/root/dev/null\", S_IFREG|0644)"
+        );
+        assert_eq!(
+            line(&process, libc::SYS_open_tree, [libc::AT_FDCWD as u64, 2, 1, 0, 0, 0]).unwrap(),
+            "open_tree(\"/data/mnt/root\", OPEN_TREE_CLONE)"
+        );
+    }
+
+    #[test]
+    fn structures_are_read_by_their_fields() {
+        let mut clone = [0u64; 11];
+        clone[0] = libc::CLONE_NEWPID as u64;
+        let bytes: Vec<u8> = clone.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let sets: Vec<u8> = [1u32, 2, 4, 0, 1, 0].iter().flat_map(|half| half.to_ne_bytes()).collect();
+        let process = Fake::default().with(1, &bytes).with(2, &sets).with(3, &187u16.to_ne_bytes());
+        assert_eq!(line(&process, libc::SYS_clone3, [1, 88, 0, 0, 0, 0]).unwrap(), "clone3(CLONE_NEWPID)");
+        assert_eq!(
+            line(&process, libc::SYS_capset, [0, 2, 0, 0, 0, 0]).unwrap(),
+            "capset(0x1, 0x100000002, 0x4)"
+        );
+        assert_eq!(
+            line(&process, libc::SYS_seccomp, [1, 0, 3, 0, 0, 0]).unwrap(),
+            "seccomp(SECCOMP_SET_MODE_FILTER, 0, {187 instructions})"
+        );
+    }
+
+    #[test]
+    fn writes_are_told_of_by_where_they_go() {
+        let process = Fake::default().with(1, b"0 1 2\n");
+        assert_eq!(
+            line(&process, libc::SYS_write, [5, 1, 6, 0, 0, 0]).unwrap(),
+            r#"write("/proc/9/uid_map", "0 1 2\n", 6)"#
+        );
+        // What may be secret is not read.
+        let told = line(&process, libc::SYS_write, [6, 1, 6, 0, 0, 0]).unwrap();
+        assert!(told.ends_with(", ..., 6)"), "{told}");
+        assert_eq!(line(&process, libc::SYS_write, [7, 1, 6, 0, 0, 0]), None);
+    }
+
+    #[test]
+    fn what_changes_nothing_is_not_told_of() {
+        let process = Fake::default();
+        // How many threads there are; a look-up; a question; no filter.
+        assert_eq!(line(&process, libc::SYS_unshare, [libc::CLONE_THREAD as u64, 0, 0, 0, 0, 0]), None);
+        assert_eq!(line(&process, libc::SYS_open_tree, [3, 0, 0, 0, 0, 0]), None);
+        assert_eq!(line(&process, libc::SYS_prlimit64, [0, 7, 0, 1, 0, 0]), None);
+        assert_eq!(line(&process, libc::SYS_seccomp, [0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(line(&process, libc::SYS_prctl, [libc::PR_SET_NAME as u64, 0, 0, 0, 0, 0]), None);
+    }
+
+    #[test]
+    fn memory_that_cannot_be_read_is_said_to_be_so() {
+        let process = Fake { unreadable: true, ..Fake::default() };
+        assert_eq!(
+            line(&process, libc::SYS_execve, [1, 2, 3, 0, 0, 0]).unwrap(),
+            "execve((unreadable), (unreadable), (unreadable))"
+        );
+        // Registers are no memory.
+        assert_eq!(
+            line(&process, libc::SYS_setresuid, [33, 33, 33, 0, 0, 0]).unwrap(),
+            "setresuid(33, 33, 33)"
+        );
     }
 }

@@ -3,7 +3,7 @@
 use super::call::{Call, Control, Object, Origin, amount};
 use super::flags::{self, ANY_NAMESPACE};
 use super::netlink::Request;
-use super::script::words::{file_option, quote};
+use super::script::words::{file_option, printf, quote};
 use super::step::{Role, Step};
 
 /// What there is to say of a step.
@@ -395,7 +395,7 @@ fn execve(step: &Step) -> Parts {
 
 fn write(path: &str, text: Option<&str>) -> Parts {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let shell = text.map(|text| format!("printf %s {} > {}", quote(text), quote(path)));
+    let shell = text.map(|text| format!("{} > {}", printf(text), quote(path)));
     let (purpose, manual) = match name {
         "uid_map" | "gid_map" => (
             "says which ids of the host the ids in the new user namespace are".to_owned(),
@@ -446,6 +446,7 @@ fn netlink(requests: &[Request]) -> Parts {
             Request::Nftables(_) => {
                 "has the kernel filter packets, and lead those that leave the network to netd"
             }
+            Request::Queue => "opens a queue that the kernel puts first packets into, for netd to decide on",
             Request::Other(_) => "changes the network namespace",
         };
         if !purposes.contains(&purpose) {
@@ -455,10 +456,110 @@ fn netlink(requests: &[Request]) -> Parts {
     let commands: Vec<String> =
         requests.iter().flat_map(|request| request.commands(&|namespace| format!("'{namespace}'"))).collect();
     let nft = requests.iter().any(|request| matches!(request, Request::Nftables(_)));
+    let queue = requests.iter().any(|request| matches!(request, Request::Queue));
     let shell = match (commands.is_empty(), nft) {
         (false, _) => Some(commands.join(" && ")),
         (true, true) => Some("nft -f ...".to_owned()),
         (true, false) => None,
     };
-    (purposes.join("; "), if nft { "netlink(7), nft(8)" } else { "rtnetlink(7), ip(8)" }, shell)
+    let manual = match (nft, queue) {
+        (true, _) => "netlink(7), nft(8)",
+        (false, true) => "netlink(7)",
+        (false, false) => "rtnetlink(7), ip(8)",
+    };
+    (purposes.join("; "), manual, shell)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::super::step::{Outcome, Who};
+    use super::*;
+
+    fn explained(role: Role, call: Call) -> (String, Option<String>) {
+        let who = Who { pid: 7, role, container: None };
+        let step =
+            Step { time: SystemTime::UNIX_EPOCH, who, call, outcome: Outcome::Returned(0), made: None };
+        let Explanation { purpose, manual, shell } = explain(&step);
+        assert!(!purpose.is_empty() && manual.contains('('), "{step:?}");
+        (purpose, shell)
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn a_clone_by_who_makes_it() {
+        let flags = (libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNET) as u64;
+        let (purpose, shell) =
+            explained(Role::Supervisor, Call::Clone { call: "clone3", flags, cgroup: None });
+        assert!(purpose.contains("hub"), "{purpose}");
+        assert_eq!(shell, some("unshare --user --pid --net --fork --kill-child sh"));
+        let flags = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
+        let (_, shell) = explained(Role::Hub, Call::Clone { call: "clone3", flags, cgroup: None });
+        assert_eq!(shell, some("unshare --mount --pid --fork sh"));
+    }
+
+    #[test]
+    fn a_mount_as_mount_has_it() {
+        let call = Call::Mount {
+            source: some("overlay"),
+            target: some("mnt/root"),
+            kind: some("overlay"),
+            flags: libc::MS_NODEV,
+            data: some("userxattr,lowerdir=l/a"),
+        };
+        let (_, shell) = explained(Role::Child, call);
+        assert_eq!(shell, some("mount -t overlay -o nodev,userxattr,lowerdir=l/a overlay mnt/root"));
+        let object = Object {
+            origin: Origin::New { kind: "tmpfs".into(), options: vec![("size".into(), some("0"))] },
+            attributes: libc::MOUNT_ATTR_RDONLY,
+        };
+        let (purpose, shell) =
+            explained(Role::Child, Call::MoveMount { from: Some(object), to: some("/r/proc/acpi") });
+        assert!(purpose.contains("hides"), "{purpose}");
+        assert_eq!(
+            shell,
+            some("mount -t tmpfs -o size=0 tmpfs /r/proc/acpi && mount -o remount,bind,ro /r/proc/acpi")
+        );
+    }
+
+    #[test]
+    fn files_of_the_kernel_as_echo_has_them() {
+        let write = |path: &str, text: &str| Call::Write { path: path.into(), text: some(text), length: 1 };
+        let (_, shell) = explained(Role::Supervisor, write("/proc/7/uid_map", "0 1 2\n"));
+        assert_eq!(shell, some(r"printf '0 1 2\n' > /proc/7/uid_map"));
+        let (purpose, _) = explained(Role::Supervisor, write("/sys/fs/cgroup/a/memory.max", "1"));
+        assert!(purpose.contains("`memory.max` of the cgroup"), "{purpose}");
+        let secret = Call::Write { path: "/d/mnt/scratch/run%2Fsecrets%2Fx".into(), text: None, length: 9 };
+        let (purpose, _) = explained(Role::Child, secret);
+        assert!(purpose.contains("/run/secrets/x") && purpose.contains("not shown"), "{purpose}");
+    }
+
+    #[test]
+    fn identity_as_setpriv_has_it() {
+        let (_, shell) = explained(Role::Child, Call::SetIds { call: "setresuid", ids: [33; 3] });
+        assert_eq!(shell, some("setpriv --reuid=33 ..."));
+        let (_, shell) = explained(Role::Child, Call::DropBounding { capabilities: vec![21, 12] });
+        assert_eq!(shell, some("setpriv --bounding-set=-sys_admin,-net_admin ..."));
+        let sets = super::super::call::CapabilitySets { effective: 1, permitted: 1, inheritable: 0 };
+        let (purpose, _) = explained(Role::Child, Call::Capset { sets: Some(sets) });
+        assert!(purpose.ends_with("chown"), "{purpose}");
+    }
+
+    #[test]
+    fn a_helper_is_told_of_before_it_is_let_go() {
+        let call = Call::Execve {
+            call: "execve",
+            path: some("/usr/bin/newuidmap"),
+            argv: Some(["newuidmap", "7", "0", "1000", "1"].map(str::to_owned).to_vec()),
+            environment: None,
+            directory: None,
+        };
+        let (purpose, shell) = explained(Role::Helper, call);
+        assert!(purpose.contains("not watched"), "{purpose}");
+        assert_eq!(shell, some("newuidmap 7 0 1000 1"));
+    }
 }

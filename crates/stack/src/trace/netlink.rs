@@ -77,6 +77,8 @@ pub enum Request {
     },
     /// A transaction of nftables: how many of which requests.
     Nftables(Vec<(&'static str, usize)>),
+    /// A queue of packets is opened or set up.
+    Queue,
     /// Something else, by its number.
     Other(u16),
 }
@@ -300,13 +302,17 @@ const NFTABLES: [(u8, &str); 8] = [
 fn nftables(messages: &[&[u8]]) -> Vec<Request> {
     /// `NFNL_SUBSYS_NFTABLES`.
     const SUBSYSTEM: u8 = 10;
+    /// `NFNL_SUBSYS_QUEUE`.
+    const QUEUE: u8 = 3;
     let mut counts: Vec<(&'static str, usize)> = Vec::new();
     let mut others = Vec::new();
     for message in messages {
         let [number, subsystem] = u16::from_ne_bytes([message[4], message[5]]).to_le_bytes();
         if subsystem != SUBSYSTEM {
             // The beginning and the end of a transaction are no requests.
-            if subsystem != 0 {
+            if subsystem == QUEUE {
+                others.push(Request::Queue);
+            } else if subsystem != 0 {
                 others.push(Request::Other(u16::from_le_bytes([number, subsystem])));
             }
             continue;
@@ -374,7 +380,7 @@ impl Request {
                 vec![command]
             }
             Self::Rule { words, delete } => vec![format!("ip rule {} {words}", verb(delete))],
-            Self::Nftables(_) | Self::Other(_) => Vec::new(),
+            Self::Nftables(_) | Self::Queue | Self::Other(_) => Vec::new(),
         }
     }
 }
@@ -421,6 +427,7 @@ impl fmt::Display for Request {
                     counts.iter().map(|(name, count)| format!("{name} x{count}")).collect();
                 write!(f, "nftables {}", counts.join(", "))
             }
+            Self::Queue => f.write_str("nfnetlink_queue NFQNL_MSG_CONFIG"),
             Self::Other(kind) => write!(f, "request {kind}"),
         }
     }

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags};
 use sys::trace::{self, Cause, Stop};
 
 use super::call::Call;
-use super::decode::{decode, is_of_interest};
+use super::decode::{decode, is_cgroup, is_of_interest};
 use super::step::{Outcome, Role, Step, Who};
 use super::watched::{self, Learned, Watched};
 use crate::remote::{Context, RemoteError};
@@ -297,19 +297,24 @@ impl<'a> Watch<'a> {
     /// Another program is about to run. False when it is the container's own, which is let go.
     fn executed(&mut self, pid: i32) -> bool {
         let Some(process) = self.processes.get_mut(&pid) else { return true };
-        let Some(Pending::Call { call: Call::Execve { path, argv, .. }, .. }) = &mut process.pending else {
+        let Some(Pending::Call { call: Call::Execve { path, argv, environment, .. }, .. }) =
+            &mut process.pending
+        else {
             return true;
         };
-        if argv.is_none() {
-            // Before, it could not be read.
-            (*path, *argv) =
-                watched::program(pid).map_or((None, None), |(path, argv)| (Some(path), Some(argv)));
+        // Before, they could not be read.
+        if argv.is_none()
+            && let Some(program) = watched::program(pid)
+        {
+            (*path, *argv, *environment) = (Some(program.path), Some(program.argv), program.environment);
         }
         let words: Vec<&str> = argv.iter().flatten().map(String::as_str).take(2).collect();
-        let becomes = match words[..] {
-            [_, supervisor::ARGUMENT] => Some(Role::Supervisor),
-            [program::NAME, "join"] => Some(Role::Joiner),
-            [program::NAME, _] => Some(Role::Init),
+        let becomes = match (process.who.role, &words[..]) {
+            // Whatever the container's program is called.
+            (Role::Program, _) => None,
+            (Role::Supervisor, _) => Some(Role::Supervisor),
+            (_, [program::NAME, "join"]) => Some(Role::Joiner),
+            (_, [program::NAME, _]) => Some(Role::Init),
             _ => None,
         };
         // Told as the step of what it was before.
@@ -348,6 +353,9 @@ impl<'a> Watch<'a> {
     }
 
     fn emit(&mut self, step: &Step) {
+        if is_search(step) {
+            return;
+        }
         if self.ending.is_none() && (self.tell)(step).is_err() {
             // Nobody reads it: the stack goes on unwatched.
             self.let_go();
@@ -375,6 +383,19 @@ fn is_on_its_own(who: &Who, call: &Call) -> bool {
     let Call::Execve { path: Some(path), argv: Some(argv), .. } = call else { return false };
     let ours = argv.first().is_some_and(|name| name == program::NAME);
     who.role == Role::Helper && !ours && Path::new(path).exists()
+}
+
+/// Whether it only found out what is there: directories that exist already or have no parent yet, and a program that is
+/// looked for in `PATH`; or a directory of our own that no container sees.
+fn is_search(step: &Step) -> bool {
+    match (&step.call, step.outcome) {
+        (Call::Mkdir { .. }, Outcome::Failed(libc::EEXIST | libc::ENOENT)) => true,
+        (Call::Mkdir { path, .. }, _) => {
+            step.who.role == Role::Supervisor && !path.as_deref().is_some_and(is_cgroup)
+        }
+        (Call::Execve { .. }, Outcome::Failed(libc::ENOENT | libc::ENOTDIR | libc::EACCES)) => true,
+        _ => false,
+    }
 }
 
 /// The container whose writable layer is mounted: `c/STACK/CONTAINER/u`.
@@ -409,6 +430,24 @@ mod tests {
         assert_eq!(role_of_child(Role::Hub, libc::CLONE_NEWPID as u64), Role::Child);
         assert_eq!(role_of_child(Role::Helper, libc::CLONE_NEWPID as u64), Role::Child);
         assert_eq!(role_of_child(Role::Init, 0), Role::Program);
+    }
+
+    #[test]
+    fn what_only_looked_is_no_step() {
+        let step = |role, call, outcome| Step {
+            time: SystemTime::UNIX_EPOCH,
+            who: Who { pid: 1, role, container: None },
+            call,
+            outcome,
+            made: None,
+        };
+        let mkdir = |path: &str| Call::Mkdir { path: Some(path.to_owned()), mode: 0o755 };
+        let done = Outcome::Returned(0);
+        assert!(is_search(&step(Role::Hub, mkdir("/d/c"), Outcome::Failed(libc::EEXIST))));
+        assert!(!is_search(&step(Role::Hub, mkdir("/d/c"), Outcome::Failed(libc::EROFS))));
+        assert!(!is_search(&step(Role::Child, mkdir("/d/mnt/root/proc"), done)));
+        assert!(is_search(&step(Role::Supervisor, mkdir("/run/x"), done)));
+        assert!(!is_search(&step(Role::Supervisor, mkdir("/sys/fs/cgroup/x"), done)));
     }
 
     #[test]

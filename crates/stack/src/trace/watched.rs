@@ -156,17 +156,19 @@ pub(super) fn capabilities(pid: i32) -> Option<CapabilitySets> {
     Some(CapabilitySets { effective: set("CapEff")?, permitted: set("CapPrm")?, inheritable: set("CapInh")? })
 }
 
-/// The program that a process runs and its arguments, which it has just begun with.
-pub(super) fn program(pid: i32) -> Option<(String, Vec<String>)> {
-    let path = read_link(&format!("/proc/{pid}/exe"))?;
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let line = String::from_utf8_lossy(&line);
-    Some((path, line.split_terminator('\0').map(str::to_owned).collect()))
+/// What a process has just begun to run.
+pub(super) struct Program {
+    pub(super) path: String,
+    pub(super) argv: Vec<String>,
+    pub(super) environment: Option<Vec<String>>,
 }
 
-/// A map of ids as it stands in a process's user namespace: inside, outside, count.
-pub(super) fn id_map(pid: i32, file: &str) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
-    let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
-    Some(lines.collect::<Vec<_>>().join("\n")).filter(|map| !map.is_empty())
+/// The program that a process has just executed.
+pub(super) fn program(pid: i32) -> Option<Program> {
+    let strings = |file: &str| {
+        let text = fs::read(format!("/proc/{pid}/{file}")).ok()?;
+        Some(String::from_utf8_lossy(&text).split_terminator('\0').map(str::to_owned).collect())
+    };
+    let path = read_link(&format!("/proc/{pid}/exe"))?;
+    Some(Program { path, argv: strings("cmdline")?, environment: strings("environ") })
 }

@@ -12,6 +12,36 @@ pub(in super::super) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// A word that means a path below the directory in a variable.
+pub(in super::super) fn within(variable: &str, below: &str) -> String {
+    let mut word = format!("\"{variable}/");
+    for c in below.chars() {
+        if matches!(c, '"' | '$' | '`' | '\\') {
+            word.push('\\');
+        }
+        word.push(c);
+    }
+    word.push('"');
+    word
+}
+
+/// The command that writes this text.
+pub(in super::super) fn printf(text: &str) -> String {
+    let mut format = String::new();
+    for c in text.chars() {
+        match c {
+            '%' => format.push_str("%%"),
+            '\\' => format.push_str(r"\\"),
+            '\n' => format.push_str(r"\n"),
+            '\t' => format.push_str(r"\t"),
+            c => format.push(c),
+        }
+    }
+    // What begins like an option is none.
+    let end = if format.starts_with('-') { "-- " } else { "" };
+    format!("printf {end}{}", quote(&format))
+}
+
 /// ` -o a,b`, or nothing.
 pub(in super::super) fn file_option(options: &[String]) -> String {
     if options.is_empty() { String::new() } else { format!(" -o {}", quote(&options.join(","))) }
@@ -54,6 +84,14 @@ mod tests {
         assert_eq!(quote("a b"), "'a b'");
         assert_eq!(quote("it's"), r"'it'\''s'");
         assert_eq!(quote(""), "''");
+    }
+
+    #[test]
+    fn text_is_written_as_it_is() {
+        assert_eq!(printf("0 1 2\n100%"), r"printf '0 1 2\n100%%'");
+        assert_eq!(printf("-500"), "printf -- -500");
+        assert_eq!(printf(r"a\b"), r"printf 'a\\b'");
+        assert_eq!(within("$root", "a \"b\" $c"), r#""$root/a \"b\" \$c""#);
     }
 
     #[test]
