@@ -1,7 +1,7 @@
 //! The process that watches: it starts the supervisor, tells each step, and ends with the stack or when it is told to.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -12,13 +12,15 @@ use container::program;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
+use sys::channel::Channel;
 use sys::trace::{self, Cause, Stop};
 
 use super::call::Call;
 use super::decode::{decode, is_cgroup, is_of_interest};
 use super::step::{Outcome, Role, Step, Who};
 use super::watched::{self, Learned, Watched};
-use crate::remote::{Context, RemoteError};
+use crate::control::Notice;
+use crate::remote::{self, Context, RemoteError};
 use crate::supervisor;
 
 /// The first argument that makes our binary the process that watches.
@@ -41,9 +43,17 @@ pub fn run(arguments: &[String], tell: &mut dyn FnMut(&Step) -> io::Result<()>) 
         return Ok(());
     }
     let signals = signals().context(|| "open a signalfd".into())?;
-    let supervisor = start(arguments, channel)?;
-    let mut watch = Watch::new(supervisor, tell);
-    watch.run(&signals)
+    let started = channel.try_clone().context(|| "share the channel".into());
+    let supervisor = match started.and_then(|theirs| start(arguments, theirs)) {
+        Ok(supervisor) => supervisor,
+        // The command is the one to tell.
+        Err(error) => return Ok(remote::send(&Channel::from(channel), &Notice::Failed(error), &[])?),
+    };
+    // As long as this process had an end of the channel, the command would not see the supervisor's end.
+    drop(channel);
+    let null = std::fs::File::open("/dev/null").context(|| "open /dev/null".into())?;
+    rustix::stdio::dup2_stdin(&null).map_err(io::Error::from).context(|| "close the channel".into())?;
+    Watch::new(supervisor, tell).run(&signals)
 }
 
 fn signals() -> io::Result<SignalFd> {
@@ -53,17 +63,16 @@ fn signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-/// Starts the supervisor, watched from before its first instruction. This process keeps no end of the channel: as long as
-/// it had one, the command would not see the supervisor's end.
+/// Starts the supervisor, watched from before its first instruction.
 fn start(arguments: &[String], channel: OwnedFd) -> Result<i32, RemoteError> {
     let (gate, opens) = io::pipe().context(|| "make a pipe".into())?;
     let mut parts = Some((gate, opens, channel));
     let child = sys::process::spawn(0, || {
         let Some((mut gate, opens, channel)) = parts.take() else { return 125 };
         drop(opens);
-        // Its end is the sign.
+        // An end instead of a byte: it cannot be watched.
         match (gate.read(&mut [0]), sys::process::reset_signals()) {
-            (Ok(_), Ok(())) => {}
+            (Ok(1), Ok(())) => {}
             _ => return 125,
         }
         let error = Command::new("/proc/self/exe")
@@ -76,14 +85,14 @@ fn start(arguments: &[String], channel: OwnedFd) -> Result<i32, RemoteError> {
         125
     })
     .context(|| "start the stack's supervisor".into())?;
-    trace::seize(child.pid)
-        .context(|| "watch the stack's supervisor".into())
-        .map_err(|error| error.or_hint("/proc/sys/kernel/yama/ptrace_scope above 1 reserves that to root"))?;
-    // The calls of a process that is not stopped are not told of.
-    trace::interrupt(child.pid).context(|| "watch the stack's supervisor".into())?;
-    drop(parts);
-    let null = std::fs::File::open("/dev/null").context(|| "open /dev/null".into())?;
-    rustix::stdio::dup2_stdin(&null).map_err(io::Error::from).context(|| "close the channel".into())?;
+    // The calls of a process that has not been stopped are not told of.
+    let watched = trace::seize(child.pid).and_then(|()| trace::interrupt(child.pid)).and_then(|()| {
+        // Still there: only the child's copy of this variable was emptied.
+        parts.as_mut().map_or(Ok(()), |(_, opens, _)| opens.write_all(b"x"))
+    });
+    watched.context(|| "watch the stack's supervisor".into()).map_err(|error| {
+        error.or_hint("/proc/sys/kernel/yama/ptrace_scope above 1 keeps that to root, or from everybody")
+    })?;
     Ok(child.pid)
 }
 
@@ -236,6 +245,10 @@ impl<'a> Watch<'a> {
         }
         let (role, container) = (role_of_child(maker.who.role, flags), maker.who.container.clone());
         self.add(child, role, container);
+        // The call returns when the new process has executed a program, and would be told after it.
+        if flags & libc::CLONE_VFORK as u64 != 0 {
+            self.leave(pid, child.into());
+        }
         if self.waiting.remove(&child) {
             gone_is_fine(trace::go_on(child, 0));
         }
