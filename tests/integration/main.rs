@@ -35,5 +35,6 @@ mod sandbox;
 mod stacks;
 mod stats;
 mod store;
+mod trace;
 mod transfer;
 mod volumes;

@@ -267,6 +267,8 @@ pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) foreground: Foreground,
     #[command(flatten)]
+    pub(crate) steps: crate::steps::Trace,
+    #[command(flatten)]
     pub(crate) always: Always,
     /// Only these services and what they depend on
     pub(crate) services: Vec<String>,

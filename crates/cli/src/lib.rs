@@ -34,6 +34,7 @@ mod session;
 mod signals;
 mod stacks;
 mod stats;
+mod steps;
 mod store;
 mod terminal;
 mod top;
@@ -64,6 +65,7 @@ pub fn main() -> ExitCode {
     let process: Option<fn() -> i32> = match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some(stack::supervisor::ARGUMENT) => Some(stack::supervisor::main),
         Some(stack::netd::ARGUMENT) => Some(stack::netd::main),
+        Some(stack::trace::ARGUMENT) => Some(steps::main),
         _ => None,
     };
     if let Some(process) = process {

@@ -32,6 +32,7 @@ mod storage;
 pub mod store;
 pub mod supervisor;
 pub mod topology;
+pub mod trace;
 pub mod transfer;
 pub mod words;
 
