@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::build::Build;
 use crate::config;
 use crate::events::{Since, since};
+use crate::lab;
 use crate::net::{pause, percent, rate};
 use crate::store;
 use crate::transfer;
@@ -33,7 +34,7 @@ pub(crate) struct Arguments {
 }
 
 /// Options that may stand before and after the subcommand.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Name of the stack [default: the file's `name`, or its directory's name]
     #[arg(short, long, global = true, value_name = "NAME", value_parser = stack_name)]
@@ -199,6 +200,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
         format: Format,
     },
+    /// Learn what a container is: ten exercises; without a number they are listed
+    Lab(lab::Arguments),
 }
 
 /// `up`.

@@ -13,6 +13,7 @@ mod diagnosis;
 mod events;
 mod exec;
 mod images;
+mod lab;
 mod listing;
 mod logs;
 mod net;
@@ -128,6 +129,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
         Command::Config(arguments) => config::config(&session, &arguments),
         Command::Doctor { format } => diagnosis::doctor(&session, format),
+        Command::Lab(arguments) => lab::lab(&session, &arguments),
     }
 }
 

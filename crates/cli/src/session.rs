@@ -59,6 +59,11 @@ impl Session {
         Ok(Self { files, standard_input, global, output, paths: Paths::current()? })
     }
 
+    /// The same user's, for another stack: that of one file.
+    pub(crate) fn with_file(&self, file: PathBuf) -> Result<Self, Failure> {
+        Self::new(vec![file], Global { project_name: None, ..self.global.clone() }, self.output)
+    }
+
     /// `--strict`.
     pub(crate) fn strict(&self) -> bool {
         self.global.strict
