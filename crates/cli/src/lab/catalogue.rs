@@ -51,6 +51,7 @@ pub(super) const LABS: &[Lab] = &[
     lab!(1, "01", "process", ["stack.toml"]),
     lab!(2, "02", "signals", ["stack.toml", "scripts/database", "scripts/database-safe"]),
     lab!(3, "03", "users", ["stack.toml"]),
+    lab!(4, "04", "mounts", ["stack.toml", "enter"]),
 ];
 
 #[cfg(test)]
