@@ -52,6 +52,7 @@ pub(super) const LABS: &[Lab] = &[
     lab!(2, "02", "signals", ["stack.toml", "scripts/database", "scripts/database-safe"]),
     lab!(3, "03", "users", ["stack.toml"]),
     lab!(4, "04", "mounts", ["stack.toml", "enter"]),
+    lab!(5, "05", "layers", ["stack.toml", "Dockerfile", "by-hand"]),
 ];
 
 #[cfg(test)]
