@@ -53,6 +53,7 @@ pub(super) const LABS: &[Lab] = &[
     lab!(3, "03", "users", ["stack.toml"]),
     lab!(4, "04", "mounts", ["stack.toml", "enter"]),
     lab!(5, "05", "layers", ["stack.toml", "Dockerfile", "by-hand"]),
+    lab!(7, "07", "network", ["stack.toml", "by-hand", "www/index.html"]),
 ];
 
 #[cfg(test)]
