@@ -53,7 +53,10 @@ pub(super) const LABS: &[Lab] = &[
     lab!(3, "03", "users", ["stack.toml"]),
     lab!(4, "04", "mounts", ["stack.toml", "enter"]),
     lab!(5, "05", "layers", ["stack.toml", "Dockerfile", "by-hand"]),
+    lab!(6, "06", "limits", ["stack.toml"]),
     lab!(7, "07", "network", ["stack.toml", "by-hand", "www/index.html"]),
+    lab!(9, "09", "tls", ["stack.toml", "lab/proxy", "lab/www/cgi-bin/show", "wire"]),
+    lab!(10, "10", "ftp", ["stack.toml", "lab/server", "wire"]),
 ];
 
 #[cfg(test)]

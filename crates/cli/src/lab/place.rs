@@ -121,6 +121,10 @@ fn make_rootfs(busybox: &Path, rootfs: &Path) -> Result<(), Failure> {
     for (file, content) in [("passwd", "root:x:0:0:root:/root:/bin/sh\n"), ("group", "root:x:0:\n")] {
         fs::write(rootfs.join("etc").join(file), content).map_err(Failure::system(failed))?;
     }
+    // Where a lab mounts the host's /usr, its programs find their libraries.
+    for name in ["lib", "lib64"] {
+        symlink(format!("usr/{name}"), rootfs.join(name)).map_err(Failure::system(failed))?;
+    }
     let names =
         Command::new(busybox).arg("--list").output().map_err(Failure::system("run `busybox --list`"))?;
     for name in String::from_utf8_lossy(&names.stdout).lines().filter(|name| *name != "busybox") {
