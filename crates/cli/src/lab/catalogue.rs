@@ -55,6 +55,12 @@ pub(super) const LABS: &[Lab] = &[
     lab!(5, "05", "layers", ["stack.toml", "Dockerfile", "by-hand"]),
     lab!(6, "06", "limits", ["stack.toml"]),
     lab!(7, "07", "network", ["stack.toml", "by-hand", "www/index.html"]),
+    lab!(
+        8,
+        "08",
+        "fastcgi",
+        ["stack.toml", "lab/fastcgi.py", "lab/gateway", "lab/page", "lab/records", "measure"]
+    ),
     lab!(9, "09", "tls", ["stack.toml", "lab/proxy", "lab/www/cgi-bin/show", "wire"]),
     lab!(10, "10", "ftp", ["stack.toml", "lab/server", "wire"]),
 ];
