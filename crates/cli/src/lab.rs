@@ -126,7 +126,7 @@ fn check(lab: &Lab, language: Language) -> Result<u8, Failure> {
 
 fn clean(session: &Session, lab: &Lab) -> Result<u8, Failure> {
     let place = found(lab)?;
-    place.take_down(session)?;
+    place.take_down(session, lab)?;
     place.delete()?;
     session.output.progress(&format!("lab {}: {} is gone", lab.number, place.directory.display()));
     Ok(0)

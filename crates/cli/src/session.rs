@@ -59,9 +59,9 @@ impl Session {
         Ok(Self { files, standard_input, global, output, paths: Paths::current()? })
     }
 
-    /// The same user's, for another stack: that of one file.
-    pub(crate) fn with_file(&self, file: PathBuf) -> Result<Self, Failure> {
-        Self::new(vec![file], Global { project_name: None, ..self.global.clone() }, self.output)
+    /// The same for the stack of this name, whatever files there are.
+    pub(crate) fn of_stack(&self, name: String) -> Result<Self, Failure> {
+        Self::new(Vec::new(), Global { project_name: Some(name), ..self.global.clone() }, self.output)
     }
 
     /// `--strict`.

@@ -28,6 +28,11 @@ impl Lab {
     pub(super) fn directory(&self) -> String {
         format!("lab-{}", self.number)
     }
+
+    /// Name of its stack, as its `stack.toml` says.
+    pub(super) fn stack(&self) -> String {
+        format!("lab{}", self.number)
+    }
 }
 
 macro_rules! documentation {
@@ -96,6 +101,10 @@ mod tests {
             assert_eq!(usize::from(lab.number), index + 1);
             for (language, word) in [(Language::En, "Lab"), (Language::Ko, "실습")] {
                 let page = lab.page(language);
+                let name = format!("name = \"{}\"\n", lab.stack());
+                assert!(
+                    lab.files.iter().any(|(file, text)| *file == "stack.toml" && text.starts_with(&name))
+                );
                 assert!(title(page).starts_with(&format!("{word} {}: ", lab.number)), "{}", title(page));
                 let blocks = blocks(page);
                 let checks: Vec<_> = blocks.iter().filter_map(Block::checks).flatten().collect();

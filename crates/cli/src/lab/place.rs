@@ -76,12 +76,10 @@ impl Place {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(Failure::system(&failed()))
     }
 
-    /// Takes the lab's stack down, if it has one, and its volumes.
-    pub(super) fn take_down(&self, session: &Session) -> Result<(), Failure> {
-        let file = self.directory.join("stack.toml");
-        if file.is_file() {
-            crate::up::down(&session.with_file(file)?, true)?;
-        }
+    /// Takes the lab's stack down, and its volumes. Its name is known, so that a file that the reader has broken does
+    /// not matter.
+    pub(super) fn take_down(&self, session: &Session, lab: &Lab) -> Result<(), Failure> {
+        crate::up::down(&session.of_stack(lab.stack())?, true)?;
         Ok(())
     }
 

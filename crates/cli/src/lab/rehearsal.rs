@@ -132,9 +132,9 @@ impl Room {
     fn leave(self, session: &Session, lab: &Lab) -> Result<(), Failure> {
         let work = self.directory.join("work").join(lab.directory());
         if work.is_dir() {
-            // As the reader does; in the environment of the rehearsal, which this process does not have.
+            // As the reader does, in the environment of the rehearsal, which this process does not have.
             let script = self.directory.join("blocks/clean");
-            let commands = format!("inception-run lab {} clean || inception-run down -v\n", lab.number);
+            let commands = format!("inception-run lab {} clean\n", lab.number);
             fs::write(&script, commands).map_err(Failure::system("write the commands"))?;
             let mut child = self
                 .environment(&mut shell::shell(&script, &work)?)

@@ -11,8 +11,8 @@ use stack::RemoteError;
 
 use crate::output::Failure;
 
-/// A check looks at what is there, and waits for nothing.
-const CHECK_DEADLINE: Duration = Duration::from_secs(20);
+/// For one check. Most take milliseconds; one does what a limited service does slowly.
+const CHECK_DEADLINE: Duration = Duration::from_secs(60);
 /// How often a command is looked at.
 const INTERVAL: Duration = Duration::from_millis(10);
 
