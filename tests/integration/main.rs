@@ -24,6 +24,7 @@ mod harness;
 mod hostile;
 mod keys;
 mod killed;
+mod labs;
 mod lifecycle;
 mod network;
 mod network_mode;

@@ -12,6 +12,7 @@ use crate::create::{Create, Foreground, Recreation};
 use crate::down::Down;
 use crate::events::{Since, since};
 use crate::lifecycle;
+use crate::lab;
 use crate::net::{pause, percent, rate};
 use crate::store;
 use crate::transfer;
@@ -36,7 +37,7 @@ pub(crate) struct Arguments {
 }
 
 /// Options that may stand before and after the subcommand.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Name of the stack [default: the file's `name`, or its directory's name]
     #[arg(short, long, global = true, value_name = "NAME", value_parser = stack_name)]
@@ -224,6 +225,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
         format: Format,
     },
+    /// Learn what a container is: ten exercises; without a number they are listed
+    Lab(lab::Arguments),
 }
 
 /// `up`.

@@ -23,6 +23,7 @@ mod export;
 mod explain;
 mod images;
 mod lifecycle;
+mod lab;
 mod listing;
 mod logs;
 mod net;
@@ -163,6 +164,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Config(arguments) => config::config(&session, &arguments),
         Command::Completion(arguments) => completion::completion(&arguments),
         Command::Doctor { format } => diagnosis::doctor(&session, format),
+        Command::Lab(arguments) => lab::lab(&session, &arguments),
     }
 }
 
