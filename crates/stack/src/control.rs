@@ -405,5 +405,5 @@ pub struct Known {
     /// The networks that it is on.
     pub networks: Vec<network::plan::Network>,
     /// The ports of its service that are published, with the numbers that they really have.
-    pub published: Vec<network::plan::PublishedPort>,
+    pub published: Vec<PublishedPort>,
 }
