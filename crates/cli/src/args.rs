@@ -12,6 +12,7 @@ use crate::create::{Create, Foreground, Recreation};
 use crate::down::Down;
 use crate::events::{Since, since};
 use crate::lifecycle;
+use crate::lab;
 use crate::net::{pause, percent, rate};
 use crate::store;
 use crate::transfer;
@@ -36,7 +37,7 @@ pub(crate) struct Arguments {
 }
 
 /// Options that may stand before and after the subcommand.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Name of the stack [default: the file's `name`, or its directory's name]
     #[arg(short, long, global = true, value_name = "NAME", value_parser = stack_name)]
@@ -147,6 +148,8 @@ pub(crate) enum Command {
     Stats(Stats),
     /// Watch the services: a live view of what they use; q leaves it
     Top,
+    /// Show the stack in a browser: a page on this machine only, as long as this command runs
+    Dashboard(crate::dashboard::Dashboard),
     /// Show what services wrote
     Logs(Logs),
     /// Show what happens: starts, ends, health, refused connections
@@ -192,12 +195,14 @@ pub(crate) enum Command {
     Load(transfer::Load),
     /// Make an image of the archive of a root file system
     Import(transfer::Import),
-    /// Write the file system of a service's container as an archive
-    Export(transfer::Export),
+    /// Write the file system of a service's container as an archive; or the stack for Kubernetes, Podman or systemd
+    Export(crate::export::Arguments),
     /// Make an image of a service's file system as it is now
     Commit(transfer::Commit),
     /// Show what a service runs with, or what an image is (JSON)
     Inspect(store::Inspect),
+    /// Show what a running service is made of, read from the kernel, side by side with the host
+    Explain(crate::explain::Explain),
     /// Show what `up` would do
     Plan {
         /// table or json
@@ -210,6 +215,8 @@ pub(crate) enum Command {
     /// Show the stack's files as one, with everything they refer to; or turn them into a `stack.toml`
     #[command(visible_alias = "convert")]
     Config(config::Arguments),
+    /// Print the script that completes command lines in a shell: `source <(inception-run completion bash)`
+    Completion(crate::completion::Completion),
     /// Print the version of this program
     Version(crate::version::Version),
     /// Look for everything on this machine that stands in the way, and show the fix
@@ -218,6 +225,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
         format: Format,
     },
+    /// Learn what a container is: ten exercises; without a number they are listed
+    Lab(lab::Arguments),
 }
 
 /// `up`.
@@ -260,6 +269,8 @@ pub(crate) struct Up {
     pub(crate) recreation: Recreation,
     #[command(flatten)]
     pub(crate) foreground: Foreground,
+    #[command(flatten)]
+    pub(crate) steps: crate::steps::Trace,
     #[command(flatten)]
     pub(crate) always: Always,
     /// Only these services and what they depend on

@@ -8,15 +8,22 @@ mod build;
 mod build_check;
 mod build_output;
 mod build_view;
+mod completion;
 mod config;
 mod copy;
 mod create;
+mod dashboard;
 mod diagnosis;
+#[cfg(test)]
+mod documents;
 mod down;
 mod events;
 mod exec;
+mod export;
+mod explain;
 mod images;
 mod lifecycle;
+mod lab;
 mod listing;
 mod logs;
 mod net;
@@ -28,6 +35,7 @@ mod session;
 mod signals;
 mod stacks;
 mod stats;
+mod steps;
 mod store;
 mod terminal;
 mod top;
@@ -58,6 +66,7 @@ pub fn main() -> ExitCode {
     let process: Option<fn() -> i32> = match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some(stack::supervisor::ARGUMENT) => Some(stack::supervisor::main),
         Some(stack::netd::ARGUMENT) => Some(stack::netd::main),
+        Some(stack::trace::ARGUMENT) => Some(steps::main),
         _ => None,
     };
     if let Some(process) = process {
@@ -92,6 +101,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The definition of the command line, for manual pages.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
     let Arguments { file, global, mut command, .. } = arguments;
     let mut files = file;
@@ -120,6 +134,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Ps { format, quiet, .. } => listing::ps(&session, format, quiet),
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
+        Command::Dashboard(arguments) => dashboard::dashboard(&session, &arguments),
         Command::Logs(arguments) => logs::logs(&session, &arguments),
         Command::Events(arguments) => events::events(&session, &arguments),
         Command::Net { net } => net::net(&session, net),
@@ -141,12 +156,15 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Save(arguments) => transfer::save(&session, &arguments),
         Command::Load(arguments) => transfer::load(&session, &arguments),
         Command::Import(arguments) => transfer::import(&session, &arguments),
-        Command::Export(arguments) => transfer::export(&session, &arguments),
+        Command::Export(arguments) => export::export(&session, &arguments),
         Command::Commit(arguments) => transfer::commit(&session, &arguments),
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
+        Command::Explain(arguments) => explain::explain(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
         Command::Config(arguments) => config::config(&session, &arguments),
+        Command::Completion(arguments) => completion::completion(&arguments),
         Command::Doctor { format } => diagnosis::doctor(&session, format),
+        Command::Lab(arguments) => lab::lab(&session, &arguments),
     }
 }
 

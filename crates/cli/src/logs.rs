@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -183,6 +183,27 @@ fn read(directory: &Path, service: &str) -> Result<Vec<Line>, Failure> {
         }
     }
     Ok(lines)
+}
+
+/// Bytes of each log that `recent` looks at.
+const RECENT: u64 = 64 << 10;
+
+/// The last lines of all containers' logs. What cannot be read is left out: they are what one sees before anything new
+/// comes.
+pub(crate) fn recent(directory: &Path) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for name in logged(directory).unwrap_or_default() {
+        let Ok(mut file) = File::open(directory.join(format!("{name}.log"))) else { continue };
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        if file.seek(SeekFrom::Start(length.saturating_sub(RECENT))).is_err() {
+            continue;
+        }
+        // The first may be half a line, which is none.
+        let read = BufReader::new(file.take(RECENT)).split(b'\n').map_while(Result::ok);
+        lines.extend(read.filter_map(|line| serde_json::from_slice::<Line>(&line).ok()));
+    }
+    lines.sort_by_key(|line| line.time);
+    lines
 }
 
 /// The files of a service's log, the oldest first: those with the highest numbers.

@@ -9,6 +9,8 @@ pub mod diagnostic;
 pub mod doctor;
 mod env_file;
 pub mod event;
+pub mod explain;
+pub mod export;
 pub mod fault;
 mod file;
 pub mod host;
@@ -29,6 +31,8 @@ pub mod stats;
 mod storage;
 pub mod store;
 pub mod supervisor;
+pub mod topology;
+pub mod trace;
 pub mod transfer;
 pub mod words;
 
