@@ -1,5 +1,6 @@
 //! Processes that commands ask for: `exec` in a container that runs, and `run` in one of its own.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -9,10 +10,10 @@ use container::cgroup::usage::MemoryEvents;
 use rustix::event::{PollFd, PollFlags};
 
 use super::connection::Pending;
-use super::logs::{Log, Output, Streams};
+use super::logs::{Log, Output};
 use super::unit::Unit;
 use super::{Purpose, Supervisor, process};
-use crate::control::{Exec, Line, Notice, Run};
+use crate::control::{Exec, Line, Notice, Run, Stream};
 use crate::hub::client::Exit;
 use crate::plan::{Plan, Service};
 use crate::remote::{Context, RemoteError};
@@ -29,15 +30,19 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    fn new(
-        streams: Streams,
+    /// Opens a log, and the pipes that lead to it; the container gets the other ends.
+    fn open(
         runtime: &Path,
         container: &str,
         service: &Service,
-    ) -> Result<Self, RemoteError> {
-        let log = Log::open(runtime, container, &service.logging)
-            .context(|| format!("open the log of container `{container}`"))?;
-        Ok(Self { outputs: streams.outputs().context(|| "take its output".into())?, log })
+        owner: Option<(u32, u32)>,
+    ) -> Result<(Self, [OwnedFd; 3]), RemoteError> {
+        let context = || format!("open the log of container `{container}`");
+        let log = Log::open(runtime, container, &service.logging).context(context)?;
+        let (out, theirs_out) = Output::pipe(Stream::Stdout, owner).context(context)?;
+        let (err, theirs_err) = Output::pipe(Stream::Stderr, owner).context(context)?;
+        let input = File::open("/dev/null").context(|| "open /dev/null".into())?;
+        Ok((Self { outputs: vec![out, err], log }, [input.into(), theirs_out, theirs_err]))
     }
 
     /// What is to be read.
@@ -194,6 +199,17 @@ impl Supervisor {
         let mut resolved = spec::resolve(&service, &from)?;
         let changes = Exec { argv: Vec::new(), ..exec.clone() };
         resolved.sandbox.process = spec::process_for(&resolved.sandbox.process, &changes);
+        let (kept, theirs) = match exec.detach {
+            true => {
+                let (kept, theirs) = Kept::open(&self.runtime, &container, &service, self.owner)?;
+                (Some(kept), Some(theirs))
+            }
+            false => (None, None),
+        };
+        let stdio = match &theirs {
+            Some(theirs) => theirs.each_ref().map(AsFd::as_fd),
+            None => stdio(fds)?,
+        };
         let cgroup = self.service_cgroup(&service, &container)?;
         let changed = Plan { network, ..plan.clone() };
         self.wiring.apply(&changed, &mut self.hub)?;
@@ -201,14 +217,6 @@ impl Supervisor {
         self.next_run += 1;
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
         let network = service.network_mode.owner(&container).map(str::to_owned);
-        let streams = match exec.detach {
-            true => Some(Streams::open(&Service { tty: false, ..service.clone() }, self.owner)?),
-            false => None,
-        };
-        let stdio = match &streams {
-            Some(streams) => streams.theirs.each_ref().map(AsFd::as_fd),
-            None => stdio(fds)?,
-        };
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached);
         let started = match started {
             Ok(started) => started,
@@ -218,12 +226,12 @@ impl Supervisor {
             }
         };
         let pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
-        let kept =
-            streams.map(|streams| Kept::new(streams, &self.runtime, &container, &service)).transpose()?;
-        self.notify(id, Notice::Name(container.clone()));
         let connection = (!exec.detach).then_some(id);
+        let name = Notice::Name(container.clone());
         let purpose = Purpose::Run { connection, pidfd: started.pidfd, container, cgroup, kept };
+        // Before anything is told: a connection that is gone takes with it what is known to be its own.
         self.processes.insert(started.pid, purpose);
+        self.notify(id, name);
         self.accompany(id, started.pid, pid, exec.detach);
         Ok(())
     }
