@@ -154,6 +154,24 @@ fn a_watched_stack_ends_with_its_command() {
 }
 
 #[test]
+fn a_stack_goes_on_when_its_steps_cannot_be_told() {
+    let stack = Stack::new("[services.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let command = stack.spawn(&["up", "--trace", "--trace-file", "/dev/full"]);
+    let pid = until("the service runs", || {
+        let rows: Vec<Value> = serde_json::from_str(&stack.run(&["ps", "--format", "json"]).out).ok()?;
+        i32::try_from(rows.first()?["pid"].as_i64()?).ok()
+    });
+    for process in [stack.supervisor().unwrap(), pid] {
+        assert_eq!(status(process, "TracerPid"), "0");
+    }
+    kill_process(Pid::from_child(&command), Signal::TERM).unwrap();
+    let ended = finish(command);
+    assert!(ended.err.contains("not told any more: No space left"), "{}", ended.err);
+    stack.gone(Duration::from_secs(5));
+    stack.nothing_left();
+}
+
+#[test]
 fn the_script_builds_the_same_sandbox() {
     const NAME: &str = "the_script_builds_the_same_sandbox";
     for tool in ["unshare", "nsenter", "setpriv", "ip", "pivot_root", "hostname", "ldd"] {

@@ -121,6 +121,8 @@ struct Watch<'a> {
     tell: &'a mut dyn FnMut(&Step) -> io::Result<()>,
     /// When everything is to be let go at the latest, once that was begun.
     ending: Option<Instant>,
+    /// This process ends with that. Otherwise it stays until the supervisor ends, whose life is tied to its own.
+    leaves: bool,
 }
 
 impl<'a> Watch<'a> {
@@ -131,6 +133,7 @@ impl<'a> Watch<'a> {
             learned: Learned::default(),
             tell,
             ending: None,
+            leaves: false,
         };
         watch.add(supervisor, Role::Supervisor, None);
         watch
@@ -150,7 +153,8 @@ impl<'a> Watch<'a> {
                     Err(error) => return Err(error).context(|| "wait for the stack's processes".into()),
                 }
             }
-            if self.ending.is_some_and(|end| self.processes.is_empty() || Instant::now() >= end) {
+            let let_go = self.ending.is_some_and(|end| self.processes.is_empty() || Instant::now() >= end);
+            if self.leaves && let_go {
                 return Ok(());
             }
             self.wait(signals)?;
@@ -159,7 +163,7 @@ impl<'a> Watch<'a> {
 
     fn wait(&mut self, signals: &SignalFd) -> Result<(), RemoteError> {
         let mut polled = [PollFd::new(signals, PollFlags::IN)];
-        let limit = self.ending.map(|end| rustix::time::Timespec {
+        let limit = self.ending.filter(|_| self.leaves).map(|end| rustix::time::Timespec {
             tv_sec: end.saturating_duration_since(Instant::now()).as_secs() as i64 + 1,
             tv_nsec: 0,
         });
@@ -169,6 +173,7 @@ impl<'a> Watch<'a> {
         }
         while let Ok(Some(signal)) = signals.read_signal() {
             if signal.ssi_signo as i32 == Signal::SIGTERM as i32 {
+                self.leaves = true;
                 self.let_go();
             }
         }
@@ -192,7 +197,13 @@ impl<'a> Watch<'a> {
     fn handle(&mut self, Stop { pid, cause }: Stop) {
         if cause == Cause::Ended {
             self.waiting.remove(&pid);
-            return self.forget(pid);
+            self.forget(pid);
+            // It may have been killed before it was heard of what it has made.
+            for pid in std::mem::take(&mut self.waiting) {
+                self.add(pid, Role::Helper, None);
+                gone_is_fine(trace::go_on(pid, 0));
+            }
+            return;
         }
         if self.ending.is_some() {
             let signal = if let Cause::Signal(signal) = cause { signal } else { 0 };
@@ -369,8 +380,13 @@ impl<'a> Watch<'a> {
         if is_search(step) {
             return;
         }
-        if self.ending.is_none() && (self.tell)(step).is_err() {
-            // Nobody reads it: the stack goes on unwatched.
+        if self.ending.is_some() {
+            return;
+        }
+        if let Err(error) = (self.tell)(step) {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                eprintln!("warning: the stack goes on, and its steps are not told any more: {error}");
+            }
             self.let_go();
         }
     }

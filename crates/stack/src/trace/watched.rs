@@ -57,6 +57,11 @@ impl Learned {
                     self.detached(pid, made, Object { attributes: *attributes, ..context });
                 }
             }
+            Call::MoveMount { .. } => {
+                if let Some(id) = mount_id(pid, fd) {
+                    self.mounts.remove(&id);
+                }
+            }
             Call::MountSetattr { set, clear, .. } => {
                 let object = mount_id(pid, fd).and_then(|id| self.mounts.get_mut(&id));
                 if let Some(object) = object {
