@@ -359,9 +359,10 @@ fn files_are_copied_in_and_out() {
     assert_eq!(own, rustix::process::geteuid().as_raw());
     // As archives, from one to the other.
     let mut out = stack.command(&["cp", "web:/data/up", "-"]);
-    let tar = out.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut tar = out.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut into = stack.command(&["cp", "-", "web:/home"]);
-    ended(into.stdin(tar.stdout.unwrap())).ok();
+    ended(into.stdin(tar.stdout.take().unwrap())).ok();
+    assert!(tar.wait().unwrap().success());
     assert_eq!(stack.sh("web", "cat /home/up/sub/two"), "two");
     for (from, to, words) in [
         ("web:/none", "x", &["/none", "No such file"][..]),

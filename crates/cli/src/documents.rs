@@ -173,7 +173,8 @@ fn commands_are_understood() {
 fn scripts_are_there() {
     let root = root();
     let mut missing = Vec::new();
-    for (path, text) in documents() {
+    // The labs have scripts of their own, and are run as a whole.
+    for (path, text) in documents().into_iter().filter(|(path, _)| path.iter().all(|part| part != "labs")) {
         for (index, _) in text.match_indices("scripts/") {
             let before = text[..index].chars().next_back();
             let name: String = text[index..]

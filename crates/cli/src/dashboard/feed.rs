@@ -22,7 +22,7 @@ use crate::session::{not_running, supervisor_gone};
 use crate::stats::{FIRST_INTERVAL, INTERVAL, Meter};
 
 /// News that wait to be taken. Who brings more waits, and the supervisor, which waits for nobody, leaves lines out.
-const ROOM: usize = 1024;
+pub(super) const ROOM: usize = 1024;
 /// Between two readings, however much happens.
 const LEAST_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the supervisor may take for an answer.

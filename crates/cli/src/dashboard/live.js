@@ -63,7 +63,7 @@ function updateRow(row, reading) {
   mark(row.node, 'data-tone', tone(reading));
   row.node.classList.toggle('idle', !usage);
   say(row.state, words(reading));
-  const runs = ['running', 'restarting', 'waiting'].includes(reading.state);
+  const runs = ['running', 'paused', 'restarting', 'waiting'].includes(reading.state);
   row.start.hidden = runs || reading.state === 'stopping' || reading.state === 'draining';
   row.restart.hidden = !runs;
   row.stop.hidden = !runs;

@@ -64,6 +64,8 @@ impl Happening {
             | What::NetdRestarted { .. } => true,
             What::Started { .. }
             | What::Stopping
+            | What::Paused
+            | What::Unpaused
             | What::Healthy
             | What::Drained
             | What::Restored

@@ -15,7 +15,7 @@ use stack::RemoteError;
 use stack::control::Line;
 
 use super::connection::{Connection, Heard};
-use super::feed::{Done, Feed, News};
+use super::feed::{self, Done, Feed, News};
 use super::page::{self, Page};
 use super::recent::{Happening, Recent};
 use super::request::{Ask, BUSY, CROWDED, Gate, Request};
@@ -30,8 +30,9 @@ const SERVED: usize = FEEDS + 16;
 const CONNECTIONS: usize = SERVED + 192;
 /// Things that are done at the same time.
 const ACTIONS: usize = 8;
-/// News that are told in one go; then the connections are looked at again.
-const BATCH: usize = 1024;
+/// News that are told in one go; then the connections are looked at again. All that were there when the wake-up was
+/// heard have to be among them: what comes later wakes again.
+const BATCH: usize = feed::ROOM;
 /// Until connections are accepted again after that was not possible.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long pages may take to hear that the stack has ended.
@@ -231,6 +232,8 @@ impl Server {
     fn beginning(&self) -> Result<Vec<u8>, Failure> {
         let mut text = page::head(200, page::FEED);
         text.extend(page::message("hello", &Hello { host_memory: stack::stats::host_memory() })?);
+        // First, because a state means another thing after a stop that was wanted.
+        text.extend(page::message("events", self.recent.events())?);
         if let Some(topology) = &self.recent.topology {
             text.extend(page::message("topology", topology)?);
         }
@@ -238,7 +241,6 @@ impl Server {
             text.extend(page::message("readings", readings)?);
         }
         text.extend(page::message("lines", &self.recent.lines())?);
-        text.extend(page::message("events", self.recent.events())?);
         Ok(text)
     }
 

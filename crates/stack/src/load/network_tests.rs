@@ -463,7 +463,7 @@ internal = true
     let plan = load(&fixture.options("stack.toml"), &host()).unwrap();
     let topology = crate::topology::Topology::of(&plan);
     let networks: Vec<_> = topology.networks.iter().map(|n| (n.name.as_str(), n.internal)).collect();
-    assert_eq!(networks, [("back", true), ("front", false)]);
+    assert_eq!(networks, [("front", false), ("back", true)]);
     assert!(topology.networks.iter().all(|n| n.subnets.len() == 1 && n.subnets[0].ends_with("/24")));
     let node = |name: &str| topology.services.iter().find(|node| node.name == name).unwrap();
     assert_eq!(node("web").networks, ["back", "front"]);

@@ -1,17 +1,19 @@
 //! Processes that commands ask for: `exec` in a container that runs, and `run` in one of its own.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use container::Process;
 use container::cgroup::Cgroup;
 use container::cgroup::usage::MemoryEvents;
 use rustix::event::{PollFd, PollFlags};
 
 use super::connection::Pending;
-use super::logs::{Log, Output, Streams};
+use super::logs::{Log, Output};
 use super::unit::Unit;
 use super::{Purpose, Supervisor, process};
-use crate::control::{Exec, Line, Notice, Run};
+use crate::control::{Exec, Line, Notice, Run, Stream};
 use crate::hub::client::Exit;
 use crate::plan::{Plan, Service};
 use crate::remote::{Context, RemoteError};
@@ -28,15 +30,19 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    fn new(
-        streams: Streams,
+    /// Opens a log, and the pipes that lead to it; the container gets the other ends.
+    fn open(
         runtime: &Path,
         container: &str,
         service: &Service,
-    ) -> Result<Self, RemoteError> {
-        let log = Log::open(runtime, container, &service.logging)
-            .context(|| format!("open the log of container `{container}`"))?;
-        Ok(Self { outputs: streams.outputs().context(|| "take its output".into())?, log })
+        owner: Option<(u32, u32)>,
+    ) -> Result<(Self, [OwnedFd; 3]), RemoteError> {
+        let context = || format!("open the log of container `{container}`");
+        let log = Log::open(runtime, container, &service.logging).context(context)?;
+        let (out, theirs_out) = Output::pipe(Stream::Stdout, owner).context(context)?;
+        let (err, theirs_err) = Output::pipe(Stream::Stderr, owner).context(context)?;
+        let input = File::open("/dev/null").context(|| "open /dev/null".into())?;
+        Ok((Self { outputs: vec![out, err], log }, [input.into(), theirs_out, theirs_err]))
     }
 
     /// What is to be read.
@@ -122,28 +128,37 @@ impl Supervisor {
         Ok(())
     }
 
-    pub(super) fn exec(&mut self, id: u64, exec: &Exec, fds: &[OwnedFd]) -> Result<(), RemoteError> {
-        self.known(&exec.service)?;
-        let numbered = |unit: &&Unit| exec.index.is_none_or(|index| unit.slot == index);
-        let meant = self.units.iter().filter(|unit| unit.answers_to(&exec.service)).filter(numbered);
+    /// Starts, for a connection, what `process_of` makes of a running container's own process. With `detach` the connection
+    /// does not wait for its end.
+    pub(super) fn exec(
+        &mut self,
+        id: u64,
+        (service, index): (&str, Option<u16>),
+        detach: bool,
+        process_of: impl Fn(&Process) -> Process,
+        fds: &[OwnedFd],
+    ) -> Result<(), RemoteError> {
+        self.known(service)?;
+        let numbered = |unit: &&Unit| index.is_none_or(|index| unit.slot == index);
+        let meant = self.units.iter().filter(|unit| unit.answers_to(service)).filter(numbered);
         let mut running = meant.filter_map(|unit| Some((unit, unit.run.as_ref()?)));
         let (unit, run) = running.next().ok_or_else(|| {
-            let which = exec.index.map_or_else(String::new, |index| format!("replica {index} of "));
-            RemoteError::message(format!("{which}service `{}` is not running", exec.service))
-                .or_hint(format!("`inception-run run {}` starts a container of its own", exec.service))
+            let which = index.map_or_else(String::new, |index| format!("replica {index} of "));
+            RemoteError::message(format!("{which}service `{service}` is not running"))
+                .or_hint(format!("`inception-run run {service}` starts a container of its own"))
         })?;
         if run.pause.is_some() {
             return Err(RemoteError::message(format!("service `{}` is paused", unit.name()))
                 .or_hint(format!("`inception-run unpause {}` has it go on", unit.name())));
         }
-        let (target, process) = (run.pid, spec::process_for(&unit.process, exec));
+        let (target, process) = (run.pid, process_of(&unit.process));
         let cgroup = run.cgroup.as_ref().map(AsFd::as_fd);
         let stdio = stdio(fds)?;
         let started = self.hub.exec(target, process, cgroup, stdio)?;
         let pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
-        let connection = (!exec.detach).then_some(id);
+        let connection = (!detach).then_some(id);
         self.processes.insert(started.pid, Purpose::Exec { connection, pidfd: started.pidfd });
-        self.accompany(id, started.pid, pid, exec.detach);
+        self.accompany(id, started.pid, pid, detach);
         Ok(())
     }
 
@@ -184,6 +199,17 @@ impl Supervisor {
         let mut resolved = spec::resolve(&service, &from)?;
         let changes = Exec { argv: Vec::new(), ..exec.clone() };
         resolved.sandbox.process = spec::process_for(&resolved.sandbox.process, &changes);
+        let (kept, theirs) = match exec.detach {
+            true => {
+                let (kept, theirs) = Kept::open(&self.runtime, &container, &service, self.owner)?;
+                (Some(kept), Some(theirs))
+            }
+            false => (None, None),
+        };
+        let stdio = match &theirs {
+            Some(theirs) => theirs.each_ref().map(AsFd::as_fd),
+            None => stdio(fds)?,
+        };
         let cgroup = self.service_cgroup(&service, &container)?;
         let changed = Plan { network, ..plan.clone() };
         self.wiring.apply(&changed, &mut self.hub)?;
@@ -191,14 +217,6 @@ impl Supervisor {
         self.next_run += 1;
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
         let network = service.network_mode.owner(&container).map(str::to_owned);
-        let streams = match exec.detach {
-            true => Some(Streams::open(&Service { tty: false, ..service.clone() }, self.owner)?),
-            false => None,
-        };
-        let stdio = match &streams {
-            Some(streams) => streams.theirs.each_ref().map(AsFd::as_fd),
-            None => stdio(fds)?,
-        };
         let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached);
         let started = match started {
             Ok(started) => started,
@@ -208,12 +226,12 @@ impl Supervisor {
             }
         };
         let pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
-        let kept =
-            streams.map(|streams| Kept::new(streams, &self.runtime, &container, &service)).transpose()?;
-        self.notify(id, Notice::Name(container.clone()));
         let connection = (!exec.detach).then_some(id);
+        let name = Notice::Name(container.clone());
         let purpose = Purpose::Run { connection, pidfd: started.pidfd, container, cgroup, kept };
+        // Before anything is told: a connection that is gone takes with it what is known to be its own.
         self.processes.insert(started.pid, purpose);
+        self.notify(id, name);
         self.accompany(id, started.pid, pid, exec.detach);
         Ok(())
     }
