@@ -329,8 +329,8 @@ fn set_user_id_programs_are_for_the_stack_file_to_grant() {
         "FROM alpine:3.99\nRUN rm /bin/su && cp /bin/busybox /bin/su && chmod 4755 /bin/su\n",
     );
     crate::build::run(&stack, &["up", "-d"]).ok();
-    // It is as far as passwords only where it has root's rights.
-    let said = |service: &str| stack.sh(service, "id -u; su root -c true 2>&1 < /dev/null | tail -n 1");
+    // By its path: the shell has a `su` of its own. It comes as far as passwords only where it has the rights of root.
+    let said = |service: &str| stack.sh(service, "id -u; /bin/su root -c true 2>&1 < /dev/null | tail -n 1");
     assert_eq!(said("granted"), "1000\nsu: incorrect password");
     assert_eq!(said("usual"), "1000\nsu: must be suid to work properly");
 }
