@@ -207,8 +207,8 @@ fn what_happens_arrives_and_buttons_take_effect() {
     feed.until("lines", |line| line["text"] == "<b>hello</b>" && line["service"] == "web");
     // A page that comes later knows it too.
     let (_, mut later) = dashboard.feed();
-    later.until("lines", |line| line["text"] == "<b>hello</b>");
     later.until("events", |event| *event == ended);
+    later.until("lines", |line| line["text"] == "<b>hello</b>");
 
     stack.run(&["down"]).ok();
     feed.until("end", |_| true);
@@ -256,7 +256,6 @@ fn a_slow_reader_holds_up_nobody_and_learns_what_it_missed() {
     stack.up();
     let dashboard = Dashboard::of(&stack);
     let (_, mut slow) = dashboard.feed();
-    rustix::net::sockopt::set_socket_recv_buffer_size(slow.0.get_ref(), 4096).unwrap();
     let (_, mut quick) = dashboard.feed();
     quick.until("readings", is("db", "running"));
     let quick = std::thread::spawn(move || {
@@ -273,8 +272,6 @@ fn a_slow_reader_holds_up_nobody_and_learns_what_it_missed() {
     });
     quick.join().unwrap();
     assert_eq!(dashboard.act("restart/web").0, 200);
-    // With four kilobytes at a time it would take its time indeed.
-    rustix::net::sockopt::set_socket_recv_buffer_size(slow.0.get_ref(), 4 << 20).unwrap();
     let missed = slow.until("missed", |_| true);
     assert!(missed.as_u64() > Some(0), "{missed}");
     // And it is told what happens from then on.
