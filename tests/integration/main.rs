@@ -21,6 +21,7 @@ mod hostile;
 mod keys;
 mod killed;
 mod lifecycle;
+mod logs;
 mod network;
 mod network_mode;
 mod oci;

@@ -15,6 +15,7 @@ mod exec;
 mod images;
 mod listing;
 mod logs;
+mod moment;
 mod net;
 pub mod oci;
 mod output;

@@ -6,7 +6,7 @@
 mod client;
 mod upstream;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
+use super::Event;
 use super::slab::{Key, Slab};
 use super::tally::Tally;
 use super::world::{Poll, Token};
@@ -60,6 +61,10 @@ pub(super) struct Resolver {
     host: Host,
     cache: Cache,
     learned: Vec<Learned>,
+    /// Of whom the last query got no answer, though each was asked.
+    silent: HashSet<Rc<[SocketAddr]>>,
+    /// What the supervisor is to be told.
+    news: Vec<Event>,
     /// TCP clients are not accepted until then.
     resting: Option<Instant>,
     buffer: Vec<u8>,
@@ -104,6 +109,8 @@ impl Resolver {
             host: Host::new(&[]),
             cache: Cache::default(),
             learned: Vec::new(),
+            silent: HashSet::new(),
+            news: Vec::new(),
             resting: None,
             // Zeroed memory that is never touched takes no room.
             buffer: vec![0; 1 << 16],
@@ -157,6 +164,21 @@ impl Resolver {
     /// any of them can connect to where its answer leads.
     pub(super) fn take_learned(&mut self) -> Vec<Learned> {
         std::mem::take(&mut self.learned)
+    }
+
+    pub(super) fn take_news(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Notes whether one of these resolvers has answered, and that it is to be told if the last time was different.
+    fn note(&mut self, resolvers: &Rc<[SocketAddr]>, answer: bool) {
+        let changed = match answer {
+            true => self.silent.remove(resolvers),
+            false => !resolvers.is_empty() && self.silent.insert(Rc::clone(resolvers)),
+        };
+        if changed {
+            self.news.push(Event::Resolvers { resolvers: resolvers.to_vec(), answer });
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -276,6 +298,7 @@ impl Resolver {
             let key = self.queries.insert(query);
             if !self.ask_next(poll, key) {
                 self.queries.remove(key);
+                self.note(&asked.resolvers, false);
                 return Outcome::Reply(failure);
             }
             self.in_flight.insert(asked, key);
@@ -323,7 +346,8 @@ impl Resolver {
     }
 
     fn finish(&mut self, poll: &Poll, key: Key, reply: Option<Reply>) {
-        let Some(Forwarded { asked, waiters, deadline, .. }) = self.queries.remove(key) else { return };
+        let Some(Forwarded { asked, waiters, deadline, heard, .. }) = self.queries.remove(key) else { return };
+        self.note(&asked.resolvers, heard);
         self.in_flight.remove(&asked);
         if let Some(deadline) = deadline {
             self.deadlines.remove(&deadline);

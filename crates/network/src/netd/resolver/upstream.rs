@@ -112,6 +112,8 @@ pub(super) struct Forwarded {
     /// TCP: bytes sent and received so far.
     sent: usize,
     received: Vec<u8>,
+    /// Somebody has answered, if only that it cannot tell.
+    pub(super) heard: bool,
 }
 
 /// What has become of a query.
@@ -140,6 +142,7 @@ impl Forwarded {
             socket: None,
             sent: 0,
             received: Vec::new(),
+            heard: false,
         }
     }
 
@@ -196,6 +199,7 @@ impl Forwarded {
                 return Progress::Failed;
             }
         };
+        self.heard |= !matches!(received, Received::Foreign);
         match received {
             Received::Whole(reply) => Progress::Done(reply),
             Received::Foreign if !self.over_tcp => Progress::Waits,
