@@ -23,7 +23,8 @@ fn counted(lines: u32) -> Stack {
 fn lines_are_found_by_time_and_by_what_they_say_across_files() {
     let stack = counted(500);
     let files = std::fs::read_dir(stack.path("r").join(&stack.name)).unwrap();
-    let rotated = files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with("a.log."));
+    let rotated =
+        files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with("a.log."));
     assert!(rotated.count() > 3);
     let lines = |arguments: &[&str]| -> Vec<String> {
         let arguments = [&["logs", "--no-log-prefix"], arguments, &["a"]].concat();
@@ -39,12 +40,15 @@ fn lines_are_found_by_time_and_by_what_they_say_across_files() {
         lines(&["-t"]).iter().map(|line| line.split_once(' ').unwrap().0.to_owned()).collect();
     assert!(times.len() == 500 && times.is_sorted());
     // Lines that were read together have one time.
-    let (from, to) = (times.partition_point(|time| *time < times[100]), times.partition_point(|time| *time <= times[400]));
+    let (from, to) =
+        (times.partition_point(|time| *time < times[100]), times.partition_point(|time| *time <= times[400]));
     assert_eq!(lines(&["--since", &times[100], "--until", &times[400]]).len(), to - from);
     // It ends although it follows.
     stack.run(&["logs", "-f", "--until", "0s", "a"]).ok();
     assert_eq!(stack.run(&["logs", "--grep", "line b"]).ok(), "b  | line b\n");
-    for (arguments, word) in [(["--grep", "("], "unclosed group"), (["--since", "yesterday"], "such as `10m`")] {
+    for (arguments, word) in
+        [(["--grep", "("], "unclosed group"), (["--since", "yesterday"], "such as `10m`")]
+    {
         let said = stack.run(&[&["logs"], &arguments[..]].concat());
         assert!(said.code == 2 && said.err.contains(word), "{said:?}");
     }
@@ -105,13 +109,17 @@ fn what_is_dropped_is_counted() {
     until("an account of every line", || {
         let log = stack.logs("a");
         let kept = log.lines().filter(|line| line.starts_with("line ")).count() as u64;
-        let said = log.lines().filter_map(|line| line.strip_prefix("inception-run: ")?.split_once(" lines were left out"));
+        let said = log
+            .lines()
+            .filter_map(|line| line.strip_prefix("inception-run: ")?.split_once(" lines were left out"));
         let counted: u64 = said.map(|(number, _)| number.parse::<u64>().unwrap()).sum();
         assert!(kept + counted <= LINES, "{kept} lines and {counted}");
         (counted > 0 && kept + counted == LINES).then_some(())
     });
-    let events = stack.run(&["events", "--no-follow", "--format", "json", "--filter", "event=log-left-out"]).ok();
-    let left_out = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["lines"].as_u64().unwrap());
+    let events =
+        stack.run(&["events", "--no-follow", "--format", "json", "--filter", "event=log-left-out"]).ok();
+    let left_out =
+        events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["lines"].as_u64().unwrap());
     assert!(left_out.sum::<u64>() > 0, "{events}");
 }
 
@@ -119,7 +127,10 @@ fn what_is_dropped_is_counted() {
 #[test]
 fn a_full_disk_ends_nothing_and_is_told() {
     if !crate::harness::is_root() {
-        return crate::harness::skipped("a_full_disk_ends_nothing_and_is_told", "only root mounts one to fill it");
+        return crate::harness::skipped(
+            "a_full_disk_ends_nothing_and_is_told",
+            "only root mounts one to fill it",
+        );
     }
     let stack = Stack::new(
         "[services.a]\ncommand = [\"sh\", \"-c\", \"while :; do echo a line of some length; sleep 0.001; done\"]\n",

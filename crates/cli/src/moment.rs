@@ -31,7 +31,8 @@ pub(crate) fn moment(text: &str) -> Result<Moment, String> {
         .and_then(|ago| SystemTime::now().checked_sub(ago))
         .map(since_epoch)
         .ok_or_else(|| {
-            "a time such as `2026-01-31T12:00:00Z`, seconds since 1970, or how long ago, such as `10m`".to_owned()
+            "a time such as `2026-01-31T12:00:00Z`, seconds since 1970, or how long ago, such as `10m`"
+                .to_owned()
         })
 }
 
@@ -83,7 +84,9 @@ mod tests {
 
     #[test]
     fn a_moment_is_a_time_or_an_age() {
-        for text in ["1970-01-02T00:00:02Z", "1970-01-02T09:00:02+09:00", "1970-01-01T23:00:02-01:00", "86402"] {
+        for text in
+            ["1970-01-02T00:00:02Z", "1970-01-02T09:00:02+09:00", "1970-01-01T23:00:02-01:00", "86402"]
+        {
             assert_eq!(moment(text), Ok(Moment(86_402_000_000_000)), "{text}");
         }
         assert_eq!(moment("1970-01-02"), Ok(Moment(86_400_000_000_000)));

@@ -63,7 +63,8 @@ fn serve(address: &str, each: impl Fn(TcpStream) -> Outcome + Send + Sync + 'sta
         let (stream, from) = listener.accept()?;
         let each = Arc::clone(&each);
         thread::spawn(move || {
-            let outcome = stream.set_read_timeout(Some(PATIENCE)).map_err(Into::into).and_then(|()| each(stream));
+            let outcome =
+                stream.set_read_timeout(Some(PATIENCE)).map_err(Into::into).and_then(|()| each(stream));
             if let Err(error) = outcome {
                 say(&format!("{from}: {error}"));
             }
@@ -191,7 +192,8 @@ fn answer(method: &str, path: &str, body: &[u8], db: &str) -> Outcome<(u16, Vec<
 /// The addresses of a name, from the name server of `/etc/resolv.conf`.
 fn resolve(name: &str) -> Outcome<Vec<String>> {
     let settings = fs::read_to_string("/etc/resolv.conf")?;
-    let server = settings.lines().find_map(|line| line.strip_prefix("nameserver ")).ok_or("no name server")?;
+    let server =
+        settings.lines().find_map(|line| line.strip_prefix("nameserver ")).ok_or("no name server")?;
     let server = (server.trim(), 53).to_socket_addrs()?.next().ok_or("no name server")?;
     let mut query = Packet::new_query(7);
     query.set_flags(simple_dns::PacketFlag::RECURSION_DESIRED);

@@ -346,7 +346,9 @@ impl Resolver {
     }
 
     fn finish(&mut self, poll: &Poll, key: Key, reply: Option<Reply>) {
-        let Some(Forwarded { asked, waiters, deadline, heard, .. }) = self.queries.remove(key) else { return };
+        let Some(Forwarded { asked, waiters, deadline, heard, .. }) = self.queries.remove(key) else {
+            return;
+        };
         self.note(&asked.resolvers, heard);
         self.in_flight.remove(&asked);
         if let Some(deadline) = deadline {

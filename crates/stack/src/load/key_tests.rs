@@ -3,8 +3,8 @@
 use super::tests::{Fixture, host};
 use super::*;
 use crate::plan::{
-    Condition, Confinement, Excess, Logging, MountKind, PullPolicy, RestartPolicy, Scope, Seccomp, SecretSource,
-    Service, Tmpfs,
+    Condition, Confinement, Excess, Logging, MountKind, PullPolicy, RestartPolicy, Scope, Seccomp,
+    SecretSource, Service, Tmpfs,
 };
 
 /// The first service of a compose file, and what was warned of.

@@ -128,7 +128,9 @@ mod tests {
                 log.write(lines.iter().map(String::as_bytes)).unwrap();
             }
             assert_eq!(files(), expected);
-            assert!(files().iter().all(|name| fs::metadata(directory.path().join(name)).unwrap().len() <= 100));
+            assert!(
+                files().iter().all(|name| fs::metadata(directory.path().join(name)).unwrap().len() <= 100)
+            );
             let kept = String::from_utf8(log.read().unwrap()).unwrap();
             assert_eq!(kept.ends_with("000000040\n"), max_files > 0);
             assert!(kept.lines().is_sorted() && kept.lines().all(|line| line.len() == 9), "{kept}");
