@@ -4,9 +4,10 @@
 //! too much at a time is told so, and the cache has a size.
 
 mod client;
+mod hearing;
 mod upstream;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -27,6 +28,7 @@ use crate::names::wire::{self, Code, Reply, Transport};
 use crate::names::{self, Answer, NameSockets};
 use crate::plan::{Endpoint, NetworkPlan};
 use client::{Next, TcpClient};
+use hearing::Hearing;
 use upstream::{Forwarded, Host, Origin, Progress, Waiter};
 
 /// How long one resolver may take before the next is asked.
@@ -61,8 +63,7 @@ pub(super) struct Resolver {
     host: Host,
     cache: Cache,
     learned: Vec<Learned>,
-    /// Of whom the last query got no answer, though each was asked.
-    silent: HashSet<Rc<[SocketAddr]>>,
+    hearing: Hearing,
     /// What the supervisor is to be told.
     news: Vec<Event>,
     /// TCP clients are not accepted until then.
@@ -109,7 +110,7 @@ impl Resolver {
             host: Host::new(&[]),
             cache: Cache::default(),
             learned: Vec::new(),
-            silent: HashSet::new(),
+            hearing: Hearing::default(),
             news: Vec::new(),
             resting: None,
             // Zeroed memory that is never touched takes no room.
@@ -170,13 +171,13 @@ impl Resolver {
         std::mem::take(&mut self.news)
     }
 
-    /// Notes whether one of these resolvers has answered, and that it is to be told if the last time was different.
-    fn note(&mut self, resolvers: &Rc<[SocketAddr]>, answer: bool) {
-        let changed = match answer {
-            true => self.silent.remove(resolvers),
-            false => !resolvers.is_empty() && self.silent.insert(Rc::clone(resolvers)),
+    /// Notes whether one of these resolvers has answered a query that was sent then.
+    fn note(&mut self, resolvers: &Rc<[SocketAddr]>, sent: Instant, answer: bool) {
+        let is_news = match answer {
+            true => self.hearing.answered(resolvers, Instant::now()),
+            false => self.hearing.unanswered(resolvers, sent),
         };
-        if changed {
+        if is_news {
             self.news.push(Event::Resolvers { resolvers: resolvers.to_vec(), answer });
         }
     }
@@ -298,7 +299,7 @@ impl Resolver {
             let key = self.queries.insert(query);
             if !self.ask_next(poll, key) {
                 self.queries.remove(key);
-                self.note(&asked.resolvers, false);
+                self.note(&asked.resolvers, Instant::now(), false);
                 return Outcome::Reply(failure);
             }
             self.in_flight.insert(asked, key);
@@ -346,10 +347,11 @@ impl Resolver {
     }
 
     fn finish(&mut self, poll: &Poll, key: Key, reply: Option<Reply>) {
-        let Some(Forwarded { asked, waiters, deadline, heard, .. }) = self.queries.remove(key) else {
+        let Some(Forwarded { asked, waiters, deadline, sent_at, heard, .. }) = self.queries.remove(key)
+        else {
             return;
         };
-        self.note(&asked.resolvers, heard);
+        self.note(&asked.resolvers, sent_at, heard);
         self.in_flight.remove(&asked);
         if let Some(deadline) = deadline {
             self.deadlines.remove(&deadline);

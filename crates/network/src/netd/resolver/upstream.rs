@@ -112,6 +112,8 @@ pub(super) struct Forwarded {
     /// TCP: bytes sent and received so far.
     sent: usize,
     received: Vec<u8>,
+    /// When it was sent first.
+    pub(super) sent_at: Instant,
     /// Somebody has answered, if only that it cannot tell.
     pub(super) heard: bool,
 }
@@ -142,6 +144,7 @@ impl Forwarded {
             socket: None,
             sent: 0,
             received: Vec::new(),
+            sent_at: Instant::now(),
             heard: false,
         }
     }
