@@ -28,6 +28,10 @@ pub enum What {
     },
     /// It was sent its stop signal.
     Stopping,
+    /// Its processes stand still.
+    Paused,
+    /// They go on.
+    Unpaused,
     /// It ended.
     Exited {
         /// Exit code, or 128 plus the signal's number.
@@ -122,8 +126,10 @@ pub enum What {
 }
 
 /// The names of all kinds of events, as they stand in `event`.
-pub const KINDS: [&str; 20] = [
+pub const KINDS: [&str; 22] = [
     "started",
+    "paused",
+    "unpaused",
     "stopping",
     "exited",
     "failed",
@@ -150,6 +156,8 @@ impl What {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Started { .. } => "started",
+            Self::Paused => "paused",
+            Self::Unpaused => "unpaused",
             Self::Stopping => "stopping",
             Self::Exited { .. } => "exited",
             Self::Failed { .. } => "failed",
@@ -191,6 +199,8 @@ impl fmt::Display for What {
             Self::Started { restarts: 0 } => f.write_str("started"),
             Self::Started { restarts } => write!(f, "started (restart {restarts})"),
             Self::Stopping => f.write_str("stopping"),
+            Self::Paused => f.write_str("paused"),
+            Self::Unpaused => f.write_str("unpaused"),
             Self::Exited { how, restarts: false, .. } => f.write_str(how),
             Self::Exited { how, restarts: true, .. } => write!(f, "{how}; it will be restarted"),
             Self::Failed { error } => write!(f, "failed: {error}"),
@@ -311,6 +321,8 @@ mod tests {
     fn a_kind_is_called_what_the_object_says() {
         let all = [
             What::Started { restarts: 0 },
+            What::Paused,
+            What::Unpaused,
             What::Stopping,
             What::Exited { status: 0, how: String::new(), oom_killed: false, restarts: false },
             What::Failed { error: String::new() },

@@ -123,6 +123,7 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, Rem
         idmap,
         owner: map.direct.then(|| map.root()),
         plan: None,
+        files: Vec::new(),
         images: Default::default(),
         secrets: Default::default(),
         units: Vec::new(),
