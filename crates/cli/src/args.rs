@@ -11,6 +11,7 @@ use crate::config;
 use crate::create::{Create, Foreground, Recreation};
 use crate::down::Down;
 use crate::events::Events;
+use crate::lab;
 use crate::lifecycle;
 use crate::logs::Logs;
 use crate::net::{pause, percent, rate};
@@ -37,7 +38,7 @@ pub(crate) struct Arguments {
 }
 
 /// Options that may stand before and after the subcommand.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Name of the stack [default: the file's `name`, or its directory's name]
     #[arg(short, long, global = true, value_name = "NAME", value_parser = stack_name)]
@@ -201,6 +202,8 @@ pub(crate) enum Command {
     Commit(transfer::Commit),
     /// Show what a service runs with, or what an image is (JSON)
     Inspect(store::Inspect),
+    /// Show what a running service is made of, read from the kernel, side by side with the host
+    Explain(crate::explain::Explain),
     /// Show what `up` would do
     Plan {
         /// table or json
@@ -223,6 +226,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
         format: Format,
     },
+    /// Learn what a container is: ten exercises; without a number they are listed
+    Lab(lab::Arguments),
 }
 
 /// `up`.
@@ -265,6 +270,8 @@ pub(crate) struct Up {
     pub(crate) recreation: Recreation,
     #[command(flatten)]
     pub(crate) foreground: Foreground,
+    #[command(flatten)]
+    pub(crate) steps: crate::steps::Trace,
     #[command(flatten)]
     pub(crate) always: Always,
     /// Only these services and what they depend on

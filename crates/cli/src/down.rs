@@ -12,7 +12,7 @@ use crate::output::Failure;
 use crate::session::Session;
 
 /// `down`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Down {
     /// Remove its named volumes too
     #[arg(short, long)]
@@ -25,6 +25,13 @@ pub(crate) struct Down {
     timeout: Option<u32>,
     #[command(flatten)]
     always: Always,
+}
+
+impl Down {
+    /// With the volumes, and nothing else asked for.
+    pub(crate) fn with_volumes() -> Self {
+        Self { volumes: true, ..Self::default() }
+    }
 }
 
 /// `--rmi`.

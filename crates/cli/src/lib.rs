@@ -19,8 +19,10 @@ mod documents;
 mod down;
 mod events;
 mod exec;
+mod explain;
 mod export;
 mod images;
+mod lab;
 mod lifecycle;
 mod listing;
 mod logs;
@@ -34,6 +36,7 @@ mod session;
 mod signals;
 mod stacks;
 mod stats;
+mod steps;
 mod store;
 mod terminal;
 mod top;
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
     let process: Option<fn() -> i32> = match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some(stack::supervisor::ARGUMENT) => Some(stack::supervisor::main),
         Some(stack::netd::ARGUMENT) => Some(stack::netd::main),
+        Some(stack::trace::ARGUMENT) => Some(steps::main),
         _ => None,
     };
     if let Some(process) = process {
@@ -156,10 +160,12 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Export(arguments) => export::export(&session, &arguments),
         Command::Commit(arguments) => transfer::commit(&session, &arguments),
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
+        Command::Explain(arguments) => explain::explain(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
         Command::Config(arguments) => config::config(&session, &arguments),
         Command::Completion(arguments) => completion::completion(&arguments),
         Command::Doctor { format } => diagnosis::doctor(&session, format),
+        Command::Lab(arguments) => lab::lab(&session, &arguments),
     }
 }
 

@@ -66,6 +66,11 @@ impl Session {
         Ok(Self { files, standard_input, global, output, paths: Paths::current()? })
     }
 
+    /// The same for the stack of this name, whatever files there are.
+    pub(crate) fn of_stack(&self, name: String) -> Result<Self, Failure> {
+        Self::new(Vec::new(), Global { project_name: Some(name), ..self.global.clone() }, self.output)
+    }
+
     /// `--strict`.
     pub(crate) fn strict(&self) -> bool {
         self.global.strict

@@ -50,8 +50,13 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     };
     let detach = arguments.detach || arguments.wait || arguments.no_start;
     let (client, joined) = match client::connect(&session.paths, &up.plan.name)? {
+        Some(_) if arguments.steps.trace.is_some() => {
+            let what =
+                format!("stack `{}` runs already, and how it was made cannot be seen any more", up.plan.name);
+            return Err(Failure::usage(what, "`inception-run down` first"));
+        }
         Some(client) => (client, true),
-        None => (client::start(&up.plan)?, false),
+        None => (start(session, arguments, &up.plan)?, false),
     };
     let name = up.plan.name.clone();
     let foreground = &arguments.foreground;
@@ -75,11 +80,21 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     }
     command.client.send(&Command::Up(Box::new(up)), &[])?;
     let result = command.run();
+    if arguments.steps.trace.is_some() && command.phase == Phase::Detaching {
+        command.client.end_trace()?;
+    }
     let in_order = matches!(command.phase, Phase::Ending(_));
     if result.is_err() && !joined && !in_order {
         end(session, command.client);
     }
     result
+}
+
+fn start(session: &Session, arguments: &args::Up, plan: &Plan) -> Result<Client, Failure> {
+    match arguments.steps.trace {
+        Some(format) => arguments.steps.start(format, plan, &arguments.services, session.output),
+        None => Ok(client::start(plan)?),
+    }
 }
 
 /// Whose output is shown (`attach`): empty for all, `None` for none.

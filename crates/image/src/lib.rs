@@ -43,7 +43,7 @@ pub use reference::Reference;
 pub use remove::{remove_tree, tree_size};
 pub use store::{
     CacheRoom, Change, ChangeKind, CommitOptions, Finding, HistoryLine, Hold, ImageRoom, ImageSummary,
-    ImportOptions, Lease, MAX_LAYERS, NameLine, Names, PrunePolicy, Pruned, Removed, Room, Store, Usage,
-    Verification, default_config,
+    ImportOptions, LayerUsers, Lease, MAX_LAYERS, NameLine, Names, PrunePolicy, Pruned, Removed, Room, Store,
+    Usage, Verification, default_config,
 };
 pub use user::User;

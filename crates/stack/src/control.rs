@@ -95,6 +95,11 @@ pub enum Command {
     Detach,
     /// Answered by one [`Notice::Container`].
     Container(String),
+    /// What `explain` cannot read from the kernel. Answered by one [`Notice::Known`].
+    Known(String),
+    /// Start a process in a running container, as `Exec` does, that tries calls which filters deny instead of becoming
+    /// a program. Descriptors: standard input, output, error.
+    Attempt(String),
 }
 
 /// `up`.
@@ -235,6 +240,8 @@ pub enum Notice {
     Stack(Stack),
     /// The name of the container of a `Run`.
     Name(String),
+    /// What only the supervisor knows of a container.
+    Known(Box<Known>),
     /// The process of an `Exec` or `Run` was started.
     Started {
         /// Host process id.
@@ -378,4 +385,25 @@ pub struct Container {
     pub sandbox: container::sandbox::Sandbox,
     /// Its addresses, by network.
     pub addresses: BTreeMap<String, std::net::Ipv4Addr>,
+}
+
+/// What only the supervisor knows of a container: where in the kernel to look, and what things are called there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Known {
+    /// The container.
+    pub container: Container,
+    /// Its cgroup, where it has one.
+    pub cgroup: Option<PathBuf>,
+    /// Process id of the supervisor.
+    pub supervisor: u32,
+    /// Process id of the hub, which has the stack's own namespaces.
+    pub hub: u32,
+    /// Process id of netd, while it runs.
+    pub netd: Option<u32>,
+    /// Its interfaces, and their other ends.
+    pub interfaces: Vec<network::plan::Interface>,
+    /// The networks that it is on.
+    pub networks: Vec<network::plan::Network>,
+    /// The ports of its service that are published, with the numbers that they really have.
+    pub published: Vec<PublishedPort>,
 }

@@ -9,6 +9,7 @@ pub mod diagnostic;
 pub mod doctor;
 mod env_file;
 pub mod event;
+pub mod explain;
 pub mod export;
 pub mod fault;
 mod file;
@@ -32,6 +33,7 @@ mod storage;
 pub mod store;
 pub mod supervisor;
 pub mod topology;
+pub mod trace;
 pub mod transfer;
 pub mod words;
 

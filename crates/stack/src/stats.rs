@@ -243,6 +243,14 @@ pub struct Bound<T> {
     pub enforced: bool,
 }
 
+/// The processes of the sandbox whose PID 1 is `first`, those that joined it too, by their numbers on the host.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn processes_of(first: u32) -> Result<Vec<u32>, RemoteError> {
+    Ok(Processes::read()?.pids(first))
+}
+
 /// Bytes of memory that this machine has.
 pub fn host_memory() -> u64 {
     let info = rustix::system::sysinfo();

@@ -153,6 +153,32 @@ pub fn changes(paths: &Paths, stack: &str, container: &str) -> Result<Vec<Change
     })
 }
 
+/// Bytes that a container has written over its image's files.
+///
+/// # Errors
+/// When they cannot be looked at.
+pub fn written_by(paths: &Paths, stack: &str, container: &str) -> Result<u64, RemoteError> {
+    let upper = format!("{}/u", crate::spec::container_directory(stack, container));
+    storage::run(paths, |_store| Ok(image::tree_size(Path::new(&upper))?))
+}
+
+/// The image that a container runs on, and how that came to be, the newest instruction first; `None` where the store
+/// does not have it any more.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn image_of(
+    paths: &Paths,
+    stack: &str,
+    container: &str,
+) -> Result<Option<(Image, Vec<HistoryLine>)>, RemoteError> {
+    let store = Store::reader(&paths.data);
+    let Some(id) = store.image_of(&format!("{stack}/{container}"))? else { return Ok(None) };
+    let Some(image) = store.image_by_id(&id)? else { return Ok(None) };
+    let lines = store.history(&image)?;
+    Ok(Some((image, lines)))
+}
+
 /// Looks whether the store is whole; `progress` hears of each layer that is read.
 ///
 /// # Errors

@@ -66,9 +66,9 @@ impl Happening {
             | What::LogLeftOut { .. }
             | What::Broken { .. } => true,
             What::Started { .. }
+            | What::Stopping
             | What::Paused
             | What::Unpaused
-            | What::Stopping
             | What::Healthy
             | What::Drained
             | What::Restored

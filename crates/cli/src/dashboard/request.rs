@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use stack::control::Command;
+use stack::control::{Command, Stop};
 
 use super::address::Token;
 
@@ -52,10 +52,11 @@ pub(super) enum Verb {
 impl Verb {
     /// What the supervisor is asked.
     pub(super) fn command(self, name: String) -> Command {
+        let services = vec![name];
         match self {
-            Self::Start => Command::Start(vec![name]),
-            Self::Stop => Command::Stop(vec![name]),
-            Self::Restart => Command::Restart(vec![name]),
+            Self::Start => Command::Start(services),
+            Self::Stop => Command::Stop(Stop { services, timeout: None }),
+            Self::Restart => Command::Restart { stop: Stop { services, timeout: None }, no_deps: false },
         }
     }
 }

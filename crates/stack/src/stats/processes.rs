@@ -78,9 +78,11 @@ impl Processes {
         sum
     }
 
-    /// The numbers of a sandbox's processes.
+    /// The numbers of a sandbox's processes, in order.
     pub(super) fn pids(&self, first: u32) -> Vec<u32> {
-        self.sandbox(first).into_iter().map(|(pid, _)| pid).collect()
+        let mut pids: Vec<u32> = self.sandbox(first).into_iter().map(|(pid, _)| pid).collect();
+        pids.sort_unstable();
+        pids
     }
 
     /// The processes of a sandbox: PID 1, what joined its PID namespace (`exec`, health checks), and all below.

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
+use container::Process;
 use container::cgroup::Cgroup;
 use container::cgroup::usage::MemoryEvents;
 use rustix::event::{PollFd, PollFlags};
@@ -144,28 +145,37 @@ impl Supervisor {
         Ok(())
     }
 
-    pub(super) fn exec(&mut self, id: u64, exec: &Exec, fds: &[OwnedFd]) -> Result<(), RemoteError> {
-        self.known(&exec.service)?;
-        let numbered = |unit: &&Unit| exec.index.is_none_or(|index| unit.slot == index);
-        let meant = self.units.iter().filter(|unit| unit.answers_to(&exec.service)).filter(numbered);
+    /// Starts, for a connection, what `process_of` makes of a running container's own process. With `detach` the connection
+    /// does not wait for its end.
+    pub(super) fn exec(
+        &mut self,
+        id: u64,
+        (service, index): (&str, Option<u16>),
+        detach: bool,
+        process_of: impl Fn(&Process) -> Process,
+        fds: &[OwnedFd],
+    ) -> Result<(), RemoteError> {
+        self.known(service)?;
+        let numbered = |unit: &&Unit| index.is_none_or(|index| unit.slot == index);
+        let meant = self.units.iter().filter(|unit| unit.answers_to(service)).filter(numbered);
         let mut running = meant.filter_map(|unit| Some((unit, unit.run.as_ref()?)));
         let (unit, run) = running.next().ok_or_else(|| {
-            let which = exec.index.map_or_else(String::new, |index| format!("replica {index} of "));
-            RemoteError::message(format!("{which}service `{}` is not running", exec.service))
-                .or_hint(format!("`inception-run run {}` starts a container of its own", exec.service))
+            let which = index.map_or_else(String::new, |index| format!("replica {index} of "));
+            RemoteError::message(format!("{which}service `{service}` is not running"))
+                .or_hint(format!("`inception-run run {service}` starts a container of its own"))
         })?;
         if run.pause.is_some() {
             return Err(RemoteError::message(format!("service `{}` is paused", unit.name()))
                 .or_hint(format!("`inception-run unpause {}` has it go on", unit.name())));
         }
-        let (target, process) = (run.pid, spec::process_for(&unit.process, exec));
+        let (target, process) = (run.pid, process_of(&unit.process));
         let cgroup = run.cgroup.as_ref().map(AsFd::as_fd);
         let stdio = stdio(fds)?;
         let started = self.hub.exec(target, process, cgroup, stdio)?;
         let pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
-        let connection = (!exec.detach).then_some(id);
+        let connection = (!detach).then_some(id);
         self.processes.insert(started.pid, Purpose::Exec { connection, pidfd: started.pidfd });
-        self.accompany(id, started.pid, pid, exec.detach);
+        self.accompany(id, started.pid, pid, detach);
         Ok(())
     }
 

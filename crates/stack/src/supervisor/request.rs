@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use container::Process;
 use rustix::event::PollFlags;
 
 use super::adoption::{Change, closure};
@@ -10,7 +11,7 @@ use super::connection::Pending;
 use super::hooks::Turn;
 use super::unit::{Readiness, Standing, Unit};
 use super::{Purpose, Supervisor};
-use crate::control::{Command, Container, Notice, Stack, State, Stop, Subject};
+use crate::control::{Command, Container, Known, Notice, Stack, State, Stop, Subject};
 use crate::diagnostic::no_such_service;
 use crate::plan::Condition;
 use crate::remote::{Context, RemoteError};
@@ -141,7 +142,14 @@ impl Supervisor {
             Command::Events { services, since, follow } => self.events(id, &services, since, follow)?,
             Command::Net { services, change } => self.change_faults(id, &services, &change)?,
             Command::Faults => self.show_faults(id),
-            Command::Exec(exec) => self.exec(id, &exec, fds)?,
+            Command::Exec(exec) => {
+                let process = |base: &Process| spec::process_for(base, &exec);
+                self.exec(id, (&exec.service, exec.index), exec.detach, process, fds)?;
+            }
+            Command::Attempt(container) => {
+                let process = |base: &Process| Process { attempts: true, terminal: false, ..base.clone() };
+                self.exec(id, (&container, None), false, process, fds)?;
+            }
             Command::Run(run) => self.run_once(id, &run, fds)?,
             Command::Signal(signal) => self.signal(id, signal)?,
             Command::Detach => {
@@ -156,6 +164,11 @@ impl Supervisor {
             Command::Container(service) => {
                 let container = self.container(&service)?;
                 self.notify(id, Notice::Container(Box::new(container)));
+                self.notify(id, Notice::Done);
+            }
+            Command::Known(name) => {
+                let known = self.known_of(&name)?;
+                self.notify(id, Notice::Known(Box::new(known)));
                 self.notify(id, Notice::Done);
             }
         }
@@ -360,8 +373,40 @@ impl Supervisor {
         }
     }
 
+    /// What `explain` cannot read from the kernel, of the first container that runs of those that `name` means.
+    fn known_of(&self, name: &str) -> Result<Known, RemoteError> {
+        let running = self.units.iter().find(|unit| unit.answers_to(name) && unit.run.is_some());
+        let unit = running.map_or_else(|| self.unit(name), Ok)?;
+        let endpoint = unit.service.network_mode.owner(unit.name());
+        let plan = self.plan.as_ref().map(|plan| &plan.network);
+        let endpoints = plan.map_or(&[][..], |plan| &plan.endpoints);
+        let endpoint = endpoints.iter().find(|known| Some(known.service.as_str()) == endpoint);
+        let interfaces = endpoint.map(|endpoint| endpoint.interfaces.clone()).unwrap_or_default();
+        let is_on =
+            |network: &&network::plan::Network| interfaces.iter().any(|at| at.network == network.name);
+        let networks = plan.map_or(&[][..], |plan| &plan.networks).iter().filter(is_on).cloned().collect();
+        Ok(Known {
+            container: self.container_of(unit)?,
+            cgroup: unit
+                .run
+                .as_ref()
+                .and_then(|run| run.cgroup.as_ref())
+                .map(|cgroup| cgroup.path().to_owned()),
+            supervisor: std::process::id(),
+            // Of the same PID namespace as this process.
+            hub: self.hub.process.pid.unsigned_abs(),
+            netd: self.wiring.netd_pid(),
+            interfaces,
+            networks,
+            published: self.wiring.published(&unit.service.name, &unit.service.ports).collect(),
+        })
+    }
+
     fn container(&self, service: &str) -> Result<Container, RemoteError> {
-        let unit = self.unit(service)?;
+        self.container_of(self.unit(service)?)
+    }
+
+    fn container_of(&self, unit: &Unit) -> Result<Container, RemoteError> {
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let from = self.ingredients(unit, unit.name(), &plan.network);
         let mut sandbox = spec::resolve(&unit.service, &from)?.sandbox;

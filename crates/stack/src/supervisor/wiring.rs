@@ -321,6 +321,11 @@ impl Wiring {
         };
         ports.iter().map(move |port| PublishedPort { host_port: real(port), ..*port })
     }
+
+    /// Process id of netd, while it runs.
+    pub(super) fn netd_pid(&self) -> Option<u32> {
+        self.netd.running().map(Netd::pid)
+    }
 }
 
 impl Supervisor {
