@@ -89,6 +89,19 @@ fn what_happens_is_told_as_it_happens_and_afterwards() {
     let words: Vec<Value> = past(&stack, &["db"]).into_iter().map(|row| row["event"].clone()).collect();
     assert_eq!(words, ["started", "netd-restarted", "stopping", "exited"]);
     assert!(past(&stack, &["--since", "2999-01-01T00:00:00Z"]).is_empty());
+    assert!(past(&stack, &["--until", "1h"]).is_empty());
+    let kinds = |arguments: &[&str]| -> Vec<Value> {
+        past(&stack, arguments).into_iter().map(|row| row["event"].clone()).collect()
+    };
+    assert_eq!(kinds(&["--until", "0s", "--filter", "service=db", "--filter", "event=exited"]), ["exited"]);
+    assert_eq!(
+        kinds(&["--filter", "event=exited", "--filter", "event=started", "db"]),
+        ["started", "exited"]
+    );
+    // It ends by itself where nothing can come any more.
+    stack.run(&["events", "--until", "0s"]).ok();
+    let unknown = stack.run(&["events", "--filter", "event=exitd"]);
+    assert!(unknown.code == 2 && unknown.err.contains("did you mean `exited`"), "{unknown:?}");
     let text = stack.run(&["events", "--no-follow", "db"]).ok();
     assert!(text.lines().last().unwrap().contains(" db exited with status "), "{text}");
     stack.run(&["events", "nothing"]).fails(2, &["no such service: `nothing`", "web, db"]);
@@ -99,6 +112,24 @@ fn what_happens_is_told_as_it_happens_and_afterwards() {
         assert!(ended.success(), "{ended}");
     }
     stack.run(&["events"]).fails(1, &["is not running"]);
+}
+
+#[test]
+fn what_was_told_before_a_supervisor_was_killed_is_known_to_the_next() {
+    let stack = Stack::new(TWO);
+    stack.up();
+    let kill = |pid: i32| kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    kill(stack.supervisor().unwrap());
+    stack.up();
+    let told = past(&stack, &[]);
+    let words: Vec<&str> = told.iter().filter_map(|row| row["event"].as_str()).collect();
+    let at = words.iter().position(|word| *word == "recovered").unwrap();
+    assert_eq!(words.iter().filter(|word| **word == "recovered").count(), 1, "{words:?}");
+    assert!(words[..at].contains(&"started") && words[at..].contains(&"started"), "{words:?}");
+    // An orderly end is nothing to recover from.
+    stack.run(&["down"]).ok();
+    stack.up();
+    assert!(past(&stack, &["--filter", "event=recovered"]).is_empty());
 }
 
 #[test]

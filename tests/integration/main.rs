@@ -26,6 +26,7 @@ mod keys;
 mod killed;
 mod labs;
 mod lifecycle;
+mod logs;
 mod network;
 mod network_mode;
 mod oci;

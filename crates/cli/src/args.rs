@@ -10,9 +10,10 @@ use crate::build::Build;
 use crate::config;
 use crate::create::{Create, Foreground, Recreation};
 use crate::down::Down;
-use crate::events::{Since, since};
+use crate::events::Events;
 use crate::lab;
 use crate::lifecycle;
+use crate::logs::Logs;
 use crate::net::{pause, percent, rate};
 use crate::store;
 use crate::transfer;
@@ -313,47 +314,6 @@ pub(crate) struct Stats {
     pub(crate) services: Vec<String>,
 }
 
-/// `logs`.
-#[derive(Debug, Args)]
-pub(crate) struct Logs {
-    /// Go on with what they write from now on
-    #[arg(short, long)]
-    pub(crate) follow: bool,
-    /// Only the last lines of each service
-    #[arg(short = 'n', long, value_name = "LINES", default_value = "all", value_parser = tail, hide_default_value = true)]
-    pub(crate) tail: Tail,
-    /// Show when each line was written
-    #[arg(short, long)]
-    pub(crate) timestamps: bool,
-    /// Leave out the services' names
-    #[arg(long)]
-    pub(crate) no_log_prefix: bool,
-    /// No colours, as with `--color never`
-    #[arg(long)]
-    pub(crate) no_color: bool,
-    /// Services [default: all]
-    pub(crate) services: Vec<String>,
-}
-
-/// `events`.
-#[derive(Debug, Args)]
-pub(crate) struct Events {
-    /// Show the last events first, up to 1000
-    #[arg(long)]
-    pub(crate) recent: bool,
-    /// Show those since then first: a time, or how long ago (`10m`)
-    #[arg(long, value_name = "TIME", value_parser = since)]
-    pub(crate) since: Option<Since>,
-    /// Show the last events and no more
-    #[arg(long)]
-    pub(crate) no_follow: bool,
-    /// table or json (an object a line)
-    #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
-    pub(crate) format: Format,
-    /// Services [default: all]
-    pub(crate) services: Vec<String>,
-}
-
 /// `net`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Net {
@@ -403,10 +363,6 @@ pub(crate) enum Net {
         format: Format,
     },
 }
-
-/// `--tail`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tail(pub(crate) usize);
 
 /// Parses the arguments of the process; the first is the program's name.
 ///
@@ -474,13 +430,6 @@ pub(crate) fn count(text: &str) -> Result<(String, u16), String> {
     let number =
         number.parse().map_err(|_| format!("`{number}` is no number of containers: 0 to {}", u16::MAX))?;
     Ok((service.to_owned(), number))
-}
-
-fn tail(text: &str) -> Result<Tail, String> {
-    if text == "all" {
-        return Ok(Tail(usize::MAX));
-    }
-    text.parse().map(Tail).map_err(|_| "a number of lines, or `all`".to_owned())
 }
 
 pub(crate) fn variable(text: &str) -> Result<(String, String), String> {

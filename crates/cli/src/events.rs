@@ -1,30 +1,111 @@
 //! `events`: what happens in a running stack, a line each.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use clap::Args;
 use stack::control::{Command, Notice};
-use stack::event::{Event, What};
+use stack::event::{Event, KINDS, What};
 
-use crate::args::{Events, Format};
+use crate::args::Format;
 use crate::logs::timestamp;
+use crate::moment::{Moment, moment};
 use crate::output::{self, Failure, visible};
 use crate::session::Session;
 
 /// `events`.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Show the last events first, up to 1000
+    #[arg(long)]
+    pub(crate) recent: bool,
+    /// Show those since then first: a time, seconds since 1970, or how long ago (`10m`)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) since: Option<Moment>,
+    /// End then, or show what there is until then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) until: Option<Moment>,
+    /// Only those: event=KIND, service=NAME, container=NAME; of several with one key, any
+    #[arg(long, value_name = "KEY=VALUE", value_parser = filter)]
+    pub(crate) filter: Vec<Filter>,
+    /// Show the last events and no more
+    #[arg(long)]
+    pub(crate) no_follow: bool,
+    /// table or json (an object a line)
+    #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+    pub(crate) format: Format,
+    /// Services [default: all]
+    pub(crate) services: Vec<String>,
+}
+
+/// What an event must be like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Filter {
+    /// Of this kind.
+    Event(String),
+    /// Of this service, or of a container of it.
+    Service(String),
+}
+
+fn filter(text: &str) -> Result<Filter, String> {
+    let (key, value) = text.split_once('=').ok_or("a filter has a value: `event=exited`")?;
+    match key {
+        "event" if KINDS.contains(&value) => Ok(Filter::Event(value.to_owned())),
+        "event" => Err(match stack::diagnostic::nearest(value, KINDS) {
+            Some(near) => format!("no event is called `{value}`; did you mean `{near}`?"),
+            None => format!("no event is called `{value}`; there are {}", KINDS.join(", ")),
+        }),
+        // A container's name is its service's, perhaps with a number.
+        "service" | "container" => Ok(Filter::Service(value.to_owned())),
+        other => Err(format!("`{other}` is none of event, service, container")),
+    }
+}
+
+impl Events {
+    /// Of which services and containers.
+    fn of(&self) -> Vec<String> {
+        let filtered = self.filter.iter().filter_map(|filter| match filter {
+            Filter::Service(name) => Some(name),
+            Filter::Event(_) => None,
+        });
+        self.services.iter().chain(filtered).cloned().collect()
+    }
+
+    /// Whether an event is asked for.
+    fn wants(&self, event: &Event) -> bool {
+        let mut kinds = self.filter.iter().filter_map(|filter| match filter {
+            Filter::Event(kind) => Some(kind),
+            Filter::Service(_) => None,
+        });
+        let any = kinds.clone().next().is_none();
+        (any || kinds.any(|kind| kind == event.what.kind()))
+            && self.until.is_none_or(|until| event.time <= until.0)
+    }
+}
+
+/// Carries out `events`.
 pub(crate) fn events(session: &Session, arguments: &Events) -> Result<u8, Failure> {
     let mut client = session.running()?;
+    let end = arguments.until.map(Moment::instant).filter(|end| *end > Instant::now());
+    let goes_on = !arguments.no_follow && (arguments.until.is_none() || end.is_some());
     let since = match &arguments.since {
         Some(since) => Some(since.0),
         // Without either there would be nothing to show.
-        None if arguments.recent || arguments.no_follow => Some(0),
+        None if arguments.recent || !goes_on => Some(0),
         None => None,
     };
-    let services = arguments.services.clone();
-    client.send(&Command::Events { services, since, follow: !arguments.no_follow }, &[])?;
-    // Ends with the stack, or by Ctrl-C.
-    while let Some(notice) = client.next(None)? {
+    client.send(&Command::Events { services: arguments.of(), since, follow: goes_on }, &[])?;
+    loop {
+        // Ends with the stack, by Ctrl-C, or with the time that is asked for.
+        let notice = match client.next(end) {
+            Ok(Some(notice)) => notice,
+            Ok(None) => break,
+            Err(_) if end.is_some_and(|end| end <= Instant::now()) => break,
+            Err(error) => return Err(error.into()),
+        };
         match notice {
-            Notice::Event(event) => output::print(&line(&event, arguments.format)?)?,
+            Notice::Event(event) if arguments.wants(&event) => {
+                output::print(&line(&event, arguments.format)?)?;
+            }
             Notice::Warning(text) => session.output.warning(&text),
             Notice::Failed(error) => return Err(error.into()),
             Notice::Done => break,
@@ -60,26 +141,6 @@ struct Row<'a> {
     what: &'a What,
 }
 
-/// `--since`: a moment, in nanoseconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Since(u64);
-
-/// Reads a moment (RFC 3339) or how long ago it was.
-///
-/// # Errors
-/// What is expected instead.
-pub(crate) fn since(text: &str) -> Result<Since, String> {
-    let moment = match humantime::parse_rfc3339_weak(text) {
-        Ok(moment) => moment,
-        Err(_) => humantime::parse_duration(text)
-            .ok()
-            .and_then(|ago| SystemTime::now().checked_sub(ago))
-            .ok_or("a time such as `2026-01-31T12:00:00Z`, or how long ago, such as `10m`")?,
-    };
-    let since = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Ok(Since(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,10 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_a_time_or_an_age() {
-        assert_eq!(since("1970-01-01T00:00:02Z"), Ok(Since(2_000_000_000)));
-        let now = since("0s").unwrap();
-        assert!(since("10m").unwrap().0 <= now.0 - 600_000_000_000 + 1_000_000_000);
-        assert!(since("yesterday").unwrap_err().contains("10m"));
+    fn a_filter_has_a_key_and_a_known_value() {
+        assert_eq!(filter("event=exited"), Ok(Filter::Event("exited".into())));
+        assert_eq!(filter("service=web"), Ok(Filter::Service("web".into())));
+        assert!(filter("event=exitd").unwrap_err().contains("`exited`"));
+        assert!(filter("event=zzz").unwrap_err().contains("netd-restarted"));
+        assert!(filter("image=x").unwrap_err().contains("none of event, service, container"));
+        assert!(filter("exited").unwrap_err().contains("event=exited"));
     }
 }

@@ -26,6 +26,7 @@ mod lab;
 mod lifecycle;
 mod listing;
 mod logs;
+mod moment;
 mod net;
 pub mod oci;
 mod output;

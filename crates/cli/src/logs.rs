@@ -1,19 +1,28 @@
 //! What services wrote: `logs`, and the stream of a foreground `up`.
 
+mod kept;
+
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use clap::Args;
+use regex::Regex;
+use stack::client::Client;
 use stack::control::{Command, Line, Notice};
 
-use crate::args::Logs;
+use crate::moment::{Moment, moment};
 use crate::output::{self, Failure, Output, visible};
 use crate::session::Session;
 
 /// Colours of the services, in turn (SGR).
 const COLORS: [&str; 10] = ["36", "33", "32", "35", "34", "36;1", "33;1", "32;1", "35;1", "34;1"];
+
+/// How many lines are read before they are printed.
+const BATCH: usize = 1000;
 
 /// Prints lines as compose does: `service  | text`.
 #[derive(Debug)]
@@ -81,10 +90,63 @@ impl Printer {
 }
 
 /// `logs`.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Go on with what they write from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines of each service, of those that the other options leave
+    #[arg(short = 'n', long, value_name = "LINES", default_value = "all", value_parser = tail, hide_default_value = true)]
+    pub(crate) tail: Tail,
+    /// Only lines since then: a time, seconds since 1970, or how long ago (`10m`)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) since: Option<Moment>,
+    /// Only lines until then; with -f it ends then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) until: Option<Moment>,
+    /// Only lines that a regular expression matches
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) grep: Option<Regex>,
+    /// Show when each line was written
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    /// Leave out the services' names
+    #[arg(long)]
+    pub(crate) no_log_prefix: bool,
+    /// No colours, as with `--color never`
+    #[arg(long)]
+    pub(crate) no_color: bool,
+    /// Services [default: all]
+    pub(crate) services: Vec<String>,
+}
+
+impl Logs {
+    /// Whether a line is asked for.
+    fn wants(&self, line: &Line) -> bool {
+        self.since.is_none_or(|since| line.time >= since.0)
+            && self.until.is_none_or(|until| line.time <= until.0)
+            && self.grep.as_ref().is_none_or(|grep| grep.is_match(&line.text))
+    }
+}
+
+/// `--tail`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tail(usize);
+
+fn tail(text: &str) -> Result<Tail, String> {
+    if text == "all" {
+        return Ok(Tail(usize::MAX));
+    }
+    text.parse().map(Tail).map_err(|_| "a number of lines, or `all`".to_owned())
+}
+
+/// Carries out `logs`.
 pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
     let (name, client) = session.connect()?;
+    let end = arguments.until.map(Moment::instant);
+    let goes_on = arguments.follow && end.is_none_or(|end| end > Instant::now());
     // Before the files are read, so that no line falls in between.
-    let client = match client.filter(|_| arguments.follow) {
+    let client = match client.filter(|_| goes_on) {
         Some(client) => {
             client.send(&Command::Follow(arguments.services.clone()), &[])?;
             Some(client)
@@ -97,9 +159,24 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
             .or_hint("logs are kept while a stack is up; `inception-run up -d` starts it")
             .into());
     }
-    let known = logged(&directory)?;
+    let services = asked_for(&arguments.services, kept::logged(&directory)?)?;
+    let output = Output { color_out: session.output.color_out && !arguments.no_color, ..session.output };
+    let mut printer = Printer::new(output, services.clone())
+        .with_prefix(!arguments.no_log_prefix)
+        .with_timestamps(arguments.timestamps);
+    // When the last line was written that was read of each.
+    let seen: BTreeMap<String, Cell<u64>> = services.into_iter().map(|name| (name, Cell::new(0))).collect();
+    print_kept(&mut printer, &directory, arguments, &seen)?;
+    match client {
+        Some(client) => follow(&mut printer, client, arguments, &seen, end),
+        None => Ok(0),
+    }
+}
+
+/// The containers that `names` mean, of those that have a log; all when there are none.
+fn asked_for(names: &[String], known: Vec<String>) -> Result<Vec<String>, Failure> {
     let means_one = |name: &&String| known.iter().any(|log| is_meant(log, name));
-    if let Some(unknown) = arguments.services.iter().find(|name| !means_one(name)) {
+    if let Some(unknown) = names.iter().find(|name| !means_one(name)) {
         let nearest = stack::diagnostic::nearest(unknown, known.iter().map(String::as_str));
         let known = known.join(", ");
         let mut error = stack::RemoteError::message(format!("there is no log of a service `{unknown}`"))
@@ -110,39 +187,69 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
         error.exit_code = 2;
         return Err(error.into());
     }
-    let is_asked_for = |log: &String| arguments.services.iter().any(|name| is_meant(log, name));
-    let all = arguments.services.is_empty();
-    let services: Vec<String> = known.into_iter().filter(|log| all || is_asked_for(log)).collect();
-    let mut lines = Vec::new();
-    let mut last: BTreeMap<String, u64> = BTreeMap::new();
-    for service in &services {
-        let mut read = read(&directory, service)?;
-        if let Some(line) = read.last() {
-            last.insert(service.clone(), line.time);
-        }
-        lines.extend(read.split_off(read.len().saturating_sub(arguments.tail.0)));
-    }
-    lines.sort_by_key(|line| line.time);
-    let output = Output { color_out: session.output.color_out && !arguments.no_color, ..session.output };
-    let mut printer = Printer::new(output, services)
-        .with_prefix(!arguments.no_log_prefix)
-        .with_timestamps(arguments.timestamps);
-    printer.print(&lines)?;
-    drop(lines);
+    let is_asked_for = |log: &String| names.is_empty() || names.iter().any(|name| is_meant(log, name));
+    Ok(known.into_iter().filter(is_asked_for).collect())
+}
 
-    let Some(mut client) = client else { return Ok(0) };
-    // Ends with the stack, or by Ctrl-C.
-    while let Some(notice) = client.next(None)? {
+/// Prints what is in the files.
+fn print_kept(
+    printer: &mut Printer,
+    directory: &Path,
+    arguments: &Logs,
+    seen: &BTreeMap<String, Cell<u64>>,
+) -> Result<(), Failure> {
+    let mut logs: Vec<Box<dyn Iterator<Item = Result<Line, Failure>>>> = Vec::new();
+    for (service, seen) in seen {
+        let lines = kept::Lines::open(directory, service)?
+            .inspect(|line| seen.set(line.as_ref().map_or(0, |line| line.time)))
+            .filter(|line| line.as_ref().map_or(true, |line| arguments.wants(line)));
+        match arguments.tail.0 {
+            usize::MAX => logs.push(Box::new(lines)),
+            count => logs.push(Box::new(kept::last(count, lines)?.into_iter().map(Ok))),
+        }
+    }
+    let mut lines = kept::Merged::new(logs);
+    loop {
+        let some = lines.by_ref().take(BATCH).collect::<Result<Vec<Line>, Failure>>()?;
+        if some.is_empty() {
+            return Ok(());
+        }
+        printer.print(&some)?;
+    }
+}
+
+/// Prints what comes, until the end of the stack, Ctrl-C, or the end of the time that is asked for.
+fn follow(
+    printer: &mut Printer,
+    mut client: Client,
+    arguments: &Logs,
+    seen: &BTreeMap<String, Cell<u64>>,
+    end: Option<Instant>,
+) -> Result<u8, Failure> {
+    // Lines that come before its answer may be in the files too, and what was read of those is not shown again. Later
+    // ones are new, whatever time they bear: the clock may have been set back.
+    client.send(&Command::Status, &[])?;
+    let mut anew = false;
+    loop {
+        let notice = match client.next(end) {
+            Ok(Some(notice)) => notice,
+            Ok(None) => return Ok(0),
+            Err(_) if end.is_some_and(|end| end <= Instant::now()) => return Ok(0),
+            Err(error) => return Err(error.into()),
+        };
         match notice {
-            Notice::Log(line) if last.get(&line.service).is_none_or(|seen| line.time > *seen) => {
-                printer.print([&line])?;
+            Notice::Log(line) => {
+                let is_new = anew || seen.get(&line.service).is_none_or(|seen| line.time > seen.get());
+                if is_new && arguments.wants(&line) {
+                    printer.print([&line])?;
+                }
             }
+            Notice::Status(_) => anew = true,
             Notice::Failed(error) => return Err(error.into()),
-            Notice::Warning(text) => session.output.warning(&text),
+            Notice::Warning(text) => printer.output.warning(&text),
             _ => {}
         }
     }
-    Ok(0)
 }
 
 /// Whether `name` means the container `log`: by its own name, its service's, or as the first of its service. Those
@@ -152,39 +259,6 @@ pub(crate) fn is_meant(log: &str, name: &str) -> bool {
     log == name || number(name, log).is_some_and(|slot| slot > 1) || number(log, name) == Some(1)
 }
 
-/// Names of the containers that have a log.
-fn logged(directory: &Path) -> Result<Vec<String>, Failure> {
-    let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(Failure::system("read the stack's runtime directory"))?,
-    };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log").map(str::to_owned))
-        // The supervisor's own log has no lines of a service.
-        .filter(|name| !name.starts_with('.'))
-        .collect();
-    names.sort();
-    Ok(names)
-}
-
-/// The lines of a service, the rotated ones first. A line that is being written at this moment, or is none of
-/// ours, is left out.
-fn read(directory: &Path, service: &str) -> Result<Vec<Line>, Failure> {
-    let mut lines = Vec::new();
-    for name in rotated(directory, service)? {
-        let file = match File::open(directory.join(&name)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            other => other.map_err(Failure::system(&format!("open {name}")))?,
-        };
-        for line in BufReader::new(file).split(b'\n') {
-            let line = line.map_err(Failure::system(&format!("read {name}")))?;
-            lines.extend(serde_json::from_slice::<Line>(&line).ok());
-        }
-    }
-    Ok(lines)
-}
-
 /// Bytes of each log that `recent` looks at.
 const RECENT: u64 = 64 << 10;
 
@@ -192,7 +266,7 @@ const RECENT: u64 = 64 << 10;
 /// comes.
 pub(crate) fn recent(directory: &Path) -> Vec<Line> {
     let mut lines = Vec::new();
-    for name in logged(directory).unwrap_or_default() {
+    for name in kept::logged(directory).unwrap_or_default() {
         let Ok(mut file) = File::open(directory.join(format!("{name}.log"))) else { continue };
         let length = file.metadata().map_or(0, |metadata| metadata.len());
         if file.seek(SeekFrom::Start(length.saturating_sub(RECENT))).is_err() {
@@ -206,22 +280,6 @@ pub(crate) fn recent(directory: &Path) -> Vec<Line> {
     lines
 }
 
-/// The files of a service's log, the oldest first: those with the highest numbers.
-fn rotated(directory: &Path, service: &str) -> Result<Vec<String>, Failure> {
-    let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(Failure::system("read the stack's runtime directory"))?,
-    };
-    let number = |name: &str| match name.strip_prefix(service)?.strip_prefix(".log")? {
-        "" => Some(0),
-        rest => rest.strip_prefix('.')?.parse::<u32>().ok(),
-    };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<(u32, String)> = names.filter_map(|name| Some((number(&name)?, name))).collect();
-    names.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
-    Ok(names.into_iter().map(|(_, name)| name).collect())
-}
-
 /// Nanoseconds since 1970 as RFC 3339 in UTC.
 pub(crate) fn timestamp(nanoseconds: u64) -> String {
     humantime::format_rfc3339_nanos(UNIX_EPOCH + Duration::from_nanos(nanoseconds)).to_string()
@@ -232,7 +290,7 @@ mod tests {
     use super::*;
     use stack::control::Stream;
 
-    fn line(service: &str, time: u64, text: &str) -> Line {
+    pub(super) fn line(service: &str, time: u64, text: &str) -> Line {
         Line { service: service.into(), stream: Stream::Stdout, time, text: text.into() }
     }
 
@@ -256,19 +314,5 @@ mod tests {
         assert!(meant("web").eq(["web", "web-2", "web-10"]));
         assert!(meant("web-2").eq(["web-2"]) && meant("web-1").eq(["web"]));
         assert_eq!(meant("web/../db").count() + meant("we").count(), 0);
-    }
-
-    #[test]
-    fn rotated_lines_come_first_and_half_a_line_is_left_out() {
-        let directory = tempfile::tempdir().unwrap();
-        let json = |l: &Line| serde_json::to_string(l).unwrap();
-        let path = |name| directory.path().join(name);
-        std::fs::write(path("a.log.10"), format!("{}\n", json(&line("a", 0, "oldest")))).unwrap();
-        std::fs::write(path("a.log.1"), format!("{}\n", json(&line("a", 1, "old")))).unwrap();
-        std::fs::write(path("a.log"), format!("{}\n{{\"serv", json(&line("a", 2, "new")))).unwrap();
-        std::fs::write(path(".supervisor.log"), "error: x\n").unwrap();
-        assert_eq!(logged(directory.path()).unwrap(), ["a"]);
-        let texts: Vec<String> = read(directory.path(), "a").unwrap().into_iter().map(|l| l.text).collect();
-        assert_eq!(texts, ["oldest", "old", "new"]);
     }
 }

@@ -60,8 +60,13 @@ pub(crate) fn init(
 /// Turns messages on as the environment says.
 pub(crate) fn init_from_environment(color: bool) {
     let Some(filter) = std::env::var(FILTER).ok().filter(|filter| !filter.is_empty()) else { return };
-    let subscriber =
-        fmt().with_env_filter(EnvFilter::new(filter)).with_ansi(color).with_writer(std::io::stderr);
+    // What cannot be written is let go. By default that is said on standard error, by a macro that panics if it cannot:
+    // a full disk would end the supervisor.
+    let subscriber = fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_ansi(color)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     // A second subscriber cannot be; there is no first.
     if std::env::var_os(FORMAT).is_some_and(|value| value == "json") {
         subscriber.json().try_init().ok();

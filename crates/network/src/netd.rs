@@ -226,6 +226,13 @@ pub enum Event {
         /// Name of the container.
         container: String,
     },
+    /// None of the resolvers that are asked for names of the world answers; or one does again.
+    Resolvers {
+        /// They.
+        resolvers: Vec<SocketAddr>,
+        /// Whether one answers.
+        answer: bool,
+    },
     /// A client of an FTP port did what is not allowed: a bounce attack, or nonsense.
     Ftp {
         /// Name of the service.

@@ -97,6 +97,88 @@ pub enum What {
         /// What, in words.
         change: String,
     },
+    /// None of the resolvers that are asked for names of the world answers, or one does again.
+    Resolvers {
+        /// They.
+        resolvers: Vec<SocketAddr>,
+        /// Whether one answers.
+        answer: bool,
+    },
+    /// It writes more than the rate of its log allows, and waits. Told once a minute at the most.
+    LogHeld {
+        /// Bytes a second.
+        rate: u64,
+    },
+    /// Lines that it wrote are not in its log.
+    LogLeftOut {
+        /// How many.
+        lines: u64,
+        /// Why.
+        reason: String,
+    },
+    /// An earlier supervisor had ended without `down`. What it had started went with it; this one begins anew.
+    Recovered,
+    /// The stack ends because of this.
+    Broken {
+        /// The error.
+        error: String,
+    },
+}
+
+/// The names of all kinds of events, as they stand in `event`.
+pub const KINDS: [&str; 22] = [
+    "started",
+    "paused",
+    "unpaused",
+    "stopping",
+    "exited",
+    "failed",
+    "healthy",
+    "unhealthy",
+    "oom",
+    "egress-refused",
+    "egress-refusals",
+    "drained",
+    "ejected",
+    "restored",
+    "ftp-violation",
+    "netd-restarted",
+    "network",
+    "resolvers",
+    "log-held",
+    "log-left-out",
+    "recovered",
+    "broken",
+];
+
+impl What {
+    /// Its name, one of [`KINDS`].
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::Paused => "paused",
+            Self::Unpaused => "unpaused",
+            Self::Stopping => "stopping",
+            Self::Exited { .. } => "exited",
+            Self::Failed { .. } => "failed",
+            Self::Healthy => "healthy",
+            Self::Unhealthy { .. } => "unhealthy",
+            Self::Oom { .. } => "oom",
+            Self::EgressRefused { .. } => "egress-refused",
+            Self::EgressRefusals { .. } => "egress-refusals",
+            Self::Drained => "drained",
+            Self::Ejected => "ejected",
+            Self::Restored => "restored",
+            Self::FtpViolation { .. } => "ftp-violation",
+            Self::NetdRestarted { .. } => "netd-restarted",
+            Self::Network { .. } => "network",
+            Self::Resolvers { .. } => "resolvers",
+            Self::LogHeld { .. } => "log-held",
+            Self::LogLeftOut { .. } => "log-left-out",
+            Self::Recovered => "recovered",
+            Self::Broken { .. } => "broken",
+        }
+    }
 }
 
 impl Event {
@@ -141,14 +223,32 @@ impl fmt::Display for What {
             Self::FtpViolation { client, violation } => write!(f, "ftp violation: {client}: {violation}"),
             Self::NetdRestarted { reason } => write!(f, "netd restarted: {reason}"),
             Self::Network { change } => write!(f, "network: {change}"),
+            Self::Resolvers { resolvers, answer } => {
+                let listed: Vec<String> = resolvers.iter().map(ToString::to_string).collect();
+                let listed = listed.join(", ");
+                match answer {
+                    true => write!(f, "names of the world are answered again by {listed}"),
+                    false => write!(f, "names of the world are not answered: {listed} is silent"),
+                }
+            }
+            Self::LogHeld { rate } => {
+                write!(f, "log held back: it writes more than {rate} bytes a second, and waits")
+            }
+            Self::LogLeftOut { lines, reason } => {
+                write!(f, "log incomplete: {lines} lines were left out: {reason}")
+            }
+            Self::Recovered => f.write_str(
+                "recovered: an earlier supervisor had ended without `down`; what it had started ended with it",
+            ),
+            Self::Broken { error } => write!(f, "the stack ends: {error}"),
         }
     }
 }
 
-/// What netd told, with the container or service that it is about.
-pub(crate) fn from_netd(event: network::netd::Event) -> (String, What) {
+/// What netd told, with the container or service that it is about, if it is about one.
+pub(crate) fn from_netd(event: network::netd::Event) -> (Option<String>, What) {
     use network::netd::Event as Told;
-    match event {
+    let (container, what) = match event {
         Told::Refused { container, destination, name, protocol } => {
             (container, What::EgressRefused { protocol, destination, name })
         }
@@ -156,7 +256,9 @@ pub(crate) fn from_netd(event: network::netd::Event) -> (String, What) {
         Told::Ejected { container } => (container, What::Ejected),
         Told::Restored { container } => (container, What::Restored),
         Told::Ftp { service, client, what } => (service, What::FtpViolation { client, violation: what }),
-    }
+        Told::Resolvers { resolvers, answer } => return (None, What::Resolvers { resolvers, answer }),
+    };
+    (Some(container), what)
 }
 
 #[cfg(test)]
@@ -174,7 +276,7 @@ mod tests {
                 protocol: protocol.into(),
             };
             let (container, what) = from_netd(told);
-            assert_eq!(container, "web-2");
+            assert_eq!(container.as_deref(), Some("web-2"));
             what.to_string()
         };
         assert_eq!(
@@ -192,7 +294,7 @@ mod tests {
             what: "PORT to another host".into(),
         };
         let (service, what) = from_netd(ftp);
-        assert_eq!(service, "ftp");
+        assert_eq!(service.as_deref(), Some("ftp"));
         assert_eq!(what.to_string(), "ftp violation: 192.0.2.7:4000: PORT to another host");
     }
 
@@ -213,5 +315,40 @@ mod tests {
         assert_eq!(what["status"], 1);
         let back: Event = serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap();
         assert_eq!(back, event);
+    }
+
+    #[test]
+    fn a_kind_is_called_what_the_object_says() {
+        let all = [
+            What::Started { restarts: 0 },
+            What::Paused,
+            What::Unpaused,
+            What::Stopping,
+            What::Exited { status: 0, how: String::new(), oom_killed: false, restarts: false },
+            What::Failed { error: String::new() },
+            What::Healthy,
+            What::Unhealthy { output: String::new() },
+            What::Oom { processes: 1 },
+            What::EgressRefused {
+                protocol: "tcp".into(),
+                destination: "192.0.2.1:443".parse().unwrap(),
+                name: None,
+            },
+            What::EgressRefusals { left_out: 1 },
+            What::Drained,
+            What::Ejected,
+            What::Restored,
+            What::FtpViolation { client: "192.0.2.1:443".parse().unwrap(), violation: String::new() },
+            What::NetdRestarted { reason: String::new() },
+            What::Network { change: String::new() },
+            What::Resolvers { resolvers: Vec::new(), answer: true },
+            What::LogHeld { rate: 1 },
+            What::LogLeftOut { lines: 1, reason: String::new() },
+            What::Recovered,
+            What::Broken { error: String::new() },
+        ];
+        let said = |what: &What| serde_json::to_value(what).unwrap()["event"].as_str().unwrap().to_owned();
+        assert!(all.iter().map(What::kind).eq(KINDS));
+        assert!(all.iter().map(said).eq(KINDS));
     }
 }

@@ -25,6 +25,7 @@ pub mod paths;
 pub mod plan;
 pub mod registry;
 mod remote;
+mod report;
 mod resolve;
 mod spec;
 pub mod stats;

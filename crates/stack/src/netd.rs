@@ -13,6 +13,7 @@ use network::netd::Client;
 use sys::channel::Channel;
 
 use crate::remote::{Context, RemoteError};
+use crate::report::report;
 
 /// The first argument that makes our binary a netd.
 pub const ARGUMENT: &str = "__netd";
@@ -23,7 +24,7 @@ pub fn main() -> i32 {
     match serve() {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("error: netd: {error}");
+            report(format_args!("error: netd: {error}"));
             1
         }
     }
@@ -94,7 +95,7 @@ impl Netd {
             Ok(()) => Ok(true),
             Err(error) if error.is_netd_gone() => Ok(false),
             Err(error) if error.is_netd_silent() => {
-                eprintln!("warning: netd does not answer and is ended: {error}");
+                report(format_args!("warning: netd does not answer and is ended: {error}"));
                 self.process.kill().context(|| "end netd".into())?;
                 Ok(false)
             }

@@ -438,11 +438,25 @@ pub struct Logging {
     pub max_size: u64,
     /// How many files, the one that is written to among them; 0 keeps nothing.
     pub max_files: u32,
+    /// How many bytes a second are taken from it.
+    pub rate: u64,
+    /// What becomes of more than that.
+    pub excess: Excess,
+}
+
+/// What becomes of output that comes faster than it is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Excess {
+    /// It stays where it is, so that who writes it waits in the end.
+    Waits,
+    /// It is left out, and counted.
+    Dropped,
 }
 
 impl Default for Logging {
     fn default() -> Self {
-        Self { max_size: 10 << 20, max_files: 2 }
+        Self { max_size: 10 << 20, max_files: 2, rate: 16 << 20, excess: Excess::Waits }
     }
 }
 

@@ -61,7 +61,10 @@ impl Happening {
             | What::EgressRefusals { .. }
             | What::Ejected
             | What::FtpViolation { .. }
-            | What::NetdRestarted { .. } => true,
+            | What::NetdRestarted { .. }
+            | What::Resolvers { answer: false, .. }
+            | What::LogLeftOut { .. }
+            | What::Broken { .. } => true,
             What::Started { .. }
             | What::Stopping
             | What::Paused
@@ -69,7 +72,10 @@ impl Happening {
             | What::Healthy
             | What::Drained
             | What::Restored
-            | What::Network { .. } => false,
+            | What::Network { .. }
+            | What::Resolvers { answer: true, .. }
+            | What::LogHeld { .. }
+            | What::Recovered => false,
         };
         let is_end = matches!(event.what, What::Exited { .. });
         let text = clipped(event.what.to_string());

@@ -144,6 +144,7 @@ impl Netd {
 
     /// Remembers which names led containers to which addresses, for their egress policies.
     fn learn(&mut self) {
+        self.world.events.extend(self.resolver.take_news());
         for Learned { container, name, addresses, lifetime } in self.resolver.take_learned() {
             self.world.topology.learned.record(&container, &name, addresses, lifetime, Instant::now());
         }

@@ -4,6 +4,7 @@
 //! too much at a time is told so, and the cache has a size.
 
 mod client;
+mod hearing;
 mod upstream;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +17,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
+use super::Event;
 use super::slab::{Key, Slab};
 use super::tally::Tally;
 use super::world::{Poll, Token};
@@ -26,6 +28,7 @@ use crate::names::wire::{self, Code, Reply, Transport};
 use crate::names::{self, Answer, NameSockets};
 use crate::plan::{Endpoint, NetworkPlan};
 use client::{Next, TcpClient};
+use hearing::Hearing;
 use upstream::{Forwarded, Host, Origin, Progress, Waiter};
 
 /// How long one resolver may take before the next is asked.
@@ -60,6 +63,9 @@ pub(super) struct Resolver {
     host: Host,
     cache: Cache,
     learned: Vec<Learned>,
+    hearing: Hearing,
+    /// What the supervisor is to be told.
+    news: Vec<Event>,
     /// TCP clients are not accepted until then.
     resting: Option<Instant>,
     buffer: Vec<u8>,
@@ -104,6 +110,8 @@ impl Resolver {
             host: Host::new(&[]),
             cache: Cache::default(),
             learned: Vec::new(),
+            hearing: Hearing::default(),
+            news: Vec::new(),
             resting: None,
             // Zeroed memory that is never touched takes no room.
             buffer: vec![0; 1 << 16],
@@ -157,6 +165,21 @@ impl Resolver {
     /// any of them can connect to where its answer leads.
     pub(super) fn take_learned(&mut self) -> Vec<Learned> {
         std::mem::take(&mut self.learned)
+    }
+
+    pub(super) fn take_news(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Notes whether one of these resolvers has answered a query that was sent then.
+    fn note(&mut self, resolvers: &Rc<[SocketAddr]>, sent: Instant, answer: bool) {
+        let is_news = match answer {
+            true => self.hearing.answered(resolvers, Instant::now()),
+            false => self.hearing.unanswered(resolvers, sent),
+        };
+        if is_news {
+            self.news.push(Event::Resolvers { resolvers: resolvers.to_vec(), answer });
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -276,6 +299,7 @@ impl Resolver {
             let key = self.queries.insert(query);
             if !self.ask_next(poll, key) {
                 self.queries.remove(key);
+                self.note(&asked.resolvers, Instant::now(), false);
                 return Outcome::Reply(failure);
             }
             self.in_flight.insert(asked, key);
@@ -323,7 +347,11 @@ impl Resolver {
     }
 
     fn finish(&mut self, poll: &Poll, key: Key, reply: Option<Reply>) {
-        let Some(Forwarded { asked, waiters, deadline, .. }) = self.queries.remove(key) else { return };
+        let Some(Forwarded { asked, waiters, deadline, sent_at, heard, .. }) = self.queries.remove(key)
+        else {
+            return;
+        };
+        self.note(&asked.resolvers, sent_at, heard);
         self.in_flight.remove(&asked);
         if let Some(deadline) = deadline {
             self.deadlines.remove(&deadline);

@@ -8,7 +8,7 @@ use super::node::{Node, Value};
 use super::process::user;
 use super::units;
 use crate::diagnostic::{Checked, Fault, Span};
-use crate::plan::{Hook, Logging, PullPolicy};
+use crate::plan::{Excess, Hook, Logging, PullPolicy};
 use crate::words;
 
 /// Docker's for `local`: what is kept when only one of the two options is said.
@@ -39,8 +39,10 @@ pub(super) fn logging(node: &Node, place: &str, warnings: &mut Vec<(Span, String
             "options" => {
                 for (key, node) in node.map("options")? {
                     match key.name.as_str() {
-                        "max-size" => size = Some(max_size(node)?),
+                        "max-size" => size = Some(amount(node, "max-size", "a size for a log", "10m")?),
                         "max-file" => files = Some(node.integer("max-file", 1, MAX_FILES)?),
+                        "rate" => logging.rate = amount(node, "rate", "a rate for a log", "1m")?,
+                        "mode" => logging.excess = mode(node)?,
                         name => {
                             let text =
                                 format!("option `{name}` of {place} is ignored: it is another driver's");
@@ -63,14 +65,24 @@ pub(super) fn logging(node: &Node, place: &str, warnings: &mut Vec<(Span, String
     Ok(logging)
 }
 
-/// -1 is no limit.
-fn max_size(node: &Node) -> Checked<u64> {
-    let text = node.text("max-size")?;
+/// Bytes, or bytes a second. -1 is no limit.
+fn amount(node: &Node, key: &str, what: &str, example: &str) -> Checked<u64> {
+    let text = node.text(key)?;
     match units::size(&text) {
         Some(size) if size > 0 => Ok(size),
         _ if text == "-1" => Ok(u64::MAX),
-        _ => Err(Fault::new(&node.span, format!("`{text}` is not a size for a log"))
-            .hint("write a number with a unit: `10m`")),
+        _ => Err(Fault::new(&node.span, format!("`{text}` is not {what}"))
+            .hint(format!("write a number with a unit: `{example}`"))),
+    }
+}
+
+/// Docker's word for what happens when a log is slower than who writes it.
+fn mode(node: &Node) -> Checked<Excess> {
+    match node.text("mode")?.as_str() {
+        "blocking" => Ok(Excess::Waits),
+        "non-blocking" => Ok(Excess::Dropped),
+        other => Err(Fault::new(&node.span, format!("`{other}` is not a mode for a log"))
+            .hint("`blocking` or `non-blocking`")),
     }
 }
 

@@ -33,6 +33,7 @@ use launcher::Launcher;
 use porter::Porter;
 
 use crate::remote::{self, Context, RemoteError};
+use crate::report::report;
 
 /// What the supervisor asks of the hub.
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,7 +99,7 @@ pub(crate) fn serve(supervisor: Channel, needs: Needs) -> i32 {
     match Hub::new(supervisor, needs).and_then(|mut hub| hub.run()) {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("error: the stack's hub stops: {error}");
+            report(format_args!("error: the stack's hub stops: {error}"));
             1
         }
     }

@@ -14,6 +14,7 @@ use sys::channel::Channel;
 use super::launcher::Launcher;
 use super::{Event, Reply, launched};
 use crate::remote::{self, Context, RemoteError};
+use crate::report::report;
 
 /// How long a start may take: the first use of a volume copies data.
 const DEADLINE: Duration = Duration::from_secs(320);
@@ -99,7 +100,7 @@ fn serve(hub: &Channel, mut launcher: Launcher) -> i32 {
             Ok(true) => {}
             Ok(false) => return 0,
             Err(error) => {
-                eprintln!("error: the stack's porter stops: {error}");
+                report(format_args!("error: the stack's porter stops: {error}"));
                 return 1;
             }
         }

@@ -3,8 +3,8 @@
 use super::tests::{Fixture, host};
 use super::*;
 use crate::plan::{
-    Condition, Confinement, Logging, MountKind, PullPolicy, RestartPolicy, Scope, Seccomp, SecretSource,
-    Service, Source, Tmpfs,
+    Condition, Confinement, Excess, Logging, MountKind, PullPolicy, RestartPolicy, Scope, Seccomp,
+    SecretSource, Service, Source, Tmpfs,
 };
 
 /// The first service of a compose file, and what was warned of.
@@ -31,15 +31,25 @@ fn what_is_kept_of_output() {
     assert_eq!(logging("{ driver: json-file }"), Logging::default());
     assert_eq!(
         logging("{ driver: local, options: { max-size: 1m, max-file: '5' } }"),
-        Logging { max_size: 1 << 20, max_files: 5 }
+        Logging { max_size: 1 << 20, max_files: 5, ..Logging::default() }
     );
-    assert_eq!(logging("{ options: { max-size: 10k } }"), Logging { max_size: 10 << 10, max_files: 1 });
+    assert_eq!(
+        logging("{ options: { max-size: 10k } }"),
+        Logging { max_size: 10 << 10, max_files: 1, ..Logging::default() }
+    );
+    assert_eq!(
+        logging("{ options: { rate: 1m, mode: non-blocking } }"),
+        Logging { rate: 1 << 20, excess: Excess::Dropped, ..Logging::default() }
+    );
+    assert_eq!(logging("{ options: { rate: -1, mode: blocking } }").rate, u64::MAX);
     assert_eq!(logging("{ driver: none }").max_files, 0);
     let (service, warnings) = with("logging: { driver: syslog, options: { syslog-address: 'tcp://x' } }");
     assert_eq!(service.logging, Logging::default());
     assert!(warnings[0].contains("compose.yaml:2: log driver `syslog`"), "{warnings:?}");
     assert!(warnings[1].contains("`syslog-address`"), "{warnings:?}");
     assert!(refused("logging: { options: { max-size: lots } }").contains("is not a size for a log"));
+    assert!(refused("logging: { options: { rate: 0 } }").contains("is not a rate for a log"));
+    assert!(refused("logging: { options: { mode: fast } }").contains("`blocking` or `non-blocking`"));
 }
 
 #[test]

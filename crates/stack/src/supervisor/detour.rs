@@ -15,6 +15,7 @@ use rustix::process::PidfdFlags;
 use super::Supervisor;
 use crate::hub::client::Hub;
 use crate::remote::{Context, RemoteError};
+use crate::report::report;
 
 const PROGRAM: &str = "slirp4netns";
 /// The device that it makes in the stack's namespace.
@@ -128,6 +129,6 @@ impl Supervisor {
     /// slirp4netns has ended: whoever is connected to outside notices.
     pub(super) fn lose_detour(&mut self) {
         self.wiring.lose_detour();
-        eprintln!("warning: {PROGRAM} has ended: services have no way out until the next `up`");
+        report(format_args!("warning: {PROGRAM} has ended: services have no way out until the next `up`"));
     }
 }

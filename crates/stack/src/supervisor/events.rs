@@ -1,8 +1,11 @@
 //! What happened lately, and who is told of what happens.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::capped::Capped;
 use super::connection::Audience;
 use super::{Purpose, Supervisor};
 use crate::control::{Line, Notice, Stream};
@@ -16,9 +19,17 @@ const REFUSALS: u32 = 10;
 /// The time in which they are counted.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// The file of the last events, in the stack's runtime directory.
+const NAME: &str = ".events.log";
+/// How large it may become, and how many of them there are: more than [`KEPT`] events take.
+const MAX_SIZE: u64 = 1 << 20;
+const MAX_FILES: u32 = 2;
+
 /// The last events, and how much of what comes in masses has been told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct History {
+    /// They are on the disk too, as JSON lines, for the supervisor that comes after one that was killed.
+    file: Capped,
     /// Oldest first.
     kept: VecDeque<Event>,
     /// Of each container's refusals.
@@ -26,7 +37,30 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// What the supervisors of this stack have told since it was last taken down.
+    pub(super) fn open(runtime: &Path) -> io::Result<Self> {
+        let file = Capped::open(runtime.join(NAME), MAX_SIZE, MAX_FILES)?;
+        let known = file.read()?;
+        let mut history = Self { file, kept: VecDeque::new(), refusals: BTreeMap::new() };
+        // A line that a killed one did not finish is none.
+        for event in known.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()) {
+            history.remember(event);
+        }
+        Ok(history)
+    }
+
     fn keep(&mut self, event: Event) {
+        let written = serde_json::to_vec(&event).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            self.file.write([line.as_slice()])
+        });
+        if let Err(error) = written {
+            tracing::warn!("write the stack's events: {error}");
+        }
+        self.remember(event);
+    }
+
+    fn remember(&mut self, event: Event) {
         if self.kept.len() == KEPT {
             self.kept.pop_front();
         }
@@ -94,6 +128,13 @@ impl Supervisor {
             self.notify(id, Notice::Event(event.clone()));
         }
         self.history.keep(event);
+    }
+
+    /// Tells that a supervisor before this one ended without taking its files away, if one did.
+    pub(super) fn tell_recovery(&mut self) {
+        if !self.history.kept.is_empty() {
+            self.tell_event(None, What::Recovered);
+        }
     }
 
     fn is_for(&self, event: &Event, audience: &Audience) -> bool {
@@ -185,12 +226,16 @@ mod tests {
 
     #[test]
     fn the_last_events_are_kept() {
-        let mut history = History::default();
+        let directory = tempfile::tempdir().unwrap();
+        let mut history = History::open(directory.path()).unwrap();
         for time in 0..KEPT as u64 + 5 {
             history.keep(Event { time, container: None, what: What::Stopping });
         }
-        assert_eq!(history.kept.len(), KEPT);
-        assert_eq!(history.kept.front().unwrap().time, 5);
+        // The next one knows them too.
+        for history in [history, History::open(directory.path()).unwrap()] {
+            assert_eq!(history.kept.len(), KEPT);
+            assert_eq!(history.kept.front().unwrap().time, 5);
+        }
     }
 
     #[test]

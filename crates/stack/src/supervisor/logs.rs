@@ -1,23 +1,30 @@
 //! Service output: pipes into lines, lines into capped files of JSON lines.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use sys::channel::Channel;
 
+use super::allowance::Allowance;
+use super::capped::Capped;
 use crate::control::{Line, Stream};
-use crate::plan::{Logging, Service};
+use crate::event;
+use crate::plan::{Excess, Logging, Service};
 
 /// A longer line is cut into pieces.
 const LINE_LIMIT: usize = 16 << 10;
 /// Lines kept in memory for error reports.
 const RECENT: usize = 20;
+/// How often it is told at most that a service is held back.
+const HELD_PERIOD: Duration = Duration::from_secs(60);
+/// How long lines that are left out are counted before their number is written.
+const ACCOUNT_PERIOD: Duration = Duration::from_secs(1);
 
 /// The reading end of a service's standard output or error.
 #[derive(Debug)]
@@ -128,75 +135,119 @@ fn endless() -> io::Result<OwnedFd> {
     Ok(OpenOptions::new().read(true).write(true).open(path)?.into())
 }
 
-/// The log of one service.
+/// The log of one service: what it wrote, as far as its rate and the disk allow.
 #[derive(Debug)]
 pub(crate) struct Log {
-    path: PathBuf,
-    file: File,
-    size: u64,
-    /// What is kept.
-    limits: Logging,
-    recent: std::collections::VecDeque<String>,
+    service: String,
+    file: Capped,
+    excess: Excess,
+    allowance: Allowance,
+    left_out: Option<LeftOut>,
+    /// When it was told that the service is held back.
+    told_held: Option<Instant>,
+    recent: VecDeque<String>,
+}
+
+/// Lines that are not in the log, and of which that has not been said yet.
+#[derive(Debug)]
+struct LeftOut {
+    lines: u64,
+    why: String,
+    /// When it is to be said.
+    due: Instant,
 }
 
 impl Log {
     /// Opens `SERVICE.log` in `directory` for appending.
     pub(crate) fn open(directory: &Path, service: &str, limits: &Logging) -> io::Result<Self> {
         let path = directory.join(format!("{service}.log"));
-        let file = append(&path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { path, file, size, limits: limits.clone(), recent: std::collections::VecDeque::new() })
+        Ok(Self {
+            service: service.to_owned(),
+            file: Capped::open(path, limits.max_size, limits.max_files)?,
+            excess: limits.excess,
+            allowance: Allowance::new(limits.rate, Instant::now()),
+            left_out: None,
+            told_held: None,
+            recent: VecDeque::new(),
+        })
     }
 
-    /// Appends lines.
-    pub(crate) fn write(&mut self, lines: &[Line]) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        for line in lines {
-            let mut one = serde_json::to_vec(line)?;
-            one.push(b'\n');
-            let written = self.size + bytes.len() as u64;
-            if written > 0 && written + one.len() as u64 > self.limits.max_size {
-                self.append(&std::mem::take(&mut bytes))?;
-                self.rotate()?;
+    /// What of these lines is within the rate. Where the others wait that is all of them: a service that has written
+    /// too much is not read for a while ([`Log::held_until`]).
+    pub(crate) fn admit(&mut self, mut lines: Vec<Line>, now: Instant) -> Vec<Line> {
+        lines.retain(|line| {
+            let admitted = self.excess == Excess::Waits || self.allowance.overdrawn(now).is_none();
+            match admitted {
+                true => self.allowance.spend(line.text.len() + 1, now),
+                false => self.leave_out(1, || "they came faster than `rate` allows".to_owned(), now),
             }
-            bytes.append(&mut one);
+            admitted
+        });
+        lines
+    }
+
+    fn leave_out(&mut self, lines: u64, why: impl FnOnce() -> String, now: Instant) {
+        let left_out =
+            self.left_out.get_or_insert_with(|| LeftOut { lines: 0, why: why(), due: now + ACCOUNT_PERIOD });
+        left_out.lines += lines;
+    }
+
+    /// Until when its service is not read, because it has written more than its rate allows.
+    pub(crate) fn held_until(&self, now: Instant) -> Option<Instant> {
+        self.allowance.overdrawn(now).filter(|_| self.excess == Excess::Waits)
+    }
+
+    /// Whether it is to be told that the service is held back: it is, and that was not told lately.
+    pub(crate) fn is_held_anew(&mut self, now: Instant) -> bool {
+        let lately = self.told_held.is_some_and(|told| now.duration_since(told) < HELD_PERIOD);
+        let anew = self.held_until(now).is_some() && !lately;
+        if anew {
+            self.told_held = Some(now);
+        }
+        anew
+    }
+
+    /// When there is something to do without any event.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.left_out.as_ref().map(|left_out| left_out.due)
+    }
+
+    /// Writes how many lines were left out, when that is due and can be written. Returns the line, the number and the
+    /// reason.
+    pub(crate) fn account(&mut self, now: Instant) -> Option<(Line, u64, String)> {
+        let left_out = self.left_out.take_if(|left_out| left_out.due <= now)?;
+        let text = format!("inception-run: {} lines were left out here: {}", left_out.lines, left_out.why);
+        let line = Line { service: self.service.clone(), stream: Stream::Stderr, time: event::now(), text };
+        match self.append(std::slice::from_ref(&line)) {
+            Ok(()) => Some((line, left_out.lines, left_out.why)),
+            Err(_) => {
+                self.left_out = Some(LeftOut { due: now + ACCOUNT_PERIOD, ..left_out });
+                None
+            }
+        }
+    }
+
+    /// Appends lines. Those that cannot be written are counted, and that is said as soon as it can be.
+    pub(crate) fn write(&mut self, lines: &[Line], now: Instant) {
+        for line in lines {
             if self.recent.len() == RECENT {
                 self.recent.pop_front();
             }
             self.recent.push_back(line.text.clone());
         }
-        self.append(&bytes)
+        if let Err(error) = self.append(lines) {
+            self.leave_out(lines.len() as u64, || error.to_string(), now);
+        }
     }
 
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.limits.max_files > 0 {
-            self.file.write_all(bytes)?;
-            self.size += bytes.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// Begins a new file; the one before becomes `.log.1`, that one `.log.2`, and the oldest goes.
-    fn rotate(&mut self) -> io::Result<()> {
-        if self.limits.max_files == 0 {
-            return Ok(());
-        }
-        let older = |number: u32| match number {
-            0 => self.path.clone(),
-            number => self.path.with_extension(format!("log.{number}")),
+    fn append(&mut self, lines: &[Line]) -> io::Result<()> {
+        let encode = |line| {
+            let mut bytes = serde_json::to_vec(line)?;
+            bytes.push(b'\n');
+            io::Result::Ok(bytes)
         };
-        for number in (1..self.limits.max_files).rev() {
-            match fs::rename(older(number - 1), older(number)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-        }
-        if self.limits.max_files == 1 {
-            fs::remove_file(&self.path)?;
-        }
-        self.file = append(&self.path)?;
-        self.size = 0;
-        Ok(())
+        let encoded = lines.iter().map(encode).collect::<io::Result<Vec<_>>>()?;
+        self.file.write(encoded.iter().map(Vec::as_slice))
     }
 
     /// The last lines, oldest first.
@@ -205,12 +256,10 @@ impl Log {
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -232,37 +281,57 @@ mod tests {
         assert_eq!(texts, ["one", "two", "three"]);
     }
 
-    #[test]
-    fn a_log_is_capped() {
-        let directory = tempfile::tempdir().unwrap();
-        let text = "x".repeat(1000);
-        let line = |number: u64| Line {
+    fn lines(texts: &[&str]) -> Vec<Line> {
+        let line = |text: &&str| Line {
             service: "s".into(),
             stream: Stream::Stdout,
-            time: number,
-            text: text.clone(),
+            time: 1,
+            text: (*text).to_owned(),
         };
-        let limits = |max_files| Logging { max_size: 10_000, max_files };
-        let files = || {
-            let mut names: Vec<_> =
-                fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            names.sort();
-            names
+        texts.iter().map(line).collect()
+    }
+
+    #[test]
+    fn what_is_too_fast_waits_or_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |excess| {
+            let limits = Logging { rate: 10, excess, ..Logging::default() };
+            Log::open(directory.path(), "s", &limits).unwrap()
         };
-        for (max_files, expected) in
-            [(3, &["s.log", "s.log.1", "s.log.2"][..]), (1, &["s.log"]), (0, &["s.log"])]
-        {
-            files().iter().for_each(|name| fs::remove_file(directory.path().join(name)).unwrap());
-            let mut log = Log::open(directory.path(), "s", &limits(max_files)).unwrap();
-            for numbers in [0..10, 10..50, 50..51] {
-                log.write(&numbers.map(line).collect::<Vec<_>>()).unwrap();
-            }
-            assert_eq!(files(), expected);
-            let size = |name| fs::metadata(directory.path().join(name)).unwrap().len();
-            assert!(files().into_iter().all(|name| size(name) <= 10_000));
-            assert_eq!(log.recent().count(), RECENT);
-            let written = fs::read_to_string(directory.path().join("s.log")).unwrap();
-            assert_eq!(written.is_empty(), max_files == 0);
-        }
+        let flood = ["123456789", "123456789", "123456789"];
+        let (mut waits, mut dropped) = (open(Excess::Waits), open(Excess::Dropped));
+        let now = Instant::now();
+        assert_eq!(waits.admit(lines(&flood), now).len(), 3);
+        assert!(waits.held_until(now).is_some() && waits.is_held_anew(now) && !waits.is_held_anew(now));
+        assert_eq!(waits.held_until(now + Duration::from_secs(4)), None);
+        // A second's worth, and the line that overdraws it.
+        assert_eq!(dropped.admit(lines(&flood), now).len(), 2);
+        assert_eq!(dropped.held_until(now), None);
+        assert!(dropped.account(now).is_none());
+        let (line, count, _why) = dropped.account(dropped.next().unwrap()).unwrap();
+        assert!(count == 1 && line.text.contains("1 lines were left out"), "{line:?}");
+        assert_eq!(dropped.next(), None);
+        let written = std::fs::read_to_string(directory.path().join("s.log")).unwrap();
+        assert!(written.contains("left out"), "{written}");
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let full = directory.path().join("s.log");
+        std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+        let now = Instant::now();
+        let mut log = Log::open(directory.path(), "s", &Logging::default()).unwrap();
+        log.write(&lines(&["a", "b"]), now);
+        log.write(&lines(&["c"]), now);
+        let due = log.next().unwrap();
+        assert!(log.account(due).is_none(), "it cannot be written");
+        assert!(log.next().unwrap() > due);
+        assert!(log.recent().eq(["a", "b", "c"]));
+        // Another disk, so to speak.
+        std::fs::remove_file(&full).unwrap();
+        log.file = Capped::open(full, 1000, 2).unwrap();
+        let (_line, count, _why) = log.account(log.next().unwrap()).unwrap();
+        assert_eq!(count, 3);
     }
 }

@@ -3,6 +3,8 @@
 //! state that the events left.
 
 mod adoption;
+mod allowance;
+mod capped;
 mod connection;
 mod detour;
 mod direct;
@@ -46,6 +48,7 @@ use crate::fault::Fault;
 use crate::hub::client::{Exit, Hub};
 use crate::plan::{Plan, Service};
 use crate::remote::{Context, RemoteError};
+use crate::report;
 use crate::spec;
 use adoption::{Change, Next};
 use connection::{Connection, Pending};
@@ -157,7 +160,10 @@ impl Supervisor {
             polled.push(PollFd::from_borrowed_fd(fd, flags));
         }
         let others = [self.wiring.next(), self.history.next(), self.roll_next()].into_iter().flatten();
-        let timeout = self.units.iter().filter_map(Unit::next).chain(others).min().map(|at| {
+        let now = Instant::now();
+        let units = self.units.iter().filter_map(|unit| unit.next(now));
+        let kept = self.processes.values().filter_map(|purpose| purpose.kept()?.next(now));
+        let timeout = units.chain(kept).chain(others).min().map(|at| {
             // Rounded up, so that what is due at a moment is due when the wait for it ends.
             at.saturating_duration_since(Instant::now()) + Duration::from_micros(999)
         });
@@ -182,13 +188,16 @@ impl Supervisor {
         for (id, connection) in &self.connections {
             sources.push((Token::Connection(*id), connection.as_fd(), connection.interest()));
         }
+        let now = Instant::now();
         for (pid, purpose) in &self.processes {
-            let outputs = purpose.kept().into_iter().flat_map(Kept::outputs).enumerate();
+            let outputs = purpose.kept().into_iter().flat_map(|kept| kept.outputs(now)).enumerate();
             sources
                 .extend(outputs.map(|(stream, output)| (Token::Kept(*pid, stream), output, PollFlags::IN)));
         }
         for (index, unit) in self.units.iter().enumerate() {
-            for (stream, output) in unit.outputs.iter().enumerate() {
+            // Who writes too much waits, and nobody else because of it.
+            let held = unit.log.held_until(now).is_some();
+            for (stream, output) in unit.outputs.iter().enumerate().filter(|_| !held) {
                 sources.push((Token::Output(index, stream), output.as_fd(), PollFlags::IN));
             }
             let memory = unit.run.as_ref().and_then(|run| run.memory.as_ref());
@@ -488,9 +497,14 @@ impl Supervisor {
     /// Everything that is due by the clock.
     fn timers(&mut self) -> Result<(), RemoteError> {
         let now = Instant::now();
+        if let Err(error) = report::cap(&self.runtime) {
+            tracing::warn!("begin the supervisor's log anew: {error}");
+        }
         self.revive_netd(now)?;
         self.tell_left_out(now);
+        self.account_kept(now);
         for index in 0..self.units.len() {
+            self.account(index, now);
             let unit = &mut self.units[index];
             if unit.restart_at.is_some_and(|at| at <= now) {
                 unit.restart_at = None;
@@ -561,6 +575,12 @@ impl Supervisor {
         if !open {
             unit.outputs.remove(stream);
         }
+        let now = Instant::now();
+        let lines = unit.log.admit(lines, now);
+        if unit.log.is_held_anew(now) {
+            let rate = unit.service.logging.rate;
+            self.tell_event_of(index, What::LogHeld { rate });
+        }
         self.keep_lines(index, lines);
     }
 
@@ -570,11 +590,17 @@ impl Supervisor {
         if lines.is_empty() {
             return;
         }
-        if let Err(error) = unit.log.write(&lines) {
-            tracing::warn!("write the log of service `{}`: {error}", unit.name());
-        }
+        unit.log.write(&lines, Instant::now());
         for line in lines {
             self.tell_followers(index, &Notice::Log(line));
+        }
+    }
+
+    /// Tells how many lines are not in a service's log, where that is due.
+    fn account(&mut self, index: usize, now: Instant) {
+        if let Some((line, lines, reason)) = self.units[index].log.account(now) {
+            self.tell_followers(index, &Notice::Log(line));
+            self.tell_event_of(index, What::LogLeftOut { lines, reason });
         }
     }
 

@@ -7,6 +7,7 @@ use super::Supervisor;
 use crate::event::{self, What};
 use crate::netd::Netd;
 use crate::remote::RemoteError;
+use crate::report::report;
 
 /// Pause before it is started again, doubled for each death of the last [`WINDOW`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -95,19 +96,23 @@ impl Supervisor {
 
     fn told_by_netd(&mut self, told: network::netd::Event) {
         let (container, what) = event::from_netd(told);
-        match what {
-            What::EgressRefused { .. } => self.tell_refusal(&container, what, Instant::now()),
-            What::Drained => {
-                self.drained(&container);
-                self.tell_event(Some(&container), What::Drained);
+        match (container.as_deref(), what) {
+            (Some(container), what @ What::EgressRefused { .. }) => {
+                self.tell_refusal(container, what, Instant::now());
             }
-            what => self.tell_event(Some(&container), what),
+            (Some(container), What::Drained) => {
+                self.drained(container);
+                self.tell_event(Some(container), What::Drained);
+            }
+            (container, what) => self.tell_event(container, what),
         }
     }
 
     fn lose_netd(&mut self, now: Instant) -> Result<(), RemoteError> {
         let how = self.wiring.lose_netd(now).map_err(|error| error.context("the stack's netd ended"))?;
-        eprintln!("warning: netd {how}; it is started again, and published ports stay open meanwhile");
+        report(format_args!(
+            "warning: netd {how}; it is started again, and published ports stay open meanwhile"
+        ));
         Ok(())
     }
 
@@ -117,7 +122,7 @@ impl Supervisor {
             Revival::NotDue => Ok(()),
             Revival::Failed => self.lose_netd(now),
             Revival::Serves { after } => {
-                eprintln!("netd serves again");
+                report("netd serves again");
                 self.tell_event(None, What::NetdRestarted { reason: after });
                 Ok(())
             }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
 use container::Process;
 use container::cgroup::Cgroup;
@@ -45,9 +46,16 @@ impl Kept {
         Ok((Self { outputs: vec![out, err], log }, [input.into(), theirs_out, theirs_err]))
     }
 
-    /// What is to be read.
-    pub(super) fn outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.outputs.iter().map(AsFd::as_fd)
+    /// What is to be read now.
+    pub(super) fn outputs(&self, now: Instant) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let held = self.log.held_until(now).is_some();
+        self.outputs.iter().filter(move |_| !held).map(AsFd::as_fd)
+    }
+
+    /// When there is something to do without any event.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        let held = self.log.held_until(now).filter(|_| !self.outputs.is_empty());
+        held.into_iter().chain(self.log.next()).min()
     }
 
     /// Reads one of the outputs into the log.
@@ -60,9 +68,9 @@ impl Kept {
         if !open {
             self.outputs.remove(stream);
         }
-        if let Err(error) = self.log.write(&lines) {
-            tracing::warn!("write the log of container `{container}`: {error}");
-        }
+        let now = Instant::now();
+        let lines = self.log.admit(lines, now);
+        self.log.write(&lines, now);
         lines
     }
 
@@ -94,6 +102,20 @@ impl Supervisor {
         };
         let (container, lines) = (container.clone(), kept.read(container, stream));
         self.tell_lines(&container, lines);
+    }
+
+    /// Tells how many lines are not in the logs of one-off containers, where that is due.
+    pub(super) fn account_kept(&mut self, now: Instant) {
+        let account = |purpose: &mut Purpose| match purpose {
+            Purpose::Run { container, kept: Some(kept), .. } => {
+                Some((container.clone(), kept.log.account(now)?.0))
+            }
+            Purpose::Run { .. } | Purpose::Exec { .. } => None,
+        };
+        let accounts: Vec<(String, Line)> = self.processes.values_mut().filter_map(account).collect();
+        for (container, line) in accounts {
+            self.tell_lines(&container, vec![line]);
+        }
     }
 
     /// Reads the last of it.

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use container::idmap::IdMap;
@@ -13,12 +12,15 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sys::channel::Channel;
 
 use super::Supervisor;
+use super::events::History;
 use super::wiring::Wiring;
 use crate::control::Notice;
+use crate::event::What;
 use crate::hub::{self, client::Hub};
 use crate::netd::Starter;
 use crate::paths::Paths;
 use crate::remote::{self, Context, RemoteError};
+use crate::report::{self, report};
 
 /// The first argument that makes our binary a supervisor.
 pub const ARGUMENT: &str = "__supervise";
@@ -105,14 +107,15 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, Rem
     if paths.data.join(&leftover).exists() {
         hub.remove(vec![leftover]).context(|| "remove what a dead stack left".into())?;
     }
-    Ok(Supervisor {
+    let history = History::open(&runtime).context(|| "open the stack's events".into())?;
+    let mut supervisor = Supervisor {
         stack: stack.to_owned(),
         listener: listen(&runtime).context(|| "listen on the control socket".into())?,
         runtime,
         store,
         hub,
         wiring: Wiring::new(starter, netd),
-        history: Default::default(),
+        history,
         faults: Default::default(),
         signals,
         _lock: lock,
@@ -133,7 +136,9 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, Rem
         processes: Default::default(),
         next_run: 1,
         ending: None,
-    })
+    };
+    supervisor.tell_recovery();
+    Ok(supervisor)
 }
 
 fn take_over(supervisor: &mut Supervisor, channel: Channel) -> Result<(), RemoteError> {
@@ -142,8 +147,7 @@ fn take_over(supervisor: &mut Supervisor, channel: Channel) -> Result<(), Remote
 
 /// What goes wrong in the supervisor and the hub after the command has left is written to a file.
 fn redirect_output(runtime: &Path) -> io::Result<()> {
-    let log =
-        fs::OpenOptions::new().append(true).create(true).mode(0o600).open(runtime.join(".supervisor.log"))?;
+    let log = report::open(runtime)?;
     let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&log)?;
@@ -192,7 +196,8 @@ impl Supervisor {
         let code = match ended {
             Ok(()) => 0,
             Err(error) => {
-                eprintln!("error: {error}");
+                report(format_args!("error: {error}"));
+                self.tell_event(None, What::Broken { error: error.to_string() });
                 let everybody: Vec<u64> = self.connections.keys().copied().collect();
                 for id in everybody {
                     self.notify(id, Notice::Failed(error.clone()));
@@ -202,7 +207,7 @@ impl Supervisor {
         };
         if code == 0 {
             if let Err(error) = crate::lock::remove_runtime(&self.runtime) {
-                eprintln!("error: remove {}: {error}", self.runtime.display());
+                report(format_args!("error: remove {}: {error}", self.runtime.display()));
             }
             self.answer_down();
         }

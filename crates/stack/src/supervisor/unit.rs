@@ -380,7 +380,7 @@ impl Unit {
     }
 
     /// The next moment at which something is to be done without any event.
-    pub(crate) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
         let run = self.run.as_ref();
         let health = run
             .filter(|run| run.kill_at.is_none() && run.pause.is_none())
@@ -388,7 +388,8 @@ impl Unit {
             .map(Monitor::next);
         let stop = run.and_then(|run| run.kill_at.or(self.drained_by));
         let hooks = run.and_then(|run| run.hooks.as_ref()).map(|hooks| hooks.deadline);
-        [self.restart_at, stop, health, hooks].into_iter().flatten().min()
+        let held = self.log.held_until(now).filter(|_| !self.outputs.is_empty());
+        [self.restart_at, stop, health, hooks, held, self.log.next()].into_iter().flatten().min()
     }
 
     pub(crate) fn status(&self, now: Instant, ports: Vec<String>) -> Status {
@@ -458,7 +459,7 @@ pub(crate) mod tests {
             unit.started(run(now));
             assert_eq!(unit.readiness(Condition::Healthy), Readiness::Ready);
             unit.ended(1, now);
-            now = unit.next().unwrap();
+            now = unit.next(now).unwrap();
             assert!(now < start + Duration::from_secs(120), "it is still waited for");
         }
         assert!(now > start + Duration::from_secs(30), "it was given up early");

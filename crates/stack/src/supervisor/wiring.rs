@@ -22,6 +22,7 @@ use crate::hub::client::Hub;
 use crate::netd::{Netd, Starter};
 use crate::plan::Plan;
 use crate::remote::{Context, RemoteError};
+use crate::report::report;
 
 /// How long netd may take to confirm a configuration.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -285,7 +286,7 @@ impl Wiring {
         match self.starter.start() {
             Ok(netd) => self.netd = Presence::Running(netd),
             Err(error) => {
-                eprintln!("warning: {error}");
+                report(format_args!("warning: {error}"));
                 return Ok(Revival::Failed);
             }
         }

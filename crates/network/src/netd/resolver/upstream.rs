@@ -112,6 +112,10 @@ pub(super) struct Forwarded {
     /// TCP: bytes sent and received so far.
     sent: usize,
     received: Vec<u8>,
+    /// When it was sent first.
+    pub(super) sent_at: Instant,
+    /// Somebody has answered, if only that it cannot tell.
+    pub(super) heard: bool,
 }
 
 /// What has become of a query.
@@ -140,6 +144,8 @@ impl Forwarded {
             socket: None,
             sent: 0,
             received: Vec::new(),
+            sent_at: Instant::now(),
+            heard: false,
         }
     }
 
@@ -196,6 +202,7 @@ impl Forwarded {
                 return Progress::Failed;
             }
         };
+        self.heard |= !matches!(received, Received::Foreign);
         match received {
             Received::Whole(reply) => Progress::Done(reply),
             Received::Foreign if !self.over_tcp => Progress::Waits,

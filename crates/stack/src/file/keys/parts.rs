@@ -143,7 +143,10 @@ pub(crate) const LOGGING: Level = Level {
             "driver",
             "`json-file`, `local`, `none`; what others would get is kept as with `local`, with a warning",
         ),
-        honoured("options", "`max-size` and `max-file`; others with a warning"),
+        honoured(
+            "options",
+            "`max-size`, `max-file`, `mode`, and `rate`, which is ours; others with a warning",
+        ),
     ],
 };
 

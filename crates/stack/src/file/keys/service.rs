@@ -72,7 +72,7 @@ const KEYS: &[Entry] = &[
     honoured("links", "the alias is a name for all on the networks of that service"),
     honoured(
         "logging",
-        "`json-file` and `local` with `max-size` and `max-file`, and `none`; others with a warning",
+        "`json-file` and `local` with `max-size`, `max-file`, `mode` and `rate`, and `none`; others with a warning",
     ),
     honoured("mac_address", ""),
     honoured("mem_limit", ""),
