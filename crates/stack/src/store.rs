@@ -79,6 +79,15 @@ pub fn find(paths: &Paths, text: &str) -> Result<Image, RemoteError> {
     Ok(Store::reader(&paths.data).find(text)?)
 }
 
+/// Whether an image has this name.
+///
+/// # Errors
+/// When the text is no name, or the store cannot be read.
+pub fn has(paths: &Paths, name: &str) -> Result<bool, RemoteError> {
+    let name = Reference::from_str(name)?;
+    Ok(Store::reader(&paths.data).image(&name)?.is_some())
+}
+
 /// All images, sorted by id.
 ///
 /// # Errors

@@ -335,6 +335,7 @@ fn word(state: State) -> &'static str {
         State::Created => "not started",
         State::Waiting => "waiting for what it depends on",
         State::Running => "ending",
+        State::Paused => "paused",
         State::Restarting => "about to be restarted",
         State::Draining => "being drained",
         State::Stopping => "stopping",
