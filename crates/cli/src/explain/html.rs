@@ -8,6 +8,9 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'n
 
 const STYLE: &str = include_str!("page.css");
 
+/// A cell of no more characters stays in one line.
+const SHORT: usize = 12;
+
 /// A drawing, and the section that it stands in.
 pub(super) struct Figure {
     pub(super) section: &'static str,
@@ -96,12 +99,13 @@ fn push_table(html: &mut String, head: &[&'static str], rows: &[Vec<String>]) {
     for row in rows {
         html.push_str("<tr>");
         for (head, cell) in head.iter().zip(row) {
-            let empty = if cell.is_empty() { " class=\"none\"" } else { "" };
-            html.push_str(&format!(
-                "<td{empty} data-head=\"{}\">{}</td>",
-                escape(&heading(head)),
-                escape(cell)
-            ));
+            let class = match cell.chars().count() {
+                0 => " class=\"none\"",
+                1..=SHORT => " class=\"short\"",
+                _ => "",
+            };
+            let (head, cell) = (escape(&heading(head)), escape(cell));
+            html.push_str(&format!("<td{class} data-head=\"{head}\">{cell}</td>"));
         }
         html.push_str("</tr>\n");
     }
