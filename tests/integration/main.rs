@@ -16,6 +16,7 @@ mod build_run;
 mod client;
 mod direct;
 mod events;
+mod exports;
 mod harness;
 mod hostile;
 mod keys;
