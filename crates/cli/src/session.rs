@@ -50,6 +50,13 @@ pub(crate) struct Loaded {
     pub(crate) host: HostFacts,
 }
 
+impl Loaded {
+    /// The stack's files, absolute.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failure> {
+        Ok(load::files(&self.options, &self.host)?)
+    }
+}
+
 impl Session {
     pub(crate) fn new(files: Vec<PathBuf>, global: Global, output: Output) -> Result<Self, Failure> {
         let standard_input = match files.iter().any(|file| file == Path::new("-")) {
@@ -57,6 +64,11 @@ impl Session {
             false => None,
         };
         Ok(Self { files, standard_input, global, output, paths: Paths::current()? })
+    }
+
+    /// The same for the stack of this name, whatever files there are.
+    pub(crate) fn of_stack(&self, name: String) -> Result<Self, Failure> {
+        Self::new(Vec::new(), Global { project_name: Some(name), ..self.global.clone() }, self.output)
     }
 
     /// `--strict`.

@@ -171,6 +171,17 @@ pub fn has_files(options: &LoadOptions, host: &HostFacts) -> bool {
     !matches!(Project::find(options, &host.environment), Err(FileError::Option { .. }))
 }
 
+/// The files that are loaded, absolute, without those that they include; none for standard input.
+///
+/// # Errors
+/// When there is none, or the current directory is gone.
+pub fn files(options: &LoadOptions, host: &HostFacts) -> Result<Vec<PathBuf>, FileError> {
+    let files = Project::find(options, &host.environment)?.files;
+    let named = files.iter().filter(|file| file.as_path() != Path::new("-"));
+    // A path that cannot be made absolute is still the best that there is to tell.
+    Ok(named.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone())).collect())
+}
+
 /// The variables in which the value of a `SecretSource::Environment` is found: the environment's, then those of `.env`,
 /// then those of the `.env` of an included file for its own secrets.
 pub fn secret_variables(options: &LoadOptions, host: &HostFacts) -> Result<Variables, FileError> {

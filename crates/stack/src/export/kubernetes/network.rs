@@ -178,7 +178,7 @@ impl Writer<'_> {
         let is_internal =
             |name: &&str| stack.plan.network.networks.iter().any(|n| n.name == **name && n.internal);
         let rules: &[Rule] = match &endpoint.egress {
-            _ if networks.iter().all(|name| is_internal(&name)) => &[],
+            _ if networks.iter().all(is_internal) => &[],
             Policy::All => return None,
             Policy::None => &[],
             Policy::Only(rules) => rules,
