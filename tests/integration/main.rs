@@ -20,6 +20,7 @@ mod dashboard;
 mod direct;
 mod events;
 mod explain;
+mod exports;
 mod harness;
 mod hostile;
 mod keys;

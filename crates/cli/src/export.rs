@@ -64,8 +64,8 @@ struct Kubernetes {
     /// Publish ports on the node (`hostPort`), as a cluster of one node can
     #[arg(long)]
     host_ports: bool,
-    /// For `podman kube play`: Pods, which Podman finds by their names, with ports of the node
-    #[arg(long)]
+    /// For `podman kube play`: Pods, which Podman finds by their names, with ports of the node; no pod waits for others
+    #[arg(long, conflicts_with = "wait_image")]
     podman: bool,
     /// Image with `sh` and `nc` in which a pod waits for services that are to be healthy first
     #[arg(long, value_name = "IMAGE", default_value = "docker.io/library/busybox:1")]
@@ -92,13 +92,15 @@ struct Systemd {
 pub(crate) fn export(session: &Session, arguments: &Arguments) -> Result<u8, Failure> {
     match (&arguments.form, &arguments.container) {
         (Some(Form::Kubernetes(wanted)), _) => {
+            // Podman 4.3 starts a container that has waited again, as it does with all of a pod.
+            let waits = !wanted.no_wait && !wanted.podman;
             let options = KubernetesOptions {
                 registry: wanted.registry.clone(),
                 volume_size: wanted.volume_size.clone(),
                 storage_class: wanted.storage_class.clone(),
                 host_ports: wanted.host_ports || wanted.podman,
                 pods: wanted.podman,
-                wait_image: (!wanted.no_wait).then(|| wanted.wait_image.clone()),
+                wait_image: waits.then(|| wanted.wait_image.clone()),
                 secrets: !wanted.no_secrets,
             };
             let export = export::kubernetes(&read(session)?, &options)?;

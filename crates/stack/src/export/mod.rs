@@ -46,6 +46,9 @@ impl ExportedFile {
     }
 }
 
+/// Lets programs without rights have ports below 1024, as they can here and with Docker (ip(7)).
+const ALL_PORTS: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
+
 /// Whether the value of a variable is better not read by everybody who may read units and manifests.
 fn is_password(name: &str) -> bool {
     let name = name.to_ascii_uppercase();

@@ -12,7 +12,7 @@ use network::plan::Protocol;
 use super::told::Told;
 use super::unit::{Unit, literal, word};
 use super::words::Side;
-use super::{Export, ExportedFile, Stack, is_password};
+use super::{ALL_PORTS, Export, ExportedFile, Stack, is_password};
 use crate::diagnostic::{Fault, FileError};
 use crate::file::network::NetworkUse;
 use crate::plan::{
@@ -399,7 +399,9 @@ impl Writer<'_> {
             unit.line("ReadOnly", "true");
             unit.option("--read-only-tmpfs", "false");
         }
-        for (name, value) in &service.sysctls {
+        let usual = service.network_mode.is_own() && !service.sysctls.contains_key(ALL_PORTS.0);
+        let said = service.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in usual.then_some(ALL_PORTS).into_iter().chain(said) {
             unit.option("--sysctl", &format!("{name}={value}"));
         }
     }

@@ -229,7 +229,9 @@ impl Writer<'_> {
                 );
             }
         }
-        for port in self.stack.exposed(service) {
+        // Podman publishes every port that it is told of.
+        let exposed = if self.options.pods { Vec::new() } else { self.stack.exposed(service) };
+        for port in exposed {
             if ports.iter().all(|other| other["containerPort"] != json!(port)) {
                 ports.push(json!({ "containerPort": port, "protocol": "TCP" }));
             }

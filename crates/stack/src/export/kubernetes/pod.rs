@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::mounts::{Volumes, bytes};
 use super::probe::{probes, seconds};
 use super::{Writer, names};
-use crate::export::is_password;
+use crate::export::{ALL_PORTS, is_password};
 use crate::plan::{Condition, Dependency, NetworkMode, Probe, PullPolicy, Seccomp, Service};
 
 impl Writer<'_> {
@@ -185,8 +185,18 @@ impl Writer<'_> {
             "readOnlyRootFilesystem": service.read_only.then_some(true),
             "procMount": confinement.unmasked.then_some("Unmasked"),
             "seccompProfile": seccomp,
-            "capabilities": { "add": service.cap_add, "drop": service.cap_drop },
+            "capabilities": { "add": self.capabilities(service), "drop": service.cap_drop },
         })
+    }
+
+    /// Podman 4.3 knows no `sysctls` of a pod: there it takes a capability to have a port below 1024.
+    fn capabilities(&self, service: &Service) -> Vec<String> {
+        let mut added = service.cap_add.clone();
+        let binds = "NET_BIND_SERVICE".to_owned();
+        if self.options.pods && !service.cap_drop.is_empty() && !added.contains(&binds) {
+            added.push(binds);
+        }
+        added
     }
 
     /// Numbers; names are in the image's files, which nobody reads there.
@@ -208,7 +218,12 @@ impl Writer<'_> {
     }
 
     fn pod_security(&mut self, members: &[&Service]) -> Value {
-        let sysctls: BTreeMap<&String, &String> = members.iter().flat_map(|member| &member.sysctls).collect();
+        let own = members.iter().all(|member| member.network_mode != NetworkMode::Host);
+        let said = members.iter().flat_map(|member| &member.sysctls);
+        // Every port is everybody's, as in a stack; the kubelet takes this one to be safe.
+        let usual = own.then_some(ALL_PORTS).into_iter();
+        let sysctls: BTreeMap<&str, &str> =
+            usual.chain(said.map(|(name, value)| (name.as_str(), value.as_str()))).collect();
         let sysctls: Vec<Value> =
             sysctls.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
         let mut groups: Vec<u32> = Vec::new();
@@ -292,7 +307,8 @@ impl Writer<'_> {
 
     fn wait_for(&self, other: &Service, port: u16, image: &str) -> Value {
         let other = self.names.service(&other.name);
-        let script = format!("until nc -z -w 2 {other} {port}; do sleep 1; done");
+        // Not `-z`, which not every busybox has.
+        let script = format!("until nc -w 2 {other} {port} -e true; do sleep 1; done");
         json!({
             "name": names::label(&format!("wait-for-{other}")),
             "image": image,
