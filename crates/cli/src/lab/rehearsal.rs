@@ -14,7 +14,7 @@ use crate::output::{self, Failure};
 use crate::session::Session;
 
 /// For all commands of a lab. Generous, since an emulated processor is ten times as slow.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Runs it. Exit code 1 when something was not seen that must be.
 pub(super) fn rehearse(session: &Session, lab: &Lab) -> Result<u8, Failure> {
