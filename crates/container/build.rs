@@ -20,6 +20,17 @@ fn main() {
     std::fs::copy(&binary, out.join("inception-init")).expect("copy inception-init");
 }
 
+/// Static, and without the paths that the outer build leaves out of its programs.
+fn flags() -> String {
+    let outer = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let remapped = outer.split('\u{1f}').filter(|flag| flag.starts_with("--remap-path-prefix="));
+    ["-Ctarget-feature=+crt-static", "-Crelocation-model=static"]
+        .into_iter()
+        .chain(remapped)
+        .collect::<Vec<_>>()
+        .join("\u{1f}")
+}
+
 fn build(crates: &Path, out: &Path) -> PathBuf {
     let target = env::var("TARGET").expect("set by cargo");
     let directory = out.join("init-target");
@@ -29,7 +40,7 @@ fn build(crates: &Path, out: &Path) -> PathBuf {
         .arg(crates.join("init/Cargo.toml"))
         .arg("--target-dir")
         .arg(&directory)
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags())
         // What the outer cargo or clippy set for itself must not reach the inner build.
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .env_remove("RUSTC_WRAPPER")

@@ -1,4 +1,4 @@
-//! `ADD` of a repository, with the real `git` and a server of its own protocol on the loopback.
+//! `ADD` of a repository and build contexts in one, with the real `git` and a server of its own protocol on the loopback.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -165,4 +165,76 @@ fn what_git_says_is_shown() {
     }
     let without = ended(command(&stack, &["build"]).env("PATH", &programs));
     without.fails(1, &["Dockerfile:2", "run `git`, which has to be installed"]);
+}
+
+#[test]
+fn contexts_are_fetched_at_what_is_named() {
+    if !has_git("contexts_are_fetched_at_what_is_named") {
+        return;
+    }
+    let stack = with_base("");
+    let app = Repository::new(&stack, "served/app");
+    app.commit("Dockerfile", "FROM alpine:3.99\nCOPY . /all/\nCOPY --from=more file /more\n");
+    app.commit("srcs/web/Prod", "FROM alpine:3.99\nCOPY page /page\n");
+    app.commit("srcs/web/page", "first");
+    app.git(&["tag", "v1"]);
+    app.commit("srcs/web/page", "second");
+    let more = Repository::new(&stack, "served/more");
+    more.commit("part/file", "from another one");
+    let server = Server::start(&stack.path("served"));
+    let (address, more) = (server.address("app/.git"), server.address("more/.git#main:part"));
+    stack.rewrite(&format!(
+        "[services.web]\nbuild = {{ context = \"{address}#v1:srcs/web\", dockerfile = \"Prod\" }}\n\
+         command = [\"sleep\", \"1000\"]\n\
+         [services.all]\nbuild = {{ context = \"{address}\", additional_contexts = {{ more = \"{more}\" }} }}\n\
+         command = [\"sleep\", \"1000\"]\n"
+    ));
+    run(&stack, &["up", "-d"]).ok();
+    assert_eq!(stack.sh("web", "cat /page; stat -c ' %u %g %a' /page"), "first 0 0 644");
+    assert_eq!(
+        stack.sh("all", "cat /all/srcs/web/page /more; ls -A /all"),
+        "secondfrom another oneDockerfile\nsrcs"
+    );
+
+    // What a name means is looked up each time; what has not changed is in the cache.
+    let again = build(&stack);
+    assert_eq!(again.matches("cached: COPY").count(), 3, "{again}");
+    app.commit("srcs/web/page", "third");
+    run(&stack, &["up", "-d", "--build"]).ok();
+    assert_eq!(stack.sh("all", "cat /all/srcs/web/page"), "third");
+    assert_eq!(stack.sh("web", "cat /page"), "first");
+
+    // One by itself, with its `.git`, beside a context of this machine.
+    let out = stack.path("out");
+    let output = format!("type=local,dest={}", out.display());
+    let keep = ["--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1"];
+    let named = format!("more={more}");
+    let options = [&["build", "--build-context", &named, "-o", &output][..], &keep, &[&address]].concat();
+    run(&stack, &options).ok();
+    assert!(out.join("all/.git").is_dir() && out.join("more").is_file());
+}
+
+#[test]
+fn a_context_that_cannot_be_fetched_is_an_error_with_its_address() {
+    if !has_git("a_context_that_cannot_be_fetched_is_an_error_with_its_address") {
+        return;
+    }
+    let stack = with_base(SERVICE);
+    let app = Repository::new(&stack, "served/app");
+    std::os::unix::fs::symlink("/etc", app.0.join("out")).unwrap();
+    app.commit("Dockerfile", "FROM alpine:3.99\n");
+    let server = Server::start(&stack.path("served"));
+    let address = server.address("app/.git");
+    for (what, words) in [
+        (format!("{address}#none"), vec!["fetch the build context", "no branch or tag `none`"]),
+        (format!("{address}#:missing"), vec!["`missing` of", "does not exist"]),
+        (format!("{address}#:out"), vec!["`out` of", "leads out of it"]),
+        (server.address("nothing/.git"), vec!["git ls-remote", "nothing"]),
+    ] {
+        run(&stack, &["build", &what]).fails(1, &words);
+    }
+    run(&stack, &["build", "-f", "out/passwd", &address]).fails(1, &["`out/passwd` of", "leads out of it"]);
+    run(&stack, &["build", "https://example.org/context.tar.gz"])
+        .fails(2, &["is not the address of a git repository", "https://HOST/PATH.git"]);
+    stack.nothing_left();
 }

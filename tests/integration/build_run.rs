@@ -101,3 +101,20 @@ fn a_full_disk_ends_a_build_and_nothing_else() {
     assert_eq!(small.matches("status 0").count(), 2, "{small}");
     assert!(small.contains("left 0"), "{small}");
 }
+
+#[test]
+fn limits_of_the_stack_file_hold_for_run() {
+    let stack = with_base("");
+    let build_with = |ulimits: &str| {
+        stack.rewrite(&format!("[services.web]\nbuild = {{ context = \"web\", ulimits = {ulimits} }}\n"));
+        run(&stack, &["build", "--no-cache"]).err
+    };
+    stack.write(
+        "web/Dockerfile",
+        "FROM alpine:3.99\nRUN echo limits $(ulimit -Sn) $(ulimit -Hn) $(ulimit -c)\n",
+    );
+    let progress = build_with("{ nofile = { soft = 77, hard = 99 }, core = 0 }");
+    assert!(progress.contains("limits 77 99 0"), "{progress}");
+    let progress = build_with("{ nofile = 55 }");
+    assert!(progress.contains("limits 55 55 "), "{progress}");
+}

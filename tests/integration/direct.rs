@@ -111,7 +111,9 @@ ports = [{{ target = 80, published = {port}, host_ip = "127.0.0.1", mode = "dire
     let first = Stack::new(&file);
     first.up();
     let second = Stack::new(&file);
-    second.run(&["up", "-d"]).fails(1, &[&format!("port {port}"), "taken by"]);
+    let holder = format!("taken by stack `{}`", first.name);
+    let hint = format!("`inception-run -p {} down`", first.name);
+    second.run(&["up", "-d"]).fails(1, &[&format!("port {port}"), &holder, &hint]);
 }
 
 #[test]

@@ -313,3 +313,24 @@ fn low_ports_are_moved_and_the_stack_keeps_to_it() {
     stack.nothing_left();
     stack.run(&["up", "-d"]).fails(2, &["--port-offset 8000", "--publish 443=8443"]);
 }
+
+/// What `sudo` and `su` in a container need.
+#[test]
+fn set_user_id_programs_are_for_the_stack_file_to_grant() {
+    let services = |name: &str, more: &str| {
+        format!(
+            "[services.{name}]\nbuild = \"web\"\nuser = \"app\"\ncommand = [\"sleep\", \"1000\"]\n{more}\n"
+        )
+    };
+    let granted = services("granted", "security_opt = [\"no-new-privileges:false\"]");
+    let stack = crate::build::with_base(&(services("usual", "") + &granted));
+    stack.write(
+        "web/Dockerfile",
+        "FROM alpine:3.99\nRUN rm /bin/su && cp /bin/busybox /bin/su && chmod 4755 /bin/su\n",
+    );
+    crate::build::run(&stack, &["up", "-d"]).ok();
+    // It is as far as passwords only where it has root's rights.
+    let said = |service: &str| stack.sh(service, "id -u; su root -c true 2>&1 < /dev/null | tail -n 1");
+    assert_eq!(said("granted"), "1000\nsu: incorrect password");
+    assert_eq!(said("usual"), "1000\nsu: must be suid to work properly");
+}

@@ -45,6 +45,12 @@ same 'memory.swap.max' $((16 << 20)) "$(cat "$group/memory.swap.max")"
 at_most 'cpu.weight' 60 "$(cat "$group/cpu.weight")"
 same 'cpuset.cpus.effective' 1 "$(cat "$group/cpuset.cpus.effective")"
 has 'io.max' '^[0-9]+:0 rbps=max wbps=2097152 riops=max wiops=max' "$(cat "$group/io.max")"
+explained=$(inception-run explain box --format json)
+has 'explain: the cgroup' "\"directory\": \"$group\"" "$explained"
+has 'explain: its own' '"own": true' "$explained"
+has 'explain: memory.max' "\"value\": \"$((48 << 20))\"" "$explained"
+has 'explain: cpu.max' '"value": "25000 100000"' "$explained"
+has 'explain: counted by' '"origin": "cgroup"' "$explained"
 count() { sed -n "s/^$2 //p" "$group/$1"; }
 
 inside() { inception-run exec box sh -c "$1"; }

@@ -8,8 +8,11 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::build::Build;
 use crate::config;
+use crate::create::{Create, Foreground, Recreation};
+use crate::down::Down;
 use crate::events::{Since, since};
 use crate::lab;
+use crate::lifecycle;
 use crate::net::{pause, percent, rate};
 use crate::store;
 use crate::transfer;
@@ -99,20 +102,28 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Build what is missing, start the services in order and show their output; Ctrl-C stops them
     Up(Up),
+    /// Make what `up` would start, and start nothing
+    Create(Create),
     /// Stop everything and take the stack down
-    Down {
-        /// Remove its named volumes too
-        #[arg(short, long)]
-        volumes: bool,
-        #[command(flatten)]
-        always: Always,
-    },
+    Down(Down),
     /// Stop services; they stay stopped until they are started
-    Stop(Services),
+    Stop(lifecycle::Stop),
     /// Start stopped services
     Start(Services),
     /// Stop services and start them again
-    Restart(Services),
+    Restart(lifecycle::Restart),
+    /// Send containers a signal; SIGKILL if no other is named
+    Kill(lifecycle::Kill),
+    /// Remove what is left of containers that do not run
+    Rm(lifecycle::Rm),
+    /// Have the processes of services stand still
+    Pause(Services),
+    /// Have paused services go on
+    Unpause(Services),
+    /// Wait until containers have ended, and print their exit codes
+    Wait(crate::wait::Wait),
+    /// Show what a service's container writes from now on, and pass signals to it, until it ends
+    Attach(crate::wait::Attach),
     /// Change how many containers run a service, until the next `up`
     Scale(Scale),
     /// List the containers of the services
@@ -127,10 +138,18 @@ pub(crate) enum Command {
         #[arg(short, long, hide = true)]
         all: bool,
     },
+    /// Print where a port of a service is published
+    Port(crate::port::Port),
+    /// List the stacks of this user that run
+    Ls(crate::stacks::Ls),
+    /// Copy files between a service's container and here: SERVICE:PATH is inside, `-` is an archive
+    Cp(crate::copy::Copy),
     /// Show what services use: processor, memory, network, block devices, processes, pressure
     Stats(Stats),
     /// Watch the services: a live view of what they use; q leaves it
     Top,
+    /// Show the stack in a browser: a page on this machine only, as long as this command runs
+    Dashboard(crate::dashboard::Dashboard),
     /// Show what services wrote
     Logs(Logs),
     /// Show what happens: starts, ends, health, refused connections
@@ -141,9 +160,9 @@ pub(crate) enum Command {
         net: Net,
     },
     /// Run a command in a running service
-    Exec(Exec),
+    Exec(crate::exec::Exec),
     /// Run a one-off container with a service's configuration
-    Run(Run),
+    Run(crate::exec::Run),
     /// Build the images of the services, or the image of a directory with a Dockerfile
     Build(Box<Build>),
     /// Fetch images from their registries
@@ -176,12 +195,14 @@ pub(crate) enum Command {
     Load(transfer::Load),
     /// Make an image of the archive of a root file system
     Import(transfer::Import),
-    /// Write the file system of a service's container as an archive
-    Export(transfer::Export),
+    /// Write the file system of a service's container as an archive; or the stack for Kubernetes, Podman or systemd
+    Export(crate::export::Arguments),
     /// Make an image of a service's file system as it is now
     Commit(transfer::Commit),
     /// Show what a service runs with, or what an image is (JSON)
     Inspect(store::Inspect),
+    /// Show what a running service is made of, read from the kernel, side by side with the host
+    Explain(crate::explain::Explain),
     /// Show what `up` would do
     Plan {
         /// table or json
@@ -194,6 +215,10 @@ pub(crate) enum Command {
     /// Show the stack's files as one, with everything they refer to; or turn them into a `stack.toml`
     #[command(visible_alias = "convert")]
     Config(config::Arguments),
+    /// Print the script that completes command lines in a shell: `source <(inception-run completion bash)`
+    Completion(crate::completion::Completion),
+    /// Print the version of this program
+    Version(crate::version::Version),
     /// Look for everything on this machine that stands in the way, and show the fix
     Doctor {
         /// table or json
@@ -205,7 +230,7 @@ pub(crate) enum Command {
 }
 
 /// `up`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Up {
     /// Stack file, as before the command
     #[arg(short = 'f', long = "file", value_name = "FILE")]
@@ -231,6 +256,21 @@ pub(crate) struct Up {
     /// Replace containers one by one: the new one first, the old one when the new one is healthy
     #[arg(long)]
     pub(crate) rolling: bool,
+    /// Neither start nor wait for what these services depend on
+    #[arg(long)]
+    pub(crate) no_deps: bool,
+    /// Make the containers and start none
+    #[arg(long, conflicts_with_all = ["detach", "wait"])]
+    pub(crate) no_start: bool,
+    /// Seconds that a container has to stop in [default: what each service asks for]
+    #[arg(short, long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+    #[command(flatten)]
+    pub(crate) recreation: Recreation,
+    #[command(flatten)]
+    pub(crate) foreground: Foreground,
+    #[command(flatten)]
+    pub(crate) steps: crate::steps::Trace,
     #[command(flatten)]
     pub(crate) always: Always,
     /// Only these services and what they depend on
@@ -238,7 +278,7 @@ pub(crate) struct Up {
 }
 
 /// What compose does when it is told to, and this program always: makefiles may say it.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Always {
     /// Services that the files no longer have do not stay
     #[arg(long = "remove-orphans", hide = true)]
@@ -288,6 +328,9 @@ pub(crate) struct Logs {
     /// Leave out the services' names
     #[arg(long)]
     pub(crate) no_log_prefix: bool,
+    /// No colours, as with `--color never`
+    #[arg(long)]
+    pub(crate) no_color: bool,
     /// Services [default: all]
     pub(crate) services: Vec<String>,
 }
@@ -365,59 +408,6 @@ pub(crate) enum Net {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tail(pub(crate) usize);
 
-/// How a process is run inside.
-#[derive(Debug, Args)]
-pub(crate) struct Inside {
-    /// Keep standard input open (it always is)
-    #[arg(short, long)]
-    pub(crate) interactive: bool,
-    /// Allocate a terminal even where there is none
-    #[arg(short, long, conflicts_with = "no_tty")]
-    pub(crate) tty: bool,
-    /// Allocate no terminal [default: one where standard input and output are terminals]
-    #[arg(short = 'T', long = "no-tty", visible_alias = "no-TTY")]
-    pub(crate) no_tty: bool,
-    /// User, or USER:GROUP
-    #[arg(short, long, value_name = "USER")]
-    pub(crate) user: Option<String>,
-    /// Set a variable, or pass on our own by its name
-    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
-    pub(crate) env: Vec<(String, String)>,
-    /// Working directory
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) workdir: Option<String>,
-}
-
-/// `exec`.
-#[derive(Debug, Args)]
-pub(crate) struct Exec {
-    #[command(flatten)]
-    pub(crate) inside: Inside,
-    /// Which of the service's containers, from 1 [default: the first that runs]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) index: Option<u16>,
-    /// Service, or one container of it such as `web-2`
-    pub(crate) service: String,
-    /// Command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
-    pub(crate) argv: Vec<String>,
-}
-
-/// `run`.
-#[derive(Debug, Args)]
-pub(crate) struct Run {
-    /// Remove the container when it ends (it always is removed)
-    #[arg(long)]
-    pub(crate) rm: bool,
-    #[command(flatten)]
-    pub(crate) inside: Inside,
-    /// Service
-    pub(crate) service: String,
-    /// Command and its arguments [default: the service's own]
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
-    pub(crate) argv: Vec<String>,
-}
-
 /// Parses the arguments of the process; the first is the program's name.
 ///
 /// # Errors
@@ -478,7 +468,7 @@ fn other_port(text: &str) -> Result<(u16, u16), String> {
     ports.ok_or_else(|| "write the file's port and the one to publish: `443=8443`".to_owned())
 }
 
-fn count(text: &str) -> Result<(String, u16), String> {
+pub(crate) fn count(text: &str) -> Result<(String, u16), String> {
     let pair = text.split_once('=').filter(|(service, _)| !service.is_empty());
     let (service, number) = pair.ok_or("a service and a number: `web=3`")?;
     let number =
@@ -493,7 +483,7 @@ fn tail(text: &str) -> Result<Tail, String> {
     text.parse().map(Tail).map_err(|_| "a number of lines, or `all`".to_owned())
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some(("", _)) => Err("the name is empty".to_owned()),
         Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
@@ -545,7 +535,9 @@ mod tests {
         assert_eq!((arguments.file.len(), arguments.global.env_file.len()), (2, 2));
         // Two meanings of -v.
         let arguments = parsed("-vv down -v").unwrap();
-        assert!(arguments.verbose == 2 && matches!(arguments.command, Command::Down { volumes: true, .. }));
+        assert!(
+            arguments.verbose == 2 && matches!(arguments.command, Command::Down(Down { volumes: true, .. }))
+        );
         for line in ["down -v --remove-orphans", "up -d --build --remove-orphans", "ps -a"] {
             assert!(parsed(line).is_ok(), "{line}");
         }

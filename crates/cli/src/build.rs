@@ -21,7 +21,7 @@ use crate::session::{Loaded, Session, Wanted};
 /// `build`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "An argument that names a directory (`.`, or with a `/` in it) is built by itself, as with \
+    after_help = "An argument that names a directory (`.`, or with a `/` in it) or a git repository is built by itself, as with \
     `docker build`; all others are services of the stack file."
 )]
 pub(crate) struct Build {
@@ -46,7 +46,7 @@ pub(crate) struct Build {
     /// An SSH agent for `RUN --mount=type=ssh`
     #[arg(long, value_name = "default|ID[=SOCKET]", num_args = 0..=1, default_missing_value = "default")]
     pub(crate) ssh: Vec<String>,
-    /// What a name in the Dockerfile means: a directory, or `docker-image://IMAGE`
+    /// What a name in the Dockerfile means: a directory, a git repository, or `docker-image://IMAGE`
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) build_context: Vec<String>,
     /// A label for the image
@@ -85,8 +85,8 @@ pub(crate) struct Build {
     /// Open a shell where a RUN failed
     #[arg(long)]
     pub(crate) debug_on_failure: bool,
-    /// Services [default: all that are built], or a directory
-    #[arg(value_name = "SERVICE|DIRECTORY")]
+    /// Services [default: all that are built], or a directory, or a git repository
+    #[arg(value_name = "SERVICE|DIRECTORY|REPOSITORY")]
     pub(crate) what: Vec<String>,
 }
 
@@ -116,7 +116,7 @@ pub(crate) enum Entitlement {
 pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure> {
     let mut options = Options { build: true, debug: arguments.debug_on_failure, ..Options::default() };
     let (stack, mut builds) = match directory(&arguments.what, session.has_stack_file())? {
-        Some(directory) => (String::new(), vec![(String::new(), of_directory(&directory, arguments)?)]),
+        Some(named) => (String::new(), vec![(String::new(), alone(&named, arguments)?)]),
         None => {
             let services = arguments.what.as_slice();
             let base = arguments.base.as_deref();
@@ -179,8 +179,12 @@ fn names(build: &Plan) -> Vec<String> {
 
 /// The directory that is to be built by itself, if one is named.
 fn directory(what: &[String], has_stack_file: bool) -> Result<Option<PathBuf>, Failure> {
-    let names_one =
-        |word: &String| !has_stack_file || word.contains('/') || matches!(word.as_str(), "." | "..");
+    let names_one = |word: &String| {
+        !has_stack_file
+            || word.contains('/')
+            || matches!(word.as_str(), "." | "..")
+            || matches!(images::repository(word), Ok(Some(_)))
+    };
     match what {
         [] if !has_stack_file => Err(Failure::usage(
             "there is no stack file here whose services could be built",
@@ -228,6 +232,28 @@ fn of_services(loaded: &Loaded, arguments: &Build) -> Result<Vec<(String, Plan)>
             _ => None,
         })
         .collect())
+}
+
+/// A build that no stack file describes: of a directory, or of a repository.
+fn alone(named: &Path, arguments: &Build) -> Result<Plan, Failure> {
+    match repository(&named.to_string_lossy())? {
+        Some(address) => {
+            let path = arguments.dockerfile.clone().unwrap_or_else(|| PathBuf::from("Dockerfile"));
+            let dockerfiles = vec![BaseDockerfile { base: String::new(), path }];
+            Ok(Plan { repository: Some(address), dockerfiles, ..Plan::default() })
+        }
+        None => of_directory(named, arguments),
+    }
+}
+
+/// The git repository that a build context is, if it is one.
+fn repository(text: &str) -> Result<Option<String>, Failure> {
+    images::repository(text).map_err(|problem| {
+        Failure::usage(
+            format!("`{text}` {problem}"),
+            "a build context is a directory of this machine, or a git repository: `https://HOST/PATH.git#REF:DIRECTORY`",
+        )
+    })
 }
 
 fn of_directory(directory: &Path, arguments: &Build) -> Result<Plan, Failure> {
@@ -352,7 +378,7 @@ fn agent(text: &str) -> Result<(String, PathBuf), Failure> {
     }
 }
 
-/// `NAME=DIRECTORY` or `NAME=docker-image://IMAGE`.
+/// `NAME=DIRECTORY`, `NAME=REPOSITORY` or `NAME=docker-image://IMAGE`.
 fn context(text: &str) -> Result<(String, BuildContext), Failure> {
     let wrong = || {
         Failure::usage(
@@ -366,13 +392,10 @@ fn context(text: &str) -> Result<(String, BuildContext), Failure> {
         .ok_or_else(wrong)?;
     Ok(match value.strip_prefix("docker-image://") {
         Some(image) => (name.to_owned(), BuildContext::Image(image.to_owned())),
-        None if value.contains("://") => {
-            return Err(Failure::usage(
-                format!("`--build-context {text}`: a context is a directory of this machine, or an image"),
-                "fetch it first, and name the directory",
-            ));
-        }
-        None => (name.to_owned(), BuildContext::Directory(absolute(value)?)),
+        None => match repository(value)? {
+            Some(address) => (name.to_owned(), BuildContext::Repository(address)),
+            None => (name.to_owned(), BuildContext::Directory(absolute(value)?)),
+        },
     })
 }
 

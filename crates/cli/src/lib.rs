@@ -8,27 +8,42 @@ mod build;
 mod build_check;
 mod build_output;
 mod build_view;
+mod completion;
 mod config;
+mod copy;
+mod create;
+mod dashboard;
 mod diagnosis;
+#[cfg(test)]
+mod documents;
+mod down;
 mod events;
 mod exec;
+mod explain;
+mod export;
 mod images;
 mod lab;
+mod lifecycle;
 mod listing;
 mod logs;
 mod net;
 pub mod oci;
 mod output;
+mod port;
 mod registry;
 mod session;
 mod signals;
+mod stacks;
 mod stats;
+mod steps;
 mod store;
 mod terminal;
 mod top;
 mod trace;
 mod transfer;
 mod up;
+mod version;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -51,6 +66,7 @@ pub fn main() -> ExitCode {
     let process: Option<fn() -> i32> = match arguments.get(1).and_then(|argument| argument.to_str()) {
         Some(stack::supervisor::ARGUMENT) => Some(stack::supervisor::main),
         Some(stack::netd::ARGUMENT) => Some(stack::netd::main),
+        Some(stack::trace::ARGUMENT) => Some(steps::main),
         _ => None,
     };
     if let Some(process) = process {
@@ -85,6 +101,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The definition of the command line, for manual pages.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
     let Arguments { file, global, mut command, .. } = arguments;
     let mut files = file;
@@ -94,14 +115,26 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
     let session = Session::new(files, global, output)?;
     match command {
         Command::Up(arguments) => up::up(&session, &arguments),
-        Command::Down { volumes, .. } => up::down(&session, volumes),
-        Command::Stop(which) => up::change(&session, &Request::Stop(which.services)),
-        Command::Start(which) => up::change(&session, &Request::Start(which.services)),
-        Command::Restart(which) => up::change(&session, &Request::Restart(which.services)),
+        Command::Create(arguments) => create::create(&session, arguments),
+        Command::Down(arguments) => down::down(&session, &arguments),
+        Command::Stop(arguments) => lifecycle::stop(&session, &arguments),
+        Command::Start(which) => lifecycle::change(&session, &Request::Start(which.services)),
+        Command::Restart(arguments) => lifecycle::restart(&session, &arguments),
+        Command::Kill(arguments) => lifecycle::kill(&session, &arguments),
+        Command::Rm(arguments) => lifecycle::rm(&session, &arguments),
+        Command::Pause(which) => lifecycle::change(&session, &Request::Pause(which.services)),
+        Command::Unpause(which) => lifecycle::change(&session, &Request::Unpause(which.services)),
+        Command::Wait(arguments) => wait::wait(&session, &arguments),
+        Command::Attach(arguments) => wait::attach(&session, &arguments),
+        Command::Port(arguments) => port::port(&session, &arguments),
+        Command::Ls(arguments) => stacks::ls(&session, &arguments),
+        Command::Cp(arguments) => copy::copy(&session, &arguments),
+        Command::Version(arguments) => version::version(&arguments),
         Command::Scale(arguments) => up::scale(&session, &arguments),
         Command::Ps { format, quiet, .. } => listing::ps(&session, format, quiet),
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
+        Command::Dashboard(arguments) => dashboard::dashboard(&session, &arguments),
         Command::Logs(arguments) => logs::logs(&session, &arguments),
         Command::Events(arguments) => events::events(&session, &arguments),
         Command::Net { net } => net::net(&session, net),
@@ -123,11 +156,13 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Save(arguments) => transfer::save(&session, &arguments),
         Command::Load(arguments) => transfer::load(&session, &arguments),
         Command::Import(arguments) => transfer::import(&session, &arguments),
-        Command::Export(arguments) => transfer::export(&session, &arguments),
+        Command::Export(arguments) => export::export(&session, &arguments),
         Command::Commit(arguments) => transfer::commit(&session, &arguments),
         Command::Inspect(arguments) => store::inspect(&session, &arguments),
+        Command::Explain(arguments) => explain::explain(&session, &arguments),
         Command::Plan { format, base } => listing::plan(&session, format, base.as_deref()),
         Command::Config(arguments) => config::config(&session, &arguments),
+        Command::Completion(arguments) => completion::completion(&arguments),
         Command::Doctor { format } => diagnosis::doctor(&session, format),
         Command::Lab(arguments) => lab::lab(&session, &arguments),
     }

@@ -1,7 +1,7 @@
 //! `ps`, `inspect` and `plan`.
 
-use stack::RemoteError;
-use stack::control::{Command, Health, Notice, State, Status};
+use stack::control::{Command, Health, Notice, State, Status, Subject};
+use stack::diagnostic::no_such_service;
 use stack::plan::{
     Condition, Mode, MountKind, NetworkMode, Plan, Policy, Protocol, PublishedPort, Service, Source,
 };
@@ -57,6 +57,18 @@ pub(crate) fn status(client: &mut stack::client::Client) -> Result<Vec<Status>, 
     }
 }
 
+/// Receives the answer to [`Command::Subjects`].
+pub(crate) fn subjects(client: &mut stack::client::Client) -> Result<Vec<Subject>, Failure> {
+    let mut found = Vec::new();
+    loop {
+        match answer(client)? {
+            Notice::Subjects(subjects) => found = subjects,
+            Notice::Done => return Ok(found),
+            _ => {}
+        }
+    }
+}
+
 fn row(status: &Status) -> Vec<String> {
     let state = match (status.state, status.exit_code) {
         (State::Exited | State::Restarting, Some(code)) => {
@@ -89,6 +101,7 @@ pub(crate) fn state_word(state: State) -> &'static str {
         State::Created => "created",
         State::Waiting => "waiting",
         State::Running => "running",
+        State::Paused => "paused",
         State::Restarting => "restarting",
         State::Draining => "draining",
         State::Stopping => "stopping",
@@ -126,10 +139,7 @@ pub(crate) fn check_services(plan: &Plan, names: &[String]) -> Result<(), Failur
     for name in names {
         if plan.services.iter().all(|service| service.name != *name) {
             let known: Vec<&str> = plan.services.iter().map(|service| service.name.as_str()).collect();
-            let mut error = RemoteError::message(format!("no such service: `{name}`"))
-                .or_hint(format!("the stack's services are: {}", known.join(", ")));
-            error.exit_code = 2;
-            return Err(error.into());
+            return Err(no_such_service(name, &known).into());
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -28,6 +28,16 @@ pub(crate) struct Printer {
 impl Printer {
     pub(crate) fn new(output: Output, services: Vec<String>) -> Self {
         Self { output, services, prefix: true, timestamps: false }
+    }
+
+    /// Whether lines begin with the service's name.
+    pub(crate) fn with_prefix(self, prefix: bool) -> Self {
+        Self { prefix, ..self }
+    }
+
+    /// Whether lines show when they were written.
+    pub(crate) fn with_timestamps(self, timestamps: bool) -> Self {
+        Self { timestamps, ..self }
     }
 
     /// Prints lines in one write.
@@ -90,9 +100,13 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
     let known = logged(&directory)?;
     let means_one = |name: &&String| known.iter().any(|log| is_meant(log, name));
     if let Some(unknown) = arguments.services.iter().find(|name| !means_one(name)) {
+        let nearest = stack::diagnostic::nearest(unknown, known.iter().map(String::as_str));
         let known = known.join(", ");
         let mut error = stack::RemoteError::message(format!("there is no log of a service `{unknown}`"))
-            .or_hint(format!("there are logs of: {known}"));
+            .or_hint(match nearest {
+                Some(nearest) => format!("did you mean `{nearest}`? There are logs of: {known}"),
+                None => format!("there are logs of: {known}"),
+            });
         error.exit_code = 2;
         return Err(error.into());
     }
@@ -109,12 +123,10 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
         lines.extend(read.split_off(read.len().saturating_sub(arguments.tail.0)));
     }
     lines.sort_by_key(|line| line.time);
-    let mut printer = Printer {
-        output: session.output,
-        services,
-        prefix: !arguments.no_log_prefix,
-        timestamps: arguments.timestamps,
-    };
+    let output = Output { color_out: session.output.color_out && !arguments.no_color, ..session.output };
+    let mut printer = Printer::new(output, services)
+        .with_prefix(!arguments.no_log_prefix)
+        .with_timestamps(arguments.timestamps);
     printer.print(&lines)?;
     drop(lines);
 
@@ -135,7 +147,7 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
 
 /// Whether `name` means the container `log`: by its own name, its service's, or as the first of its service. Those
 /// that are gone are meant too, so there is nobody to ask which service a container is of.
-fn is_meant(log: &str, name: &str) -> bool {
+pub(crate) fn is_meant(log: &str, name: &str) -> bool {
     let number = |of: &str, name: &str| name.strip_prefix(of)?.strip_prefix('-')?.parse::<u16>().ok();
     log == name || number(name, log).is_some_and(|slot| slot > 1) || number(log, name) == Some(1)
 }
@@ -171,6 +183,27 @@ fn read(directory: &Path, service: &str) -> Result<Vec<Line>, Failure> {
         }
     }
     Ok(lines)
+}
+
+/// Bytes of each log that `recent` looks at.
+const RECENT: u64 = 64 << 10;
+
+/// The last lines of all containers' logs. What cannot be read is left out: they are what one sees before anything new
+/// comes.
+pub(crate) fn recent(directory: &Path) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for name in logged(directory).unwrap_or_default() {
+        let Ok(mut file) = File::open(directory.join(format!("{name}.log"))) else { continue };
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        if file.seek(SeekFrom::Start(length.saturating_sub(RECENT))).is_err() {
+            continue;
+        }
+        // The first may be half a line, which is none.
+        let read = BufReader::new(file.take(RECENT)).split(b'\n').map_while(Result::ok);
+        lines.extend(read.filter_map(|line| serde_json::from_slice::<Line>(&line).ok()));
+    }
+    lines.sort_by_key(|line| line.time);
+    lines
 }
 
 /// The files of a service's log, the oldest first: those with the highest numbers.

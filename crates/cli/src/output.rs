@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use stack::RemoteError;
 use stack::diagnostic::FileError;
+use stack::export::StackError;
 
 use crate::args::ColorChoice;
 
@@ -27,6 +28,15 @@ impl From<FileError> for Failure {
 impl From<RemoteError> for Failure {
     fn from(error: RemoteError) -> Self {
         Self::Other(error)
+    }
+}
+
+impl From<StackError> for Failure {
+    fn from(error: StackError) -> Self {
+        match error {
+            StackError::File(error) => Self::File(error),
+            StackError::Content(error) => Self::Other(error),
+        }
     }
 }
 

@@ -50,6 +50,13 @@ pub(crate) struct Loaded {
     pub(crate) host: HostFacts,
 }
 
+impl Loaded {
+    /// The stack's files, absolute.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failure> {
+        Ok(load::files(&self.options, &self.host)?)
+    }
+}
+
 impl Session {
     pub(crate) fn new(files: Vec<PathBuf>, global: Global, output: Output) -> Result<Self, Failure> {
         let standard_input = match files.iter().any(|file| file == Path::new("-")) {
@@ -112,6 +119,29 @@ impl Session {
                 kept: false,
             },
         }
+    }
+
+    /// The global options of this command as words of another one that is run in the same directory.
+    ///
+    /// # Errors
+    /// When the stack's file came from standard input, which is gone.
+    pub(crate) fn words(&self) -> Result<Vec<String>, Failure> {
+        if self.standard_input.is_some() {
+            let hint = "write it to a file, and name that with `-f`";
+            return Err(Failure::usage("a unit cannot read the stack's file from standard input", hint));
+        }
+        let shown = |path: &PathBuf| path.display().to_string();
+        let global = &self.global;
+        let options = (self.files.iter().map(|file| ("--file", shown(file))))
+            .chain(global.project_name.iter().map(|name| ("--project-name", name.clone())))
+            .chain(global.env_file.iter().map(|file| ("--env-file", shown(file))))
+            .chain(global.project_directory.iter().map(|directory| ("--project-directory", shown(directory))))
+            .chain(global.profile.iter().map(|profile| ("--profile", profile.clone())))
+            .chain(global.port_offset.iter().map(|offset| ("--port-offset", offset.to_string())))
+            .chain(global.publish.iter().map(|(port, other)| ("--publish", format!("{port}={other}"))));
+        let mut words: Vec<String> = options.flat_map(|(option, value)| [option.to_owned(), value]).collect();
+        words.extend(global.strict.then(|| "--strict".to_owned()));
+        Ok(words)
     }
 
     /// The choice of ports of a stack, if it runs.

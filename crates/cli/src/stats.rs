@@ -206,12 +206,14 @@ pub(crate) mod tests {
         };
         Reading {
             service: service.to_owned(),
+            group: service.to_owned(),
             state: State::Running,
             health: None,
             exit_code: None,
             oom_killed: false,
             pid: Some(1),
             image: "x".to_owned(),
+            ports: Vec::new(),
             restarts: 0,
             uptime: Some(61.0),
             usage: Some(usage),

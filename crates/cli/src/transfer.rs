@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use stack::RemoteError;
+use stack::control::Command;
 use stack::plan::Plan;
 use stack::transfer::{self, ArchiveFormat, Compression, Source, Target};
 
@@ -97,6 +98,9 @@ pub(crate) struct Commit {
     /// A remark for the history
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
+    /// Have its processes stand still meanwhile, if it runs, so that no file is half written
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pause: Option<bool>,
     /// Service, or one container of it such as `web-2`
     service: String,
     /// Name of the image
@@ -181,7 +185,15 @@ pub(crate) fn commit(session: &Session, arguments: &Commit) -> Result<u8, Failur
         message: arguments.message.clone(),
         changes: &arguments.change,
     };
-    let id = transfer::commit(&session.paths, &container, &commit)?;
+    let pauses = arguments.pause == Some(true);
+    let change = |command: Command| match session.connect()?.1.filter(|_| pauses) {
+        Some(mut client) => session.carry_out(&mut client, &command),
+        None => Ok(()),
+    };
+    change(Command::Pause(vec![arguments.service.clone()]))?;
+    let made = transfer::commit(&session.paths, &container, &commit);
+    change(Command::Unpause(vec![arguments.service.clone()]))?;
+    let id = made?;
     output::print(&format!("{id}\n"))?;
     Ok(0)
 }

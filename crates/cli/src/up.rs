@@ -1,4 +1,4 @@
-//! `up`, `down`, `stop`, `start`, `restart`, `scale`.
+//! `up` and `scale`.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -7,27 +7,34 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 use stack::client::{self, Client};
 use stack::control::{self, Command, Notice, State, Subject};
+use stack::event::{Event, What};
 use stack::images::Options;
 use stack::plan::{Plan, SecretSource, Service};
 use stack::stats;
 
 use crate::args;
 use crate::images;
+use crate::lifecycle;
 use crate::listing::check_services;
-use crate::logs::Printer;
+use crate::logs::{Printer, is_meant};
 use crate::output::Failure;
 use crate::session::{Loaded, Session, Wanted, supervisor_gone};
 use crate::signals::Signals;
 
 /// `up`.
 pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure> {
-    let loaded = session.load_for(&Wanted {
+    let mut loaded = session.load_for(&Wanted {
         base: arguments.base.as_deref(),
         scale: &arguments.scale,
         services: &arguments.services,
         images_only: false,
     })?;
     check_services(&loaded.plan, &arguments.services)?;
+    check_services(&loaded.plan, arguments.foreground.exit_code_from.as_slice())?;
+    if let Some(policy) = arguments.recreation.pull {
+        // No part of what tells whether a service has changed.
+        loaded.plan.services.iter_mut().for_each(|service| service.pull_policy = Some(policy.into()));
+    }
     let images = images::for_up(session, &loaded, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
     let attached = attached(&loaded.plan);
@@ -38,26 +45,56 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         wait: arguments.wait,
         strict: session.strict(),
         rolling: arguments.rolling,
+        options: control::UpOptions { files: loaded.files()?, ..arguments.options() },
         plan: loaded.plan,
     };
-    let detach = arguments.detach || arguments.wait;
+    let detach = arguments.detach || arguments.wait || arguments.no_start;
     let (client, joined) = match client::connect(&session.paths, &up.plan.name)? {
+        Some(_) if arguments.steps.trace.is_some() => {
+            let what =
+                format!("stack `{}` runs already, and how it was made cannot be seen any more", up.plan.name);
+            return Err(Failure::usage(what, "`inception-run down` first"));
+        }
         Some(client) => (client, true),
-        None => (client::start(&up.plan)?, false),
+        None => (start(session, arguments, &up.plan)?, false),
     };
     let name = up.plan.name.clone();
-    let printer = Printer::new(session.output, services);
-    let mut command = Run { session, client, name, joined, detach, printer, phase: Phase::Starting };
+    let foreground = &arguments.foreground;
+    let printer = foreground.printer(session.output, services);
+    let mut command = Run {
+        session,
+        client,
+        name,
+        joined,
+        detach,
+        printer,
+        phase: Phase::Starting,
+        abort: foreground.aborts().then(|| foreground.exit_code_from.clone()),
+        timeout: arguments.timeout,
+    };
     if let Some(attached) = attached.filter(|_| !detach) {
         command.client.send(&Command::Follow(attached), &[])?;
     }
+    if command.abort.is_some() {
+        command.client.send(&Command::Events { services: Vec::new(), since: None, follow: true }, &[])?;
+    }
     command.client.send(&Command::Up(Box::new(up)), &[])?;
     let result = command.run();
+    if arguments.steps.trace.is_some() && command.phase == Phase::Detaching {
+        command.client.end_trace()?;
+    }
     let in_order = matches!(command.phase, Phase::Ending(_));
     if result.is_err() && !joined && !in_order {
         end(session, command.client);
     }
     result
+}
+
+fn start(session: &Session, arguments: &args::Up, plan: &Plan) -> Result<Client, Failure> {
+    match arguments.steps.trace {
+        Some(format) => arguments.steps.start(format, plan, &arguments.services, session.output),
+        None => Ok(client::start(plan)?),
+    }
 }
 
 /// Whose output is shown (`attach`): empty for all, `None` for none.
@@ -118,6 +155,10 @@ struct Run<'a> {
     detach: bool,
     printer: Printer,
     phase: Phase,
+    /// The first container that ends ends the stack, and the exit code is the named service's, or that container's.
+    abort: Option<Option<String>>,
+    /// `--timeout`.
+    timeout: Option<u32>,
 }
 
 impl Run<'_> {
@@ -160,13 +201,15 @@ impl Run<'_> {
         }
         let hint = if signal == Signal::SIGINT { "stopping (Ctrl-C again kills)" } else { "stopping" };
         self.session.output.progress(hint);
+        self.abort = None;
         self.end(if signal == Signal::SIGINT { 130 } else { code })?;
         Ok(None)
     }
 
     fn end(&mut self, code: u8) -> Result<(), Failure> {
         self.phase = Phase::Ending(code);
-        self.client.send(&Command::Down { volumes: false }, &[]).map_err(Failure::from)
+        let down = Command::Down { volumes: false, timeout: self.timeout };
+        self.client.send(&down, &[]).map_err(Failure::from)
     }
 
     fn notice(&mut self) -> Result<Option<u8>, Failure> {
@@ -189,6 +232,7 @@ impl Run<'_> {
                 }
                 let failure = Failure::from(error);
                 self.session.output.failure(&failure);
+                self.abort = None;
                 self.end(1)?;
             }
             Notice::State { service, state: State::Created, detail: Some(detail) }
@@ -202,9 +246,34 @@ impl Run<'_> {
                     self.all_ended()?;
                 }
             }
+            Notice::Event(Event { container: Some(container), what, .. }) => self.ended(&container, &what)?,
             notice => self.session.progress(&notice),
         }
         Ok(None)
+    }
+
+    /// `--abort-on-container-exit`: ends the stack when a container has ended for good. The exit code that counts is
+    /// that of a service's first container to end, which may come after that.
+    fn ended(&mut self, container: &str, what: &What) -> Result<(), Failure> {
+        let What::Exited { status, restarts: false, .. } = what else { return Ok(()) };
+        let Some(from) = &mut self.abort else { return Ok(()) };
+        let counts = from.as_deref().is_none_or(|service| is_meant(container, service));
+        let code = counts.then(|| u8::try_from(*status).unwrap_or(1));
+        if counts {
+            // Its code is known; no other one counts.
+            *from = Some(String::new());
+        }
+        match (self.phase, code) {
+            (Phase::Ending(_), Some(code)) => self.phase = Phase::Ending(code),
+            (Phase::Ending(_), None) => {}
+            (_, code) => {
+                self.session
+                    .output
+                    .progress(&format!("{container} has ended: stopping all (--abort-on-container-exit)"));
+                self.end(code.unwrap_or(0))?;
+            }
+        }
+        Ok(())
     }
 
     /// What was asked for last has been carried out.
@@ -232,7 +301,7 @@ impl Run<'_> {
     /// Ends a stack in which nothing runs and nothing will. As with compose the command is then at its end; its
     /// exit code tells whether a service failed.
     fn all_ended(&mut self) -> Result<(), Failure> {
-        if self.joined {
+        if self.joined || matches!(self.phase, Phase::Ending(_)) {
             return Ok(());
         }
         // A connection of its own: on ours the answer would come between log lines.
@@ -250,52 +319,6 @@ impl Run<'_> {
     }
 }
 
-/// `down`.
-pub(crate) fn down(session: &Session, volumes: bool) -> Result<u8, Failure> {
-    let (name, client) = session.connect()?;
-    let Some(mut client) = client else {
-        return nothing_runs(session, &name, volumes);
-    };
-    if let Err(failure) = end_and_wait(session, &mut client, volumes) {
-        // A supervisor that was ending by itself, because its hub died for example: what it did not come to do is
-        // done as for one that was killed. One that goes on has a reason to refuse.
-        if client.wait_end().is_err() || session.connect()?.1.is_some() {
-            return Err(failure);
-        }
-        images::clean(session, &name, volumes)?;
-    }
-    Ok(0)
-}
-
-fn end_and_wait(session: &Session, client: &mut Client, volumes: bool) -> Result<(), Failure> {
-    client.send(&Command::Down { volumes }, &[])?;
-    loop {
-        match client.next(None)? {
-            Some(Notice::Failed(error)) => return Err(error.into()),
-            Some(Notice::Done) => break,
-            Some(notice) => session.progress(&notice),
-            // Another `down` was faster.
-            None => return Ok(()),
-        }
-    }
-    Ok(client.wait_end()?)
-}
-
-/// `down` of a stack that does not run: what a killed supervisor left goes, and the volumes if asked for.
-fn nothing_runs(session: &Session, name: &str, volumes: bool) -> Result<u8, Failure> {
-    images::clean(session, name, volumes)?;
-    session.output.progress(&format!("stack `{name}` is not running"));
-    Ok(0)
-}
-
-/// `stop`, `start` and `restart`.
-pub(crate) fn change(session: &Session, command: &Command) -> Result<u8, Failure> {
-    let mut client = session.running()?;
-    client.send(&Command::Follow(vec![String::new()]), &[])?;
-    session.carry_out(&mut client, command)?;
-    Ok(0)
-}
-
 /// `scale`.
 pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Failure> {
     // What the file says about these services decides whether they can have that many.
@@ -305,20 +328,29 @@ pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Fa
     let counts: BTreeMap<String, u16> = arguments.counts.iter().cloned().collect();
     let mut groups = plan.network.groups;
     groups.retain(|group| counts.contains_key(&group.service));
-    change(session, &Command::Scale(control::Scale { counts, groups }))
+    lifecycle::change(session, &Command::Scale(control::Scale { counts, groups }))
 }
 
 /// Starts a supervisor that has the plan and runs no more of it than `service` depends on, for a one-off
 /// container of a stack that does not run. Ends with this process.
-pub(crate) fn start_for_run(session: &Session, loaded: Loaded, service: &str) -> Result<Client, Failure> {
-    let images = images::provide(
-        session,
-        &loaded.plan,
-        Options { secrets: crate::build::secrets(&loaded)?, ..Options::default() },
-    )?;
+pub(crate) fn start_for_run(
+    session: &Session,
+    loaded: Loaded,
+    service: &str,
+    build: bool,
+    no_deps: bool,
+) -> Result<Client, Failure> {
+    let options = Options {
+        services: vec![service.to_owned()],
+        build,
+        secrets: crate::build::secrets(&loaded)?,
+        ..Options::default()
+    };
+    let images = images::provide(session, &loaded.plan, options)?;
     let secrets = secrets(&loaded)?;
+    let options = control::UpOptions { files: loaded.files()?, ..control::UpOptions::default() };
     let plan = loaded.plan;
-    let wanted = plan.services.iter().find(|s| s.name == service);
+    let wanted = plan.services.iter().find(|s| s.name == service).filter(|_| !no_deps);
     let mut services: Vec<String> =
         wanted.into_iter().flat_map(|s| &s.depends_on).map(|d| d.service.clone()).collect();
     if services.is_empty() {
@@ -327,7 +359,7 @@ pub(crate) fn start_for_run(session: &Session, loaded: Loaded, service: &str) ->
     }
     let mut client = client::start(&plan)?;
     let strict = session.strict();
-    let up = control::Up { plan, images, secrets, services, wait: true, strict, rolling: false };
+    let up = control::Up { plan, images, secrets, services, wait: true, strict, rolling: false, options };
     match session.carry_out(&mut client, &Command::Up(Box::new(up))) {
         Ok(()) => Ok(client),
         Err(failure) => {
@@ -340,7 +372,7 @@ pub(crate) fn start_for_run(session: &Session, loaded: Loaded, service: &str) ->
 /// Ends the stack of a supervisor that this process started, after a failure or a `run`. If that fails too, the
 /// end of this process takes the stack with it, and the next command what is left of its files.
 pub(crate) fn end(session: &Session, mut client: Client) {
-    let ended = session.carry_out(&mut client, &Command::Down { volumes: false });
+    let ended = session.carry_out(&mut client, &Command::Down { volumes: false, timeout: None });
     match ended.and_then(|()| client.wait_end().map_err(Failure::from)) {
         Ok(()) | Err(_) => {}
     }

@@ -65,6 +65,7 @@ fn inside(count: u32, argv: &[String]) -> Result<i32, Box<dyn Error>> {
         detached: &[],
         filters: &filters,
         beside: false,
+        readable: false,
     };
     let mut code = 0;
     for _ in 0..count {

@@ -37,6 +37,8 @@ pub struct Surroundings<'a> {
     pub filters: &'a [Filter],
     /// The sandbox's first process becomes a child of the caller's parent, which reaps it.
     pub beside: bool,
+    /// Until it executes its program, that process can be watched by who may watch this one, too.
+    pub readable: bool,
 }
 
 /// A sandbox that runs.
@@ -109,9 +111,11 @@ fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -
     if let Some(score) = sandbox.oom_score_adj {
         set_oom_score(score).map_err(|e| Failure::new(Stage::Setup, "oom_score_adj", e))?;
     }
-    // Until exec this process holds the stack's memory.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(|e| Failure::new(Stage::Setup, "make the process undumpable", e))?;
+    // Until exec this process holds the stack's memory. It is alone in its PID namespace.
+    if !around.readable {
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+            .map_err(|e| Failure::new(Stage::Setup, "make the process undumpable", e))?;
+    }
     stdio(around.stdio)?;
 
     // 1. Namespaces that exist already, and the names in the new ones.

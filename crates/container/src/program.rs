@@ -9,6 +9,9 @@ use sys::mount::attribute;
 
 use crate::mounts::clone_tree;
 
+/// Name by which the program is told what it is; the first of its arguments.
+pub use init::program::NAME;
+
 static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inception-init"));
 
 /// A sealed copy of the embedded `inception-init` in memory. One serves any number of containers.

@@ -18,8 +18,10 @@ mod numbers;
 mod profile;
 mod program;
 mod rules;
+mod ruling;
 
 pub use profile::docker_profile;
+pub use ruling::{Ruling, rulings};
 
 /// Names that the specification has and that are not supported here, or values that say nothing.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -170,6 +170,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A file is not copied between a container and the host.
+    #[error("`{}` cannot be copied: {problem}", path.display())]
+    NotCopied {
+        /// The path that was asked for, or one below it.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
     /// The Dockerfile says something that cannot be understood or done.
     #[error("{file}:{line}: {message}")]
     Dockerfile {

@@ -29,8 +29,8 @@ mod view;
 
 pub use archive::{FREE_BYTES, Limits};
 pub use build::{
-    BoxError, BuildEvent, BuildRequest, CacheMount, GitSource, NamedContext, Network, RunMount, RunSource,
-    RunStep, Runner, Running, Secret, build, unpack_files,
+    BoxError, BuildEvent, BuildRequest, CacheMount, GitSource, NamedContext, Network, Repository, RunMount,
+    RunSource, RunStep, Runner, Running, Secret, build, is_repository, unpack_files,
 };
 pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,
@@ -43,7 +43,7 @@ pub use reference::Reference;
 pub use remove::{remove_tree, tree_size};
 pub use store::{
     CacheRoom, Change, ChangeKind, CommitOptions, Finding, HistoryLine, Hold, ImageRoom, ImageSummary,
-    ImportOptions, Lease, MAX_LAYERS, NameLine, Names, PrunePolicy, Pruned, Removed, Room, Store, Usage,
-    Verification, default_config,
+    ImportOptions, LayerUsers, Lease, MAX_LAYERS, NameLine, Names, PrunePolicy, Pruned, Removed, Room, Store,
+    Usage, Verification, default_config,
 };
 pub use user::User;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -195,14 +195,16 @@ pub(crate) fn identify(dir: &OwnedFd, name: &Path) -> Result<(LayerId, u64)> {
 /// owners as the id map shows them, whole seconds. Equal directories give equal bytes. Returns the
 /// size of the files in it.
 pub(crate) fn write_tar(dir: &OwnedFd, name: &Path, out: &mut dyn Write) -> Result<u64> {
-    let mut stream = Stream { out: Out::Bytes(out), tree: name, seen: Seen::new(), size: 0, live: false };
+    let mut stream =
+        Stream { out: Out::Bytes(out), tree: name, seen: Seen::new(), size: 0, live: false, plain: false };
     stream.whole(dir)?;
     Ok(stream.size)
 }
 
 /// How long the archive of a layer directory is that [`write_tar`] writes, bytes. No file is read.
 pub(crate) fn measure_tar(dir: &OwnedFd, name: &Path) -> Result<u64> {
-    let mut stream = Stream { out: Out::Length(0), tree: name, seen: Seen::new(), size: 0, live: false };
+    let mut stream =
+        Stream { out: Out::Length(0), tree: name, seen: Seen::new(), size: 0, live: false, plain: false };
     stream.whole(dir)?;
     match stream.out {
         Out::Length(length) => Ok(length),
@@ -213,10 +215,47 @@ pub(crate) fn measure_tar(dir: &OwnedFd, name: &Path) -> Result<u64> {
 /// Writes a merged tree as a plain archive of a root file system: no layers any more, so nothing is marked as deleted.
 /// The files may be those of a container that runs.
 pub(crate) fn write_merged_tar(view: &View, name: &Path, out: &mut dyn Write) -> Result<u64> {
-    let mut stream = Stream { out: Out::Bytes(out), tree: name, seen: Seen::new(), size: 0, live: true };
+    let mut stream =
+        Stream { out: Out::Bytes(out), tree: name, seen: Seen::new(), size: 0, live: true, plain: false };
     stream.merged(view, &view.root(), 0)?;
     stream.write(Path::new("."), &[0; 1024])?;
     Ok(stream.size)
+}
+
+/// Writes a directory whose files may change meanwhile as a plain archive in which it is called `name`; without a name
+/// only what is in it. Extended attributes and sockets are left out.
+pub(crate) fn write_dir_tar(
+    dir: &OwnedFd,
+    tree: &Path,
+    name: Option<&OsStr>,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let mut stream =
+        Stream { out: Out::Bytes(out), tree, seen: Seen::new(), size: 0, live: true, plain: true };
+    match name {
+        Some(name) => {
+            let stat = kernel::fstat(dir).map_err(|errno| Error::io("look up", tree, errno))?;
+            // Below the archive's own root.
+            stream.dir(dir, &stat, Path::new(name), 1)?;
+        }
+        None => stream.entries(dir, Path::new("."), 0)?,
+    }
+    stream.write(Path::new("."), &[0; 1024])
+}
+
+/// The same for one file `own` of `dir` that is no directory.
+pub(crate) fn write_leaf_tar(
+    dir: &OwnedFd,
+    own: &OsStr,
+    stat: &Stat,
+    tree: &Path,
+    name: &OsStr,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let mut stream =
+        Stream { out: Out::Bytes(out), tree, seen: Seen::new(), size: 0, live: true, plain: true };
+    stream.leaf(dir, own, stat, Path::new(name))?;
+    stream.write(Path::new("."), &[0; 1024])
 }
 
 /// Where an archive goes.
@@ -233,6 +272,8 @@ struct Stream<'a> {
     size: u64,
     /// The files may change while they are read.
     live: bool,
+    /// Extended attributes and sockets are left out.
+    plain: bool,
 }
 
 impl Stream<'_> {
@@ -286,7 +327,7 @@ impl Stream<'_> {
 
     fn dir(&mut self, dir: &OwnedFd, stat: &Stat, path: &Path, depth: usize) -> Result<()> {
         check_depth(path, depth)?;
-        let xattrs = node::xattrs(dir).map_err(|cause| self.fail(path, cause))?;
+        let xattrs = self.xattrs(dir).map_err(|cause| self.fail(path, cause))?;
         let mut name = bytes(path).to_vec();
         name.push(b'/');
         self.entry(path, &name, b'5', stat, 0, b"", &xattrs)?;
@@ -294,11 +335,21 @@ impl Stream<'_> {
             let at = path.join(OsStr::from_bytes(OPAQUE_WHITEOUT));
             self.whiteout(&at)?;
         }
+        self.entries(dir, path, depth)
+    }
+
+    fn entries(&mut self, dir: &OwnedFd, path: &Path, depth: usize) -> Result<()> {
         for name in node::names(dir).map_err(|cause| self.fail(path, cause))? {
             let at = if depth == 0 { PathBuf::from(&name) } else { path.join(&name) };
             check_name(&at, &name)?;
-            let stat = node::stat(dir, &name).map_err(|cause| self.fail(&at, cause))?;
-            let stat = stat.ok_or_else(|| self.fail(&at, io::ErrorKind::NotFound.into()))?;
+            let stat = match node::stat(dir, &name).map_err(|cause| self.fail(&at, cause))? {
+                Some(stat) => stat,
+                None if self.live => continue,
+                None => return Err(self.fail(&at, io::ErrorKind::NotFound.into())),
+            };
+            if self.plain && node::kind(&stat) == FileType::Socket {
+                continue;
+            }
             if node::is_dir(&stat) {
                 let child = node::open_dir(dir, &name).map_err(|cause| self.fail(&at, cause))?;
                 self.dir(&child, &stat, &at, depth + 1)?;
@@ -307,6 +358,10 @@ impl Stream<'_> {
             }
         }
         Ok(())
+    }
+
+    fn xattrs(&self, node: impl AsFd) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+        if self.plain { Ok(Vec::new()) } else { node::xattrs(node) }
     }
 
     fn leaf(&mut self, dir: &OwnedFd, name: &OsStr, stat: &Stat, at: &Path) -> Result<()> {
@@ -332,7 +387,7 @@ impl Stream<'_> {
 
     fn file(&mut self, dir: &OwnedFd, name: &OsStr, stat: &Stat, at: &Path) -> Result<()> {
         let file = node::open_file(dir, name).map_err(|cause| self.fail(at, cause))?;
-        let xattrs = node::xattrs(&file).map_err(|cause| self.fail(at, cause))?;
+        let xattrs = self.xattrs(&file).map_err(|cause| self.fail(at, cause))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         self.entry(at, bytes(at), b'0', stat, size, b"", &xattrs)?;
         self.size += size;

@@ -47,6 +47,10 @@ pub struct Process {
     pub preserve_fds: u32,
     /// The files it can reach, if not all; needs `no_new_privileges`.
     pub landlock: Option<Landlock>,
+    /// Instead of becoming a program it makes the calls of [`sys::probe::attempts`] and writes to standard output how
+    /// each was answered. For processes that join a sandbox.
+    #[serde(default)]
+    pub attempts: bool,
 }
 
 /// Who a process runs as, in the container's ids.

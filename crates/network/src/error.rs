@@ -3,6 +3,30 @@
 use std::io;
 use std::net::SocketAddr;
 
+/// Who has a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A stack of ours.
+    Stack(String),
+    /// Another program.
+    Program {
+        /// As the kernel knows it, `comm`.
+        name: String,
+        /// Process id.
+        pid: u32,
+    },
+}
+
+impl Holder {
+    fn shown(holder: Option<&Self>) -> String {
+        match holder {
+            Some(Self::Stack(name)) => format!("stack `{name}`"),
+            Some(Self::Program { name, pid }) => format!("`{name}` (pid {pid})"),
+            None => "another program".to_owned(),
+        }
+    }
+}
+
 /// A failure of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,12 +43,12 @@ pub enum Error {
     #[error("network plan: {0}")]
     Plan(String),
     /// A host port that is in use.
-    #[error("publish port {}: taken by {}", address.port(), holder.as_deref().unwrap_or("another program"))]
+    #[error("publish port {}: taken by {}", address.port(), Holder::shown(holder.as_ref()))]
     PortTaken {
         /// What was asked for.
         address: SocketAddr,
-        /// The program that has it, `name (pid N)`, when it can be known.
-        holder: Option<String>,
+        /// Who has it, when that can be known.
+        holder: Option<Holder>,
         /// What the kernel said.
         #[source]
         source: io::Error,
@@ -110,6 +134,10 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::PortTaken { address, holder: Some(Holder::Stack(name)), .. } => Some(format!(
+                "`inception-run -p {name} down` ends that stack; or publish another host port than {}",
+                address.port()
+            )),
             Self::PortTaken { address, .. } => {
                 Some(format!("stop that program, or publish another host port than {}", address.port()))
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::Error;
-use crate::error::Doing;
+use crate::error::{Doing, Holder};
 use crate::plan::PublishedPort;
 
 /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
@@ -72,7 +72,7 @@ pub(crate) fn refusal(address: SocketAddr, source: io::Error) -> Error {
 }
 
 /// The program that listens on a TCP port of this network namespace, when its `/proc` entries may be read.
-fn holder(port: u16) -> Option<String> {
+fn holder(port: u16) -> Option<Holder> {
     let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| std::fs::read_to_string(table).ok())
@@ -91,8 +91,8 @@ fn holder(port: u16) -> Option<String> {
             let read = |file| std::fs::read(process.path().join(file)).unwrap_or_default();
             let name = String::from_utf8_lossy(&read("comm")).trim().to_owned();
             return Some(match stack(&read("cmdline")) {
-                Some(stack) => format!("stack `{stack}`"),
-                None => format!("`{name}` (pid {pid})"),
+                Some(stack) => Holder::Stack(stack),
+                None => Holder::Program { name, pid },
             });
         }
     }
@@ -149,8 +149,21 @@ mod tests {
         }
         let error = bind(&port(IpAddr::V4(Ipv4Addr::LOCALHOST), bound.port())).unwrap_err();
         let Error::PortTaken { holder, .. } = &error else { panic!("{error}") };
-        assert!(holder.as_ref().unwrap().contains(&format!("pid {}", std::process::id())), "{error}");
+        let ours =
+            |holder: &Holder| matches!(holder, Holder::Program { pid, .. } if *pid == std::process::id());
+        assert!(holder.as_ref().is_some_and(ours), "{error}");
+        assert!(error.to_string().contains(&format!("(pid {})", std::process::id())), "{error}");
         assert!(error.hint().unwrap().contains("another host port"));
+    }
+
+    #[test]
+    fn a_stack_that_has_the_port_can_be_taken_down() {
+        assert_eq!(stack(b"inception-run\0__netd\0blog\0"), Some("blog".to_owned()));
+        assert_eq!(stack(b"nginx\0-g\0x\0"), None);
+        let (address, source) = (SocketAddr::from(([127, 0, 0, 1], 8080)), io::ErrorKind::AddrInUse.into());
+        let error = Error::PortTaken { address, holder: Some(Holder::Stack("blog".to_owned())), source };
+        assert_eq!(error.to_string(), "publish port 8080: taken by stack `blog`");
+        assert!(error.hint().unwrap().contains("`inception-run -p blog down`"));
     }
 
     #[test]

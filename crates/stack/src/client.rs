@@ -14,7 +14,7 @@ use crate::control::{Command, Notice};
 use crate::paths::Paths;
 use crate::plan::{Limits, NetworkMode, Plan};
 use crate::remote::{self, Context, RemoteError};
-use crate::supervisor;
+use crate::{supervisor, trace};
 
 /// How long a supervisor may take to be gone after its last word.
 const END_DEADLINE: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Client {
     channel: Channel,
-    /// The supervisor, when this process started it.
+    /// The supervisor, or the process that watches it, when this process started it.
     process: Option<std::process::Child>,
 }
 
@@ -64,16 +64,38 @@ pub fn connect(paths: &Paths, stack: &str) -> Result<Option<Client>, RemoteError
 /// # Errors
 /// When our own binary cannot be executed again.
 pub fn start(plan: &Plan) -> Result<Client, RemoteError> {
-    let (ours, theirs) = Channel::pair()?;
+    execute(&[&[supervisor::ARGUMENT], &arguments(plan, "private")[..]].concat(), None)
+}
+
+/// As [`start`], watched by a process in between, which is our binary executed again with [`trace::ARGUMENT`], `words`,
+/// and the supervisor's arguments. It writes to `output`, or to our standard output.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_traced(plan: &Plan, words: &[&str], output: Option<File>) -> Result<Client, RemoteError> {
+    // Root may read the memory of everybody.
+    let memory = if rustix::process::geteuid().is_root() { "private" } else { "readable" };
+    let output = output.map_or_else(Stdio::inherit, Stdio::from);
+    execute(&[&[trace::ARGUMENT], words, &arguments(plan, memory)[..]].concat(), Some(output))
+}
+
+/// The supervisor's arguments but for the first.
+fn arguments<'a>(plan: &'a Plan, memory: &'a str) -> [&'a str; 5] {
     let netd = if plan.network.networks.is_empty() { "alone" } else { "netd" };
     let limited = plan.services.iter().any(|service| service.limits != Limits::default());
     let limits = if limited { "limits" } else { "unlimited" };
     let on_host = plan.services.iter().any(|service| service.network_mode == NetworkMode::Host);
     let network = if on_host { "host" } else { "own" };
+    [&plan.name, netd, limits, network, memory]
+}
+
+/// Executes our binary again with one end of a channel as its standard input.
+fn execute(arguments: &[&str], output: Option<Stdio>) -> Result<Client, RemoteError> {
+    let (ours, theirs) = Channel::pair()?;
     let process = Process::new("/proc/self/exe")
-        .args([supervisor::ARGUMENT, &plan.name, netd, limits, network])
+        .args(arguments)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
+        .stdout(output.unwrap_or_else(Stdio::null))
         .spawn()
         .context(|| "start the stack's supervisor".into())?;
     Ok(Client { channel: ours, process: Some(process) })
@@ -126,6 +148,19 @@ impl Client {
             Some(message) => Ok(Some(remote::decode(message)?.0)),
             None => Ok(None),
         }
+    }
+
+    /// Ends the watching of a stack that was started with [`start_traced`] and goes on without us.
+    ///
+    /// # Errors
+    /// When the process that watches cannot be told, or waited for.
+    pub fn end_trace(&mut self) -> Result<(), RemoteError> {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        let doing = || "end the trace".into();
+        let pid = i32::try_from(process.id()).map_err(io::Error::other).context(doing)?;
+        // Not reaped yet: the number is its own.
+        sys::process::kill(pid, libc::SIGTERM).context(doing)?;
+        process.wait().map(drop).context(doing)
     }
 
     /// Waits until the supervisor, which has been told to end, is gone.

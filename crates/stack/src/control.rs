@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
 use crate::fault::{Change, Faulty};
-use crate::plan::Plan;
+use crate::plan::{Plan, PublishedPort};
 use crate::remote::RemoteError;
+use crate::topology::Topology;
 
 /// What a command asks for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,17 +25,44 @@ pub enum Command {
     Down {
         /// Remove the named volumes too.
         volumes: bool,
+        /// As [`Stop::timeout`].
+        #[serde(default)]
+        timeout: Option<u32>,
     },
-    /// Stop services or single containers (all when empty); they stay stopped until started.
-    Stop(Vec<String>),
+    /// Stop services or single containers; they stay stopped until started.
+    Stop(Stop),
     /// Start services or single containers (all when empty).
     Start(Vec<String>),
-    /// Stop and start services or single containers (all when empty).
-    Restart(Vec<String>),
+    /// Stop and start services or single containers.
+    Restart {
+        /// Which, and how long the stop may take.
+        stop: Stop,
+        /// Leave those alone that ask to be restarted with them.
+        no_deps: bool,
+    },
+    /// Send services or single containers a signal. One that ends them is their end: they stay stopped.
+    Kill {
+        /// Which; all when empty. Those of `run` have no service, and are meant by their own names only.
+        services: Vec<String>,
+        /// The signal by name or number.
+        signal: String,
+    },
+    /// Forget what is left of services and containers that do not run: their next start begins anew (all when empty).
+    Remove(Vec<String>),
+    /// Have the processes of services and containers stand still (all that run when empty).
+    Pause(Vec<String>),
+    /// Have them go on (all that are paused when empty).
+    Unpause(Vec<String>),
+    /// Answered by one [`Notice::Ports`] with what is published of a service.
+    Ports(String),
+    /// Answered by one [`Notice::Stack`].
+    Stack,
     /// Answered by one [`Notice::Status`].
     Status,
     /// Answered by one [`Notice::Subjects`] with these services (all when empty).
     Subjects(Vec<String>),
+    /// Answered by one [`Notice::Topology`].
+    Topology,
     /// Send the log lines of these services (all when empty) from now on, until the connection closes.
     Follow(Vec<String>),
     /// Tell what happens to these services (all when empty), as [`Notice::Event`].
@@ -58,14 +86,20 @@ pub enum Command {
     Faults,
     /// Run a process in a running service. Descriptors: standard input, output, error.
     Exec(Exec),
-    /// Run a one-off container with a service's configuration. Descriptors: standard input, output, error.
-    Run(Exec),
+    /// Run a one-off container with a service's configuration. Descriptors: standard input, output, error; none of a
+    /// container whose output is kept because nobody waits for it.
+    Run(Run),
     /// On a connection that runs a process: send it this signal.
     Signal(i32),
     /// On the connection that started the supervisor: go on without it.
     Detach,
     /// Answered by one [`Notice::Container`].
     Container(String),
+    /// What `explain` cannot read from the kernel. Answered by one [`Notice::Known`].
+    Known(String),
+    /// Start a process in a running container, as `Exec` does, that tries calls which filters deny instead of becoming
+    /// a program. Descriptors: standard input, output, error.
+    Attempt(String),
 }
 
 /// `up`.
@@ -86,6 +120,45 @@ pub struct Up {
     /// Replace containers one by one, each when its successor is ready.
     #[serde(default)]
     pub rolling: bool,
+    /// What is to be otherwise than usual.
+    #[serde(default)]
+    pub options: UpOptions,
+}
+
+/// What an `up` does otherwise than usual.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpOptions {
+    /// Which containers are replaced.
+    pub recreate: Recreate,
+    /// Neither start nor wait for what the named services depend on, and replace nothing else.
+    pub no_deps: bool,
+    /// Make the containers and start none.
+    pub no_start: bool,
+    /// For what is replaced, as [`Stop::timeout`].
+    pub timeout: Option<u32>,
+    /// The stack's files, for who asks where it comes from.
+    pub files: Vec<PathBuf>,
+}
+
+/// Which containers that are there an `up` replaces.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Recreate {
+    /// Those whose configuration or image has changed.
+    #[default]
+    Changed,
+    /// All of the named services.
+    Always,
+    /// None; they keep the configuration that they have.
+    Never,
+}
+
+/// What to stop, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Services or single containers; all when empty.
+    pub services: Vec<String>,
+    /// Seconds from the stop signal to SIGKILL, instead of what each service asks for.
+    pub timeout: Option<u32>,
 }
 
 /// `scale`.
@@ -115,6 +188,22 @@ pub struct Exec {
     pub user: Option<String>,
     /// Standard input is a terminal.
     pub tty: bool,
+    /// Nobody waits for its end.
+    #[serde(default)]
+    pub detach: bool,
+}
+
+/// A one-off container.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// What runs in it. The index means nothing.
+    pub exec: Exec,
+    /// Its name, instead of one that nobody has.
+    pub name: Option<String>,
+    /// Entrypoint instead of the service's, whose command goes with it.
+    pub entrypoint: Option<Vec<String>>,
+    /// What it has beside the service's mounts, or in the place of those with the same target.
+    pub mounts: Vec<crate::plan::Mount>,
 }
 
 /// What the supervisor tells.
@@ -141,8 +230,18 @@ pub enum Notice {
     Status(Vec<Status>),
     /// The containers whose use of resources is asked for.
     Subjects(Vec<Subject>),
+    /// How the services hang together.
+    Topology(Topology),
     /// A container, in detail.
     Container(Box<Container>),
+    /// What is published of a service, with the ports that the kernel chose.
+    Ports(Vec<PublishedPort>),
+    /// The stack itself.
+    Stack(Stack),
+    /// The name of the container of a `Run`.
+    Name(String),
+    /// What only the supervisor knows of a container.
+    Known(Box<Known>),
     /// The process of an `Exec` or `Run` was started.
     Started {
         /// Host process id.
@@ -157,6 +256,13 @@ pub enum Notice {
     Done,
     /// It was not.
     Failed(RemoteError),
+}
+
+/// A stack that runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// Its files, absolute; none where it was read from standard input.
+    pub files: Vec<PathBuf>,
 }
 
 /// One line of a log.
@@ -192,6 +298,8 @@ pub enum State {
     Waiting,
     /// Its process runs.
     Running,
+    /// Its processes stand still until somebody has them go on.
+    Paused,
     /// It exited and will be started again after a pause.
     Restarting,
     /// It gets no new connections, and its stop signal when the ones it has are done, or after a while.
@@ -277,4 +385,25 @@ pub struct Container {
     pub sandbox: container::sandbox::Sandbox,
     /// Its addresses, by network.
     pub addresses: BTreeMap<String, std::net::Ipv4Addr>,
+}
+
+/// What only the supervisor knows of a container: where in the kernel to look, and what things are called there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Known {
+    /// The container.
+    pub container: Container,
+    /// Its cgroup, where it has one.
+    pub cgroup: Option<PathBuf>,
+    /// Process id of the supervisor.
+    pub supervisor: u32,
+    /// Process id of the hub, which has the stack's own namespaces.
+    pub hub: u32,
+    /// Process id of netd, while it runs.
+    pub netd: Option<u32>,
+    /// Its interfaces, and their other ends.
+    pub interfaces: Vec<network::plan::Interface>,
+    /// The networks that it is on.
+    pub networks: Vec<network::plan::Network>,
+    /// The ports of its service that are published, with the numbers that they really have.
+    pub published: Vec<PublishedPort>,
 }

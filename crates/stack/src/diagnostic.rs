@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 
+use crate::remote::RemoteError;
+
 /// A place: a byte range in a source text. Several files can make one model, so it knows which one.
 #[derive(Clone)]
 pub(crate) struct Span {
@@ -125,7 +127,7 @@ impl Fault {
 }
 
 /// The candidate that `word` most likely was meant to be.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
     let allowed = (word.chars().count() / 3).max(1);
     candidates
@@ -134,6 +136,19 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// The error for a name on the command line that is no service's, with the service that was most likely meant.
+pub fn no_such_service(name: &str, services: &[impl AsRef<str>]) -> RemoteError {
+    let names: Vec<&str> = services.iter().map(AsRef::as_ref).collect();
+    let hint = match nearest(name, names.iter().copied()) {
+        Some(found) => format!("did you mean `{found}`? The stack's services are: {}", names.join(", ")),
+        None => format!("the stack's services are: {}", names.join(", ")),
+    };
+    let mut error = RemoteError::message(format!("no such service: `{name}`")).or_hint(hint);
+    // Bad usage.
+    error.exit_code = 2;
+    error
 }
 
 /// A text with the name it is shown under.

@@ -60,6 +60,12 @@ impl Check {
     }
 }
 
+/// Whether this user's units run without a session of his (`loginctl enable-linger`).
+#[must_use]
+pub fn lingers() -> bool {
+    facts::lingers_here()
+}
+
 /// Looks at everything.
 pub fn run(paths: &Paths) -> Vec<Check> {
     let mut facts = facts::Facts::gather(paths);

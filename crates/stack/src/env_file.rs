@@ -1,31 +1,26 @@
-//! `.env` files, and those of `env_file`.
+//! `.env` files, and those of `env_file`, as compose reads them.
 //!
-//! Beside a `stack.toml` they have the part of the shell's syntax that needs no shell: what is read here means the
-//! same to `set -a; . ./.env` in a POSIX shell. There are comments, `export`, quotes, backslashes and `$NAME` of
-//! variables set before; command substitution, several commands on a line and the like are refused. Beside a
-//! compose file they are what compose takes them for.
-
-mod compose;
+//! Unlike in a shell, an unquoted value goes on to the end of its line or to ` #`, quotes count only where they
+//! begin the value, and double quotes know `\n`. A name without `=` takes the value that it has outside.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::diagnostic::{Checked, Fault, SourceText, Span};
-use crate::file::Format;
 use crate::interpolate::{Variables, expand, name_length};
 
-/// Parse the text of a file. `visible` is what `$NAME` may refer to besides earlier lines; it wins over them,
-/// as it does everywhere else.
-pub(crate) fn parse(
-    source: &Arc<SourceText>,
-    visible: &Variables,
-    format: Format,
-) -> Checked<BTreeMap<String, String>> {
-    match format {
-        Format::Stack => shell(source, visible),
-        Format::Compose => compose::parse(source, visible),
+/// Parse a text. `visible` is what `$NAME` may refer to besides earlier lines; it wins over them.
+pub(crate) fn parse(source: &Arc<SourceText>, visible: &Variables) -> Checked<BTreeMap<String, String>> {
+    let mut reader = Reader { source, text: &source.text, at: 0, visible, variables: BTreeMap::new() };
+    // What editors of Windows put in front.
+    if reader.text.starts_with('\u{feff}') {
+        reader.at = '\u{feff}'.len_utf8();
     }
+    while reader.skip_to_name() {
+        reader.assignment()?;
+    }
+    Ok(reader.variables)
 }
 
 /// Lines `NAME=VALUE`, the value as it stands: `format: raw` of `env_file`, and `label_file`.
@@ -36,305 +31,270 @@ pub(crate) fn raw(text: &str) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.trim().to_owned(), value.to_owned())).collect()
 }
 
-fn shell(source: &Arc<SourceText>, environment: &Variables) -> Checked<BTreeMap<String, String>> {
-    let mut reader = Reader { source, text: &source.text, at: 0 };
-    let mut variables = BTreeMap::new();
-    while reader.skip_to_assignment() {
-        let start = reader.at;
-        let name = reader.name()?;
-        let Some(name) = name else {
-            let line = reader.rest_of_line(start);
-            return Err(Fault::new(&line, "expected `NAME=value`"));
-        };
-        let value = reader.value(&name, environment, &variables)?;
-        variables.insert(name, value);
-    }
-    Ok(variables)
-}
-
 struct Reader<'a> {
     source: &'a Arc<SourceText>,
     text: &'a str,
     at: usize,
+    visible: &'a Variables,
+    variables: BTreeMap<String, String>,
 }
 
-impl Reader<'_> {
-    fn peek(&self) -> Option<char> {
-        self.text[self.at..].chars().next()
-    }
-
-    fn next(&mut self) -> Option<char> {
-        let next = self.peek()?;
-        self.at += next.len_utf8();
-        Some(next)
-    }
-
-    fn skip_blanks(&mut self) {
-        while matches!(self.peek(), Some(' ' | '\t')) {
-            self.at += 1;
-        }
+impl<'a> Reader<'a> {
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
     }
 
     fn span(&self, range: Range<usize>) -> Span {
         Span::new(self.source, range)
     }
 
-    fn line_end(&self, from: usize) -> usize {
-        self.text[from..].find('\n').map_or(self.text.len(), |length| from + length)
+    fn line_end(&self) -> usize {
+        self.rest().find('\n').map_or(self.text.len(), |length| self.at + length)
     }
 
-    fn rest_of_line(&self, from: usize) -> Span {
-        self.span(from..self.line_end(from))
+    fn skip_blanks(&mut self) {
+        let rest = self.rest();
+        self.at += rest.len() - rest.trim_start_matches([' ', '\t', '\r']).len();
     }
 
-    /// Over empty lines and comments; whether anything is left.
-    fn skip_to_assignment(&mut self) -> bool {
+    /// Over empty lines, comments and `export`; whether anything is left.
+    fn skip_to_name(&mut self) -> bool {
         loop {
-            match self.peek() {
-                None => return false,
-                Some('#') => self.at = self.line_end(self.at),
-                Some(c) if c.is_whitespace() => self.at += c.len_utf8(),
-                Some(_) => break,
+            let rest = self.rest();
+            self.at += rest.len() - rest.trim_start().len();
+            if !self.rest().starts_with('#') {
+                break;
             }
+            self.at = self.line_end();
         }
-        let rest = &self.text[self.at..];
-        if let Some(after) = rest.strip_prefix("export")
+        if let Some(after) = self.rest().strip_prefix("export")
             && after.starts_with([' ', '\t'])
         {
             self.at += "export".len();
             self.skip_blanks();
         }
-        true
+        !self.rest().is_empty()
     }
 
-    /// `NAME=`, consumed.
-    fn name(&mut self) -> Checked<Option<String>> {
+    fn assignment(&mut self) -> Checked<()> {
         let start = self.at;
-        let length = name_length(&self.text[start..]);
-        if length == 0 {
-            return Ok(None);
-        }
-        let name = self.text[start..start + length].to_owned();
+        let line = &self.text[start..self.line_end()];
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_.-[]".contains(c);
+        let length = line.find(|c| !plain(c)).unwrap_or(line.len());
+        let name = &line[..length];
         self.at += length;
-        let blank = matches!(self.peek(), Some(' ' | '\t'));
-        if self.peek() != Some('=') {
-            let rest = &self.text[self.at..];
-            if blank && rest.trim_start_matches([' ', '\t']).starts_with('=') {
-                return Err(Fault::new(&self.rest_of_line(start), "blank before `=`")
-                    .hint(format!("write `{name}=value`, as a shell wants it")));
-            }
-            return Ok(None);
+        self.skip_blanks();
+        let next = self.rest().chars().next();
+        if name.is_empty() || !matches!(next, None | Some('\n' | '=' | ':' | '#')) {
+            return Err(Fault::new(&self.span(start..start + line.len()), "expected `NAME=value`"));
         }
-        self.at += 1;
-        Ok(Some(name))
-    }
-
-    fn value(
-        &mut self,
-        name: &str,
-        environment: &Variables,
-        earlier: &BTreeMap<String, String>,
-    ) -> Checked<String> {
-        let mut value = String::new();
-        loop {
-            let start = self.at;
-            match self.peek() {
-                None | Some('\n') => break,
-                Some('\r') if self.text[self.at..].starts_with("\r\n") => break,
-                Some(' ' | '\t') => {
-                    self.skip_blanks();
-                    match self.peek() {
-                        None | Some('\n' | '\r') => break,
-                        Some('#') => {
-                            self.at = self.line_end(self.at);
-                            break;
-                        }
-                        Some(_) => {
-                            return Err(Fault::new(
-                                &self.rest_of_line(self.at),
-                                format!("the value of `{name}` has a blank, but no quotes"),
-                            )
-                            .hint(format!("write `{name}=\"…\"`")));
-                        }
-                    }
-                }
-                Some('\'') => {
-                    self.at += 1;
-                    let body = self.at;
-                    let Some(length) = self.text[body..].find('\'') else {
-                        return Err(self.unclosed(start, name));
-                    };
-                    value.push_str(&self.text[body..body + length]);
-                    self.at = body + length + 1;
-                }
-                Some('"') => {
-                    self.at += 1;
-                    self.double_quoted(start, name, environment, earlier, &mut value)?;
-                }
-                Some('\\') => {
-                    self.at += 1;
-                    match self.next() {
-                        Some('\n') | None => {}
-                        Some(c) => value.push(c),
-                    }
-                }
-                Some('$') => self.variable(environment, earlier, &mut value)?,
-                Some('`') => return Err(self.substitution(start, name)),
-                Some(c @ (';' | '&' | '|' | '<' | '>' | '(' | ')')) => {
-                    return Err(Fault::new(
-                        &self.span(start..start + 1),
-                        format!("the value of `{name}` has `{c}`, but no quotes"),
-                    )
-                    .hint(format!("write `{name}='…'`")));
-                }
-                Some(c) => {
-                    value.push(c);
-                    self.at += c.len_utf8();
-                }
+        if matches!(next, Some('=' | ':')) {
+            self.at += 1;
+            let value = self.value(name)?;
+            self.variables.insert(name.to_owned(), value);
+        } else {
+            self.at = self.line_end();
+            if let Some(value) = self.visible.get(name) {
+                self.variables.insert(name.to_owned(), value.to_owned());
             }
         }
-        Ok(value)
-    }
-
-    fn double_quoted(
-        &mut self,
-        start: usize,
-        name: &str,
-        environment: &Variables,
-        earlier: &BTreeMap<String, String>,
-        value: &mut String,
-    ) -> Checked<()> {
-        loop {
-            let at = self.at;
-            match self.peek() {
-                None => return Err(self.unclosed(start, name)),
-                Some('"') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                Some('\\') => {
-                    self.at += 1;
-                    match self.next() {
-                        Some(c @ ('"' | '\\' | '$' | '`')) => value.push(c),
-                        Some('\n') => {}
-                        Some(c) => value.extend(['\\', c]),
-                        None => return Err(self.unclosed(start, name)),
-                    }
-                }
-                Some('`') => return Err(self.substitution(at, name)),
-                Some('$') => self.variable(environment, earlier, value)?,
-                Some(c) => {
-                    value.push(c);
-                    self.at += c.len_utf8();
-                }
-            }
-        }
-    }
-
-    /// `$NAME` or `${NAME…}`; a lone dollar sign stands for itself, as in a shell.
-    fn variable(
-        &mut self,
-        environment: &Variables,
-        earlier: &BTreeMap<String, String>,
-        value: &mut String,
-    ) -> Checked<()> {
-        let start = self.at;
-        let rest = &self.text[start + 1..];
-        let line_end = self.line_end(start);
-        let length = match rest.as_bytes().first() {
-            Some(b'(' | b'$') => {
-                return Err(Fault::new(
-                    &self.span(start..start + 2),
-                    format!("`{}` needs a shell", &self.text[start..start + 2]),
-                )
-                .hint("put single quotes around a value with dollar signs"));
-            }
-            Some(b'{') => match self.text[start..line_end].find('}') {
-                Some(close) => close + 1,
-                None => return Err(Fault::new(&self.span(start..line_end), "`${` without `}`")),
-            },
-            _ => 1 + name_length(rest),
-        };
-        let words = &self.text[start..start + length];
-        self.at += length;
-        if length == 1 {
-            value.push('$');
-            return Ok(());
-        }
-        let lookup = |name: &str| environment.get(name).or_else(|| earlier.get(name).map(String::as_str));
-        // A variable that is not set is empty, as in a shell.
-        let expanded = expand(words, &lookup).map_err(|_why| {
-            Fault::new(&self.span(start..start + length), format!("`{words}` cannot be expanded"))
-        })?;
-        value.push_str(&expanded.text);
         Ok(())
     }
 
-    fn substitution(&self, start: usize, name: &str) -> Box<Fault> {
-        Fault::new(&self.span(start..start + 1), format!("the value of `{name}` runs a command"))
-            .hint("write the value itself; nothing is executed here")
+    fn value(&mut self, name: &str) -> Checked<String> {
+        let before = self.at;
+        self.skip_blanks();
+        let blank = self.at > before;
+        match self.rest().chars().next() {
+            Some(quote @ ('\'' | '"')) => self.quoted(name, quote),
+            Some('#') if blank => {
+                self.at = self.line_end();
+                Ok(String::new())
+            }
+            _ => {
+                let (start, end) = (self.at, self.line_end());
+                let line = &self.text[start..end];
+                let comment = line.match_indices('#').find(|(at, _)| line[..*at].ends_with([' ', '\t']));
+                let value = line[..comment.map_or(line.len(), |(at, _)| at)].trim_end();
+                self.at = end;
+                self.expanded(value, start)
+            }
+        }
     }
 
-    fn unclosed(&self, start: usize, name: &str) -> Box<Fault> {
-        let message = format!("the quote in the value of `{name}` is never closed");
-        Fault::new(&self.span(start..start + 1), message)
+    fn quoted(&mut self, name: &str, quote: char) -> Checked<String> {
+        let start = self.at;
+        let body = start + 1;
+        let Some(length) = closing(&self.text[body..], quote) else {
+            let message = format!("the quote in the value of `{name}` is never closed");
+            return Err(Fault::new(&self.span(start..body), message));
+        };
+        let written = &self.text[body..body + length];
+        self.at = body + length + 1;
+        self.skip_blanks();
+        if !self.rest().is_empty() && !self.rest().starts_with(['\n', '#']) {
+            let message = format!("the value of `{name}` goes on after its quotes");
+            return Err(
+                Fault::new(&self.span(self.at..self.line_end()), message).hint("put quotes around all of it")
+            );
+        }
+        self.at = self.line_end();
+        match quote {
+            '\'' => Ok(written.replace("\\'", "'")),
+            _ => self.expanded(&unescaped(written), body),
+        }
     }
+
+    /// A value with its variables replaced; one that is not set is empty, and a dollar sign that begins none
+    /// stands for itself.
+    fn expanded(&self, value: &str, start: usize) -> Checked<String> {
+        let lookup =
+            |name: &str| self.visible.get(name).or_else(|| self.variables.get(name).map(String::as_str));
+        let mut text = String::new();
+        let mut rest = value;
+        while let Some(dollar) = rest.find('$') {
+            text.push_str(&rest[..dollar]);
+            let words = &rest[dollar..];
+            let length = match words.as_bytes().get(1) {
+                Some(b'$') => 2,
+                Some(b'{') => closing_brace(words).unwrap_or(1),
+                _ => 1 + name_length(&words[1..]),
+            };
+            let words = &words[..length];
+            if length == 1 {
+                text.push('$');
+            } else {
+                let expanded = expand(words, &lookup).map_err(|_why| {
+                    let at = start..self.line_end().max(start);
+                    Fault::new(&self.span(at), "a variable of this value cannot be expanded")
+                        .hint("put single quotes around a value with dollar signs")
+                })?;
+                text.push_str(&expanded.text);
+            }
+            rest = &rest[dollar + length..];
+        }
+        text.push_str(rest);
+        Ok(text)
+    }
+}
+
+/// Length of what stands before the closing quote.
+fn closing(text: &str, quote: char) -> Option<usize> {
+    let mut escaped = false;
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            _ if c == quote => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Length of `${…}`, which may have others within.
+fn closing_brace(text: &str) -> Option<usize> {
+    let mut open = 0usize;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'{' if text[..at].ends_with('$') => open += 1,
+            b'}' if open == 1 => return Some(at + 1),
+            b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Escapes of double quotes. A dollar sign that is meant as one becomes `$$`, for `expand`.
+fn unescaped(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let Some(c) = after.chars().next() else {
+            out.push('\\');
+            return out;
+        };
+        let mut length = c.len_utf8();
+        match c {
+            'n' => out.push('\n'),
+            'r' => out.push('\r'),
+            't' => out.push('\t'),
+            'a' => out.push('\u{7}'),
+            'b' => out.push('\u{8}'),
+            'f' => out.push('\u{c}'),
+            'v' => out.push('\u{b}'),
+            '"' | '\\' => out.push(c),
+            '$' => out.push_str("$$"),
+            '0' => {
+                let digits =
+                    after[1..].bytes().take(3).take_while(|byte| (b'0'..=b'7').contains(byte)).count();
+                length += digits;
+                let code = u8::from_str_radix(&after[..1 + digits], 8).ok();
+                match code.filter(u8::is_ascii) {
+                    Some(byte) => out.push(char::from(byte)),
+                    None => out.push_str(&rest[at..at + 1 + length]),
+                }
+            }
+            c => out.extend(['\\', c]),
+        }
+        rest = &after[length..];
+    }
+    out.push_str(rest);
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn source(text: &str) -> Arc<SourceText> {
-        SourceText::private(Path::new(".env"), text)
-    }
-
-    /// What a shell makes of the same file.
-    fn as_sh(text: &str) -> BTreeMap<String, String> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("env");
-        std::fs::write(&path, text).unwrap();
-        let output = std::process::Command::new("/bin/sh")
-            .args(["-c", "set -a; . \"$1\"; exec env -0", "sh"])
-            .arg(&path)
-            .env_clear()
-            .env("FROM", "environment")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .split_terminator('\0')
-            .filter_map(|pair| pair.split_once('='))
-            .filter(|(name, _)| !["FROM", "PWD", "OLDPWD", "_", "SHLVL"].contains(name))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect()
+    fn parsed(text: &str) -> Checked<BTreeMap<String, String>> {
+        let environment = BTreeMap::from([("OUT".to_owned(), "side".to_owned())]);
+        let visible = Variables::new(environment, BTreeMap::new());
+        parse(&SourceText::private(Path::new(".env"), text), &visible)
     }
 
     #[test]
-    fn as_a_shell_reads_it() {
-        let text = r#"# comment
-A=plain
-export B="double \"quoted\" $A \$A \\ \n"  # comment
-C='single $A "x" # no comment'
-  D=a#b
-E=
-F="two
-lines"
-G=${A}/${NO:-d}$NO/x
-H=a"b"'c'\ d\$
-I="$FROM"
-J=a\
-b
-K=a$/b
-"#;
-        let environment = BTreeMap::from([("FROM".to_owned(), "environment".to_owned())]);
-        let visible = Variables::new(environment, BTreeMap::new());
-        let ours = parse(&source(text), &visible, Format::Stack).unwrap();
-        assert_eq!(ours, as_sh(text));
-        assert_eq!(ours["H"], "abc d$");
+    fn values() {
+        for (text, expected) in [
+            ("A=plain", "plain"),
+            ("A = My Site  # comment", "My Site"),
+            ("A=a#b", "a#b"),
+            ("A=#b", "#b"),
+            ("A= # b", ""),
+            ("A=", ""),
+            ("A=a;b|c`d`\r", "a;b|c`d`"),
+            ("export A=x", "x"),
+            ("A: yaml", "yaml"),
+            ("  A=x", "x"),
+            ("A='a $OUT # \"b\"' # c", "a $OUT # \"b\""),
+            ("A='it\\'s'", "it's"),
+            ("A=\"a\\n\\\"b\\\" \\$OUT $OUT\"", "a\n\"b\" $OUT side"),
+            ("A=\"two\nlines\"", "two\nlines"),
+            ("A=\"\\0101\\q\"", "A\\q"),
+            ("A=a\"b\"", "a\"b\""),
+            ("A=$OUT/${OUT}/${NO:-d$OUT}$NO", "side/side/dside"),
+            ("A=$$x$", "$x$"),
+            ("A=a$/b", "a$/b"),
+            ("A=a${b", "a${b"),
+            ("B=b\nA=$B", "b"),
+            ("OUT=in\nA=$OUT", "side"),
+            ("A=1\nA=2", "2"),
+        ] {
+            assert_eq!(parsed(text).unwrap()["A"], expected, "{text}");
+        }
+        assert_eq!(
+            parsed("OUT\nNOT_SET\n").unwrap(),
+            BTreeMap::from([("OUT".to_owned(), "side".to_owned())])
+        );
+        assert_eq!(parsed("\u{feff}A=1").unwrap()["A"], "1");
+        assert_eq!(parsed("a.b-c=1").unwrap()["a.b-c"], "1");
     }
 
     #[test]
@@ -342,5 +302,29 @@ K=a$/b
         let read = raw("A=$x 'y' # z\n# comment\n\n B=\r\nC\n");
         assert_eq!(read["A"], "$x 'y' # z");
         assert_eq!((&*read["B"], &*read["C"]), ("", ""));
+    }
+
+    #[test]
+    fn faults() {
+        for (text, message) in [
+            ("A b=1", "expected `NAME=value`"),
+            ("=1", "expected `NAME=value`"),
+            ("A='x", "the quote in the value of `A` is never closed"),
+            ("A=\"x\" y", "the value of `A` goes on after its quotes"),
+            ("A=${NO:?say}", "a variable of this value cannot be expanded"),
+        ] {
+            assert_eq!(parsed(text).unwrap_err().message, message, "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_panic(text in "([A-C]|=|:|'|\"|\\\\|[$]|[{]|[}]|0|#| |\n|é|export ){0,30}") {
+            if let Err(fault) = parsed(&text) {
+                prop_assert!(text.get(fault.span.start..fault.span.end).is_some());
+            }
+        }
     }
 }

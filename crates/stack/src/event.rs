@@ -28,6 +28,10 @@ pub enum What {
     },
     /// It was sent its stop signal.
     Stopping,
+    /// Its processes stand still.
+    Paused,
+    /// They go on.
+    Unpaused,
     /// It ended.
     Exited {
         /// Exit code, or 128 plus the signal's number.
@@ -113,6 +117,8 @@ impl fmt::Display for What {
             Self::Started { restarts: 0 } => f.write_str("started"),
             Self::Started { restarts } => write!(f, "started (restart {restarts})"),
             Self::Stopping => f.write_str("stopping"),
+            Self::Paused => f.write_str("paused"),
+            Self::Unpaused => f.write_str("unpaused"),
             Self::Exited { how, restarts: false, .. } => f.write_str(how),
             Self::Exited { how, restarts: true, .. } => write!(f, "{how}; it will be restarted"),
             Self::Failed { error } => write!(f, "failed: {error}"),

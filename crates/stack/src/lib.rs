@@ -4,10 +4,13 @@
 
 pub mod client;
 pub mod control;
+pub mod copy;
 pub mod diagnostic;
 pub mod doctor;
 mod env_file;
 pub mod event;
+pub mod explain;
+pub mod export;
 pub mod fault;
 mod file;
 pub mod host;
@@ -28,8 +31,10 @@ pub mod stats;
 mod storage;
 pub mod store;
 pub mod supervisor;
+pub mod topology;
+pub mod trace;
 pub mod transfer;
-mod words;
+pub mod words;
 
 pub use remote::RemoteError;
 

@@ -20,12 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::diagnostic::{Fault, FileError, SourceText, Span};
-use crate::file;
+use crate::file::node::Node;
+use crate::file::{self, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
 use crate::plan::{Plan, PortChoice};
 use crate::resolve::{self, Context};
 pub use config::{Config, config};
+pub(crate) use emit::yaml;
 use model::Model;
 use project::Project;
 
@@ -78,7 +80,37 @@ pub fn load_keeping(
     host: &HostFacts,
     kept: impl FnOnce(&str) -> Option<PortChoice>,
 ) -> Result<Plan, FileError> {
-    let Model { root, project, name, mut warnings, included, .. } = Model::read(options, host, true)?;
+    resolved(Model::read(options, host, true)?, options, host, kept)
+}
+
+/// A stack's files, and what they come to.
+pub(crate) struct Whole {
+    pub(crate) plan: Plan,
+    /// The tree that the plan was made of: where everything is said.
+    pub(crate) root: Node,
+    /// The model that was read out of it.
+    pub(crate) file: StackFile,
+    /// In which the values of secrets are found.
+    pub(crate) variables: Variables,
+}
+
+/// Read the files of a stack, and keep what they say and where.
+pub(crate) fn load_whole(options: &LoadOptions, host: &HostFacts) -> Result<Whole, FileError> {
+    let model = Model::read(options, host, true)?;
+    let root = model.root.clone();
+    let variables = model.project.variables.clone().or(model.included.clone());
+    // What there is to warn of is told with the plan.
+    let file = file::model(&root, model.project.format, &mut Vec::new())?;
+    Ok(Whole { plan: resolved(model, options, host, |_| None)?, root, file, variables })
+}
+
+fn resolved(
+    model: Model,
+    options: &LoadOptions,
+    host: &HostFacts,
+    kept: impl FnOnce(&str) -> Option<PortChoice>,
+) -> Result<Plan, FileError> {
+    let Model { root, project, name, mut warnings, included, .. } = model;
     let file = file::model(&root, project.format, &mut warnings)?;
     let of_files = settled(warnings, options.strict)?;
     let warnings = project.warnings.iter().cloned().chain(of_files).collect();
@@ -101,7 +133,7 @@ pub fn load_keeping(
 }
 
 /// Warnings as they are told: in the order of their places, each once, the first as an error with `strict`.
-fn settled(mut warnings: Vec<(Span, String)>, strict: bool) -> Result<Vec<String>, FileError> {
+pub(crate) fn settled(mut warnings: Vec<(Span, String)>, strict: bool) -> Result<Vec<String>, FileError> {
     warnings.sort_by(|(one, _), (other, _)| (one.path(), one.start).cmp(&(other.path(), other.start)));
     // A service that two others extend says everything twice.
     warnings.dedup_by(|(one, text), (other, before)| {
@@ -137,6 +169,17 @@ pub fn name(options: &LoadOptions, host: &HostFacts) -> Result<String, FileError
 /// Whether there are files to load, be they good or not.
 pub fn has_files(options: &LoadOptions, host: &HostFacts) -> bool {
     !matches!(Project::find(options, &host.environment), Err(FileError::Option { .. }))
+}
+
+/// The files that are loaded, absolute, without those that they include; none for standard input.
+///
+/// # Errors
+/// When there is none, or the current directory is gone.
+pub fn files(options: &LoadOptions, host: &HostFacts) -> Result<Vec<PathBuf>, FileError> {
+    let files = Project::find(options, &host.environment)?.files;
+    let named = files.iter().filter(|file| file.as_path() != Path::new("-"));
+    // A path that cannot be made absolute is still the best that there is to tell.
+    Ok(named.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone())).collect())
 }
 
 /// The variables in which the value of a `SecretSource::Environment` is found: the environment's, then those of `.env`,

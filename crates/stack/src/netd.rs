@@ -82,6 +82,11 @@ pub(crate) struct Netd {
 }
 
 impl Netd {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Whether it did as it was told. One that is gone did not; nor did one that is silent, which is ended. The loop
     /// notices either, and the next one hears of everything.
     pub(crate) fn did(&mut self, result: Result<(), network::Error>) -> Result<bool, RemoteError> {

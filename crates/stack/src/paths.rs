@@ -140,6 +140,15 @@ impl Paths {
         Ok(directory)
     }
 
+    /// Names of the stacks that have a runtime directory, sorted. Not each of them runs.
+    ///
+    /// # Errors
+    /// When the runtime directory cannot be read.
+    pub fn stacks(&self) -> Result<Vec<String>, RemoteError> {
+        let directories = entries(&self.runtime)?.into_iter().filter(|path| path.is_dir());
+        Ok(directories.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+    }
+
     /// The runtime directory of a stack, which may not exist.
     pub fn stack(&self, stack: &str) -> PathBuf {
         self.runtime.join(stack)

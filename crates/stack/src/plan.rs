@@ -267,6 +267,10 @@ pub enum Source {
 pub struct Build {
     /// Name the image gets, `STACK-SERVICE:latest` unless the file says otherwise.
     pub image: String,
+    /// The git repository that the build context is fetched from, as it was written; `context` and the Dockerfiles
+    /// are paths in what that means then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
     /// Absolute path of the build context.
     pub context: PathBuf,
     /// One Dockerfile per base in the order of preference; a single entry with base "" when the file names no bases.
@@ -325,6 +329,8 @@ pub struct Build {
 pub enum BuildContext {
     /// A directory of the host, absolute.
     Directory(PathBuf),
+    /// A git repository, as it was written.
+    Repository(String),
     /// An image.
     Image(String),
     /// The image of a service, which is built first.

@@ -17,6 +17,14 @@ use crate::control::{Command, Health, Notice, State, Subject};
 use crate::remote::RemoteError;
 use processes::Processes;
 
+/// The processes of the sandbox whose PID 1 has the number `first` on the host.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn processes(first: u32) -> Result<Vec<u32>, RemoteError> {
+    Ok(Processes::read()?.pids(first))
+}
+
 /// How long the supervisor may be busy with something else.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -156,6 +164,8 @@ fn interfaces(text: &str) -> Transfer {
 pub struct Reading {
     /// Name of the container, which is the service's for its first replica.
     pub service: String,
+    /// The service that it is a replica of.
+    pub group: String,
     /// State.
     pub state: State,
     /// Health, when it has a health check and runs.
@@ -168,6 +178,8 @@ pub struct Reading {
     pub pid: Option<u32>,
     /// Image name.
     pub image: String,
+    /// Published ports as `127.0.0.1:8443->443/tcp`, ranges folded.
+    pub ports: Vec<String>,
     /// How often it was restarted by its policy.
     pub restarts: u32,
     /// Seconds since its start.
@@ -231,6 +243,14 @@ pub struct Bound<T> {
     pub enforced: bool,
 }
 
+/// The processes of the sandbox whose PID 1 is `first`, those that joined it too, by their numbers on the host.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn processes_of(first: u32) -> Result<Vec<u32>, RemoteError> {
+    Ok(Processes::read()?.pids(first))
+}
+
 /// Bytes of memory that this machine has.
 pub fn host_memory() -> u64 {
     let info = rustix::system::sysinfo();
@@ -250,12 +270,14 @@ pub fn reading(before: Option<&Sample>, now: &Sample, host_memory: u64) -> Readi
     });
     Reading {
         service: status.container.clone(),
+        group: status.service.clone(),
         state: status.state,
         health: status.health,
         exit_code: status.exit_code,
         oom_killed: status.oom_killed,
         pid: status.pid,
         image: status.image.clone(),
+        ports: status.ports.clone(),
         restarts: status.restarts,
         uptime: status.uptime,
         usage,

@@ -79,6 +79,15 @@ pub fn find(paths: &Paths, text: &str) -> Result<Image, RemoteError> {
     Ok(Store::reader(&paths.data).find(text)?)
 }
 
+/// Whether an image has this name.
+///
+/// # Errors
+/// When the text is no name, or the store cannot be read.
+pub fn has(paths: &Paths, name: &str) -> Result<bool, RemoteError> {
+    let name = Reference::from_str(name)?;
+    Ok(Store::reader(&paths.data).image(&name)?.is_some())
+}
+
 /// All images, sorted by id.
 ///
 /// # Errors
@@ -142,6 +151,32 @@ pub fn changes(paths: &Paths, stack: &str, container: &str) -> Result<Vec<Change
         }
         Ok(store.changes(&image.layers, Path::new(&upper), &crate::spec::OWN_FILES)?)
     })
+}
+
+/// Bytes that a container has written over its image's files.
+///
+/// # Errors
+/// When they cannot be looked at.
+pub fn written_by(paths: &Paths, stack: &str, container: &str) -> Result<u64, RemoteError> {
+    let upper = format!("{}/u", crate::spec::container_directory(stack, container));
+    storage::run(paths, |_store| Ok(image::tree_size(Path::new(&upper))?))
+}
+
+/// The image that a container runs on, and how that came to be, the newest instruction first; `None` where the store
+/// does not have it any more.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn image_of(
+    paths: &Paths,
+    stack: &str,
+    container: &str,
+) -> Result<Option<(Image, Vec<HistoryLine>)>, RemoteError> {
+    let store = Store::reader(&paths.data);
+    let Some(id) = store.image_of(&format!("{stack}/{container}"))? else { return Ok(None) };
+    let Some(image) = store.image_by_id(&id)? else { return Ok(None) };
+    let lines = store.history(&image)?;
+    Ok(Some((image, lines)))
 }
 
 /// Looks whether the store is whole; `progress` hears of each layer that is read.

@@ -2,7 +2,7 @@
 
 /// Words of a command line: blanks separate, quotes and backslashes as in a POSIX shell, no expansion.
 /// `None` when a quote is not closed.
-pub(crate) fn split(line: &str) -> Option<Vec<String>> {
+pub fn split(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut chars = line.chars();

@@ -11,3 +11,4 @@ pub mod probe;
 pub mod process;
 pub mod seccomp;
 pub mod socket;
+pub mod trace;

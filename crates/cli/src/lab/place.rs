@@ -9,6 +9,7 @@ use std::process::Command;
 use stack::RemoteError;
 
 use super::catalogue::Lab;
+use crate::down::{Down, down};
 use crate::output::Failure;
 use crate::session::Session;
 
@@ -79,7 +80,7 @@ impl Place {
     /// Takes the lab's stack down, and its volumes. Its name is known, so that a file that the reader has broken does
     /// not matter.
     pub(super) fn take_down(&self, session: &Session, lab: &Lab) -> Result<(), Failure> {
-        crate::up::down(&session.of_stack(lab.stack())?, true)?;
+        down(&session.of_stack(lab.stack())?, &Down::with_volumes())?;
         Ok(())
     }
 

@@ -56,6 +56,11 @@ pub fn main() -> ExitCode {
     ExitCode::from(done.unwrap_or(failed))
 }
 
+/// The definition of the command line, for manual pages.
+pub fn command() -> clap::Command {
+    <args::Arguments as clap::CommandFactory>::command()
+}
+
 /// As runc prints it, and engines read it.
 fn version() -> String {
     let (ours, spec) = (env!("CARGO_PKG_VERSION"), container::oci::SPEC_VERSION);

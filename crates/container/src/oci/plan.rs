@@ -258,6 +258,7 @@ impl Program {
                 label,
                 preserve_fds: 0,
                 landlock: None,
+                attempts: false,
             },
             filters: Vec::new(),
             listener: None,

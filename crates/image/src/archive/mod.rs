@@ -1,13 +1,12 @@
 //! Unpacking tar archives that nobody vouches for.
 
 mod entry;
+mod packing;
 mod pipe;
 pub(crate) mod tape;
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
-
-use flate2::bufread::MultiGzDecoder;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -15,6 +14,8 @@ use crate::layer::{LayerWriter, recipe};
 
 use tape::{Fault, Tape};
 
+use packing::{Counted, unpacked};
+pub(crate) use packing::{Packing, packing};
 pub(crate) use pipe::{Promise, through};
 
 /// How much an archive may hold.
@@ -55,37 +56,15 @@ pub(crate) struct Unpack<'a> {
     pub(crate) owner: Option<(u32, u32)>,
 }
 
-/// How the bytes at the beginning of a file say it is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Packing {
-    Gzip,
-    Zstd,
-    Plain,
-    Unsupported(&'static str),
-}
-
-pub(crate) fn packing(start: &[u8]) -> Packing {
-    match start {
-        [0x1f, 0x8b, ..] => Packing::Gzip,
-        [b'B', b'Z', b'h', ..] => Packing::Unsupported("bzip2"),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Packing::Unsupported("xz"),
-        // A frame, or one to be skipped (RFC 8878, 3.1), as the seekable forms begin with.
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Packing::Zstd,
-        _ => Packing::Plain,
-    }
-}
-
 /// Whether a file is a tar archive, plain or packed, so that `ADD` unpacks it.
 pub(crate) fn is_archive(file: impl Read) -> io::Result<bool> {
-    let mut file = BufReader::new(file);
+    let mut file = BufReader::new(Counted::new(file, false));
     let mut block = Vec::new();
-    match packing(file.fill_buf()?) {
-        // Read, and refused with a clear message, rather than copied as it is.
-        Packing::Unsupported(_) => return Ok(true),
-        // Something packed that cannot be unpacked is copied as it is.
-        Packing::Gzip => drop(MultiGzDecoder::new(file).take(512).read_to_end(&mut block)),
-        Packing::Zstd => drop(zstd::Decoder::with_buffer(file)?.take(512).read_to_end(&mut block)),
-        Packing::Plain => drop(file.take(512).read_to_end(&mut block)?),
+    let packing = packing(file.fill_buf()?);
+    let read = unpacked(packing, file)?.take(512).read_to_end(&mut block);
+    // Something packed that cannot be unpacked is copied as it is.
+    if let (Packing::Plain, Err(cause)) = (packing, read) {
+        return Err(cause);
     }
     let Ok(block) = <[u8; 512]>::try_from(block) else { return Ok(false) };
     Ok(block[0] != 0 && tape::Header(&block).check().is_ok())

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 
-use flate2::bufread::MultiGzDecoder;
-
-use super::{FREE_BYTES, Limits, Packing, check, packing};
+use super::packing::{Counted, Source, packing, unpacked};
+use super::{FREE_BYTES, Limits, check};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 
@@ -61,7 +60,7 @@ enum Word {
     Failed(io::Error),
 }
 
-/// Sends a blob, packed with gzip or zstd or plain, through `consume`, and keeps it to what was promised.
+/// Sends a blob, packed or plain, through `consume`, and keeps it to what was promised.
 ///
 /// # Errors
 /// What `consume` returns; a damaged blob; one that unpacks to too much; a digest other than the promised one.
@@ -121,8 +120,7 @@ fn unpack(
     to_writer: &SyncSender<Word>,
     to_hasher: Option<SyncSender<Arc<Chunk>>>,
 ) -> Result<Option<Digest>> {
-    let hasher = promise.packed.map(|_| Hasher::new());
-    let mut blob = BufReader::with_capacity(BUFFER, Counted { inner: blob, count: 0, hasher });
+    let mut blob = BufReader::with_capacity(BUFFER, Counted::new(blob, promise.packed.is_some()));
     let refused = |problem: String| Error::RefusedArchive { archive: promise.name.to_owned(), problem };
     let start = match blob.fill_buf() {
         Ok(start) => packing(start),
@@ -134,19 +132,12 @@ fn unpack(
     if blob.buffer().is_empty() {
         return Err(refused("the file is empty".to_owned()));
     }
-    if let Packing::Unsupported(name) = start {
-        return Err(refused(format!("it is packed with {name}; only gzip, zstd and plain tar are read")));
-    }
-    let mut source: Box<dyn Source> = match start {
-        Packing::Gzip => Box::new(MultiGzDecoder::new(blob)),
-        Packing::Zstd => match zstd::Decoder::with_buffer(blob) {
-            Ok(decoder) => Box::new(decoder),
-            Err(cause) => {
-                to_writer.send(Word::Failed(cause)).ok();
-                return Ok(None);
-            }
-        },
-        _ => Box::new(blob),
+    let mut source = match unpacked(start, blob) {
+        Ok(source) => source,
+        Err(cause) => {
+            to_writer.send(Word::Failed(cause)).ok();
+            return Ok(None);
+        }
     };
     let (pool, free): Pool = sync_channel(2 * QUEUE);
     let mut sent = 0_u64;
@@ -206,65 +197,6 @@ fn read_full(source: &mut dyn Source, buffer: &mut [u8]) -> Result<usize, (usize
         }
     }
     Ok(filled)
-}
-
-/// Counts and hashes a blob as it comes.
-struct Counted<R> {
-    inner: R,
-    count: u64,
-    hasher: Option<Hasher>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.count += length as u64;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&buffer[..length]);
-        }
-        Ok(length)
-    }
-}
-
-/// A blob that is being unpacked.
-trait Source: Read {
-    /// Bytes of the blob so far.
-    fn packed(&self) -> u64;
-
-    /// Reads the blob to its end; returns its digest, if that was wanted.
-    fn finish(self: Box<Self>) -> io::Result<Option<Digest>>;
-}
-
-impl<R: Read> Source for BufReader<Counted<R>> {
-    fn packed(&self) -> u64 {
-        self.get_ref().count
-    }
-
-    fn finish(mut self: Box<Self>) -> io::Result<Option<Digest>> {
-        io::copy(&mut *self, &mut io::sink())?;
-        Ok(self.into_inner().hasher.map(Hasher::finish))
-    }
-}
-
-impl<R: Read> Source for MultiGzDecoder<BufReader<Counted<R>>> {
-    fn packed(&self) -> u64 {
-        self.get_ref().packed()
-    }
-
-    fn finish(self: Box<Self>) -> io::Result<Option<Digest>> {
-        Box::new(self.into_inner()).finish()
-    }
-}
-
-impl<R: Read> Source for zstd::Decoder<'_, BufReader<Counted<R>>> {
-    fn packed(&self) -> u64 {
-        self.get_ref().packed()
-    }
-
-    fn finish(self: Box<Self>) -> io::Result<Option<Digest>> {
-        // At its end it has read all there is.
-        Box::new((*self).finish()).finish()
-    }
 }
 
 /// The consumer's end.

@@ -1,4 +1,4 @@
-//! `ADD` of a git repository.
+//! Git repositories: how they are named, and `ADD` of one.
 //!
 //! This crate speaks no git, and starts no process: the [`Runner`](crate::Runner) fetches. A library that does
 //! (gitoxide) would be some two hundred crates for one rare flag's sake, while whoever adds a repository has `git`.
@@ -13,7 +13,7 @@ use crate::layer::LayerWriter;
 use crate::scratch::{Scratch, unique};
 use crate::view::View;
 
-/// A git repository that `ADD` copies from.
+/// A git repository that is fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GitSource {
     /// Its address: `https://`, `http://`, `ssh://`, `git://` or `user@host:path`.
@@ -26,11 +26,13 @@ pub struct GitSource {
     pub keep_git_dir: bool,
 }
 
-/// A repository as one instruction names it.
+/// A repository as an instruction or a build context names it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Repository {
-    pub(super) source: GitSource,
-    /// Which directory of it is copied; empty is all of it.
+pub struct Repository {
+    /// As written, for messages.
+    written: String,
+    source: GitSource,
+    /// Which directory of it is meant; empty is all of it.
     directory: String,
     /// What its commit must be, or begin with.
     checksum: Option<String>,
@@ -38,8 +40,8 @@ pub(super) struct Repository {
     commit: String,
 }
 
-/// Whether a source of `ADD` is the address of a repository rather than that of a file.
-pub(super) fn is_repository(source: &str) -> bool {
+/// Whether an address is that of a repository rather than that of a file.
+pub fn is_repository(source: &str) -> bool {
     let address = source.split(['#', '?']).next().unwrap_or_default();
     match address.split_once("://") {
         Some(("http" | "https", path)) => path.contains('/') && path.ends_with(".git"),
@@ -70,12 +72,16 @@ fn is_commit(text: &str) -> bool {
 
 impl Repository {
     /// Reads `ADDRESS[?OPTION=VALUE&...][#REFERENCE[:DIRECTORY]]`.
-    pub(super) fn parse(text: &str, keep_git_dir: bool, checksum: Option<&str>) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When an option is not known, or what should name a commit cannot.
+    pub fn parse(text: &str, keep_git_dir: bool, checksum: Option<&str>) -> Result<Self> {
         let refuse = |problem: String| refused(text, problem, None);
         let (address, fragment) = text.split_once('#').unwrap_or((text, ""));
         let (remote, query) = address.split_once('?').unwrap_or((address, ""));
         let (reference, directory) = fragment.split_once(':').unwrap_or((fragment, ""));
         let mut repository = Self {
+            written: text.to_owned(),
             source: GitSource {
                 remote: remote.to_owned(),
                 reference: Some(reference.to_owned()).filter(|reference| !reference.is_empty()),
@@ -124,6 +130,45 @@ impl Repository {
         Ok(repository)
     }
 
+    /// What is fetched.
+    #[must_use]
+    pub fn source(&self) -> &GitSource {
+        &self.source
+    }
+
+    /// Which directory of it is meant; empty is all of it.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    /// Finds out which commit is meant; `ask` knows it of a branch or a tag.
+    ///
+    /// # Errors
+    /// When it cannot be found out, or is another than was promised.
+    pub fn find_commit(
+        &mut self,
+        ask: impl FnOnce(&GitSource) -> std::result::Result<String, BoxError>,
+    ) -> Result<&str> {
+        let commit = match &self.source.reference {
+            Some(reference) if is_commit(reference) => reference.clone(),
+            _ => ask(&self.source).map_err(|cause| failed(&self.source, cause))?,
+        };
+        let refuse = |problem: String| Err(refused(&self.written, problem, None));
+        if !is_commit(&commit) {
+            return refuse(format!("has `{commit}`, which is no commit"));
+        }
+        match &self.checksum {
+            Some(checksum) if !commit.starts_with(checksum.as_str()) => {
+                refuse(format!("is at commit {commit}, but {checksum} was promised"))
+            }
+            _ => {
+                self.commit = commit;
+                Ok(&self.commit)
+            }
+        }
+    }
+
     /// Adds all that the layer depends on.
     pub(super) fn key(&self, key: &mut Hasher) {
         let GitSource { submodules, keep_git_dir, .. } = self.source;
@@ -145,27 +190,6 @@ fn failed(source: &GitSource, cause: BoxError) -> Error {
 }
 
 impl Builder<'_> {
-    /// Finds out which commit is meant.
-    pub(super) fn find_commit(&mut self, text: &str, repository: &mut Repository) -> Result<()> {
-        repository.commit = match &repository.source.reference {
-            Some(reference) if is_commit(reference) => reference.clone(),
-            _ => self
-                .runner
-                .git_commit(&repository.source)
-                .map_err(|cause| failed(&repository.source, cause))?,
-        };
-        if !is_commit(&repository.commit) {
-            return Err(refused(text, format!("has `{}`, which is no commit", repository.commit), None));
-        }
-        match &repository.checksum {
-            Some(checksum) if !repository.commit.starts_with(checksum.as_str()) => {
-                let problem = format!("is at commit {}, but {checksum} was promised", repository.commit);
-                Err(refused(text, problem, None))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Fetches a repository and writes its files.
     pub(super) fn write_repository(
         &mut self,

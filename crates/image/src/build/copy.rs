@@ -214,7 +214,7 @@ impl Gathered {
 impl Builder<'_> {
     fn repository_item(&mut self, url: &str, copy: &Copy, words: &Words, wanted: &Wanted) -> Result<Item> {
         let mut repository = Repository::parse(url, copy.keep_git_dir, words.checksum.as_deref())?;
-        self.find_commit(url, &mut repository)?;
+        repository.find_commit(|source| self.runner.git_commit(source))?;
         let (attributes, target) = (wanted.attributes(0o755), words.target.clone());
         let content = Content::Repository(Rc::new(repository));
         Ok(Item { origin: Origin::Repository, target, attributes, content })

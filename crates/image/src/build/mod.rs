@@ -24,7 +24,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-pub use crate::build::add_git::GitSource;
+pub use crate::build::add_git::{GitSource, Repository, is_repository};
 pub use crate::build::cache_dir::CacheMount;
 pub use crate::build::files::unpack_files;
 use crate::build::run::Underway;

@@ -1,13 +1,12 @@
-//! How connections are made: deadlines, proxies, and whom to trust.
+//! How connections are made: deadlines, and whom to trust.
 
 use std::path::PathBuf;
 
 use ureq::Agent;
 use ureq::tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig, parse_pem};
 
-use super::address::origin;
 use super::error::{Problem, RegistryError};
-use super::settings::{ClientCertificate, Endpoint, Timing, is_loopback};
+use super::settings::{ClientCertificate, Endpoint, Timing};
 use crate::error::{Error, Result};
 
 /// Where distributions keep the certificates of the authorities that they trust.
@@ -24,8 +23,6 @@ pub(super) fn agent(
     certificate: Option<&ClientCertificate>,
     timing: &Timing,
 ) -> Result<Agent> {
-    let host = origin(endpoint.urls.first().map_or("", String::as_str));
-    let host = host.split_once("://").map_or(host, |(_, host)| host);
     let own = certificate.map(|certificate| client_certificate(endpoint, certificate)).transpose()?;
     let tls = TlsConfig::builder().root_certs(authorities(endpoint)?).client_cert(own).build();
     let config = Agent::config_builder()
@@ -39,9 +36,9 @@ pub(super) fn agent(
         .timeout_per_read(Some(timing.stall))
         .timeout_per_write(Some(timing.stall))
         .timeout_recv_response(Some(timing.answer))
-        .tls_config(tls);
-    // A proxy is of no use for this machine itself.
-    let config = if is_loopback(host) { config.proxy(None) } else { config };
+        .tls_config(tls)
+        // Each request has its own, or none.
+        .proxy(None);
     Ok(config.build().new_agent())
 }
 

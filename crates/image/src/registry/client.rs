@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use ureq::http::{HeaderMap, Method, Request, Response, header};
-use ureq::{Agent, Body, SendBody};
+use ureq::{Agent, Body, Proxy, SendBody};
 
 use super::address::{join, same_origin};
 use super::agent as connections;
@@ -17,6 +17,7 @@ use super::auth::{Challenge, Token, TokenAnswer};
 use super::credentials::Credentials;
 use super::error::{LOG_IN, Problem, RegistryError, is_distrust};
 use super::headers;
+use super::proxies::Proxies;
 use super::settings::{Access, Endpoint, Timing, is_loopback};
 use crate::error::{Error, Result};
 
@@ -101,6 +102,7 @@ pub(super) struct Client {
     /// What comes before `/v2/`.
     base: String,
     plain_http: bool,
+    proxies: Proxies,
     name: String,
     /// For messages.
     repository: Option<String>,
@@ -136,7 +138,8 @@ impl Client {
         for base in &endpoint.urls {
             let ping = Request::get(format!("{base}/v2/")).body(());
             let ping = ping.map_err(|cause| fail(Problem::Unreachable(Box::new(cause.into()))))?;
-            let response = match agent.run(ping) {
+            let proxy = endpoint.proxies.of(base).and_then(|address| Proxy::new(address).ok());
+            let response = match agent.run(agent.configure_request(ping).proxy(proxy).build()) {
                 Ok(response) => response,
                 Err(cause) => {
                     // A certificate that is not trusted is no reason to do without one.
@@ -167,6 +170,7 @@ impl Client {
                 timing: timing.clone(),
                 base: base.clone(),
                 plain_http: endpoint.plain_http,
+                proxies: endpoint.proxies.clone(),
                 name: endpoint.name.clone(),
                 repository: repository.map(str::to_owned),
                 credentials: endpoint.credentials.clone(),
@@ -321,7 +325,7 @@ impl Client {
             if let Some(authorization) = authorization.filter(|_| same_origin(&url, &self.base)) {
                 request = request.header(header::AUTHORIZATION, authorization);
             }
-            let response = match run(self.agent(&url), request, &call.payload) {
+            let response = match run(self.agent(&url), self.proxy(&url), request, &call.payload) {
                 Ok(response) => response,
                 Err(cause) => return Ok(Err(cause)),
             };
@@ -356,6 +360,11 @@ impl Client {
 
     fn agent(&self, url: &str) -> &Agent {
         if same_origin(url, &self.base) { &self.agent } else { &self.elsewhere }
+    }
+
+    /// What leads to an address. One that cannot be read leads nowhere, and is left out, as ureq has it.
+    fn proxy(&self, url: &str) -> Option<Proxy> {
+        self.proxies.of(url).and_then(|address| Proxy::new(address).ok())
     }
 
     /// Drops the token that was refused; not the new one that another thread may have got meanwhile.
@@ -402,10 +411,11 @@ impl Client {
                     let mut form = query.clone();
                     form.extend([("grant_type", "refresh_token"), ("refresh_token", token.as_str())]);
                     form.extend([("client_id", "inception-run"), ("scope", scope)]);
-                    self.agent(realm).post(realm).send_form(form)
+                    self.agent(realm).post(realm).config().proxy(self.proxy(realm)).build().send_form(form)
                 }
                 credentials => {
-                    let mut request = self.agent(realm).get(realm).query_pairs(query.clone());
+                    let request = self.agent(realm).get(realm).config().proxy(self.proxy(realm)).build();
+                    let mut request = request.query_pairs(query.clone());
                     request =
                         request.query_pairs(scope.split(' ').filter(|s| !s.is_empty()).map(|s| ("scope", s)));
                     if let Some(Credentials::Password { user, .. }) = credentials {
@@ -486,18 +496,22 @@ pub fn check_login(access: &Access, registry: &str) -> Result<()> {
 
 fn run(
     agent: &Agent,
+    proxy: Option<Proxy>,
     request: ureq::http::request::Builder,
     payload: &Payload<'_>,
 ) -> Result<Response<Body>, ureq::Error> {
     match payload {
-        Payload::None => agent.run(request.body(())?),
-        Payload::Bytes(bytes) => agent.run(request.body(*bytes)?),
+        Payload::None => agent.run(agent.configure_request(request.body(())?).proxy(proxy).build()),
+        Payload::Bytes(bytes) => {
+            agent.run(agent.configure_request(request.body(*bytes)?).proxy(proxy).build())
+        }
         Payload::Part { file, start, length } => {
             let mut file = File::open(file)?;
             file.seek(SeekFrom::Start(*start))?;
             let mut part = file.take(*length);
             let request = request.header(header::CONTENT_LENGTH, *length);
-            agent.run(request.body(SendBody::from_reader(&mut part))?)
+            let request = request.body(SendBody::from_reader(&mut part))?;
+            agent.run(agent.configure_request(request).proxy(proxy).build())
         }
     }
 }

@@ -20,6 +20,7 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod headers;
+mod proxies;
 mod pull;
 mod push;
 mod records;
@@ -33,6 +34,7 @@ pub use client::check_login;
 pub(crate) use client::shown;
 pub use credentials::{AuthFile, CredentialSource, Credentials};
 pub use error::{Problem, RegistryError};
+pub use proxies::Proxies;
 pub use pull::{PullOptions, Pulled, pull};
 pub use push::{Pushed, push};
 pub use records::pulled_at;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::credentials::Credentials;
+use super::proxies::Proxies;
 use crate::reference::DOCKER_HUB;
 
 /// Everything that a transfer has to know beforehand.
@@ -13,6 +14,8 @@ use crate::reference::DOCKER_HUB;
 pub struct Access {
     /// By the registry's name as image names spell it, or a mirror's host and port.
     pub registries: BTreeMap<String, Registry>,
+    /// What stands between us and them.
+    pub proxies: Proxies,
     /// How long to wait.
     pub timing: Timing,
     /// Blobs up to this size (bytes) are sent at once, larger ones in parts of it: what breaks off costs no more than
@@ -22,7 +25,12 @@ pub struct Access {
 
 impl Default for Access {
     fn default() -> Self {
-        Self { registries: BTreeMap::new(), timing: Timing::default(), part: 32 << 20 }
+        Self {
+            registries: BTreeMap::new(),
+            proxies: Proxies::default(),
+            timing: Timing::default(),
+            part: 32 << 20,
+        }
     }
 }
 
@@ -139,6 +147,7 @@ pub(super) struct Endpoint {
     pub(super) plain_http: bool,
     /// What its repositories have in front of the registry's names.
     pub(super) prefix: String,
+    pub(super) proxies: Proxies,
     pub(super) authorities: Vec<String>,
     pub(super) certificate: Option<ClientCertificate>,
     pub(super) credentials: Option<Credentials>,
@@ -155,7 +164,8 @@ impl Access {
             urls.push(format!("http://{host}"));
         }
         let (name, prefix) = (name.to_owned(), String::new());
-        Endpoint { name, urls, plain_http, prefix, authorities, certificate, credentials }
+        let proxies = self.proxies.clone();
+        Endpoint { name, urls, plain_http, prefix, proxies, authorities, certificate, credentials }
     }
 
     /// Where to pull from: the mirrors, then the registry itself.
@@ -169,6 +179,7 @@ impl Access {
                 urls: vec![mirror.url.clone()],
                 plain_http: mirror.url.starts_with("http://"),
                 prefix: mirror.prefix.clone(),
+                proxies: self.proxies.clone(),
                 authorities,
                 certificate,
                 credentials,

@@ -30,6 +30,7 @@ mod lock;
 mod names;
 mod prune;
 mod usage;
+mod users;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -53,6 +54,7 @@ pub use lease::{Hold, Lease};
 pub use names::{NameLine, Names};
 pub use prune::{PrunePolicy, Pruned, Removed};
 pub use usage::{CacheRoom, HistoryLine, ImageRoom, Room, Usage};
+pub use users::LayerUsers;
 pub use verify::{Finding, Verification};
 
 use lock::Lock;

@@ -6,6 +6,7 @@
 mod blob;
 mod bundle;
 mod docker;
+pub mod files;
 mod layout;
 mod load;
 mod rootfs;

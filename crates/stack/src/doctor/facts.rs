@@ -338,9 +338,18 @@ fn session(user: &str) -> Session {
         systemd: Path::new("/run/systemd/system").is_dir(),
         runtime,
         bus,
-        // What `loginctl enable-linger` makes.
-        linger: Path::new("/var/lib/systemd/linger").join(user).exists(),
+        linger: lingers(user),
     }
+}
+
+/// Whether a user's manager runs without a session: what `loginctl enable-linger` makes.
+fn lingers(user: &str) -> bool {
+    Path::new("/var/lib/systemd/linger").join(user).exists()
+}
+
+/// Whether this user's does.
+pub(super) fn lingers_here() -> bool {
+    lingers(&user_name(rustix::process::geteuid().as_raw()))
 }
 
 fn groups() -> Vec<u32> {

@@ -46,9 +46,9 @@ fn resources(
                         continue;
                     }
                     match key.name.as_str() {
-                        "cpus" => limits::read(service, "cpus", node)?,
-                        "memory" => limits::read(service, "mem_limit", node)?,
-                        "pids" => limits::read(service, "pids_limit", node)?,
+                        "cpus" => limits::read(service, "cpus", node, place, warnings)?,
+                        "memory" => limits::read(service, "mem_limit", node, place, warnings)?,
+                        "pids" => limits::read(service, "pids_limit", node, place, warnings)?,
                         _ => return Err(Level::unread(key, "`limits`")),
                     }
                 }
@@ -60,7 +60,7 @@ fn resources(
                         continue;
                     }
                     match key.name.as_str() {
-                        "memory" => limits::read(service, "mem_reservation", node)?,
+                        "memory" => limits::read(service, "mem_reservation", node, &place, warnings)?,
                         _ => return Err(Level::unread(key, &place)),
                     }
                 }

@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 mod document;
+#[cfg(test)]
+mod examples;
 mod parts;
 mod service;
 mod top;
@@ -84,6 +86,8 @@ impl Level {
         if name.starts_with("x-") {
             return Ok(false);
         }
+        #[cfg(test)]
+        examples::met(self, name);
         let Some(entry) = self.keys.iter().find(|entry| entry.name == name) else {
             return Err(unknown_key(key, place, self.keys.iter().map(|entry| entry.name)));
         };

@@ -37,7 +37,13 @@ pub(crate) struct CpuTime {
 }
 
 /// Reads one of [`KEYS`]. Zero is "none" for all of them, as with Docker.
-pub(super) fn read(service: &mut ServiceFile, name: &str, node: &Node) -> Checked<()> {
+pub(super) fn read(
+    service: &mut ServiceFile,
+    name: &str,
+    node: &Node,
+    place: &str,
+    warnings: &mut Vec<(Span, String)>,
+) -> Checked<()> {
     let limits = &mut service.settled.limits;
     match name {
         "cpu_count" => {
@@ -63,8 +69,10 @@ pub(super) fn read(service: &mut ServiceFile, name: &str, node: &Node) -> Checke
         "pids_limit" => limits.pids = pids(node, name)?,
         "blkio_config" => limits.block_io = Some(block_io(node)?).filter(|io| *io != BlockIo::default()),
         "oom_kill_disable" if node.boolean(name)? => {
-            let text = "`oom_kill_disable` cannot be had with cgroup v2";
-            return Err(Fault::new(&node.span, text).hint("raise `mem_limit`, or leave it out"));
+            let text = format!(
+                "`oom_kill_disable` of {place} is ignored: with cgroup v2, what is out of memory is killed; raise `mem_limit`"
+            );
+            warnings.push((node.span.clone(), text));
         }
         _ => {}
     }

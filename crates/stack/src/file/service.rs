@@ -255,7 +255,7 @@ fn read_key(
         "isolation" => lifecycle::isolation(node, place, warnings)?,
         name if confinement::KEYS.contains(&name) => confinement::read(service, name, node, place, warnings)?,
         name if replicas::KEYS.contains(&name) => service.replicas.read(name, node, place)?,
-        name if limits::KEYS.contains(&name) => limits::read(service, name, node)?,
+        name if limits::KEYS.contains(&name) => limits::read(service, name, node, place, warnings)?,
         _ => return Err(Level::unread(key, place)),
     }
     Ok(())

@@ -14,7 +14,7 @@ use network::plan::{Network, NetworkPlan};
 use sys::channel::{Channel, MAX_FDS};
 use sys::process::{Child, namespace};
 
-use super::{Event, Request};
+use super::{Event, Needs, Request};
 use crate::fault::{Change, Fault};
 use crate::remote::{self, Context, RemoteError};
 
@@ -57,24 +57,23 @@ pub(crate) struct Started {
 }
 
 impl Hub {
-    /// Makes the hub of a stack, one that can start what has the host's network if `on_host`. It calls `release` first,
-    /// for what it is to have no copy of. Must be called before this process has threads.
+    /// Makes the hub of a stack. It calls `release` first, for what it is to have no copy of. Must be called before this process has threads.
     pub(crate) fn spawn(
         map: &IdMap,
         data: &OwnedFd,
-        on_host: bool,
+        needs: Needs,
         release: impl FnOnce(),
     ) -> Result<Self, RemoteError> {
         let mut namespaces = namespace::MOUNT | namespace::PID | namespace::UTS | namespace::IPC;
-        if !on_host {
+        if !needs.on_host {
             namespaces |= namespace::NETWORK;
         }
         let serve = |channel| {
             release();
-            super::serve(channel, on_host)
+            super::serve(channel, needs)
         };
         let (process, channel) = container::userns::spawn(map, namespaces, data.as_fd(), serve)?;
-        Ok(Self { channel, process, exits: VecDeque::new(), unanswered: false, on_host })
+        Ok(Self { channel, process, exits: VecDeque::new(), unanswered: false, on_host: needs.on_host })
     }
 
     /// Wires the networks; returns the name server's sockets of those that are new.

@@ -20,18 +20,20 @@ pub(super) struct Launcher {
     filters: HashMap<u64, Vec<Filter>>,
     /// What is started becomes a child of this process's parent, and stands in this process's network namespace.
     beside: bool,
+    /// See [`Surroundings::readable`].
+    readable: bool,
 }
 
 impl Launcher {
-    pub(super) fn new() -> Result<Self, RemoteError> {
+    pub(super) fn new(readable: bool) -> Result<Self, RemoteError> {
         let init = container::program::init().context(|| "seal the init program in memory".into())?;
-        Ok(Self { init, filters: HashMap::new(), beside: false })
+        Ok(Self { init, filters: HashMap::new(), beside: false, readable })
     }
 
     /// The launcher of a child of this process, which starts what this process reaps.
     pub(super) fn of_child(&self) -> Result<Self, RemoteError> {
         let init = self.init.try_clone().context(|| "share the init program".into())?;
-        Ok(Self { init, filters: HashMap::new(), beside: true })
+        Ok(Self { init, filters: HashMap::new(), beside: true, readable: self.readable })
     }
 
     /// Starts a sandbox. Descriptors: standard input, output, error, then the detached mounts, then the cgroup
@@ -64,6 +66,7 @@ impl Launcher {
             detached,
             filters,
             beside: self.beside,
+            readable: self.readable,
         };
         Ok(launch::launch(sandbox, &around)?)
     }

@@ -83,10 +83,19 @@ pub(crate) enum Event {
     Exited { pid: i32, status: i32, signal: Option<i32> },
 }
 
-/// The hub's life. Returns when the supervisor is gone; its exit takes the stack with it. `on_host`: this process is in
-/// the host's network namespace, where it leaves a porter behind.
-pub(crate) fn serve(supervisor: Channel, on_host: bool) -> i32 {
-    match Hub::new(supervisor, on_host).and_then(|mut hub| hub.run()) {
+/// What a hub is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Needs {
+    /// It can start what has the host's network.
+    pub(crate) on_host: bool,
+    /// What it starts can be watched, see [`container::launch::Surroundings::readable`].
+    pub(crate) readable: bool,
+}
+
+/// The hub's life. Returns when the supervisor is gone; its exit takes the stack with it. With [`Needs::on_host`] this
+/// process is in the host's network namespace, where it leaves a porter behind.
+pub(crate) fn serve(supervisor: Channel, needs: Needs) -> i32 {
+    match Hub::new(supervisor, needs).and_then(|mut hub| hub.run()) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("error: the stack's hub stops: {error}");
@@ -117,7 +126,7 @@ struct Running {
 }
 
 impl Hub {
-    fn new(supervisor: Channel, on_host: bool) -> Result<Self, RemoteError> {
+    fn new(supervisor: Channel, Needs { on_host, readable }: Needs) -> Result<Self, RemoteError> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
         mask.thread_block().map_err(io::Error::from).context(|| "block signals".into())?;
@@ -126,7 +135,7 @@ impl Hub {
             .map_err(io::Error::from)
             .context(|| "open a signalfd".into())?;
         prepare_mounts().context(|| "prepare the stack's mount namespace".into())?;
-        let launcher = Launcher::new()?;
+        let launcher = Launcher::new(readable)?;
         let mut porter = None;
         if on_host {
             // This process still is in the host's network namespace.

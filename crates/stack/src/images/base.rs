@@ -1,7 +1,6 @@
 //! Base images: which distribution a stack is built on, and where its root file system comes from.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use image::{BaseRequest, Digest, Image, Reference, Store};
 use nix::sys::signal::Signal;
 
 use super::Progress;
+use super::scratch::Scratch;
 use crate::paths::Paths;
 use crate::plan::{BaseDockerfile, Build, BuildContext};
 use crate::registry;
@@ -172,7 +172,7 @@ fn needed(
         for (name, context) in &build.contexts {
             let image = match context {
                 BuildContext::Image(image) => Some(super::reference(image)?),
-                BuildContext::Directory(_) | BuildContext::Service(_) => None,
+                BuildContext::Directory(_) | BuildContext::Repository(_) | BuildContext::Service(_) => None,
             };
             contexts.insert(name.clone(), image);
         }
@@ -258,8 +258,8 @@ pub(super) fn provide(
         }
         Found::Download { url, sha256_url } => {
             fetching(&format!("downloading {url}"));
-            let scratch = Scratch::new()?;
-            let file = scratch.path.join("base.tar.gz");
+            let scratch = Scratch::new("base")?;
+            let file = scratch.path().join("base.tar.gz");
             let mut report = |done, total| progress(Progress::Bytes { image: name.clone(), done, total });
             let imported = image::base::download(&url, &sha256_url, &file, DOWNLOAD, &mut report)
                 .map_err(RemoteError::from)
@@ -268,8 +268,8 @@ pub(super) fn provide(
         }
         Found::Debootstrap { suite } => {
             fetching("making it with mmdebstrap; this takes a minute or two");
-            let scratch = Scratch::new()?;
-            let file = scratch.path.join("base.tar");
+            let scratch = Scratch::new("base")?;
+            let file = scratch.path().join("base.tar");
             let mut line =
                 |line: String| progress(Progress::Output { service: name.clone(), step: None, line });
             let imported = mmdebstrap(&suite, &file, &mut line)
@@ -329,65 +329,6 @@ fn instead(
                         system tarballs in INCEPTION_BASE_DIR";
             Err(RemoteError { hint: Some(hint.to_owned()), ..failed.error })
         }
-    }
-}
-
-/// A directory of our own for a file that is imported at once.
-struct Scratch {
-    path: PathBuf,
-    /// Locked while we live: what is not locked was left by a command that was killed.
-    _lock: File,
-}
-
-impl Scratch {
-    const PREFIX: &str = "inception-base-";
-    const LOCK: &str = "lock";
-
-    fn new() -> Result<Self, RemoteError> {
-        Self::in_directory(&std::env::temp_dir())
-    }
-
-    fn in_directory(top: &Path) -> Result<Self, RemoteError> {
-        use std::os::unix::fs::DirBuilderExt;
-        Self::sweep(top).context(|| format!("remove old files from {}", top.display()))?;
-        let path = top.join(format!("{}{}", Self::PREFIX, std::process::id()));
-        let make = || -> std::io::Result<File> {
-            std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-            let lock = File::create_new(path.join(Self::LOCK))?;
-            lock.lock()?;
-            Ok(lock)
-        };
-        let lock = make().context(|| format!("create {}", path.display()))?;
-        Ok(Self { path, _lock: lock })
-    }
-
-    /// Removes what commands of this user left that were killed.
-    fn sweep(top: &Path) -> std::io::Result<()> {
-        use std::os::unix::fs::MetadataExt;
-        for entry in std::fs::read_dir(top)? {
-            let entry = entry?;
-            if !entry.file_name().as_encoded_bytes().starts_with(Self::PREFIX.as_bytes()) {
-                continue;
-            }
-            let Ok(meta) = entry.metadata() else { continue };
-            // Without its lock it is either very new or not ours to judge.
-            if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
-                continue;
-            }
-            let Ok(lock) = File::open(entry.path().join(Self::LOCK)) else { continue };
-            if lock.try_lock().is_ok() {
-                std::fs::remove_dir_all(entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes it away once what was in it has been imported, or has not.
-    fn finish(self, imported: Result<Image, RemoteError>) -> Result<Image, RemoteError> {
-        let removed = std::fs::remove_dir_all(&self.path);
-        let image = imported?;
-        removed.context(|| format!("remove {}", self.path.display()))?;
-        Ok(image)
     }
 }
 
@@ -456,23 +397,6 @@ fn mirror_of(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_killed_command_left_is_removed_and_nothing_else() {
-        let top = tempfile::tempdir().unwrap();
-        for (name, lock) in [("inception-base-0", true), ("inception-base-x", false), ("other", true)] {
-            let path = top.path().join(name);
-            std::fs::create_dir(&path).unwrap();
-            if lock {
-                std::fs::write(path.join(Scratch::LOCK), "").unwrap();
-            }
-        }
-        let scratch = Scratch::in_directory(top.path()).unwrap();
-        Scratch::sweep(top.path()).unwrap();
-        let left = std::fs::read_dir(top.path()).unwrap().count();
-        assert!(scratch.path.is_dir() && !top.path().join("inception-base-0").exists());
-        assert_eq!(left, 3);
-    }
 
     #[test]
     fn mirrors_in_both_formats() {

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::job::Job;
 use super::network::{self, Networks, WayOut};
-use super::{Options, Progress, base};
+use super::{Options, Progress, base, checkout};
 use crate::host::HostFacts;
 use crate::netd::Starter;
 use crate::paths::Paths;
@@ -38,6 +38,17 @@ struct Building<'a> {
 /// # Errors
 /// The first build that failed, after those that were under way have ended.
 pub fn build(
+    paths: &Paths,
+    stack: &str,
+    builds: &[(&str, &Build)],
+    options: &Options,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<BTreeMap<String, String>, RemoteError> {
+    checkout::with_local(builds, progress, |builds, progress| local(paths, stack, builds, options, progress))
+}
+
+/// Builds images whose contexts are all here.
+fn local(
     paths: &Paths,
     stack: &str,
     builds: &[(&str, &Build)],

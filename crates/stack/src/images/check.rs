@@ -2,6 +2,7 @@
 
 use image::Error;
 
+use super::checkout;
 use crate::plan::{BaseDockerfile, Build};
 use crate::remote::{Context, RemoteError};
 
@@ -23,6 +24,15 @@ pub struct Finding {
 /// # Errors
 /// When one cannot be read.
 pub fn check(build: &Build) -> Result<Vec<Finding>, RemoteError> {
+    checkout::with_local(&[("", build)], &mut |_| {}, |builds, _| {
+        builds.iter().try_fold(Vec::new(), |mut findings, (_, build)| {
+            findings.extend(local(build)?);
+            Ok(findings)
+        })
+    })
+}
+
+fn local(build: &Build) -> Result<Vec<Finding>, RemoteError> {
     let mut findings = Vec::new();
     for dockerfile in &build.dockerfiles {
         let name = dockerfile.path.display().to_string();

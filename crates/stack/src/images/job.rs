@@ -151,6 +151,9 @@ fn named(
 ) -> Result<NamedContext, RemoteError> {
     Ok(match context {
         BuildContext::Directory(path) => NamedContext::Directory(reachable(path, handles)?),
+        BuildContext::Repository(address) => {
+            return Err(RemoteError::message(format!("`{address}` was not fetched")));
+        }
         BuildContext::Image(name) => NamedContext::Image(reference(name)?),
         BuildContext::Service(name) => match ids.get(name) {
             Some(id) => NamedContext::Id(Digest::from_str(id)?),

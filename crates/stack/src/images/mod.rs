@@ -4,12 +4,14 @@ mod agent;
 mod base;
 mod build;
 mod check;
+mod checkout;
 mod git;
 mod job;
 mod mounts;
 mod network;
 mod pull;
 mod run;
+mod scratch;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -28,6 +30,7 @@ use crate::storage::{self, Handle};
 
 pub use build::{build, export_directory, export_tar};
 pub use check::{Finding, check};
+pub use checkout::repository;
 
 /// What may be done for the images of a plan.
 #[derive(Debug, Clone, Default)]

@@ -118,6 +118,7 @@ impl<'a> SandboxRunner<'a> {
             detached: &detached,
             filters: if step.insecure { &[] } else { &self.filters },
             beside: false,
+            readable: false,
         };
         match launch(&sandbox, &around) {
             Ok(launched) => Ok(Ok(launched.child)),

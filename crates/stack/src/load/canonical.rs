@@ -8,6 +8,7 @@ use crate::file::service::EXTENSIONS;
 pub(super) fn long(root: &mut Node) {
     merge::normalize(root);
     for service in services(root) {
+        split_ranges(service);
         each(service, "ports", port);
         each(service, "volumes", volume);
         each(service, "secrets", granted);
@@ -117,6 +118,44 @@ fn masked(text: &str) -> String {
     mask.collect()
 }
 
+/// Most ports that a range is written out for.
+const MOST_PORTS: u16 = 1024;
+
+/// Write ranges of ports as single ones, as compose does.
+fn split_ranges(service: &mut Node) {
+    let Some(Node { value: Value::List(items), .. }) = service.get_mut("ports") else { return };
+    let single = |item: &Node| -> Vec<Node> {
+        let Some(ports) = text(item).and_then(|text| single_ports(&text)) else { return vec![item.clone()] };
+        ports.into_iter().map(|port| Node::new(item.span.clone(), string(port))).collect()
+    };
+    *items = items.iter().flat_map(single).collect();
+}
+
+fn single_ports(text: &str) -> Option<Vec<String>> {
+    let range = |text: &str| -> Option<(u16, u16)> {
+        let (first, last) = text.split_once('-')?;
+        let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+        (first <= last && last - first < MOST_PORTS).then_some((first, last))
+    };
+    let port = Port::of(text);
+    let (first, last) = range(&port.target)?;
+    let published = match &port.published {
+        None => None,
+        // Another number of them is a mistake, which is told of elsewhere.
+        Some(published) => Some(range(published).filter(|(from, to)| to - from == last - first)?.0),
+    };
+    let address = port.address.map_or_else(String::new, |address| format!("{address}:"));
+    let protocol = port.protocol.map_or_else(String::new, |protocol| format!("/{protocol}"));
+    let one = |target: u16| {
+        let published = published.map_or_else(String::new, |from| (from + (target - first)).to_string());
+        match (published.is_empty(), address.is_empty()) {
+            (true, true) => format!("{target}{protocol}"),
+            _ => format!("{address}{published}:{target}{protocol}"),
+        }
+    };
+    Some((first..=last).map(one).collect())
+}
+
 fn port(node: &mut Node) {
     let Some(text) = text(node) else { return };
     let port = Port::of(&text);
@@ -197,6 +236,26 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn ranges_are_written_out() {
+        for (text, expected) in [
+            ("7-8", Some(vec!["7", "8"])),
+            ("1-2:3-4", Some(vec!["1:3", "2:4"])),
+            ("127.0.0.1:1-2:3-4/udp", Some(vec!["127.0.0.1:1:3/udp", "127.0.0.1:2:4/udp"])),
+            ("[::1]::3-4", Some(vec!["[::1]::3", "[::1]::4"])),
+            ("65534-65535:65534-65535", Some(vec!["65534:65534", "65535:65535"])),
+            ("80", None),
+            ("1-2:3", None),
+            ("1-3:3-4", None),
+            ("4-3", None),
+            ("0-65535", None),
+            ("${A:-1-2}:3", None),
+        ] {
+            let expected = expected.map(|ports| ports.into_iter().map(str::to_owned).collect());
+            assert_eq!(single_ports(text), expected, "{text}");
+        }
+    }
     use crate::diagnostic::SourceText;
     use crate::file::yaml;
 

@@ -4,7 +4,7 @@ use crate::file::node::{Key, Node, Value};
 use crate::file::yaml;
 
 /// In block style; what could be taken for something else is quoted.
-pub(super) fn yaml(root: &Node) -> String {
+pub(crate) fn yaml(root: &Node) -> String {
     let mut out = String::new();
     yaml_block(root, 0, &mut out);
     out

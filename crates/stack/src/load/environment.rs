@@ -7,7 +7,6 @@ use super::layers::{Scope, shown};
 use super::read_private;
 use crate::diagnostic::{Checked, Fault, FileError, Span};
 use crate::env_file;
-use crate::file::Format;
 use crate::file::keys::{self, Level};
 use crate::file::node::{Key, Node, Value};
 use crate::interpolate::Variables;
@@ -61,7 +60,6 @@ pub(super) fn read_files(
     root: &mut Node,
     scope: &Scope,
     home: Option<&Path>,
-    format: Format,
     warnings: &mut Vec<(Span, String)>,
 ) -> Result<(), FileError> {
     let Scope { directory, variables } = scope;
@@ -75,10 +73,10 @@ pub(super) fn read_files(
         for file in env_files(&files, warnings)? {
             let Some(path) = find(&file, directory, home)? else { continue };
             let source = read_private(&path)?;
-            let read = match (file.raw, format) {
-                (true, _) => env_file::raw(&source.text),
+            let read = match file.raw {
+                true => env_file::raw(&source.text),
                 // What the stack file's variables say wins, then what `environment` says, then earlier lines.
-                (false, _) => env_file::parse(&source, &variables.clone().or(values.clone()), format)?,
+                false => env_file::parse(&source, &variables.clone().or(values.clone()))?,
             };
             for (name, value) in read {
                 let span = Span::start_of(&source);

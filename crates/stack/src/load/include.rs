@@ -109,7 +109,7 @@ fn read(entry: &Entry, layers: &mut Layers<'_>, scope: &Scope, trail: &[PathBuf]
         Some(text) => scope.directory.join(text).components().collect(),
         None => directory.unwrap_or_else(|| scope.directory.clone()),
     };
-    let variables = variables(entry, layers, scope, &directory)?;
+    let variables = variables(entry, scope, &directory)?;
     let inner = Scope { directory, variables };
     let mut model = layers.model(documents, &inner, &trail)?;
     if layers.interpolate {
@@ -150,7 +150,6 @@ fn keep_secrets(model: &Node, layers: &mut Layers<'_>, outer: &Scope, inner: &Sc
 /// Those of the file that includes, then those of the entry's own files, or of `.env` in its directory.
 fn variables(
     entry: &Entry,
-    layers: &Layers<'_>,
     scope: &Scope,
     directory: &Path,
 ) -> Result<crate::interpolate::Variables, FileError> {
@@ -167,7 +166,7 @@ fn variables(
     if files.is_empty() && default.is_file() {
         files.push(default);
     }
-    let own = project::env_files(&files, &scope.variables, layers.format)?;
+    let own = project::env_files(&files, &scope.variables)?;
     Ok(scope.variables.clone().or(own))
 }
 

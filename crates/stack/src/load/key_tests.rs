@@ -4,7 +4,7 @@ use super::tests::{Fixture, host};
 use super::*;
 use crate::plan::{
     Condition, Confinement, Logging, MountKind, PullPolicy, RestartPolicy, Scope, Seccomp, SecretSource,
-    Service, Tmpfs,
+    Service, Source, Tmpfs,
 };
 
 /// The first service of a compose file, and what was warned of.
@@ -48,6 +48,22 @@ fn how_much_processor_time() {
     assert_eq!(with("cpu_quota: 30ms, cpu_period: 20ms").0.limits.cpus, Some(1.5));
     assert_eq!(with("cpu_count: 2, cpus: 2.0").0.limits.cpus, Some(2.0));
     assert_eq!(with("cpu_quota: -1").0.limits.cpus, None);
+}
+
+#[test]
+fn what_is_out_of_memory_is_killed() {
+    let (service, warnings) = with("oom_kill_disable: true, mem_limit: 1g");
+    assert_eq!(service.limits.memory, Some(1 << 30));
+    assert!(warnings.len() == 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("compose.yaml:2: `oom_kill_disable` of service `s` is ignored"),
+        "{warnings:?}"
+    );
+    assert_eq!(with("oom_kill_disable: false").1, Vec::<String>::new());
+    let text = "services:\n  s: { image: i, oom_kill_disable: true }\n";
+    let fixture = Fixture::new(&[("compose.yaml", text)]);
+    let options = LoadOptions { strict: true, ..fixture.options("compose.yaml") };
+    assert!(fixture.error(&options).contains("`oom_kill_disable` of service `s` is ignored"));
 }
 
 #[test]
@@ -249,6 +265,33 @@ volumes:
 }
 
 #[test]
+fn all_that_is_missing_is_told_at_once() {
+    let text = "services:
+  s: { image: i, volumes: ['one:/one', { type: bind, source: ./two, target: /two, bind: { create_host_path: false } }] }
+  t: { image: i, volumes: ['three:/three', 'one:/one', './made:/made'] }
+volumes:
+  one: { driver_opts: { type: none, o: bind, device: ./data/one } }
+  three: { driver_opts: { type: none, o: bind, device: ./data/three } }
+";
+    let fixture = Fixture::new(&[("compose.yaml", text)]);
+    let options = fixture.options("compose.yaml");
+    let error = fixture.error(&options);
+    for words in [
+        "3 paths do not exist: `data/one` (volume `one`, compose.yaml:5), `two` (compose.yaml:2), `data/three` (volume \
+         `three`, compose.yaml:6)",
+        "make them: `mkdir -p data/one two data/three`",
+    ] {
+        assert!(error.contains(words), "no {words} in {error}");
+    }
+    fixture.write("data/one/", "");
+    fixture.write("two", "");
+    let error = fixture.error(&options);
+    assert!(error.contains("the directory of volume `three` does not exist: `data/three`"), "{error}");
+    fixture.write("data/three/", "");
+    assert!(load(&options, &host()).is_ok());
+}
+
+#[test]
 fn volumes_of_another_service() {
     let text = "services:
   s: { image: i, volumes_from: ['b:ro'], volumes: ['own:/both'] }
@@ -393,4 +436,68 @@ fn users_whose_variables_are_not_set() {
         assert_eq!(warnings.len(), text.matches("NO_").count(), "{warnings:?}");
     }
     assert!(refused("user: 'a:b:c'").contains("`a:b:c` is not a user"));
+}
+
+#[test]
+fn what_no_build_uses_need_not_be_there() {
+    let text = "services:
+  s: { build: { context: ., secrets: [used] }, secrets: [unused], configs: [conf] }
+secrets: { used: { file: ./used }, unused: { file: ./unused }, }
+configs: { conf: { environment: NOT_SET } }
+";
+    let fixture = Fixture::new(&[("compose.yaml", text), ("Dockerfile", "FROM i\n"), ("used", "x")]);
+    let options = LoadOptions { images_only: true, ..fixture.options("compose.yaml") };
+    let plan = load(&options, &host()).unwrap();
+    let Source::Build(build) = &plan.services[0].source else { panic!("a build") };
+    assert_eq!(build.secrets.keys().collect::<Vec<_>>(), ["used"]);
+    assert!(
+        fixture
+            .error(&fixture.options("compose.yaml"))
+            .contains("the file of secret `unused` does not exist")
+    );
+    std::fs::remove_file(fixture.directory().join("used")).unwrap();
+    assert!(fixture.error(&options).contains("the file of secret `used` does not exist"));
+}
+
+#[test]
+fn limits_of_a_build_are_lowered() {
+    let text = "services:\n  s: { build: { context: ., ulimits: { nofile: 99, memlock: -1 } } }\n";
+    let fixture = Fixture::new(&[("compose.yaml", text), ("Dockerfile", "FROM i\n")]);
+    let mut host = host();
+    host.limits.insert("memlock", 100);
+    let plan = load(&fixture.options("compose.yaml"), &host).unwrap();
+    let Source::Build(build) = &plan.services[0].source else { panic!("a build") };
+    assert_eq!(build.ulimits["nofile"], (99, 99));
+    assert_eq!(build.ulimits["memlock"], (100, 100));
+    let told = "`memlock` of `ulimits` of the build is 100 instead of unlimited";
+    assert!(plan.warnings.iter().any(|warning| warning.contains(told)), "{:?}", plan.warnings);
+}
+
+#[test]
+fn a_context_in_a_repository_is_taken_as_it_is() {
+    let build = |context: &str| {
+        let text = format!("services:\n  s: {{ build: {{ context: '{context}', dockerfile: d/F }} }}\n");
+        let fixture = Fixture::new(&[("compose.yaml", &text)]);
+        let plan = load(&fixture.options("compose.yaml"), &host());
+        plan.map(|plan| match &plan.services[0].source {
+            Source::Build(build) => build.clone(),
+            other => panic!("{other:?}"),
+        })
+    };
+    for (context, address) in [
+        ("https://e.org/a.git#v1:sub", "https://e.org/a.git#v1:sub"),
+        ("git@e.org:a", "git@e.org:a"),
+        ("github.com/a/b#main", "https://github.com/a/b#main"),
+    ] {
+        let build = build(context).unwrap();
+        assert_eq!(build.repository.as_deref(), Some(address));
+        assert_eq!((build.context, &build.dockerfiles[0].path), (PathBuf::new(), &PathBuf::from("d/F")));
+    }
+    for (context, problem) in [
+        ("https://e.org/a.tar.gz", "is not the address of a git repository"),
+        ("git://e.org/a#--x", "which is no branch, tag or commit"),
+    ] {
+        let error = build(context).unwrap_err().render(false);
+        assert!(error.contains(problem) && error.contains("compose.yaml:2"), "{error}");
+    }
 }

@@ -45,7 +45,7 @@ impl Model {
         let known = profiles::known(&root)?;
         profiles::select(&mut root, &project.profiles, &options.services)?;
         if interpolate {
-            environment::read_files(&mut root, &scope, host.home.as_deref(), project.format, &mut warnings)?;
+            environment::read_files(&mut root, &scope, host.home.as_deref(), &mut warnings)?;
             environment::inherit(&mut root, &scope.variables)?;
         }
         Ok(Self { root, project, name, profiles: known, warnings, included })

@@ -436,3 +436,42 @@ fn egress_is_the_endpoints() {
     assert_eq!(endpoint(&plan, "b").egress, Policy::All);
     assert_eq!(endpoint(&plan, "a").resolvers, ["192.0.2.53".parse::<Ipv4Addr>().unwrap()]);
 }
+
+#[test]
+fn how_services_hang_together() {
+    let text = r#"
+name = "net"
+[services.web]
+image = "i"
+depends_on = { db = { condition = "service_healthy" } }
+networks = ["front", "back"]
+replicas = 2
+[services.db]
+image = "i"
+networks = ["back"]
+[services.watch]
+image = "i"
+network_mode = "service:db"
+[services.host]
+image = "i"
+network_mode = "host"
+[networks.front]
+[networks.back]
+internal = true
+"#;
+    let fixture = Fixture::new(&[("stack.toml", text)]);
+    let plan = load(&fixture.options("stack.toml"), &host()).unwrap();
+    let topology = crate::topology::Topology::of(&plan);
+    let networks: Vec<_> = topology.networks.iter().map(|n| (n.name.as_str(), n.internal)).collect();
+    assert_eq!(networks, [("front", false), ("back", true)]);
+    assert!(topology.networks.iter().all(|n| n.subnets.len() == 1 && n.subnets[0].ends_with("/24")));
+    let node = |name: &str| topology.services.iter().find(|node| node.name == name).unwrap();
+    assert_eq!(node("web").networks, ["back", "front"]);
+    assert_eq!(node("web").needs.len(), 1);
+    assert_eq!(node("web").needs[0].condition, crate::plan::Condition::Healthy);
+    assert_eq!(
+        (node("watch").joins.as_deref(), &node("watch").networks[..]),
+        (Some("db"), &["back".to_owned()][..])
+    );
+    assert!(node("host").on_host && node("host").networks.is_empty());
+}

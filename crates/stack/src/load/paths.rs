@@ -122,7 +122,9 @@ fn is_text(node: Option<&Node>, good: impl Fn(&str) -> bool) -> bool {
 /// As BuildKit tells a directory from a URL, a repository, and what another builder made.
 fn is_remote(text: &str) -> bool {
     let schemes = ["docker-image:", "oci-layout:", "service:", "target:", "git@", "github.com/"];
-    text.contains("://") || schemes.iter().any(|scheme| text.starts_with(scheme))
+    text.contains("://")
+        || image::is_repository(text)
+        || schemes.iter().any(|scheme| text.starts_with(scheme))
 }
 
 /// `~` is looked up where paths are used; a variable that is left as it is may be anything.

@@ -64,15 +64,13 @@ impl Project {
             true => search(&start),
             false => Found::default(),
         };
-        let guess = options.files.first().or(found.files.first());
-        let mut format = guess.map_or(Ok(Format::Compose), |file| format_of(file))?;
         let own = Variables::new(environment.clone(), BTreeMap::new());
         let explicit = explicit_env_files(options, &own);
         let env_files = match &explicit {
             Some(files) => files.clone(),
             None => default_env_file(&start, &own),
         };
-        let mut variables = own.clone().or(self::env_files(&env_files, &own, format)?);
+        let mut variables = own.clone().or(self::env_files(&env_files, &own)?);
 
         let mut warnings = Vec::new();
         let files = if !options.files.is_empty() {
@@ -95,7 +93,7 @@ impl Project {
                 }),
             });
         };
-        format = format_of(first)?;
+        let format = format_of(first)?;
         for file in &files {
             if format_of(file)? != format {
                 return Err(FileError::Option {
@@ -121,7 +119,7 @@ impl Project {
         let (directory, start) = (absolute(&directory)?, absolute(&start)?);
         // The directory may have turned out to be another one.
         if explicit.is_none() && directory != start {
-            let more = self::env_files(&default_env_file(&directory, &own), &variables, format)?;
+            let more = self::env_files(&default_env_file(&directory, &own), &variables)?;
             variables = variables.or(more);
         }
         let profiles = match options.profiles.is_empty() {
@@ -224,16 +222,12 @@ fn default_env_file(directory: &Path, own: &Variables) -> Vec<PathBuf> {
 }
 
 /// The variables of files; those of later ones win. `outer` wins over them all.
-pub(super) fn env_files(
-    files: &[PathBuf],
-    outer: &Variables,
-    format: Format,
-) -> Result<BTreeMap<String, String>, FileError> {
+pub(super) fn env_files(files: &[PathBuf], outer: &Variables) -> Result<BTreeMap<String, String>, FileError> {
     let mut variables = BTreeMap::new();
     for file in files {
         let source = read_private(file)?;
         let visible = outer.clone().or(variables.clone());
-        variables.extend(env_file::parse(&source, &visible, format)?);
+        variables.extend(env_file::parse(&source, &visible)?);
     }
     Ok(variables)
 }

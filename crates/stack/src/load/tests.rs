@@ -266,7 +266,6 @@ fn every_error_of_a_stack_file() {
             "[services.web]\nimage = \"alpine\"\nmem_limit = \"2g\"\nmemswap_limit = \"1g\"\n",
         ),
         ("not a list of CPUs", "[services.web]\nimage = \"alpine\"\ncpuset = \"0-1;2\"\n"),
-        ("no OOM killer", "[services.web]\nimage = \"alpine\"\noom_kill_disable = true\n"),
         (
             "a rate without a device",
             "[services.web]\nimage = \"alpine\"\nblkio_config = { device_read_bps = [{ rate = \"1m\" }] }\n",
@@ -364,7 +363,7 @@ fn every_error_of_a_stack_file() {
     let fixture = Fixture::new(&[
         ("empty/", ""),
         ("one/Dockerfile", "FROM alpine"),
-        ("broken.env", "A=1\nB=two words\n"),
+        ("broken.env", "A=1\nB='two' words\n"),
     ]);
     let mut all = String::new();
     for (title, text) in cases {
@@ -449,13 +448,10 @@ fn errors_of_options_and_of_env() {
     case("unknown base", &options);
     options.base = None;
     for (title, text) in [
-        (".env with a blank before =", "A=1\nTITLE = x\n"),
-        (".env with a blank in a value", "TITLE=My Site\n"),
-        (".env with a command", "TITLE=`date`\n"),
-        (".env with a command in quotes", "TITLE=\"$(date)\"\n"),
+        (".env with a blank in a name", "A=1\nMY TITLE=x\n"),
+        (".env with more behind quotes", "TITLE=\"My\" Site\n"),
         (".env with an open quote", "TITLE='My Site\n"),
-        (".env without =", "TITLE\n"),
-        (".env with two commands", "A=b;c\n"),
+        (".env without a name", "=x\n"),
     ] {
         fixture.write(".env", text);
         case(title, &options);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
-use image::registry::{self as distribution, Access, Outcome, Platform, PullOptions, TransferEvent};
+use image::registry::{self as distribution, Access, Outcome, Platform, Proxies, PullOptions, TransferEvent};
 use image::{Reference, Store};
 use serde::{Deserialize, Serialize};
 
@@ -204,7 +204,8 @@ fn translate(event: TransferEvent) -> Option<Transfer> {
 
 /// How a registry and its mirrors are reached, by the user's files.
 fn access(registry: &str, events: &mut dyn FnMut(Transfer)) -> Result<Access, RemoteError> {
-    let mut access = Access { registries: settings::read()?, ..Access::default() };
+    let mut access =
+        Access { registries: settings::read()?, proxies: Proxies::from_environment(), ..Access::default() };
     let mut hosts = vec![registry.to_owned()];
     if let Some(settings) = access.registries.get(registry) {
         hosts.extend(settings.mirrors.iter().map(|mirror| mirror.host().to_owned()));

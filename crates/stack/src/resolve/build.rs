@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Context, files, fill, find, path, service_names, shown};
+use super::{Context, files, fill, find, host, path, service_names, shown};
 use crate::diagnostic::{Checked, Fault, Span};
 use crate::file::build::{BuildFile, address};
 use crate::file::service::ServiceFile;
 use crate::file::{Format, Located, StackFile};
+use crate::images;
 use crate::plan::{BaseDockerfile, Build, BuildContext, BuildNetwork};
 
 /// What a Dockerfile in the stack file is called in messages.
 const INLINE: &str = "dockerfile_inline";
+/// What it is called where nobody names it.
+const DOCKERFILE: &str = "Dockerfile";
 
 /// What `build` of a service means.
 pub(super) fn resolve(
@@ -19,24 +22,37 @@ pub(super) fn resolve(
     bases: &[String],
     file: &StackFile,
     context: &Context<'_>,
+    warnings: &mut Vec<(Span, String)>,
 ) -> Checked<Build> {
     check_platforms(&build.platforms)?;
-    let directory = directory(&build.context, "build", context)?;
+    let repository = repository(&build.context)?;
+    let (directory, dockerfiles) = match &repository {
+        // What is in it is not known before it is fetched.
+        Some(_) => (PathBuf::new(), only(dockerfile_name(build).into())),
+        None => {
+            let directory = directory(&build.context, "build", context)?;
+            let dockerfiles = dockerfiles(build, &directory, bases, context)?;
+            (directory, dockerfiles)
+        }
+    };
     let mut resolved = Build {
         image,
-        dockerfiles: dockerfiles(build, &directory, bases, context)?,
+        repository,
+        dockerfiles,
         context: directory,
         inline: build.inline.as_ref().map(|inline| inline.value.clone()),
         args: fill(&build.args, context),
         ..build.settled.clone()
     };
+    let (limits, place) = (&build.settled.ulimits, &build.context.span);
+    resolved.ulimits = host::lowered(limits, place, "the build", context, warnings);
     resolved.allows_host_network |= resolved.network == BuildNetwork::Host;
     for (key, value) in &build.contexts {
         resolved.contexts.insert(key.name.clone(), named(value, file, context)?);
     }
     for secret in &build.secrets {
         let id = secret.target.clone().unwrap_or_else(|| secret.source.value.clone());
-        resolved.secrets.insert(id, files::secret_source("secret", secret, &file.secrets, context)?);
+        resolved.secrets.insert(id, files::secret_source("secret", secret, &file.secrets, true, context)?);
     }
     for (key, value) in &build.ssh {
         resolved.ssh.insert(key.name.clone(), agent(key, value.as_deref(), context)?);
@@ -66,15 +82,19 @@ fn check_platforms(platforms: &[Located<String>]) -> Checked<()> {
     }
 }
 
+/// The git repository that is a build context, if it is one.
+fn repository(written: &Located<String>) -> Checked<Option<String>> {
+    let text = written.value.as_str();
+    match images::repository(text) {
+        Ok(found) => Ok(found),
+        Err(problem) => Err(Fault::new(&written.span, format!("`{text}` {problem}"))
+            .hint("a build context is a directory of this machine, or a git repository: `https://HOST/PATH.git#REF:DIRECTORY`")),
+    }
+}
+
 /// A directory of the host.
 fn directory(written: &Located<String>, what: &str, context: &Context<'_>) -> Checked<PathBuf> {
     let text = written.value.as_str();
-    let remote = text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/");
-    if remote {
-        let message = format!("`{text}`: a build context is a directory of this machine");
-        return Err(Fault::new(&written.span, message)
-            .hint("fetch it first: `git clone URL DIRECTORY`, and name the directory"));
-    }
     let directory = path(text, context);
     if directory.is_dir() {
         return Ok(directory);
@@ -87,6 +107,20 @@ fn directory(written: &Located<String>, what: &str, context: &Context<'_>) -> Ch
         .hint(format!("`{what}` is the directory of the Dockerfile, relative to this file")))
 }
 
+/// One Dockerfile, whatever the base.
+fn only(path: PathBuf) -> Vec<BaseDockerfile> {
+    vec![BaseDockerfile { base: String::new(), path }]
+}
+
+/// The name of the Dockerfile, as it is written.
+fn dockerfile_name(build: &BuildFile) -> &str {
+    match (&build.inline, &build.dockerfile) {
+        (Some(_), _) => INLINE,
+        (None, Some(dockerfile)) => &dockerfile.value,
+        (None, None) => DOCKERFILE,
+    }
+}
+
 fn dockerfiles(
     build: &BuildFile,
     directory: &Path,
@@ -97,30 +131,29 @@ fn dockerfiles(
         let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
         Fault::new(span, format!("`{}` has no {}", shown(directory, context), names.join(" or ")))
     };
-    let only = |path| Ok(vec![BaseDockerfile { base: String::new(), path }]);
     let span = &build.context.span;
     if build.inline.is_some() {
-        return only(PathBuf::from(INLINE));
+        return Ok(only(INLINE.into()));
     }
     if let Some(dockerfile) = &build.dockerfile {
         let path: PathBuf = directory.join(&dockerfile.value).components().collect();
         if !path.is_file() {
             return Err(missing(&dockerfile.span, &[&dockerfile.value]));
         }
-        return only(path);
+        return Ok(only(path));
     }
     if bases.is_empty() {
-        let path = directory.join("Dockerfile");
+        let path = directory.join(DOCKERFILE);
         if !path.is_file() {
-            return Err(missing(span, &["Dockerfile"]).hint("name it with `dockerfile`"));
+            return Err(missing(span, &[DOCKERFILE]).hint("name it with `dockerfile`"));
         }
-        return only(path);
+        return Ok(only(path));
     }
     let mut dockerfiles = Vec::new();
     for base in bases {
         let own = format!("Dockerfile.{base}");
         let names: &[&str] = match base.as_str() {
-            "alpine" => &[&own, "Dockerfile"],
+            "alpine" => &[&own, DOCKERFILE],
             _ => &[&own],
         };
         let path = names.iter().map(|name| directory.join(name)).find(|path| path.is_file());
@@ -158,6 +191,9 @@ fn named(written: &Located<String>, file: &StackFile, context: &Context<'_>) -> 
         super::source::check_image(&Located { span: written.span.clone(), value: image.to_owned() })?;
         return Ok(BuildContext::Image(image.to_owned()));
     }
+    if let Some(repository) = repository(written)? {
+        return Ok(BuildContext::Repository(repository));
+    }
     let Some(name) = text.strip_prefix("service:") else {
         return Ok(BuildContext::Directory(directory(written, "additional_contexts", context)?));
     };
@@ -174,7 +210,7 @@ fn agent(key: &crate::file::node::Key, value: Option<&str>, context: &Context<'_
     if let Some(value) = value.filter(|value| !value.is_empty()) {
         return Ok(path(value, context));
     }
-    let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
+    let socket = context.host.environment.get("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
     socket.map(PathBuf::from).ok_or_else(|| {
         Fault::new(&key.span, format!("ssh `{}` has no socket, and SSH_AUTH_SOCK is not set", key.name))
             .hint("start an agent: `eval $(ssh-agent) && ssh-add`")

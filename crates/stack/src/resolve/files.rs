@@ -52,18 +52,19 @@ pub(super) fn declared<'a>(
     })
 }
 
-/// Where the value of a declared secret comes from.
+/// Where the value of a declared secret comes from; `needed`: it has to be there.
 pub(super) fn secret_source(
     what: &str,
     secret: &Grant,
     sources: &[SecretSourceFile],
+    needed: bool,
     context: &Context<'_>,
 ) -> Checked<SecretSource> {
     let name = &secret.source.value;
     let source = match &declared(what, secret, sources, context.format)?.source {
         SecretOrigin::File(file) => {
             let path = path(&file.value, context);
-            if !path.is_file() {
+            if needed && !path.is_file() {
                 let message =
                     format!("the file of {what} `{name}` does not exist: `{}`", shown(&path, context));
                 return Err(Fault::new(&file.span, message));
@@ -73,7 +74,7 @@ pub(super) fn secret_source(
         SecretOrigin::Environment(variable) => {
             let variable_name = &variable.value;
             let included = context.included.contains_key(variable_name);
-            if context.variables.get(variable_name).is_none() && !included {
+            if needed && context.variables.get(variable_name).is_none() && !included {
                 return Err(Fault::new(
                     &variable.span,
                     format!("variable `{variable_name}` of {what} `{name}` is not set"),
@@ -94,7 +95,9 @@ fn secret_file(
     sources: &[SecretSourceFile],
     context: &Context<'_>,
 ) -> Checked<SecretFile> {
-    let source = secret_source(what, secret, sources, context)?;
+    // A container gets it, no build does.
+    let needed = !context.options.images_only;
+    let source = secret_source(what, secret, sources, needed, context)?;
     let target = secret.target.as_deref().unwrap_or(&secret.source.value);
     let target = match target.starts_with('/') {
         true => target.to_owned(),

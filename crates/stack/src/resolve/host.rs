@@ -50,8 +50,20 @@ pub(super) fn ulimits(
     context: &Context<'_>,
     warnings: &mut Vec<(Span, String)>,
 ) -> BTreeMap<String, (u64, u64)> {
-    let mut limits = service.settled.ulimits.clone();
     let place = service.ulimits.as_ref().unwrap_or(&service.key.span);
+    let what = format!("service `{}`", service.key.name);
+    lowered(&service.settled.ulimits, place, &what, context, warnings)
+}
+
+/// Limits, lowered to what this user may have, with a warning.
+pub(super) fn lowered(
+    limits: &BTreeMap<String, (u64, u64)>,
+    place: &Span,
+    what: &str,
+    context: &Context<'_>,
+    warnings: &mut Vec<(Span, String)>,
+) -> BTreeMap<String, (u64, u64)> {
+    let mut limits = limits.clone();
     for (name, (soft, hard)) in &mut limits {
         let most = context.host.limits.get(name.as_str()).copied();
         let Some(most) = most.filter(|most| *hard > *most) else { continue };
@@ -59,9 +71,8 @@ pub(super) fn ulimits(
             u64::MAX => "unlimited".to_owned(),
             hard => hard.to_string(),
         };
-        let service = &service.key.name;
         let text = format!(
-            "`{name}` of `ulimits` of service `{service}` is {most} instead of {asked}: more than the hard limit of the user who starts the stack cannot be had"
+            "`{name}` of `ulimits` of {what} is {most} instead of {asked}: more than the hard limit of the user who starts the stack cannot be had"
         );
         warnings.push((place.clone(), text));
         (*soft, *hard) = ((*soft).min(most), most);

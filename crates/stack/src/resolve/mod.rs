@@ -90,7 +90,7 @@ pub(crate) fn plan(
         let network_mode = shared::network_mode(service, &file);
         let named = shared::named(service, &network_mode, &file);
         let mut settled = Service {
-            source: source::source(service, &name, &bases, &file, context)?,
+            source: source::source(service, &name, &bases, &file, context, &mut found)?,
             environment,
             mounts: mounts::mounts(service, &file, context, &mut volumes, &mut found)?,
             secrets: files::secrets(service, &file, context)?,
@@ -112,6 +112,7 @@ pub(crate) fn plan(
         settled.config_hash = config_hash(&settled, service, &network);
         services.push(Some(settled));
     }
+    mounts::check_sources(&file, context)?;
     context.tell(found, &mut warnings)?;
     let services = order.into_iter().filter_map(|index| services[index].take()).collect();
     Ok(Plan {

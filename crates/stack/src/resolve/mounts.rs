@@ -1,7 +1,7 @@
 //! Mounts of a service.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -10,7 +10,7 @@ use crate::diagnostic::{Checked, Fault, Span};
 use crate::file::mounts::{MountFile, MountFileKind, VolumesFrom};
 use crate::file::service::ServiceFile;
 use crate::file::volumes::{VolumeDevice, VolumeFile};
-use crate::file::{Format, StackFile};
+use crate::file::{Format, Located, StackFile};
 use crate::plan::{Mount, MountKind, Scope};
 
 /// Where programs look for Docker's daemon.
@@ -120,10 +120,6 @@ fn kind(
     match &mount.kind {
         MountFileKind::Bind { source, create } => {
             let source = path(source, context);
-            if !create && !source.exists() {
-                return Err(Fault::new(&mount.span, format!("`{}` does not exist", shown(&source, context)))
-                    .hint("create it, or set `create_host_path`"));
-            }
             Ok((MountKind::Bind { source, create: *create, fill: false }, false))
         }
         MountFileKind::Tmpfs(tmpfs) => Ok((MountKind::Tmpfs(tmpfs.clone()), false)),
@@ -152,7 +148,6 @@ fn kind(
                 Some(VolumeDevice::Tmpfs(tmpfs)) => MountKind::Tmpfs(tmpfs.clone()),
                 Some(VolumeDevice::Directory(device)) => {
                     let directory = path(&device.value, context);
-                    check_directory(name, &directory, &device.span, context)?;
                     let source = subpath.as_ref().map_or(directory.clone(), |below| directory.join(below));
                     MountKind::Bind { source, create: false, fill: !nocopy && subpath.is_none() }
                 }
@@ -188,21 +183,79 @@ fn declared<'a>(
     })
 }
 
-/// As with Docker, the directory that a volume is to be is made by its owner, so that a mistake in its name is seen.
-fn check_directory(volume: &str, directory: &Path, span: &Span, context: &Context<'_>) -> Checked<()> {
-    if directory.is_dir() || context.options.images_only {
-        return Ok(());
+/// A path of the host's that is to be mounted, and is not there.
+struct Missing<'a> {
+    span: &'a Span,
+    path: PathBuf,
+    /// The volume whose directory it is to be.
+    volume: Option<&'a str>,
+}
+
+/// Refuses what is to be mounted and is not there, all of it at once. As with Docker, the directory that a volume is to
+/// be is made by its owner, so that a mistake in its name is seen.
+pub(super) fn check_sources(file: &StackFile, context: &Context<'_>) -> Checked<()> {
+    let mut missing: Vec<Missing<'_>> = Vec::new();
+    for mount in file.services.iter().flat_map(|service| &service.mounts) {
+        let found = match &mount.kind {
+            MountFileKind::Bind { source, create: false } if !lacks_docker(mount, context) => {
+                let path = path(source, context);
+                (!path.exists()).then_some(Missing { span: &mount.span, path, volume: None })
+            }
+            MountFileKind::Volume { name: Some(name), .. } => {
+                let volume = declared(name, mount, file, context.format)?;
+                match &volume.device {
+                    Some(VolumeDevice::Directory(device)) if !context.options.images_only => {
+                        missing_directory(name, device, context)?
+                    }
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        missing.extend(found.filter(|found| missing.iter().all(|other| other.path != found.path)));
     }
-    let shown = shown(directory, context);
-    let (message, hint) = match directory.exists() {
-        true => (
-            format!("`{shown}` of volume `{volume}` is not a directory"),
-            "name a directory with `device`".to_owned(),
-        ),
-        false => (
-            format!("the directory of volume `{volume}` does not exist: `{shown}`"),
-            format!("make it: `mkdir -p {}`", directory.display()),
-        ),
-    };
-    Err(Fault::new(span, message).hint(hint))
+    match missing.as_slice() {
+        [] => Ok(()),
+        [only] => Err(one_missing(only, context)),
+        [first, ..] => Err(several_missing(first, &missing, context)),
+    }
+}
+
+fn missing_directory<'a>(
+    volume: &'a str,
+    device: &'a Located<String>,
+    context: &Context<'_>,
+) -> Checked<Option<Missing<'a>>> {
+    let path = path(&device.value, context);
+    match (path.is_dir(), path.exists()) {
+        (true, _) => Ok(None),
+        (false, false) => Ok(Some(Missing { span: &device.span, path, volume: Some(volume) })),
+        (false, true) => {
+            let message = format!("`{}` of volume `{volume}` is not a directory", shown(&path, context));
+            Err(Fault::new(&device.span, message).hint("name a directory with `device`"))
+        }
+    }
+}
+
+fn one_missing(missing: &Missing<'_>, context: &Context<'_>) -> Box<Fault> {
+    let shown = shown(&missing.path, context);
+    match missing.volume {
+        Some(volume) => {
+            let message = format!("the directory of volume `{volume}` does not exist: `{shown}`");
+            Fault::new(missing.span, message).hint(format!("make it: `mkdir -p {}`", missing.path.display()))
+        }
+        None => Fault::new(missing.span, format!("`{shown}` does not exist"))
+            .hint("create it, or set `create_host_path`"),
+    }
+}
+
+fn several_missing(first: &Missing<'_>, all: &[Missing<'_>], context: &Context<'_>) -> Box<Fault> {
+    let named = all.iter().map(|missing| {
+        let shown = shown(&missing.path, context);
+        let of = missing.volume.map_or_else(String::new, |volume| format!("volume `{volume}`, "));
+        format!("`{shown}` ({of}{})", missing.span.place())
+    });
+    let message = format!("{} paths do not exist: {}", all.len(), named.collect::<Vec<_>>().join(", "));
+    let paths: Vec<String> = all.iter().map(|missing| missing.path.display().to_string()).collect();
+    Fault::new(first.span, message).hint(format!("make them: `mkdir -p {}`", paths.join(" ")))
 }

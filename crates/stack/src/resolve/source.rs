@@ -1,7 +1,7 @@
 //! Where a service's root file system comes from.
 
 use super::{Context, build, path, shown};
-use crate::diagnostic::{Checked, Fault};
+use crate::diagnostic::{Checked, Fault, Span};
 use crate::file::service::ServiceFile;
 use crate::file::{Located, StackFile};
 use crate::plan::Source;
@@ -12,6 +12,7 @@ pub(super) fn source(
     bases: &[String],
     file: &StackFile,
     context: &Context<'_>,
+    warnings: &mut Vec<(Span, String)>,
 ) -> Checked<Source> {
     check(service)?;
     let name = &service.key.name;
@@ -22,7 +23,8 @@ pub(super) fn source(
                 // An image's name is lower case, a service's need not be.
                 None => format!("{stack}-{}:latest", name.to_lowercase()),
             };
-            Ok(Source::Build(Box::new(build::resolve(build, image, bases, file, context)?)))
+            let build = build::resolve(build, image, bases, file, context, warnings)?;
+            Ok(Source::Build(Box::new(build)))
         }
         (None, Some(image), _) => Ok(Source::Image(image.value.clone())),
         (_, _, Some(rootfs)) => {

@@ -78,6 +78,13 @@ impl Processes {
         sum
     }
 
+    /// The numbers of a sandbox's processes, in order.
+    pub(super) fn pids(&self, first: u32) -> Vec<u32> {
+        let mut pids: Vec<u32> = self.sandbox(first).into_iter().map(|(pid, _)| pid).collect();
+        pids.sort_unstable();
+        pids
+    }
+
     /// The processes of a sandbox: PID 1, what joined its PID namespace (`exec`, health checks), and all below.
     fn sandbox(&self, first: u32) -> Vec<(u32, Process)> {
         let mut open: Vec<u32> = self.by_pid.contains_key(&first).then_some(first).into_iter().collect();

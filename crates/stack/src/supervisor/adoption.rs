@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use image::{Digest, Hold, Image};
 use network::plan::{Endpoint, Interface, NetworkPlan, replica_name};
@@ -13,7 +14,7 @@ use super::logs::Log;
 use super::rolling::Rolling;
 use super::unit::{Standing, Unit};
 use super::{Purpose, Supervisor};
-use crate::control::{Notice, Scale, Up};
+use crate::control::{Notice, Recreate, Scale, Up, UpOptions};
 use crate::plan::{NetworkMode, Plan, SecretSource, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
@@ -55,7 +56,7 @@ impl Supervisor {
     pub(super) fn change(&mut self, id: u64, change: Change) -> Result<(), RemoteError> {
         if self.next.is_some() || self.rolling.is_some() {
             let (services, wait) = match &change {
-                Change::Up(up) => (closure(&up.plan, &up.services), up.wait),
+                Change::Up(up) => (concerned(up), up.wait),
                 Change::Scale(scale) => (scale.counts.keys().cloned().collect(), false),
             };
             self.wait_for(id, Pending::Up { services, wait });
@@ -100,6 +101,7 @@ impl Supervisor {
             wait: false,
             strict: false,
             rolling: false,
+            options: UpOptions { files: self.files.clone(), ..UpOptions::default() },
         })
     }
 
@@ -109,16 +111,22 @@ impl Supervisor {
         for warning in warnings {
             self.notify(id, Notice::Warning(warning));
         }
+        let (now, timeout) = (Instant::now(), up.options.timeout);
         for (unit, standing) in self.units.iter_mut().zip(standings) {
             let was = std::mem::replace(&mut unit.standing, standing);
             match standing {
-                Standing::Replaced { .. } | Standing::Retired => unit.give_up(),
+                Standing::Replaced { .. } | Standing::Retired => {
+                    unit.give_up();
+                    if let Some(seconds) = timeout {
+                        unit.limit_stop(Duration::from_secs(seconds.into()), now);
+                    }
+                }
                 // It was on its way out, and is needed again.
                 Standing::Current if was == Standing::Retired => unit.want(),
                 Standing::Current | Standing::Trial | Standing::Outdated => {}
             }
         }
-        let services = closure(&up.plan, &up.services);
+        let services = concerned(&up);
         let wait = up.wait;
         self.next = Some(Next { up, by: id, fresh, models });
         self.wait_for(id, Pending::Up { services, wait });
@@ -205,15 +213,25 @@ impl Supervisor {
         decision: &mut Decision,
     ) -> Result<(), RemoteError> {
         let name = service.name.as_str();
-        let is_same = |unit: &Unit| {
+        let is_unchanged = |unit: &Unit| {
             service.config_hash == unit.service.config_hash
                 && up.images.get(name) == Some(&unit.image_id)
+                && secrets_of(service, &up.secrets) == unit.secrets
+        };
+        let recreate = recreate(up, name);
+        let is_same = |unit: &Unit| {
+            let stays = match recreate {
+                Recreate::Changed => is_unchanged(unit),
+                Recreate::Always => false,
+                Recreate::Never => true,
+            };
+            // Even one that is to stay cannot, where its links go.
+            stays
                 && service
                     .network_mode
                     .owner(unit.name())
                     .is_none_or(|owner| links(running, owner) == links(network, owner))
                 && fleet::has_its_slice(unit, service)
-                && secrets_of(service, &up.secrets) == unit.secrets
         };
         let is_going = |unit: &Unit| {
             let stops = unit.run.as_ref().is_none_or(|run| run.kill_at.is_some());
@@ -268,7 +286,7 @@ impl Supervisor {
     }
 
     /// Names of the containers of `run`.
-    fn one_off_containers(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn one_off_containers(&self) -> impl Iterator<Item = &str> {
         self.processes.values().filter_map(|purpose| match purpose {
             Purpose::Run { container, .. } => Some(container.as_str()),
             Purpose::Exec { .. } => None,
@@ -328,8 +346,9 @@ impl Supervisor {
                 made.push(self.new_unit(service, *slot, &up.images, &up.secrets)?);
             }
         }
-        let services = closure(&up.plan, &up.services);
-        for unit in made.iter_mut().filter(|unit| unit.is_among(&services)) {
+        let services = concerned(&up);
+        let starts = !up.options.no_start;
+        for unit in made.iter_mut().filter(|unit| starts && unit.is_among(&services)) {
             unit.want();
         }
         let replaced = |unit: &Unit| matches!(unit.standing, Standing::Replaced { .. });
@@ -354,7 +373,10 @@ impl Supervisor {
         self.units.retain(|unit| !replaced(unit));
         for unit in self.units.iter_mut().filter(|unit| unit.standing == Standing::Current) {
             let planned = up.plan.services.iter().find(|service| service.name == unit.service.name);
-            unit.service.clone_from(planned.unwrap_or(&unit.service.clone()));
+            // Another configuration is not that of a container which was to stay all the same.
+            if let Some(service) = planned.filter(|s| s.config_hash == unit.service.config_hash) {
+                unit.service.clone_from(service);
+            }
         }
         let rolls = self.units.iter().any(|unit| unit.standing == Standing::Outdated);
         self.rolling = rolls.then(|| Rolling::new(by, models));
@@ -362,11 +384,17 @@ impl Supervisor {
         if let Err(error) = up.plan.port_choice.keep(&self.runtime) {
             tracing::warn!("write down the choice of ports: {error}");
         }
+        self.files = up.options.files;
         (self.images, self.secrets, self.plan) = (up.images, up.secrets, Some(up.plan));
         self.take_in(made);
         self.keep_images()?;
-        self.want(&services);
-        self.restart_dependants(&renewed);
+        for unit in self.units.iter_mut().filter(|unit| unit.is_among(&services)) {
+            unit.no_deps = up.options.no_deps;
+        }
+        if starts {
+            self.want(&services);
+            self.restart_dependants(&renewed);
+        }
         Ok(())
     }
 
@@ -453,6 +481,24 @@ fn secrets_of(service: &Service, values: &BTreeMap<String, String>) -> BTreeMap<
         SecretSource::File(_) | SecretSource::Content(_) => None,
     });
     names.filter_map(|name| Some((name.clone(), values.get(name)?.clone()))).collect()
+}
+
+/// The services that an `up` is about.
+fn concerned(up: &Up) -> Vec<String> {
+    match up.options.no_deps && !up.services.is_empty() {
+        true => up.services.clone(),
+        false => closure(&up.plan, &up.services),
+    }
+}
+
+/// Which containers of a service an `up` replaces.
+fn recreate(up: &Up, service: &str) -> Recreate {
+    let is_named = up.services.is_empty() || up.services.iter().any(|name| name == service);
+    match up.options.recreate {
+        Recreate::Changed | Recreate::Always if up.options.no_deps && !is_named => Recreate::Never,
+        Recreate::Always if !is_named => Recreate::Changed,
+        recreate => recreate,
+    }
 }
 
 /// The named services (all when none is named) with everything they depend on.

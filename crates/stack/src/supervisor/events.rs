@@ -139,7 +139,7 @@ impl Supervisor {
             self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time: event::now(), text }]);
         }
         let of_run = |purpose: &Purpose| match purpose {
-            Purpose::Run { connection, container: name, .. } if name == container => Some(*connection),
+            Purpose::Run { connection, container: name, .. } if name == container => *connection,
             _ => None,
         };
         if let Some(connection) = self.processes.values().find_map(of_run) {

@@ -66,7 +66,7 @@ impl Supervisor {
         let unit = &mut self.units[index];
         unit.state = State::Stopping;
         let hooks = unit.service.pre_stop.clone();
-        let grace = Duration::try_from_secs_f64(unit.service.stop_grace_period).unwrap_or(Duration::ZERO);
+        let grace = unit.grace();
         self.tell_state(index, None);
         self.begin_hooks(index, Turn::Stop, hooks, grace);
     }

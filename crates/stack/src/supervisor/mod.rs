@@ -14,6 +14,8 @@ mod hooks;
 mod logs;
 pub(crate) mod memory;
 mod netd;
+mod one_off;
+mod pause;
 mod probe;
 mod process;
 mod request;
@@ -51,6 +53,7 @@ use direct::Binds;
 use events::History;
 use health::{Active, Kind, Monitor};
 use logs::{Output, Streams};
+use one_off::Kept;
 use rolling::Rolling;
 use unit::{Run, Unit};
 use wiring::Wiring;
@@ -58,10 +61,16 @@ use wiring::Wiring;
 /// A process that was started on behalf of a connection or a probe.
 #[derive(Debug)]
 enum Purpose {
-    /// `exec` of this connection.
-    Exec { connection: u64, pidfd: OwnedFd },
-    /// One-off container of this connection, with its name.
-    Run { connection: u64, pidfd: OwnedFd, container: String, cgroup: Option<Cgroup> },
+    /// `exec` of this connection; of none, when nobody waits for it.
+    Exec { connection: Option<u64>, pidfd: OwnedFd },
+    /// One-off container of this connection, with its name; of none, when nobody waits for it.
+    Run {
+        connection: Option<u64>,
+        pidfd: OwnedFd,
+        container: String,
+        cgroup: Option<Cgroup>,
+        kept: Option<Kept>,
+    },
 }
 
 struct Supervisor {
@@ -86,6 +95,8 @@ struct Supervisor {
     /// Root inside, as a user and group of the host, where that is not us.
     owner: Option<(u32, u32)>,
     plan: Option<Plan>,
+    /// The stack's files.
+    files: Vec<PathBuf>,
     /// Image id of each service of the plan.
     images: BTreeMap<String, String>,
     secrets: BTreeMap<String, String>,
@@ -116,6 +127,8 @@ enum Token {
     Listener,
     Connection(u64),
     Output(usize, usize),
+    /// Of the one-off container whose process has this number.
+    Kept(i32, usize),
     Probe(usize),
     Memory(usize),
     Binds(usize),
@@ -169,6 +182,11 @@ impl Supervisor {
         for (id, connection) in &self.connections {
             sources.push((Token::Connection(*id), connection.as_fd(), connection.interest()));
         }
+        for (pid, purpose) in &self.processes {
+            let outputs = purpose.kept().into_iter().flat_map(Kept::outputs).enumerate();
+            sources
+                .extend(outputs.map(|(stream, output)| (Token::Kept(*pid, stream), output, PollFlags::IN)));
+        }
         for (index, unit) in self.units.iter().enumerate() {
             for (stream, output) in unit.outputs.iter().enumerate() {
                 sources.push((Token::Output(index, stream), output.as_fd(), PollFlags::IN));
@@ -208,6 +226,7 @@ impl Supervisor {
             },
             Token::Connection(id) => self.serve(id, flags),
             Token::Output(unit, stream) => self.read_output(unit, stream),
+            Token::Kept(pid, stream) => self.read_kept(pid, stream),
             Token::Probe(unit) => self.read_probe(unit),
             Token::Memory(unit) => self.tell_kills(unit, Instant::now()),
             Token::Binds(unit) => self.answer_bind(unit, flags),
@@ -285,6 +304,9 @@ impl Supervisor {
 
     /// Whether all dependencies of a service are there; an error when one never will be.
     fn dependencies(&self, index: usize) -> Result<bool, RemoteError> {
+        if self.units[index].no_deps {
+            return Ok(true);
+        }
         let mut ready = true;
         for dependency in &self.units[index].service.depends_on {
             let replicas = self.replicas(&dependency.service);
@@ -379,6 +401,7 @@ impl Supervisor {
             binds,
             kill_at: None,
             hooks: None,
+            pause: None,
         });
         let restarts = unit.restarts;
         self.tell_state(index, None);
@@ -481,7 +504,7 @@ impl Supervisor {
                 }
                 run.kill_at = Some(now + Duration::from_secs(10));
             }
-            if run.kill_at.is_some() {
+            if run.kill_at.is_some() || run.pause.is_some() {
                 continue;
             }
             if run.hooks.as_ref().is_some_and(|hooks| hooks.deadline <= now) {
@@ -491,10 +514,7 @@ impl Supervisor {
             let Some(monitor) = &mut run.monitor else { continue };
             if monitor.is_overdue(now) {
                 let active = monitor.active.take();
-                if let Some(Kind::Exec { pidfd, .. }) = active.map(|a| a.kind) {
-                    // It may have ended in this moment.
-                    sys::process::pidfd_kill(pidfd.as_fd(), 9).ok();
-                }
+                self.cancel_probe(active);
                 self.conclude(index, Err("it took longer than its timeout".into()));
             } else if monitor.is_due(now) {
                 match self.probe(index) {
@@ -509,6 +529,13 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    fn cancel_probe(&self, active: Option<Active>) {
+        if let Some(Kind::Exec { pidfd, .. }) = active.map(|active| active.kind) {
+            // It may have ended in this moment.
+            sys::process::pidfd_kill(pidfd.as_fd(), 9).ok();
+        }
     }
 
     fn answer_bind(&mut self, index: usize, flags: PollFlags) {

@@ -15,7 +15,7 @@ use sys::channel::Channel;
 use super::Supervisor;
 use super::wiring::Wiring;
 use crate::control::Notice;
-use crate::hub::client::Hub;
+use crate::hub::{self, client::Hub};
 use crate::netd::Starter;
 use crate::paths::Paths;
 use crate::remote::{self, Context, RemoteError};
@@ -23,17 +23,18 @@ use crate::remote::{self, Context, RemoteError};
 /// The first argument that makes our binary a supervisor.
 pub const ARGUMENT: &str = "__supervise";
 
-/// Body of the supervisor process: `__supervise STACK netd|alone limits|unlimited host|own`, with the channel to the
+/// Body of the supervisor process: `__supervise STACK netd|alone limits|unlimited host|own private|readable`, with the channel to the
 /// command that started it as standard input. Returns the exit status.
 pub fn main() -> i32 {
     let args: Vec<String> = std::env::args().skip(2).collect();
-    let [stack, netd, limits, network] = &args[..] else {
+    let [stack, netd, limits, network, memory] = &args[..] else {
         eprintln!("inception-run: {ARGUMENT} is not for use by hand");
         return 2;
     };
     let Ok(channel) = io::stdin().as_fd().try_clone_to_owned() else { return 125 };
     let channel = Channel::from(channel);
-    let needs = Needs { netd: netd == "netd", limits: limits == "limits", host: network == "host" };
+    let hub = hub::Needs { on_host: network == "host", readable: memory == "readable" };
+    let needs = Needs { netd: netd == "netd", limits: limits == "limits", hub };
     match begin(stack, needs, &channel) {
         Ok(mut supervisor) => {
             let ended = take_over(&mut supervisor, channel).and_then(|()| supervisor.run());
@@ -53,8 +54,8 @@ struct Needs {
     netd: bool,
     /// Cgroups.
     limits: bool,
-    /// Services with the host's network.
-    host: bool,
+    /// Of the hub.
+    hub: hub::Needs,
 }
 
 fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, RemoteError> {
@@ -89,7 +90,7 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, Rem
     let mut netd = if needs.netd { Some(starter.start()?) } else { None };
     // Made before this process knows any secret. It is a copy of it, and has no business with netd's channel: as
     // long as it had that open, netd would not see it end.
-    let mut hub = Hub::spawn(&map, &data, needs.host, || drop(netd.take()))?;
+    let mut hub = Hub::spawn(&map, &data, needs.hub, || drop(netd.take()))?;
     if let Some(cgroup) = cgroup.as_ref().filter(|_| map.direct) {
         container::cgroup::Delegation::admit_hub(cgroup, hub.process.pid, map.root())?;
     }
@@ -120,6 +121,7 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, Rem
         idmap,
         owner: map.direct.then(|| map.root()),
         plan: None,
+        files: Vec::new(),
         images: Default::default(),
         secrets: Default::default(),
         units: Vec::new(),

@@ -1,22 +1,22 @@
 //! What commands ask of the supervisor, and when they are answered.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use container::cgroup::Cgroup;
-use container::cgroup::usage::MemoryEvents;
+use container::Process;
 use rustix::event::PollFlags;
 
 use super::adoption::{Change, closure};
 use super::connection::Pending;
 use super::hooks::Turn;
 use super::unit::{Readiness, Standing, Unit};
-use super::{Purpose, Supervisor, process};
-use crate::control::{Command, Container, Exec, Notice, State, Subject};
-use crate::hub::client::Exit;
-use crate::plan::{Condition, Plan, Service};
+use super::{Purpose, Supervisor};
+use crate::control::{Command, Container, Known, Notice, Stack, State, Stop, Subject};
+use crate::diagnostic::no_such_service;
+use crate::plan::Condition;
 use crate::remote::{Context, RemoteError};
 use crate::spec;
+use crate::topology::Topology;
 
 impl Supervisor {
     pub(super) fn serve(&mut self, id: u64, flags: PollFlags) {
@@ -43,7 +43,7 @@ impl Supervisor {
         let Some(connection) = self.connections.remove(&id) else { return };
         for purpose in self.processes.values() {
             let (Purpose::Exec { connection, pidfd } | Purpose::Run { connection, pidfd, .. }) = purpose;
-            if *connection == id {
+            if *connection == Some(id) {
                 // It may have ended in this moment.
                 sys::process::pidfd_kill(pidfd.as_fd(), 9).ok();
             }
@@ -69,28 +69,53 @@ impl Supervisor {
         match command {
             Command::Up(up) => self.change(id, Change::Up(up))?,
             Command::Scale(scale) => self.change(id, Change::Scale(scale))?,
-            Command::Down { volumes } => {
+            Command::Down { volumes, timeout } => {
+                self.limit_stop(&self.services(), timeout);
                 self.end(volumes);
                 self.wait_for(id, Pending::Down);
             }
-            Command::Stop(names) => {
-                let names = self.select(&names)?;
+            Command::Stop(Stop { services, timeout }) => {
+                let names = self.select(&services)?;
                 self.stop(&names);
+                self.limit_stop(&names, timeout);
                 self.wait_for(id, Pending::Stopped(names));
             }
             Command::Start(names) => {
                 let names = self.with_dependencies(&self.select(&names)?);
+                for unit in self.units.iter_mut().filter(|unit| unit.is_among(&names)) {
+                    unit.no_deps = false;
+                }
                 self.want(&names);
                 self.wait_for(id, Pending::Up { services: names, wait: false });
             }
-            Command::Restart(names) => {
-                let mut names = self.select(&names)?;
+            Command::Restart { stop: Stop { services, timeout }, no_deps } => {
+                let mut names = self.select(&services)?;
                 for unit in self.units.iter_mut().filter(|unit| unit.is_among(&names) && stays(unit)) {
                     // Down first; `advance` starts it again because it is pending.
                     unit.restart();
                 }
-                names.extend(self.restart_dependants(&names));
+                if !no_deps {
+                    names.extend(self.restart_dependants(&names));
+                }
+                self.limit_stop(&names, timeout);
                 self.wait_for(id, Pending::Up { services: names, wait: false });
+            }
+            Command::Kill { services, signal } => self.kill(id, &services, &signal)?,
+            Command::Remove(names) => {
+                self.forget(&self.select(&names)?)?;
+                self.notify(id, Notice::Done);
+            }
+            Command::Pause(names) => self.pause(id, &names)?,
+            Command::Unpause(names) => self.unpause(id, &names)?,
+            Command::Ports(service) => {
+                let service = &self.unit(&service)?.service;
+                let ports = self.wiring.published(&service.name, &service.ports).collect();
+                self.notify(id, Notice::Ports(ports));
+                self.notify(id, Notice::Done);
+            }
+            Command::Stack => {
+                self.notify(id, Notice::Stack(Stack { files: self.files.clone() }));
+                self.notify(id, Notice::Done);
             }
             Command::Status => {
                 let status = self.units.iter().map(|unit| self.status(unit)).collect();
@@ -104,6 +129,11 @@ impl Supervisor {
                 self.notify(id, Notice::Subjects(subjects));
                 self.notify(id, Notice::Done);
             }
+            Command::Topology => {
+                let topology = self.plan.as_ref().map(Topology::of).unwrap_or_default();
+                self.notify(id, Notice::Topology(topology));
+                self.notify(id, Notice::Done);
+            }
             Command::Follow(services) => {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.follow = Some(services);
@@ -112,8 +142,15 @@ impl Supervisor {
             Command::Events { services, since, follow } => self.events(id, &services, since, follow)?,
             Command::Net { services, change } => self.change_faults(id, &services, &change)?,
             Command::Faults => self.show_faults(id),
-            Command::Exec(exec) => self.exec(id, &exec, fds)?,
-            Command::Run(exec) => self.run_once(id, &exec, fds)?,
+            Command::Exec(exec) => {
+                let process = |base: &Process| spec::process_for(base, &exec);
+                self.exec(id, (&exec.service, exec.index), exec.detach, process, fds)?;
+            }
+            Command::Attempt(container) => {
+                let process = |base: &Process| Process { attempts: true, terminal: false, ..base.clone() };
+                self.exec(id, (&container, None), false, process, fds)?;
+            }
+            Command::Run(run) => self.run_once(id, &run, fds)?,
             Command::Signal(signal) => self.signal(id, signal)?,
             Command::Detach => {
                 if let Some(connection) = self.connections.get_mut(&id) {
@@ -127,6 +164,11 @@ impl Supervisor {
             Command::Container(service) => {
                 let container = self.container(&service)?;
                 self.notify(id, Notice::Container(Box::new(container)));
+                self.notify(id, Notice::Done);
+            }
+            Command::Known(name) => {
+                let known = self.known_of(&name)?;
+                self.notify(id, Notice::Known(Box::new(known)));
                 self.notify(id, Notice::Done);
             }
         }
@@ -175,11 +217,7 @@ impl Supervisor {
         if services.iter().any(|service| service == name) || self.units.iter().any(|u| u.answers_to(name)) {
             return Ok(());
         }
-        let mut error = RemoteError::message(format!("no such service: `{name}`"))
-            .or_hint(format!("the stack's services are: {}", services.join(", ")));
-        // Bad usage, as where the command itself finds it.
-        error.exit_code = 2;
-        Err(error)
+        Err(no_such_service(name, &services))
     }
 
     /// The first container that `name` means.
@@ -238,6 +276,76 @@ impl Supervisor {
         }
     }
 
+    /// Gives those that are to stop this many seconds for it, where a user said how many.
+    pub(super) fn limit_stop(&mut self, names: &[String], timeout: Option<u32>) {
+        let Some(timeout) = timeout.map(|seconds| Duration::from_secs(seconds.into())) else { return };
+        let now = Instant::now();
+        for unit in self.units.iter_mut().filter(|unit| unit.is_among(names)) {
+            unit.limit_stop(timeout, now);
+        }
+    }
+
+    /// Sends signals. One that ends a container is a user's stop: its policy does not start it again.
+    fn kill(&mut self, id: u64, names: &[String], signal: &str) -> Result<(), RemoteError> {
+        let number = container::signal::number(signal).ok_or_else(|| {
+            let mut error = RemoteError::message(format!("unknown signal `{signal}`"));
+            error.exit_code = 2;
+            error.or_hint("signals are called as in `kill -l`: TERM, SIGTERM or 15")
+        })?;
+        let (one_off, names): (Vec<String>, Vec<String>) =
+            names.iter().cloned().partition(|name| self.one_off_containers().any(|known| known == name));
+        for container in &one_off {
+            self.kill_one_off(container, number)?;
+        }
+        let names = match one_off.is_empty() {
+            true => self.select(&names)?,
+            false => names,
+        };
+        names.iter().try_for_each(|name| self.known(name))?;
+        let now = Instant::now();
+        for index in 0..self.units.len() {
+            let unit = &mut self.units[index];
+            if unit.run.is_none() || !unit.is_among(&names) {
+                continue;
+            }
+            let ends = number == 9 || number == unit.stop_signal;
+            if ends {
+                unit.give_up();
+                unit.state = State::Stopping;
+            }
+            let grace = unit.grace();
+            let Some(run) = &mut unit.run else { continue };
+            if ends {
+                run.kill_at = Some(run.kill_at.unwrap_or(now + grace));
+            }
+            match sys::process::pidfd_kill(run.pidfd.as_fd(), number) {
+                // It has ended; the news of that is on its way.
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
+                result => result.context(|| format!("signal service `{}`", unit.container))?,
+            }
+            if ends {
+                self.drop_hooks(index);
+                self.release(index)?;
+            }
+        }
+        self.wait_for(id, Pending::Stopped(names));
+        Ok(())
+    }
+
+    /// Forgets what is left of containers that do not run.
+    fn forget(&mut self, names: &[String]) -> Result<(), RemoteError> {
+        let down: Vec<usize> = (0..self.units.len())
+            .filter(|index| self.units[*index].is_down() && self.units[*index].is_among(names))
+            .collect();
+        let directories =
+            down.iter().map(|index| spec::container_directory(&self.stack, self.units[*index].name()));
+        self.hub.remove(directories.collect())?;
+        for index in down {
+            self.units[index].forget();
+        }
+        Ok(())
+    }
+
     /// Everything is to end.
     pub(super) fn end(&mut self, volumes: bool) {
         self.ending = Some(volumes || self.ending.unwrap_or(false));
@@ -250,125 +358,6 @@ impl Supervisor {
             let (Purpose::Exec { pidfd, .. } | Purpose::Run { pidfd, .. }) = purpose;
             sys::process::pidfd_kill(pidfd.as_fd(), 9).ok();
         }
-    }
-
-    fn exec(&mut self, id: u64, exec: &Exec, fds: &[OwnedFd]) -> Result<(), RemoteError> {
-        self.known(&exec.service)?;
-        let numbered = |unit: &&Unit| exec.index.is_none_or(|index| unit.slot == index);
-        let meant = self.units.iter().filter(|unit| unit.answers_to(&exec.service)).filter(numbered);
-        let mut running = meant.filter_map(|unit| Some((unit, unit.run.as_ref()?)));
-        let (unit, run) = running.next().ok_or_else(|| {
-            let which = exec.index.map_or_else(String::new, |index| format!("replica {index} of "));
-            RemoteError::message(format!("{which}service `{}` is not running", exec.service))
-                .or_hint(format!("`inception-run run {}` starts a container of its own", exec.service))
-        })?;
-        let (target, process) = (run.pid, spec::process_for(&unit.process, exec));
-        let cgroup = run.cgroup.as_ref().map(AsFd::as_fd);
-        let stdio = stdio(fds)?;
-        let started = self.hub.exec(target, process, cgroup, stdio)?;
-        let pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
-        self.processes.insert(started.pid, Purpose::Exec { connection: id, pidfd: started.pidfd });
-        self.wait_for(id, Pending::Process(started.pid));
-        self.notify(id, Notice::Started { pid });
-        Ok(())
-    }
-
-    fn run_once(&mut self, id: u64, exec: &Exec, fds: &[OwnedFd]) -> Result<(), RemoteError> {
-        let stdio = stdio(fds)?;
-        let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
-        let unit = self.unit(&exec.service)?;
-        let container = self.run_name(&unit.service.name, plan);
-        let mut network = plan.network.clone();
-        if unit.service.network_mode.is_own() {
-            network.add_endpoint_like(&unit.service.name, &container)?;
-        }
-        let from = self.ingredients(unit, &container, &network);
-        // Under a name of its own: the service's name stays the service's, in /etc/hosts too.
-        let mut service = Service { hostname: container.clone(), ..unit.service.clone() };
-        if !exec.argv.is_empty() {
-            // As in the file, a command leaves the entrypoint alone.
-            service.command = Some(exec.argv.clone());
-        }
-        let mut resolved = spec::resolve(&service, &from)?;
-        let changes = Exec { argv: Vec::new(), ..exec.clone() };
-        resolved.sandbox.process = spec::process_for(&resolved.sandbox.process, &changes);
-        let cgroup = self.service_cgroup(&service, &container)?;
-        let changed = Plan { network, ..plan.clone() };
-        self.wiring.apply(&changed, &mut self.hub)?;
-        self.plan = Some(changed);
-        self.next_run += 1;
-        let born_in = cgroup.as_ref().map(AsFd::as_fd);
-        let network = service.network_mode.owner(&container).map(str::to_owned);
-        let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached);
-        let started = match started {
-            Ok(started) => started,
-            Err(error) => {
-                self.remove_run(&container, cgroup);
-                return Err(error);
-            }
-        };
-        let pid = process::host_pid(started.pidfd.as_fd()).unwrap_or(0);
-        let purpose = Purpose::Run { connection: id, pidfd: started.pidfd, container, cgroup };
-        self.processes.insert(started.pid, purpose);
-        self.wait_for(id, Pending::Process(started.pid));
-        self.notify(id, Notice::Started { pid });
-        Ok(())
-    }
-
-    /// A name for a one-off container that no service and no other one has.
-    fn run_name(&self, service: &str, plan: &Plan) -> String {
-        let mut names = (self.next_run..).map(|number| format!("{service}-run-{number}"));
-        let taken = |name: &String| plan.network.endpoints.iter().any(|e| e.service == *name);
-        let known = |name: &String| self.units.iter().any(|unit| unit.name() == name);
-        names.find(|name| !taken(name) && !known(name)).unwrap_or_default()
-    }
-
-    /// A process that was started for a connection ended.
-    pub(super) fn process_ended(&mut self, exit: Exit) {
-        let connection = match self.processes.remove(&exit.pid) {
-            Some(Purpose::Exec { connection, .. }) => connection,
-            Some(Purpose::Run { connection, container, cgroup, .. }) => {
-                let events = cgroup.as_ref().map(|cgroup| MemoryEvents::read(cgroup.path()));
-                if matches!(events, Some(Ok(Some(events))) if events.oom_kill > 0) {
-                    let text = format!("container `{container}`: processes were killed: out of memory");
-                    self.notify(connection, Notice::Warning(text));
-                }
-                self.remove_run(&container, cgroup);
-                connection
-            }
-            // An orphan that the hub inherited.
-            None => return,
-        };
-        self.wait_done(connection);
-        self.notify(connection, Notice::Exited { status: exit.status });
-    }
-
-    /// Takes a one-off container's files, links and cgroup away. What cannot be is left for the end of the stack.
-    fn remove_run(&mut self, container: &str, cgroup: Option<Cgroup>) {
-        let mut results = vec![self.hub.remove(vec![spec::container_directory(&self.stack, container)])];
-        if let Some(plan) = &mut self.plan {
-            plan.network.endpoints.retain(|endpoint| endpoint.service != container);
-            results.push(self.wiring.apply(plan, &mut self.hub));
-        }
-        results.extend(cgroup.map(|cgroup| cgroup.remove().map_err(RemoteError::from)));
-        for error in results.into_iter().filter_map(Result::err) {
-            tracing::warn!("remove the container `{container}`: {error}");
-        }
-    }
-
-    fn signal(&mut self, id: u64, signal: i32) -> Result<(), RemoteError> {
-        let pending = self.connections.get(&id).and_then(|c| c.pending.clone());
-        let Some(Pending::Process(pid)) = pending else {
-            return Err(RemoteError::message("there is no process to signal"));
-        };
-        if let Some(Purpose::Exec { pidfd, .. } | Purpose::Run { pidfd, .. }) = self.processes.get(&pid) {
-            match sys::process::pidfd_kill(pidfd.as_fd(), signal) {
-                // It has ended; the news of that is on its way.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {}
-                result => result.context(|| "signal the process".into())?,
-            }
-        }
-        Ok(())
     }
 
     fn status(&self, unit: &Unit) -> crate::control::Status {
@@ -384,8 +373,40 @@ impl Supervisor {
         }
     }
 
+    /// What `explain` cannot read from the kernel, of the first container that runs of those that `name` means.
+    fn known_of(&self, name: &str) -> Result<Known, RemoteError> {
+        let running = self.units.iter().find(|unit| unit.answers_to(name) && unit.run.is_some());
+        let unit = running.map_or_else(|| self.unit(name), Ok)?;
+        let endpoint = unit.service.network_mode.owner(unit.name());
+        let plan = self.plan.as_ref().map(|plan| &plan.network);
+        let endpoints = plan.map_or(&[][..], |plan| &plan.endpoints);
+        let endpoint = endpoints.iter().find(|known| Some(known.service.as_str()) == endpoint);
+        let interfaces = endpoint.map(|endpoint| endpoint.interfaces.clone()).unwrap_or_default();
+        let is_on =
+            |network: &&network::plan::Network| interfaces.iter().any(|at| at.network == network.name);
+        let networks = plan.map_or(&[][..], |plan| &plan.networks).iter().filter(is_on).cloned().collect();
+        Ok(Known {
+            container: self.container_of(unit)?,
+            cgroup: unit
+                .run
+                .as_ref()
+                .and_then(|run| run.cgroup.as_ref())
+                .map(|cgroup| cgroup.path().to_owned()),
+            supervisor: std::process::id(),
+            // Of the same PID namespace as this process.
+            hub: self.hub.process.pid.unsigned_abs(),
+            netd: self.wiring.netd_pid(),
+            interfaces,
+            networks,
+            published: self.wiring.published(&unit.service.name, &unit.service.ports).collect(),
+        })
+    }
+
     fn container(&self, service: &str) -> Result<Container, RemoteError> {
-        let unit = self.unit(service)?;
+        self.container_of(self.unit(service)?)
+    }
+
+    fn container_of(&self, unit: &Unit) -> Result<Container, RemoteError> {
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let from = self.ingredients(unit, unit.name(), &plan.network);
         let mut sandbox = spec::resolve(&unit.service, &from)?.sandbox;
@@ -488,13 +509,6 @@ impl Supervisor {
             self.notify(id, Notice::Done);
         }
     }
-}
-
-fn stdio(fds: &[OwnedFd]) -> Result<[std::os::fd::BorrowedFd<'_>; 3], RemoteError> {
-    let (stdio, _) = fds
-        .split_first_chunk::<3>()
-        .ok_or_else(|| RemoteError::message("the command came without standard input and output"))?;
-    Ok(stdio.each_ref().map(AsFd::as_fd))
 }
 
 /// Whether a container is one that a user can start: not one that is on its way out.

@@ -1,7 +1,7 @@
 //! How containers are stopped: dependants first, and those drained whose connections others can take.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use network::balance;
 
@@ -33,7 +33,7 @@ impl Supervisor {
         }
         for index in draining.iter().copied() {
             let unit = &mut self.units[index];
-            unit.drained_by = Some(now + grace(unit));
+            unit.drained_by = Some(now + unit.grace());
             unit.state = State::Draining;
             self.tell_state(index, None);
         }
@@ -54,7 +54,7 @@ impl Supervisor {
         for index in stopping.iter().copied() {
             self.drop_hooks(index);
             let unit = &mut self.units[index];
-            let kill_at = now + grace(unit);
+            let kill_at = now + unit.grace();
             if let Some(run) = &mut unit.run {
                 run.kill_at = Some(kill_at);
             }
@@ -67,6 +67,10 @@ impl Supervisor {
             let Some(run) = &unit.run else { continue };
             if let Err(error) = sys::process::pidfd_kill(run.pidfd.as_fd(), unit.stop_signal) {
                 tracing::warn!("stop service `{}`: {error}", unit.name());
+            }
+            // Who stands still cannot end by itself.
+            if let Err(error) = self.release(index) {
+                tracing::warn!("unpause service `{}`: {error}", self.units[index].name());
             }
             self.tell_state(index, None);
             self.tell_event_of(index, What::Stopping);
@@ -97,11 +101,6 @@ impl Supervisor {
         let ends = self.ending.is_some() || unit.pending || unit.standing == Standing::Trial;
         is_led_to && !ends && self.wiring.netd().is_some() && others_take_over(unit, &self.replicas(name))
     }
-}
-
-/// How long a container keeps the connections that it has before its stop signal comes, and after that its program.
-fn grace(unit: &Unit) -> Duration {
-    Duration::try_from_secs_f64(unit.service.stop_grace_period).unwrap_or(Duration::ZERO)
 }
 
 /// Whether another container of the service gets its connections when `unit` gets none any more.

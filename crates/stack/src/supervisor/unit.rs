@@ -15,6 +15,7 @@ use super::health::Monitor;
 use super::hooks::{Hooks, Turn};
 use super::logs::{Log, Output};
 use super::memory::Watch;
+use super::pause::Pause;
 use crate::control::{Health, State, Status};
 use crate::plan::{Condition, Healthcheck, RestartPolicy, Service};
 
@@ -68,6 +69,10 @@ pub(crate) struct Unit {
     pub(crate) recreate: bool,
     /// Set while it is being drained: its stop signal follows then at the latest.
     pub(crate) drained_by: Option<Instant>,
+    /// How long the stop that is under way may take, where a user said so.
+    timeout: Option<Duration>,
+    /// It is started without what it depends on.
+    pub(crate) no_deps: bool,
 }
 
 /// What the plan in force has to do with a container.
@@ -108,6 +113,8 @@ pub(crate) struct Run {
     pub(crate) kill_at: Option<Instant>,
     /// Commands that come before it counts as started, or before its stop signal.
     pub(crate) hooks: Option<Hooks>,
+    /// How its processes are kept from running, while they are.
+    pub(crate) pause: Option<Pause>,
 }
 
 impl Run {
@@ -168,6 +175,8 @@ impl Unit {
             log,
             recreate: true,
             drained_by: None,
+            timeout: None,
+            no_deps: false,
         })
     }
 
@@ -198,6 +207,8 @@ impl Unit {
         match (&self.run, self.health()) {
             // It goes on with the connections it has; nobody waits for it.
             (Some(_), _) if self.drained_by.is_some() => balance::State::Draining,
+            // Who has nobody else to go to waits for it.
+            (Some(run), _) if run.pause.is_some() => balance::State::Starting,
             (Some(run), _) if run.kill_at.is_some() && !comes_back => balance::State::Down,
             (Some(run), _) if run.kill_at.is_some() => balance::State::Starting,
             (Some(_), None | Some(Health::Healthy)) => balance::State::Ready,
@@ -274,6 +285,34 @@ impl Unit {
         }
     }
 
+    /// How long it keeps the connections that it has before its stop signal comes, and after that its program.
+    pub(crate) fn grace(&self) -> Duration {
+        let own = || Duration::try_from_secs_f64(self.service.stop_grace_period).unwrap_or(Duration::ZERO);
+        self.timeout.unwrap_or_else(own)
+    }
+
+    /// Sets how long its stop may take, this time only. One that is being stopped gets no more time by it.
+    pub(crate) fn limit_stop(&mut self, timeout: Duration, now: Instant) {
+        let latest = now + timeout;
+        self.timeout = Some(timeout);
+        self.drained_by = self.drained_by.map(|at| at.min(latest));
+        if let Some(run) = &mut self.run {
+            run.kill_at = run.kill_at.map(|at| at.min(latest));
+        }
+    }
+
+    /// Whether nothing of it runs, and nothing is about to.
+    pub(crate) fn is_down(&self) -> bool {
+        self.run.is_none() && !self.pending && self.restart_at.is_none()
+    }
+
+    /// Forgets its last run: its next start begins with the files of its image.
+    pub(crate) fn forget(&mut self) {
+        self.recreate = true;
+        (self.exit_code, self.oom_killed, self.failure, self.restarts) = (None, false, None, 0);
+        self.state = State::Created;
+    }
+
     /// Whether one who depends on this container under `condition` may start.
     pub(crate) fn readiness(&self, condition: Condition) -> Readiness {
         if self.failure.is_some() {
@@ -308,7 +347,7 @@ impl Unit {
         self.wanted = true;
         self.pending = false;
         self.failure = None;
-        self.drained_by = None;
+        (self.drained_by, self.timeout) = (None, None);
         self.state = State::Running;
     }
 
@@ -343,8 +382,10 @@ impl Unit {
     /// The next moment at which something is to be done without any event.
     pub(crate) fn next(&self) -> Option<Instant> {
         let run = self.run.as_ref();
-        let health =
-            run.filter(|run| run.kill_at.is_none()).and_then(|run| run.monitor.as_ref()).map(Monitor::next);
+        let health = run
+            .filter(|run| run.kill_at.is_none() && run.pause.is_none())
+            .and_then(|run| run.monitor.as_ref())
+            .map(Monitor::next);
         let stop = run.and_then(|run| run.kill_at.or(self.drained_by));
         let hooks = run.and_then(|run| run.hooks.as_ref()).map(|hooks| hooks.deadline);
         [self.restart_at, stop, health, hooks].into_iter().flatten().min()
@@ -402,6 +443,7 @@ pub(crate) mod tests {
             binds: None,
             kill_at: None,
             hooks: None,
+            pause: None,
         }
     }
 

@@ -306,10 +306,24 @@ impl Wiring {
 
     /// A service's published ports for `ps`: `127.0.0.1:8443->443/tcp`, ranges folded.
     pub(crate) fn describe(&self, service: &str, ports: &[PublishedPort]) -> Vec<String> {
+        fold(self.published(service, ports))
+    }
+
+    /// A service's published ports, with those that the kernel chose.
+    pub(crate) fn published<'a>(
+        &'a self,
+        service: &'a str,
+        ports: &'a [PublishedPort],
+    ) -> impl Iterator<Item = PublishedPort> + 'a {
         let real = |port: &PublishedPort| {
             self.listeners.get(&place(service, port)).map_or(port.host_port, |(_, address)| address.port())
         };
-        fold(ports.iter().map(|port| PublishedPort { host_port: real(port), ..*port }))
+        ports.iter().map(move |port| PublishedPort { host_port: real(port), ..*port })
+    }
+
+    /// Process id of netd, while it runs.
+    pub(super) fn netd_pid(&self) -> Option<u32> {
+        self.netd.running().map(Netd::pid)
     }
 }
 

@@ -136,7 +136,11 @@ impl Server {
     fn serve(&self, stream: TcpStream, hook: &Hook) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut writer = stream;
-        // A client that speaks TLS is one that tries.
+        // A client that speaks TLS is one that tries: a record of a handshake (RFC 8446, 5.1), which may have no end of
+        // a line.
+        if reader.fill_buf().ok().and_then(|bytes| bytes.first().copied()) == Some(0x16) {
+            return;
+        }
         while let Some(mut request) = read(&mut reader) {
             {
                 let mut content = self.content.lock().unwrap();

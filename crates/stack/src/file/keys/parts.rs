@@ -6,11 +6,17 @@ use super::{Level, accepted, honoured, own, refused, warned};
 pub(crate) const BUILD: Level = Level {
     title: "`build` of a service",
     keys: &[
-        honoured("additional_contexts", "directories, `docker-image://IMAGE`, `service:SERVICE`"),
+        honoured(
+            "additional_contexts",
+            "directories, git repositories, `docker-image://IMAGE`, `service:SERVICE`",
+        ),
         honoured("args", ""),
         accepted("cache_from", "the store is the cache: what other builds of this user made is found in it"),
         accepted("cache_to", "the store is the cache"),
-        honoured("context", "a directory of this machine"),
+        honoured(
+            "context",
+            "a directory of this machine, or a git repository: `https://HOST/PATH.git#REF:DIRECTORY`",
+        ),
         honoured("dockerfile", ""),
         honoured("dockerfile_inline", ""),
         honoured("entitlements", "`network.host`, `security.insecure`; others with a warning"),

@@ -82,7 +82,7 @@ const KEYS: &[Entry] = &[
     warned("models", "there is no runner of models here, so nothing tells the service where one is"),
     honoured("network_mode", ""),
     honoured("networks", ""),
-    honoured("oom_kill_disable", "`false`; cgroup v2 cannot do without"),
+    honoured("oom_kill_disable", "`false`; else with a warning: cgroup v2 cannot do without"),
     honoured("oom_score_adj", "from 0 up; to lower it takes rights that this program does not have"),
     honoured("pid", "`private`; with `host` a warning, others are refused"),
     honoured("pids_limit", ""),

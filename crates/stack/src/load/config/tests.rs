@@ -196,3 +196,57 @@ fn the_corpus_is_read_again() {
     }
     assert!(good >= 3, "{good}");
 }
+
+/// What stands in `.env` means the same to the file that is made.
+#[test]
+fn the_other_notation_reads_the_same_variables() {
+    let text =
+        "services:\n  s: { image: 'i:${TAG}', environment: { TITLE: '${TITLE}' }, env_file: own.env }\n";
+    let variables = "TAG = 1.2  # which\nTITLE='My $$ite'\n";
+    let fixture = Fixture::new(&[
+        ("compose.yaml", text),
+        (".env", variables),
+        ("own.env", "A = two words\nB: \"x\\ty\"\nC=a;b\n"),
+    ]);
+    for interpolate in [true, false] {
+        let made = config(&fixture.options("compose.yaml"), &host(), interpolate).unwrap().toml();
+        fixture.write("stack.toml", &made);
+        let of = |file: &str| load(&fixture.options(file), &host()).unwrap().services.remove(0);
+        let (ours, theirs) = (of("stack.toml"), of("compose.yaml"));
+        assert_eq!((&ours.source, &ours.environment), (&theirs.source, &theirs.environment), "{made}");
+        assert_eq!(ours.environment["TITLE"], "My $$ite");
+        assert_eq!((&*ours.environment["A"], &*ours.environment["B"]), ("two words", "x\ty"));
+    }
+}
+
+#[test]
+fn ranges_of_ports_are_single_ports() {
+    let text = "services:\n  s:\n    image: i\n    ports: ['21100-21102:21100-21102', '9000-9001/udp']\n";
+    let fixture = Fixture::new(&[("compose.yaml", text)]);
+    let read = |file: &str| config(&fixture.options(file), &host(), true).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&read("compose.yaml").json()).unwrap();
+    let ports: Vec<String> = json["services"]["s"]["ports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|port| match port.as_str() {
+            Some(text) => text.to_owned(),
+            None => format!(
+                "{}:{}/{}",
+                port["published"].as_str().unwrap_or(""),
+                port["target"],
+                port["protocol"]
+            ),
+        })
+        .collect();
+    let expected = [
+        "21100:21100/\"tcp\"",
+        "21101:21101/\"tcp\"",
+        "21102:21102/\"tcp\"",
+        ":9000/\"udp\"",
+        ":9001/\"udp\"",
+    ];
+    assert_eq!(ports, expected);
+    // In TOML a range is a range.
+    assert!(read("compose.yaml").toml().contains("21100-21102:21100-21102"));
+}
