@@ -31,7 +31,9 @@ pub(super) fn compare(expected: &str, found: &str, values: &mut Values) -> Resul
             *values = bound;
             Ok(())
         }
-        None => Err(expected.get(deepest).map_or_else(|| "(the end)".to_owned(), |line| (*line).to_owned())),
+        None => {
+            Err(expected.get(deepest).map_or_else(|| "(the end)".to_owned(), |line| line.trim().to_owned()))
+        }
     }
 }
 

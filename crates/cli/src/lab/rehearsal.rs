@@ -1,6 +1,7 @@
 //! A lab from its first command to its last, in a temporary directory and with a data and a runtime directory of its
 //! own: what the tests do with every lab, and a teacher before the lesson.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::output::{self, Failure};
 use crate::session::Session;
 
 /// For all commands of a lab. Generous, since an emulated processor is ten times as slow.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Runs it. Exit code 1 when something was not seen that must be.
 pub(super) fn rehearse(session: &Session, lab: &Lab) -> Result<u8, Failure> {
@@ -78,8 +79,13 @@ impl Room {
                 output::print(&format!("lab {}: line {}: {wrong}\n", lab.number, block.line))?;
             }
         }
+        let mut lines: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (line, need) in missing {
-            output::print(&format!("skipped: lab {}: line {line}: {need} is not there\n", lab.number))?;
+            lines.entry(need).or_default().push(line.to_string());
+        }
+        for (need, lines) in lines {
+            let lines = lines.join(", ");
+            output::print(&format!("skipped: lab {}: {need} is not there for lines {lines}\n", lab.number))?;
         }
         Ok(failed)
     }

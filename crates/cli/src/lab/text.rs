@@ -134,6 +134,10 @@ pub(super) fn readable(page: &str, answers: bool) -> String {
             _ if folded && !answers => {}
             // Two empty lines are what a fold leaves.
             "" if text.ends_with("\n\n") => {}
+            // What only concerns us.
+            fence if fence.starts_with("```") => {
+                text.extend([fence.split_whitespace().next().unwrap_or_default(), "\n"]);
+            }
             _ => text.extend([line, "\n"]),
         }
     }
