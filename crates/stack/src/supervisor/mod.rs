@@ -72,7 +72,7 @@ enum Purpose {
         pidfd: OwnedFd,
         container: String,
         cgroup: Option<Cgroup>,
-        kept: Option<Kept>,
+        kept: Option<Box<Kept>>,
     },
 }
 

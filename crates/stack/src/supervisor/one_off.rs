@@ -88,7 +88,7 @@ impl Purpose {
     /// Output that is to be kept.
     pub(super) fn kept(&self) -> Option<&Kept> {
         match self {
-            Self::Run { kept, .. } => kept.as_ref(),
+            Self::Run { kept, .. } => kept.as_deref(),
             Self::Exec { .. } => None,
         }
     }
@@ -119,7 +119,7 @@ impl Supervisor {
     }
 
     /// Reads the last of it.
-    fn drain_kept(&mut self, container: &str, mut kept: Kept) {
+    fn drain_kept(&mut self, container: &str, kept: &mut Kept) {
         for _ in 0..LAST_READS {
             let Some(stream) = kept.readable() else { return };
             let lines = kept.read(container, stream);
@@ -224,7 +224,7 @@ impl Supervisor {
         let (kept, theirs) = match exec.detach {
             true => {
                 let (kept, theirs) = Kept::open(&self.runtime, &container, &service, self.owner)?;
-                (Some(kept), Some(theirs))
+                (Some(Box::new(kept)), Some(theirs))
             }
             false => (None, None),
         };
@@ -299,8 +299,8 @@ impl Supervisor {
         let connection = match self.processes.remove(&exit.pid) {
             Some(Purpose::Exec { connection, .. }) => connection,
             Some(Purpose::Run { connection, container, cgroup, kept, .. }) => {
-                if let Some(kept) = kept {
-                    self.drain_kept(&container, kept);
+                if let Some(mut kept) = kept {
+                    self.drain_kept(&container, &mut kept);
                 }
                 let events = cgroup.as_ref().map(|cgroup| MemoryEvents::read(cgroup.path()));
                 if matches!(events, Some(Ok(Some(events))) if events.oom_kill > 0) {
