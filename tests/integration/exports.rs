@@ -43,9 +43,10 @@ fn a_stack_leaves_as_manifests_units_and_a_unit() {
     with(&["--strict", "export", "quadlet"]).fails(2, &["--strict", "egress"]);
 
     assert!(with(&["export", "quadlet"]).ok().contains("[Container]"));
-    let unit = with(&["--publish", "80=8080", "export", "systemd"]).ok();
+    let unit = with(&["--port-offset", "8000", "export", "systemd"]).ok();
     let command = format!("up\nWorkingDirectory={}", stack.path("").to_str().unwrap().trim_end_matches('/'));
-    for word in ["--publish 80=8080", image.as_str(), command.as_str(), "Delegate=yes", "INCEPTION_DATA_DIR="]
+    for word in
+        ["--port-offset 8000", image.as_str(), command.as_str(), "Delegate=yes", "INCEPTION_DATA_DIR="]
     {
         assert!(unit.contains(word), "{word} in\n{unit}");
     }
@@ -56,9 +57,11 @@ fn a_service_may_be_called_like_a_form() {
     let stack = Stack::new("[services.kubernetes]\ncommand = [\"sleep\", \"1000\"]\n");
     stack.up();
     let archive = stack.path("box.tar").to_str().unwrap().to_owned();
-    // An option of the one form, or `--`, says that it is a service.
-    for words in [&["-o", &archive, "--", "kubernetes"][..], &["-o", &archive, "kubernetes"]] {
-        stack.run(&[&["export"], words].concat()).ok();
+    // `--`, or an option of the one form, says that it is a service.
+    for words in
+        [&["export", "-o", &archive, "--", "kubernetes"][..], &["export", "-o", &archive, "kubernetes"]]
+    {
+        stack.run(words).ok();
         assert!(fs::metadata(&archive).unwrap().len() > 1000);
         fs::remove_file(&archive).unwrap();
     }
