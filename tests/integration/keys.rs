@@ -227,8 +227,9 @@ fn a_service_that_is_not_attached_is_not_shown() {
 [services.loud]
 command = ["sh", "-c", "until [ -e /go/quiet ]; do sleep 0.02; done; echo loud-line"]
 volumes = ["./go:/go"]
+# It ends last, and the command with it.
 [services.quiet]
-command = ["sh", "-c", "echo quiet-line; touch /go/quiet"]
+command = ["sh", "-c", "echo quiet-line; touch /go/quiet; sleep 0.5"]
 volumes = ["./go:/go"]
 attach = false
 "#,

@@ -36,7 +36,7 @@ depends_on = ["a"]
         "mkdir -p {}",
         stack.path("data/site").canonicalize().unwrap_or(stack.path("data/site")).display()
     );
-    let told = stack.run(&["up", "-d"]).fails(2, &["the directory of volume `site` does not exist"]);
+    let told = stack.run(&["up", "-d"]).fails(2, &["2 paths do not exist", "(volume `site`, stack.toml:"]);
     assert!(told.contains(&hint) || told.contains("mkdir -p "), "{told}");
     stack.write("data/plain/here", "on the host\n");
     fs::create_dir(stack.path("data/site")).unwrap();

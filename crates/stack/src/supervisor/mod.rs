@@ -627,7 +627,10 @@ impl Supervisor {
             .connections
             .iter()
             .filter(|(_, c)| {
-                c.follows(unit) || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_)))
+                // Who holds the leash ends the stack when nothing runs any more, whatever it follows.
+                c.leash
+                    || c.follows(unit)
+                    || matches!(c.pending, Some(ref p) if !matches!(p, Pending::Process(_)))
             })
             .map(|(id, _)| *id)
             .collect();
