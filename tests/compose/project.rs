@@ -181,15 +181,25 @@ impl Project {
         assert!(left.is_empty(), "{}: more warnings than expected: {left:#?}", self.name);
     }
 
-    /// A free port in place of each that the files publish. Those of a range stay: they are what passive FTP and the
-    /// like tell their clients.
+    /// A free port in place of each that the files publish. Those of a range stay, each of which has a neighbour: they are
+    /// what passive FTP and the like tell their clients.
     #[track_caller]
     pub(crate) fn choose_ports(&mut self) {
         let model: Value = serde_json::from_str(&self.run(&["config", "--format", "json"]).ok()).unwrap();
         let services = model["services"].as_object().unwrap().values();
-        let ports = services.filter_map(|service| service["ports"].as_array()).flatten();
-        let numbers = ports.filter_map(|port| port["published"].as_str()?.parse().ok());
-        self.ports = numbers.map(|port| (port, harness::free_ports(1))).collect();
+        let published = |service: &Value| -> BTreeSet<u16> {
+            let ports = service["ports"].as_array().into_iter().flatten();
+            ports.filter_map(|port| port["published"].as_str()?.parse().ok()).collect()
+        };
+        let alone = |ports: BTreeSet<u16>| -> Vec<u16> {
+            let in_range =
+                |port: u16| port >= 1024 && [port - 1, port + 1].iter().any(|near| ports.contains(near));
+            ports.iter().copied().filter(|port| !in_range(*port)).collect()
+        };
+        self.ports = services
+            .flat_map(|service| alone(published(service)))
+            .map(|port| (port, harness::free_ports(1)))
+            .collect();
     }
 
     /// What `config` prints is a compose file, and a `stack.toml`, with the same plan.
