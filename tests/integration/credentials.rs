@@ -233,7 +233,8 @@ fn a_helper_of_one_registry_comes_before_the_store() {
     let said = place.pull().fails(1, &["docker-credential-one gave an answer that cannot be read"]);
     assert!(!said.contains("no JSON"), "{said}");
     std::fs::remove_file(place.stack.path("programs/docker-credential-one")).unwrap();
-    place.pull().fails(1, &["run docker-credential-one get", "No such file"]);
+    // Not found; or not allowed, where the search came through a directory of somebody else's.
+    place.pull().fails(1, &["run docker-credential-one get: ", "os error", "inception-run login"]);
 }
 
 #[test]
