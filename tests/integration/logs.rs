@@ -153,8 +153,8 @@ fn a_full_disk_ends_nothing_and_is_told() {
         $ir events --no-follow --filter event=log-left-out
         $ir logs --grep 'lines were left out here: No space left'
         $ir ps --format json
+        # The mount goes with its namespace.
         $ir down
-        umount {disk}
         "#,
         disk = disk.display(),
         program = crate::harness::binary().display(),
