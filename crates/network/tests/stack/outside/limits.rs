@@ -24,10 +24,14 @@ impl Keeper {
         Self { _server: server, came }
     }
 
-    /// All that come, until none has come for longer than a packet that was lost twice takes to be sent again.
-    fn all(&self) -> Vec<TcpStream> {
-        let next = || self.came.recv_timeout(Duration::from_millis(3500)).ok();
-        std::iter::from_fn(next).collect()
+    /// At least so many, however long a busy machine takes for them, and all that follow until none has come for
+    /// longer than a packet that was lost twice takes to be sent again.
+    fn at_least(&self, least: usize) -> Vec<TcpStream> {
+        let mut streams: Vec<_> = (0..least)
+            .map(|_| self.came.recv_timeout(super::PATIENCE).expect("another connection"))
+            .collect();
+        streams.extend(std::iter::from_fn(|| self.came.recv_timeout(Duration::from_millis(3500)).ok()));
+        streams
     }
 }
 
@@ -100,8 +104,8 @@ pub fn slow_clients(site: &mut Site) {
     let keeper = Keeper::start(site, "app", site.address("app", HOST.into()));
     let port = site.port("app", HOST, false);
     let mut clients: Vec<TcpStream> = (0..1500).map(|_| site.connect("c1", port).unwrap()).collect();
-    let mut services = keeper.all();
-    assert!((500..900).contains(&services.len()), "{} connections of 1500", services.len());
+    let mut services = keeper.at_least(500);
+    assert!(services.len() < 900, "{} connections of 1500", services.len());
     is_served(site, "web");
     // Who has waited gets a place as soon as there is one.
     clients.drain(..services.len());
@@ -128,9 +132,9 @@ pub fn slow_containers(site: &mut Site) {
             Err(error) => *failures.entry(error.to_string()).or_insert(0) += 1,
         }
     }
-    let kept = keeper.all();
+    let kept = keeper.at_least(500);
     let (open_count, kept_count) = (open.len(), kept.len());
-    assert!((500..900).contains(&kept_count), "{open_count} open, {kept_count} arrived, {failures:?}");
+    assert!(kept_count < 900, "{open_count} open, {kept_count} arrived, {failures:?}");
     is_served(site, "web");
     // Those of another service to outside are, too.
     let stream = site.connect("web", (PEER, 80)).unwrap();
