@@ -31,6 +31,7 @@ mod logs;
 mod network;
 mod network_mode;
 mod oci;
+mod one_off;
 mod outside;
 mod pid1;
 mod replicas;

@@ -7,7 +7,7 @@ mod build;
 mod files;
 mod host;
 mod mounts;
-mod ports;
+pub(crate) mod ports;
 mod references;
 mod replicas;
 mod shared;

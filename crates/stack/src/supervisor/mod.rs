@@ -20,6 +20,7 @@ mod one_off;
 mod pause;
 mod probe;
 mod process;
+mod publish;
 mod request;
 mod rolling;
 mod stop;
@@ -367,6 +368,7 @@ impl Supervisor {
     fn start(&mut self, index: usize) -> Result<(), RemoteError> {
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = &self.units[index];
+        self.check_ports_are_own(&unit.service)?;
         let from = self.ingredients(unit, unit.name(), &plan.network);
         let mut resolved = spec::resolve(&unit.service, &from)?;
         resolved.sandbox.asks_to_bind = direct::is_needed(&unit.service.ports);

@@ -107,9 +107,14 @@ impl Supervisor {
             }
             Command::Pause(names) => self.pause(id, &names)?,
             Command::Unpause(names) => self.unpause(id, &names)?,
-            Command::Ports(service) => {
-                let service = &self.unit(&service)?.service;
-                let ports = self.wiring.published(&service.name, &service.ports).collect();
+            Command::Ports(name) => {
+                let ports = match self.one_off_containers().any(|container| container == name) {
+                    true => self.wiring.published(&name, self.wiring.lent(&name)).collect(),
+                    false => {
+                        let service = &self.unit(&name)?.service;
+                        self.wiring.published(&service.name, &service.ports).collect()
+                    }
+                };
                 self.notify(id, Notice::Ports(ports));
                 self.notify(id, Notice::Done);
             }
