@@ -36,6 +36,7 @@ mod outside;
 mod pid1;
 mod replicas;
 mod sandbox;
+mod sharing;
 mod stacks;
 mod stats;
 mod store;

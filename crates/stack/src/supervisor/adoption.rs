@@ -126,6 +126,7 @@ impl Supervisor {
                 Standing::Current | Standing::Trial | Standing::Outdated => {}
             }
         }
+        self.restart_partners_of_replaced();
         let services = concerned(&up);
         let wait = up.wait;
         self.next = Some(Next { up, by: id, fresh, models });

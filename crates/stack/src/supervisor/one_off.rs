@@ -206,6 +206,11 @@ impl Supervisor {
             network.add_endpoint_like(&unit.service.name, &container)?;
         }
         let ports = self.ports_of_run(run, unit, &container, &network)?;
+        let partners = self.partners(&unit.service)?.ok_or_else(|| {
+            let owners: Vec<&str> = unit.service.sharing.owners().collect();
+            RemoteError::message(format!("service `{}` is about to start", owners.join("`, `")))
+                .or_hint("try again when it runs: the container is to have a namespace of it")
+        })?;
         let from = self.ingredients(unit, &container, &network);
         // Under a name of its own: the service's name stays the service's, in /etc/hosts too.
         let mut service = Service { hostname: container.clone(), ..unit.service.clone() };
@@ -244,7 +249,7 @@ impl Supervisor {
         self.next_run += 1;
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
         let network = service.network_mode.owner(&container).map(str::to_owned);
-        let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached);
+        let started = self.hub.start(resolved.sandbox, network, partners, born_in, stdio, &resolved.detached);
         let started = match started {
             Ok(started) => started,
             Err(error) => {
