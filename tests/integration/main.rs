@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod at_rest;
 mod bad_input;
 mod build;
 mod build_git;

@@ -102,6 +102,31 @@ pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Launched, 
     Err(refused(outcome, "service"))
 }
 
+/// Mounts the root file system of a sandbox that does not run, with those of its mounts that are left in it, and returns
+/// it. The caller must be root of the user namespace that owns its mount namespace, which has nothing at [`ROOTFS`], and
+/// its working directory must be the data directory. Nobody else may have it mounted: overlayfs leaves undefined what
+/// becomes of files that are reached by two mounts of one writable layer.
+///
+/// # Errors
+/// The mount that failed.
+pub fn mount_at_rest(sandbox: &Sandbox, detached: &[OwnedFd]) -> Result<OwnedFd, Error> {
+    for directory in [&sandbox.root.upper, &sandbox.root.work] {
+        std::fs::create_dir_all(directory).map_err(Error::system(format!("create {directory}")))?;
+    }
+    let mount = || -> Result<OwnedFd, Failure> {
+        let root = mounts::root(&sandbox.root)?;
+        for mount in &sandbox.mounts {
+            mounts::one(root.as_fd(), mount, detached)?;
+        }
+        if sandbox.read_only {
+            sys::mount::set_attributes(root.as_fd(), sys::mount::attribute::RDONLY, false)
+                .map_err(|e| Failure::new(Stage::Mount, "/ read-only", e))?;
+        }
+        Ok(root)
+    };
+    mount().map_err(Error::child)
+}
+
 /// Why a new process, a `what`, did not execute its program.
 pub(crate) fn refused(outcome: io::Result<Outcome>, what: &str) -> Error {
     match outcome {

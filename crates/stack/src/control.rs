@@ -96,6 +96,8 @@ pub enum Command {
     Detach,
     /// Answered by one [`Notice::Container`].
     Container(String),
+    /// The same of a container that does not run; it does not start before this connection is closed.
+    Hold(String),
     /// What `explain` cannot read from the kernel. Answered by one [`Notice::Known`].
     Known(String),
     /// Start a process in a running container, as `Exec` does, that tries calls which filters deny instead of becoming

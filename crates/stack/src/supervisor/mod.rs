@@ -290,7 +290,8 @@ impl Supervisor {
         }
         let mut changed = false;
         for index in 0..self.units.len() {
-            if !self.units[index].pending || self.units[index].run.is_some() {
+            let unit = &self.units[index];
+            if !unit.pending || unit.run.is_some() || unit.held_by.is_some() {
                 continue;
             }
             match self.dependencies(index) {

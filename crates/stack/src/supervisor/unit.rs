@@ -76,6 +76,8 @@ pub(crate) struct Unit {
     pub(crate) no_deps: bool,
     /// It was killed as one is whose PID namespace has ended, which was this first process's.
     pub(crate) bereft_of: Option<i32>,
+    /// The connection that works on its files while it does not run: it does not start meanwhile.
+    pub(crate) held_by: Option<u64>,
 }
 
 /// What the plan in force has to do with a container.
@@ -183,6 +185,7 @@ impl Unit {
             timeout: None,
             no_deps: false,
             bereft_of: None,
+            held_by: None,
         })
     }
 
