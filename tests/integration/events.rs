@@ -140,6 +140,7 @@ fn a_start_that_fails_is_an_event() {
         "[services.a]\ncommand = [\"sleep\", \"1000\"]\n[services.b]\ncommand = [\"/no/such/program\"]\n",
     );
     stack.run(&["up", "-d", "a"]).ok();
+    stack.run(&["create", "b"]).ok();
     stack.run(&["start", "b"]).fails(1, &["/no/such/program"]);
     let failed = past(&stack, &["b"]);
     assert_eq!(failed.len(), 1, "{failed:?}");

@@ -207,26 +207,13 @@ fn of_services(loaded: &Loaded, arguments: &Build) -> Result<Vec<(String, Plan)>
             "the stack file stands before the command: `inception-run -f FILE build`",
         ));
     }
-    let mut chosen: Vec<&str> = arguments.what.iter().map(String::as_str).collect();
-    let of = |name: &str| loaded.plan.services.iter().find(|service| service.name == name);
     // With a service come those whose images it reads from.
-    let mut next = 0;
-    while let Some(name) = chosen.get(next).copied() {
-        next += 1;
-        let Some(Source::Build(build)) = of(name).map(|service| &service.source) else { continue };
-        for context in build.contexts.values() {
-            if let BuildContext::Service(other) = context
-                && !chosen.contains(&other.as_str())
-            {
-                chosen.push(other);
-            }
-        }
-    }
+    let chosen = loaded.plan.with_image_sources(&arguments.what);
     Ok(loaded
         .plan
         .services
         .iter()
-        .filter(|service| arguments.what.is_empty() || chosen.contains(&service.name.as_str()))
+        .filter(|service| chosen.contains(&service.name))
         .filter_map(|service| match &service.source {
             Source::Build(build) => Some((service.name.clone(), (**build).clone())),
             _ => None,

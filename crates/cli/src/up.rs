@@ -340,12 +340,11 @@ pub(crate) fn start_for_run(
     build: bool,
     no_deps: bool,
 ) -> Result<Client, Failure> {
-    let options = Options {
-        services: vec![service.to_owned()],
-        build,
-        secrets: crate::build::secrets(&loaded)?,
-        ..Options::default()
+    let services = match no_deps {
+        true => vec![service.to_owned()],
+        false => loaded.plan.with_dependencies(&[service.to_owned()]),
     };
+    let options = Options { services, build, secrets: crate::build::secrets(&loaded)?, ..Options::default() };
     let images = images::provide(session, &loaded.plan, options)?;
     let secrets = secrets(&loaded)?;
     let options = control::UpOptions { files: loaded.files()?, ..control::UpOptions::default() };
