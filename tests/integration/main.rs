@@ -33,6 +33,7 @@ mod network_mode;
 mod oci;
 mod outside;
 mod pid1;
+mod projects;
 mod replicas;
 mod sandbox;
 mod stacks;

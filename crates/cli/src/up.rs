@@ -35,6 +35,8 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         // No part of what tells whether a service has changed.
         loaded.plan.services.iter_mut().for_each(|service| service.pull_policy = Some(policy.into()));
     }
+    // Before an image gets a name that is the other one's.
+    session.check_origin(&loaded.plan)?;
     let images = images::for_up(session, &loaded, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
     let attached = attached(&loaded.plan);
@@ -49,7 +51,7 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         plan: loaded.plan,
     };
     let detach = arguments.detach || arguments.wait || arguments.no_start;
-    let (client, joined) = match client::connect(&session.paths, &up.plan.name)? {
+    let (client, joined) = match session.connect_to(&up.plan.name)? {
         Some(_) if arguments.steps.trace.is_some() => {
             let what =
                 format!("stack `{}` runs already, and how it was made cannot be seen any more", up.plan.name);
@@ -346,6 +348,7 @@ pub(crate) fn start_for_run(
         secrets: crate::build::secrets(&loaded)?,
         ..Options::default()
     };
+    session.check_origin(&loaded.plan)?;
     let images = images::provide(session, &loaded.plan, options)?;
     let secrets = secrets(&loaded)?;
     let options = control::UpOptions { files: loaded.files()?, ..control::UpOptions::default() };

@@ -38,6 +38,15 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+impl Plan {
+    /// Whether it has volumes that are no other stack's.
+    #[must_use]
+    pub fn has_own_volumes(&self) -> bool {
+        let mut mounts = self.services.iter().flat_map(|service| &service.mounts);
+        mounts.any(|mount| matches!(mount.kind, MountKind::Volume { scope: Scope::Stack, .. }))
+    }
+}
+
 /// Ports of the host that stand for others (`--port-offset`, `--publish`). The stack keeps to it while it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortChoice {

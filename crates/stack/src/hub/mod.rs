@@ -66,6 +66,8 @@ pub(crate) enum Request {
     Heal { container: String },
     /// Delete these directories, relative to the data directory.
     Remove { paths: Vec<String> },
+    /// Write this file, likewise, in a directory that is made if need be.
+    Write { path: String, content: String },
 }
 
 /// What the hub tells the supervisor: one answer to each request, and deaths at any time.
@@ -273,6 +275,10 @@ impl Hub {
                 }
                 Ok((done(), Vec::new()))
             }
+            Request::Write { path, content } => {
+                write(Path::new(&path), &content).context(|| format!("write {path}"))?;
+                Ok((done(), Vec::new()))
+            }
         }
     }
 
@@ -341,6 +347,13 @@ struct Ready {
 
 fn done() -> Event {
     Event::Done { networks: Vec::new() }
+}
+
+fn write(path: &Path, content: &str) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::write(path, content)
 }
 
 /// Nothing that is mounted from here on reaches the host, and nothing of the host's reaches us any more. The

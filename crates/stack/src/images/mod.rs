@@ -216,7 +216,7 @@ pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<(), RemoteErro
     };
     let mut doomed = vec![format!("c/{stack}")];
     if volumes {
-        doomed.push(format!("v/{stack}"));
+        doomed.push(crate::spec::volumes_directory(stack));
     }
     doomed.retain(|path| paths.data.join(path).exists());
     if !doomed.is_empty() {

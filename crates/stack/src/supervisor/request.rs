@@ -491,7 +491,7 @@ impl Supervisor {
         }
         let mut paths = vec![format!("c/{}", self.stack)];
         if volumes {
-            paths.push(format!("v/{}", self.stack));
+            paths.push(spec::volumes_directory(&self.stack));
             paths.extend(self.plan.iter().flat_map(spec::named_volumes));
         }
         self.hub.remove(paths)?;
