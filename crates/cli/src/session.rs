@@ -272,9 +272,18 @@ fn standard_input() -> Result<String, Failure> {
 pub(crate) fn answer(client: &mut Client) -> Result<Notice, Failure> {
     match client.next(None)? {
         Some(Notice::Failed(error)) => Err(error.into()),
+        Some(Notice::TakenDown | Notice::Ending) => Err(taken_down()),
+        Some(Notice::Occupied) => Err(RemoteError::message("another command is starting this stack")
+            .or_hint("the same command again works in that one")
+            .into()),
         Some(notice) => Ok(notice),
         None => Err(supervisor_gone()),
     }
+}
+
+/// The stack was taken down in the middle of a command.
+pub(crate) fn taken_down() -> Failure {
+    RemoteError::message("the stack was taken down").into()
 }
 
 /// The supervisor ended in the middle of a command.

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+use stack::RemoteError;
 use stack::client::{self, Client};
 use stack::control::{self, Command, Notice, State, Subject};
 use stack::event::{Event, What};
@@ -50,19 +53,36 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         options: control::UpOptions { files: loaded.files()?, ..arguments.options() },
         plan: loaded.plan,
     };
+    // What was found running, or not, may be otherwise a moment later.
+    let deadline = Instant::now() + DOWN_DEADLINE;
+    loop {
+        let printer = arguments.foreground.printer(session.output, services.clone());
+        if let End::Code(code) = attempt(session, arguments, &up, &attached, printer, deadline)? {
+            return Ok(code);
+        }
+    }
+}
+
+/// Joins the stack or starts it, and has it brought up.
+fn attempt(
+    session: &Session,
+    arguments: &args::Up,
+    up: &control::Up,
+    attached: &Option<Vec<String>>,
+    printer: Printer,
+    deadline: Instant,
+) -> Result<End, Failure> {
     let detach = arguments.detach || arguments.wait || arguments.no_start;
-    let (client, joined) = match session.connect_to(&up.plan.name)? {
+    let name = up.plan.name.clone();
+    let (client, joined) = match session.connect_to(&name)? {
         Some(_) if arguments.steps.trace.is_some() => {
-            let what =
-                format!("stack `{}` runs already, and how it was made cannot be seen any more", up.plan.name);
+            let what = format!("stack `{name}` runs already, and how it was made cannot be seen any more");
             return Err(Failure::usage(what, "`inception-run down` first"));
         }
         Some(client) => (client, true),
         None => (start(session, arguments, &up.plan)?, false),
     };
-    let name = up.plan.name.clone();
     let foreground = &arguments.foreground;
-    let printer = foreground.printer(session.output, services);
     let mut command = Run {
         session,
         client,
@@ -73,19 +93,20 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         phase: Phase::Starting,
         abort: foreground.aborts().then(|| foreground.exit_code_from.clone()),
         timeout: arguments.timeout,
+        deadline,
     };
-    if let Some(attached) = attached.filter(|_| !detach) {
-        command.client.send(&Command::Follow(attached), &[])?;
+    if let Some(attached) = attached.as_ref().filter(|_| !detach) {
+        command.client.send(&Command::Follow(attached.clone()), &[])?;
     }
     if command.abort.is_some() {
         command.client.send(&Command::Events { services: Vec::new(), since: None, follow: true }, &[])?;
     }
-    command.client.send(&Command::Up(Box::new(up)), &[])?;
+    command.client.send(&Command::Up(Box::new(up.clone())), &[])?;
     let result = command.run();
     if arguments.steps.trace.is_some() && command.phase == Phase::Detaching {
         command.client.end_trace()?;
     }
-    let in_order = matches!(command.phase, Phase::Ending(_));
+    let in_order = matches!(command.phase, Phase::Ending(_) | Phase::Refused);
     if result.is_err() && !joined && !in_order {
         end(session, command.client);
     }
@@ -134,10 +155,24 @@ pub(crate) fn values<'a>(
     Ok(names.filter_map(|name| Some((name.clone(), variables.get(name)?.to_owned()))).collect())
 }
 
+/// How long a stack that is being taken down may take for it, until an `up` gives up waiting.
+const DOWN_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How an attempt to bring a stack up ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// With this exit code.
+    Code(u8),
+    /// Who was asked could not do it: another attempt has to be made.
+    Again,
+}
+
 /// How far a foreground `up` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Starting,
+    /// The stack is being taken down, and has to be gone first.
+    Refused,
     Up,
     /// It is up, and told to go on without us.
     Detaching,
@@ -161,18 +196,34 @@ struct Run<'a> {
     abort: Option<Option<String>>,
     /// `--timeout`.
     timeout: Option<u32>,
+    /// When a stack that is being taken down has to be gone.
+    deadline: Instant,
 }
 
 impl Run<'_> {
-    fn run(&mut self) -> Result<u8, Failure> {
+    fn run(&mut self) -> Result<End, Failure> {
         // The supervisor has its own session, so a terminal's Ctrl-C reaches us only.
         let signals = Signals::block(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+        let end = self.attend(&signals)?;
+        if end == End::Again {
+            self.client.wait_end()?;
+            signals.unblock()?;
+        }
+        Ok(end)
+    }
+
+    fn attend(&mut self, signals: &Signals) -> Result<End, Failure> {
         loop {
             let mut polled = [
                 PollFd::new(&self.client, PollFlags::IN),
                 PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
             ];
-            match poll(&mut polled, None) {
+            let left = match self.phase {
+                Phase::Refused => Some(self.deadline.saturating_duration_since(Instant::now())),
+                _ => None,
+            };
+            match poll(&mut polled, left.and_then(|left| Timespec::try_from(left).ok()).as_ref()) {
+                Ok(0) if left.is_some() => return Err(still_going_down()),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(Failure::system("wait for the stack")(errno)),
             }
@@ -181,10 +232,10 @@ impl Run<'_> {
                 && let Some(signal) = signals.take()?
                 && let Some(code) = self.signal(signal)?
             {
-                return Ok(code);
+                return Ok(End::Code(code));
             }
-            if notice && let Some(code) = self.notice()? {
-                return Ok(code);
+            if notice && let Some(end) = self.notice()? {
+                return Ok(end);
             }
         }
     }
@@ -192,6 +243,9 @@ impl Run<'_> {
     /// The first Ctrl-C stops the stack, the second one kills it; who joined a stack just leaves.
     fn signal(&mut self, signal: Signal) -> Result<Option<u8>, Failure> {
         let code = 128 + signal as u8;
+        if self.phase == Phase::Refused {
+            return Ok(Some(code));
+        }
         if self.joined {
             self.session.output.progress("left; the stack goes on (`inception-run down` stops it)");
             return Ok(Some(0));
@@ -214,19 +268,16 @@ impl Run<'_> {
         self.client.send(&down, &[]).map_err(Failure::from)
     }
 
-    fn notice(&mut self) -> Result<Option<u8>, Failure> {
-        let notice = match (self.client.next(None)?, self.phase) {
-            (Some(notice), _) => notice,
-            (None, Phase::Ending(code)) => return Ok(Some(code)),
-            (None, _) if self.joined => {
-                self.session.output.progress("the stack was taken down");
-                return Ok(Some(0));
-            }
-            (None, _) => return Err(supervisor_gone()),
-        };
+    fn notice(&mut self) -> Result<Option<End>, Failure> {
+        let Some(notice) = self.client.next(None)? else { return self.ended_without(None).map(Some) };
         match notice {
+            Notice::Occupied | Notice::TakenDown => return self.ended_without(Some(notice)).map(Some),
+            Notice::Ending => {
+                self.session.output.progress("the stack is being taken down, and then brought up again");
+                self.phase = Phase::Refused;
+            }
             Notice::Log(line) => self.printer.print([&line])?,
-            Notice::Done => return self.done(),
+            Notice::Done => return Ok(self.done()?.map(End::Code)),
             Notice::Failed(error) => {
                 // Told before the services stop, which may take a while.
                 if self.joined || matches!(self.phase, Phase::Ending(_)) {
@@ -252,6 +303,22 @@ impl Run<'_> {
             notice => self.session.progress(&notice),
         }
         Ok(None)
+    }
+
+    /// The supervisor has ended, with this as its last word, without an answer to what was asked for last.
+    fn ended_without(&mut self, word: Option<Notice>) -> Result<End, Failure> {
+        match (self.phase, word) {
+            (Phase::Ending(code), _) => Ok(End::Code(code)),
+            (Phase::Refused, _) | (_, Some(Notice::Occupied)) => Ok(End::Again),
+            // It was ending when it was asked, and did not hear it.
+            (Phase::Starting, word) if self.joined || word.is_some() => Ok(End::Again),
+            (_, Some(_)) => {
+                self.client.wait_end()?;
+                self.session.output.progress("the stack was taken down");
+                Ok(End::Code(0))
+            }
+            (_, None) => Err(supervisor_gone()),
+        }
     }
 
     /// `--abort-on-container-exit`: ends the stack when a container has ended for good. The exit code that counts is
@@ -290,7 +357,7 @@ impl Run<'_> {
                 self.phase = Phase::Up;
                 self.all_ended()?;
             }
-            Phase::Up => {}
+            Phase::Up | Phase::Refused => {}
             Phase::Detaching => return Ok(Some(0)),
             Phase::Ending(code) => {
                 self.client.wait_end()?;
@@ -319,6 +386,12 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+fn still_going_down() -> Failure {
+    RemoteError::message(format!("the stack is still being taken down after {} s", DOWN_DEADLINE.as_secs()))
+        .or_hint("`inception-run ps` shows what does not stop; `inception-run down -t 0` kills it")
+        .into()
 }
 
 /// `scale`.

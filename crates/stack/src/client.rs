@@ -177,8 +177,8 @@ impl Client {
     }
 }
 
-/// Takes the lock of a stack that has no supervisor, for a command that works on what a stack left. `None` when a
-/// supervisor holds it.
+/// Takes the lock of a stack that has no supervisor, for one that begins or a command that works on what a stack left.
+/// `None` when a supervisor holds it.
 ///
 /// # Errors
 /// As [`crate::lock::take`].

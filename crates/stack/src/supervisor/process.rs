@@ -38,16 +38,20 @@ pub fn main() -> i32 {
     let hub = hub::Needs { on_host: network == "host", readable: memory == "readable" };
     let needs = Needs { netd: netd == "netd", limits: limits == "limits", hub };
     match begin(stack, needs, &channel) {
-        Ok(mut supervisor) => {
+        Ok(Some(mut supervisor)) => {
             let ended = take_over(&mut supervisor, channel).and_then(|()| supervisor.run());
             supervisor.leave(ended)
         }
-        Err(error) => {
-            // The command that started us is the one to tell; if it is gone nobody is.
-            match remote::send(&channel, &Notice::Failed(error), &[]) {
-                Ok(()) | Err(_) => 1,
-            }
-        }
+        Ok(None) => tell(&channel, &Notice::Occupied),
+        Err(error) => tell(&channel, &Notice::Failed(error)),
+    }
+}
+
+/// The last word of a supervisor that does not come to be. The command that started it is the one to tell; if that is
+/// gone nobody is.
+fn tell(channel: &Channel, notice: &Notice) -> i32 {
+    match remote::send(channel, notice, &[]) {
+        Ok(()) | Err(_) => 1,
     }
 }
 
@@ -60,15 +64,15 @@ struct Needs {
     hub: hub::Needs,
 }
 
-fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, RemoteError> {
+/// `None` when another supervisor has the stack.
+fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Option<Supervisor>, RemoteError> {
     // A session of its own: a terminal's Ctrl-C is for the command, which then asks us to end.
     rustix::process::setsid().map_err(io::Error::from).context(|| "start a session".into())?;
     if !container::userns::tie_to_parent(channel.as_fd())? {
         return Err(RemoteError::message("the command that started the supervisor is gone"));
     }
     let paths = Paths::current()?;
-    let lock = crate::lock::take(&paths, stack, || Ok(false))?
-        .ok_or_else(|| RemoteError::message("another command is working on this stack"))?;
+    let Some(lock) = crate::client::lock(&paths, stack)? else { return Ok(None) };
     let runtime = paths.stack(stack);
     redirect_output(&runtime).context(|| "open the supervisor's log".into())?;
     let map = IdMap::current()?;
@@ -138,7 +142,7 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, Rem
         ending: None,
     };
     supervisor.tell_recovery();
-    Ok(supervisor)
+    Ok(Some(supervisor))
 }
 
 fn take_over(supervisor: &mut Supervisor, channel: Channel) -> Result<(), RemoteError> {
@@ -209,7 +213,7 @@ impl Supervisor {
             if let Err(error) = crate::lock::remove_runtime(&self.runtime) {
                 report(format_args!("error: remove {}: {error}", self.runtime.display()));
             }
-            self.answer_down();
+            self.tell_end();
         }
         // After a failure the exit of this process, not the order of drops, is what ends the hub.
         io::stderr().flush().ok();
