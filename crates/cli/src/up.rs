@@ -1,6 +1,6 @@
 //! `up` and `scale`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,8 @@ fn attempt(
         abort: foreground.aborts().then(|| foreground.exit_code_from.clone()),
         timeout: arguments.timeout,
         deadline,
+        services: &arguments.services,
+        told: BTreeSet::new(),
     };
     if let Some(attached) = attached.as_ref().filter(|_| !detach) {
         command.client.send(&Command::Follow(attached.clone()), &[])?;
@@ -198,6 +200,10 @@ struct Run<'a> {
     timeout: Option<u32>,
     /// When a stack that is being taken down has to be gone.
     deadline: Instant,
+    /// The services that are named; all when empty.
+    services: &'a [String],
+    /// The containers that something was told of.
+    told: BTreeSet<String>,
 }
 
 impl Run<'_> {
@@ -295,6 +301,11 @@ impl Run<'_> {
             }
             ref notice @ Notice::State { state, .. } => {
                 self.session.progress(notice);
+                if let Notice::State { service, .. } = notice
+                    && self.phase == Phase::Starting
+                {
+                    self.told.insert(service.clone());
+                }
                 if state == State::Exited && self.phase == Phase::Up {
                     self.all_ended()?;
                 }
@@ -347,6 +358,9 @@ impl Run<'_> {
 
     /// What was asked for last has been carried out.
     fn done(&mut self) -> Result<Option<u8>, Failure> {
+        if self.joined && self.phase == Phase::Starting {
+            self.tell_running()?;
+        }
         match self.phase {
             Phase::Starting if self.detach && self.joined => return Ok(Some(0)),
             Phase::Starting if self.detach => {
@@ -365,6 +379,18 @@ impl Run<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Says of what was running and still is that it runs. Nothing else has been said of it.
+    fn tell_running(&self) -> Result<(), Failure> {
+        // A connection of its own: on ours the answer would come between log lines.
+        let Some(mut asking) = client::connect(&self.session.paths, &self.name)? else { return Ok(()) };
+        for Subject { status, .. } in stats::subjects(&mut asking, self.services)? {
+            if status.state == State::Running && !self.told.contains(&status.container) {
+                self.session.output.progress(&format!("{}: running already", status.container));
+            }
+        }
+        Ok(())
     }
 
     /// Ends a stack in which nothing runs and nothing will. As with compose the command is then at its end; its
