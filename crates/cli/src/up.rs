@@ -57,7 +57,7 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     let deadline = Instant::now() + DOWN_DEADLINE;
     loop {
         let printer = arguments.foreground.printer(session.output, services.clone());
-        if let End::Code(code) = attempt(session, arguments, &up, &attached, printer, deadline)? {
+        if let End::Code(code) = attempt(session, arguments, &up, attached.as_deref(), printer, deadline)? {
             return Ok(code);
         }
     }
@@ -68,7 +68,7 @@ fn attempt(
     session: &Session,
     arguments: &args::Up,
     up: &control::Up,
-    attached: &Option<Vec<String>>,
+    attached: Option<&[String]>,
     printer: Printer,
     deadline: Instant,
 ) -> Result<End, Failure> {
@@ -97,8 +97,8 @@ fn attempt(
         services: &arguments.services,
         told: BTreeSet::new(),
     };
-    if let Some(attached) = attached.as_ref().filter(|_| !detach) {
-        command.client.send(&Command::Follow(attached.clone()), &[])?;
+    if let Some(attached) = attached.filter(|_| !detach) {
+        command.client.send(&Command::Follow(attached.to_vec()), &[])?;
     }
     if command.abort.is_some() {
         command.client.send(&Command::Events { services: Vec::new(), since: None, follow: true }, &[])?;

@@ -60,6 +60,7 @@ impl Supervisor {
                 Command::Down { .. }
                     | Command::Status
                     | Command::Subjects(_)
+                    | Command::Follow(_)
                     | Command::Events { .. }
                     | Command::Signal(_)
             )
