@@ -98,6 +98,7 @@ pub(crate) struct Needs {
 /// The hub's life. Returns when the supervisor is gone; its exit takes the stack with it. With [`Needs::on_host`] this
 /// process is in the host's network namespace, where it leaves a porter behind.
 pub(crate) fn serve(supervisor: Channel, needs: Needs) -> i32 {
+    rustix::thread::set_name(c"inception-hub").ok();
     match Hub::new(supervisor, needs).and_then(|mut hub| hub.run()) {
         Ok(()) => 0,
         Err(error) => {

@@ -28,6 +28,8 @@ pub const ARGUMENT: &str = "__supervise";
 /// Body of the supervisor process: `__supervise STACK netd|alone limits|unlimited host|own private|readable`, with the channel to the
 /// command that started it as standard input. Returns the exit status.
 pub fn main() -> i32 {
+    // For those who list processes; the kernel keeps 15 bytes. Executed by way of `/proc/self/exe`, it would be `exe`.
+    rustix::thread::set_name(c"inception-super").ok();
     let args: Vec<String> = std::env::args().skip(2).collect();
     let [stack, netd, limits, network, memory] = &args[..] else {
         eprintln!("inception-run: {ARGUMENT} is not for use by hand");
