@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use container::idmap::IdMap;
 use nix::sys::signal::{SigSet, Signal};
@@ -75,6 +75,31 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Option<Supervis
     }
     let paths = Paths::current()?;
     let Some(lock) = crate::client::lock(&paths, stack)? else { return Ok(None) };
+    // Held until there is a supervisor that holds it, or nothing is left of the attempt.
+    let held = lock.try_clone().context(|| "share the lock".into())?;
+    let runtime = paths.stack(stack);
+    let begun = assemble(stack, needs, &paths, lock).map_err(|error| match forget(&runtime) {
+        Ok(()) => error,
+        Err(left) => error.caused_by(format!("nor could {} be removed: {left}", runtime.display())),
+    });
+    drop(held);
+    begun.map(Some)
+}
+
+/// Takes the runtime directory of a supervisor away that did not come to be, but not what an earlier one left in it.
+fn forget(runtime: &Path) -> Result<(), RemoteError> {
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name();
+        name.is_some_and(|name| name == crate::lock::NAME || name == report::NAME)
+    };
+    if crate::paths::entries(runtime)?.iter().all(is_ours) {
+        crate::lock::remove_runtime(runtime)?;
+    }
+    Ok(())
+}
+
+/// Makes all that a supervisor has.
+fn assemble(stack: &str, needs: Needs, paths: &Paths, lock: File) -> Result<Supervisor, RemoteError> {
     let runtime = paths.stack(stack);
     redirect_output(&runtime).context(|| "open the supervisor's log".into())?;
     let map = IdMap::current()?;
@@ -144,7 +169,7 @@ fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Option<Supervis
         ending: None,
     };
     supervisor.tell_recovery();
-    Ok(Some(supervisor))
+    Ok(supervisor)
 }
 
 fn take_over(supervisor: &mut Supervisor, channel: Channel) -> Result<(), RemoteError> {
