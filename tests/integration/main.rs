@@ -39,6 +39,7 @@ mod sandbox;
 mod stacks;
 mod stats;
 mod store;
+mod together;
 mod trace;
 mod transfer;
 mod volumes;
