@@ -46,5 +46,8 @@ pub(crate) fn provide(
 
 /// `down` of a stack that does not run: what a killed supervisor left goes, and the volumes if asked for.
 pub(crate) fn clean(session: &Session, stack: &str, volumes: bool) -> Result<(), Failure> {
-    Ok(images::clean(&session.paths, stack, volumes)?)
+    for volume in images::clean(&session.paths, stack, volumes)? {
+        session.output.progress(&format!("volume {volume}: removed"));
+    }
+    Ok(())
 }

@@ -24,6 +24,7 @@ use crate::file::node::Node;
 use crate::file::{self, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
+use crate::origin::Origin;
 use crate::plan::{Plan, PortChoice};
 use crate::resolve::{self, Context};
 pub use config::{Config, config};
@@ -171,15 +172,16 @@ pub fn has_files(options: &LoadOptions, host: &HostFacts) -> bool {
     !matches!(Project::find(options, &host.environment), Err(FileError::Option { .. }))
 }
 
-/// The files that are loaded, absolute, without those that they include; none for standard input.
+/// Where the stack comes from: its files without those that they include.
 ///
 /// # Errors
 /// When there is none, or the current directory is gone.
-pub fn files(options: &LoadOptions, host: &HostFacts) -> Result<Vec<PathBuf>, FileError> {
-    let files = Project::find(options, &host.environment)?.files;
+pub fn origin(options: &LoadOptions, host: &HostFacts) -> Result<Origin, FileError> {
+    let Project { directory, files, .. } = Project::find(options, &host.environment)?;
     let named = files.iter().filter(|file| file.as_path() != Path::new("-"));
     // A path that cannot be made absolute is still the best that there is to tell.
-    Ok(named.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone())).collect())
+    let files = named.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone())).collect();
+    Ok(Origin { directory, files })
 }
 
 /// The variables in which the value of a `SecretSource::Environment` is found: the environment's, then those of `.env`,

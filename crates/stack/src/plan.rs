@@ -98,6 +98,13 @@ impl Plan {
         };
         self.services.iter().find(makes).map(|service| service.name.as_str())
     }
+
+    /// Whether it has volumes that are no other stack's.
+    #[must_use]
+    pub fn has_own_volumes(&self) -> bool {
+        let mut mounts = self.services.iter().flat_map(|service| &service.mounts);
+        mounts.any(|mount| matches!(mount.kind, MountKind::Volume { scope: Scope::Stack, .. }))
+    }
 }
 
 /// Ports of the host that stand for others (`--port-offset`, `--publish`). The stack keeps to it while it runs.

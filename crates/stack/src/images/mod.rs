@@ -22,10 +22,11 @@ use image::{Digest, Image, ImportOptions, Reference, Store};
 use serde::{Deserialize, Serialize};
 
 use self::base::Wanted;
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 use crate::plan::{Build, Plan, Service, Source};
 use crate::registry::Transfer;
 use crate::remote::{Context, RemoteError};
+use crate::spec;
 use crate::storage::{self, Handle};
 
 pub use build::{build, export_directory, export_tar};
@@ -224,11 +225,11 @@ pub fn present(paths: &Paths, plan: &Plan) -> Result<BTreeMap<String, String>, R
     Ok(ids)
 }
 
-/// Deletes what a stack without a supervisor left, and its volumes if asked to.
+/// Deletes what a stack without a supervisor left, and its volumes if asked to; returns the names of those.
 ///
 /// # Errors
 /// When a supervisor is there after all, or something cannot be deleted.
-pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<(), RemoteError> {
+pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<Vec<String>, RemoteError> {
     let Some(_lock) = crate::client::lock(paths, stack)? else {
         return Err(RemoteError::message(format!(
             "stack `{stack}` was started by another command meanwhile"
@@ -236,18 +237,29 @@ pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<(), RemoteErro
     };
     let mut doomed = vec![format!("c/{stack}")];
     if volumes {
-        doomed.push(format!("v/{stack}"));
+        doomed.push(spec::volumes_directory(stack));
     }
     doomed.retain(|path| paths.data.join(path).exists());
+    let mut removed = Vec::new();
     if !doomed.is_empty() {
-        storage::run(paths, |_| {
+        removed = storage::run(paths, |_| {
+            let names = if volumes { own_volumes(stack)? } else { Vec::new() };
             for path in &doomed {
                 image::remove_tree(Path::new(path))?;
             }
-            Ok(())
+            Ok(names)
         })?;
     }
-    crate::lock::remove_runtime(&paths.stack(stack)).context(|| "remove the stack's runtime directory".into())
+    crate::lock::remove_runtime(&paths.stack(stack))
+        .context(|| "remove the stack's runtime directory".into())?;
+    Ok(removed)
+}
+
+/// Names of a stack's own volumes; the working directory is the data directory.
+fn own_volumes(stack: &str) -> Result<Vec<String>, RemoteError> {
+    let volumes = paths::entries(Path::new(&spec::volumes_directory(stack)))?;
+    let volumes = volumes.iter().filter(|path| path.is_dir()).filter_map(|path| path.file_name());
+    Ok(volumes.map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
 fn reference(name: &str) -> Result<Reference, RemoteError> {

@@ -15,6 +15,7 @@ use super::rolling::Rolling;
 use super::unit::{Standing, Unit};
 use super::{Purpose, Supervisor};
 use crate::control::{Notice, Recreate, Scale, Up, UpOptions};
+use crate::origin::Origin;
 use crate::plan::{NetworkMode, Plan, SecretSource, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
@@ -402,6 +403,9 @@ impl Supervisor {
             tracing::warn!("write down the choice of ports: {error}");
         }
         self.files = up.options.files;
+        if let Err(error) = self.keep_origin(&up.plan) {
+            tracing::warn!("write down where the stack comes from: {error}");
+        }
         (self.images, self.secrets, self.plan) = (up.images, up.secrets, Some(up.plan));
         self.take_in(made);
         self.keep_images()?;
@@ -411,6 +415,17 @@ impl Supervisor {
         if starts {
             self.want(&services);
             self.restart_dependants(&renewed);
+        }
+        Ok(())
+    }
+
+    /// Writes down which project the stack is of, and with it its volumes, for commands of other projects.
+    fn keep_origin(&mut self, plan: &Plan) -> Result<(), RemoteError> {
+        let origin = Origin { directory: plan.directory.clone(), files: self.files.clone() };
+        origin.keep(&self.runtime)?;
+        if plan.has_own_volumes() {
+            let (path, content) = origin.beside_volumes(&self.stack)?;
+            self.hub.write(path, content)?;
         }
         Ok(())
     }

@@ -63,11 +63,16 @@ impl Supervisor {
                 Command::Down { .. }
                     | Command::Status
                     | Command::Subjects(_)
+                    | Command::Follow(_)
                     | Command::Events { .. }
                     | Command::Signal(_)
             )
         {
-            return Err(RemoteError::message("the stack is being taken down"));
+            if !matches!(command, Command::Up(_)) {
+                return Err(being_taken_down());
+            }
+            self.notify(id, Notice::Ending);
+            return Ok(());
         }
         match command {
             Command::Up(up) => self.change(id, Change::Up(up))?,
@@ -501,7 +506,7 @@ impl Supervisor {
 
     fn up_answer(&self, services: &[String], wait: bool) -> Option<Notice> {
         if self.ending.is_some() {
-            return Some(Notice::Failed(RemoteError::message("the stack is being taken down")));
+            return Some(Notice::Failed(being_taken_down()));
         }
         if self.next.is_some() || self.rolling.is_some() {
             return None;
@@ -539,7 +544,7 @@ impl Supervisor {
         }
         let mut paths = vec![format!("c/{}", self.stack)];
         if volumes {
-            paths.push(format!("v/{}", self.stack));
+            paths.push(spec::volumes_directory(&self.stack));
             paths.extend(self.plan.iter().flat_map(spec::named_volumes));
         }
         self.hub.remove(paths)?;
@@ -551,10 +556,13 @@ impl Supervisor {
         Ok(true)
     }
 
-    /// Tells the commands that wait for the end that it has come.
-    pub(super) fn answer_down(&mut self) {
-        for id in self.waiting(|pending| matches!(pending, Pending::Down)) {
-            self.notify(id, Notice::Done);
+    /// Tells everybody that the end has come: the commands that wait for it, and those that lose what they had.
+    pub(super) fn tell_end(&mut self) {
+        let asked = self.waiting(|pending| matches!(pending, Pending::Down));
+        let everybody: Vec<u64> = self.connections.keys().copied().collect();
+        for id in everybody {
+            let asked = asked.contains(&id);
+            self.notify(id, if asked { Notice::Done } else { Notice::TakenDown });
         }
     }
 }
@@ -562,6 +570,11 @@ impl Supervisor {
 fn busy(container: &str) -> RemoteError {
     RemoteError::message(format!("files of container `{container}` are being copied"))
         .or_hint("try again when `cp` has ended")
+}
+
+fn being_taken_down() -> RemoteError {
+    RemoteError::message("the stack is being taken down")
+        .or_hint("`inception-run up` waits for the end of that, and brings it up again")
 }
 
 /// Whether a container is one that a user can start: not one that is on its way out.
