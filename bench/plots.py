@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from samples import OURS as SELF
-from samples import Metric, Part, Spread, is_bound, number
+from samples import Metric, Part, Spread, capital, is_bound, number
 
 # Of a palette that people who see fewer colours can tell apart.
 OURS = "#0072b2"
@@ -22,6 +22,8 @@ AHEAD, LEVEL, BEHIND = "#0072b2", "#7a838c", "#d55e00"
 LINES = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK = "#24292f"
 RULE = "#d0d7de"
+# What is better or worse by more than this is an arrow at the edge of the ratios.
+FURTHEST = 100
 # Inches that a character is wide and a line high.
 CHARACTER, LINE = 0.072, 0.22
 COUNTED = re.compile(r"([\d,]+) \w")
@@ -130,33 +132,43 @@ def draw_ratios(part: Part):
     """A line for each metric and peer: how many times better ours is, with its spread."""
     pairs = compared(part)
     shares = [advantage(metric, ratio) for metric, _, ratio in pairs]
-    low = min(min(share.low for share in shares), 1 / 1.5) / 1.15
-    high = max(max(share.high for share in shares), 1.5) * 1.15
-    metrics_width = CHARACTER * 1.1 * max(len(metric.name) for metric, _, _ in pairs)
+    low = max(min([1 / 1.5, *(share.low for share in shares)]) / 1.15, 1 / FURTHEST)
+    high = min(max([1.5, *(share.high for share in shares)]) * 1.15, FURTHEST)
+    grouped = any(metric.group for metric, _, _ in pairs)
+    # A group's name stands above its metrics.
+    names = [name for metric, _, _ in pairs for name in (metric.label, metric.group)]
     peers_width = CHARACTER * max(len(peer) for _, peer, _ in pairs) + 0.2
-    left, across, down = metrics_width + peers_width, 4.6, LINE * len(pairs)
+    left, across = CHARACTER * 1.05 * max(map(len, names)) + peers_width, 4.6
+    down = LINE * (len(pairs) + (len({metric.group for metric, _, _ in pairs}) if grouped else 0))
     figure, place = canvas(left + across + 0.7, down + 0.8)
     axes = place(left, 0.3, across, down)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.set_ylim(len(pairs) - 0.5, -0.5)
+    axes.set_ylim(down / LINE - 0.5, -0.5)
     axes.axvspan(low, 1, color=BEHIND, alpha=0.06, linewidth=0)
     axes.axvspan(1, high, color=AHEAD, alpha=0.06, linewidth=0)
     axes.axvline(1, color=INK, linewidth=1)
     inches = axes.get_yaxis_transform()
     colours = {"ahead": AHEAD, "level": LEVEL, "behind": BEHIND}
     before = None
-    for y, ((metric, peer, ratio), share) in enumerate(zip(pairs, shares)):
+    y = 0
+    for (metric, peer, ratio), share in zip(pairs, shares):
+        if before and metric is not before:
+            axes.plot([-left / across, 1], [y - 0.5] * 2, transform=inches, color=RULE, linewidth=0.6, clip_on=False)
+        if grouped and (before is None or metric.group != before.group):
+            axes.text(-left / across, y, capital(metric.group), transform=inches, va="center", fontweight="bold")
+            y += 1
+        if metric is not before:
+            axes.text(-left / across, y, metric.label, transform=inches, va="center")
         colour = colours[metric.verdict(peer, ratio)]
         axes.plot([share.low, share.high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
-        axes.plot([share.median], [y], "o", color=colour, markersize=5)
+        within = min(max(share.median, low), high)
+        mark = "o" if within == share.median else ">" if within == high else "<"
+        axes.plot([within], [y], mark, color=colour, markersize=5, clip_on=False)
         axes.text(1 + 0.08 / across, y, f"{number(share.median)} ×", transform=inches, va="center", color=colour)
         axes.text(-0.1 / across, y, peer, transform=inches, va="center", ha="right")
-        if metric is not before:
-            axes.text(-left / across, y, metric.name, transform=inches, va="center", fontweight="bold")
-            if before:
-                axes.plot([-left / across, 1], [y - 0.5] * 2, transform=inches, color=RULE, linewidth=0.6, clip_on=False)
         before = metric
+        y += 1
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_visible(False)

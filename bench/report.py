@@ -25,7 +25,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 
 import plots  # noqa: E402
-from samples import AIM, Metric, Part, Spread, number  # noqa: E402
+from samples import AIM, Metric, Part, Spread, capital, number  # noqa: E402
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -55,7 +55,7 @@ def shown(spread: Spread | None, unit: str = "") -> str:
 def shown_of(metric: Metric, candidate: str, rounds: int) -> str:
     """With the number of rounds, if it is not in all of them."""
     measured = len(metric.values[candidate])
-    return shown(metric.spread(candidate), metric.unit) + (f", {measured} rounds" if measured < rounds else "")
+    return shown(metric.spread(candidate), metric.unit) + (f", {measured} of {rounds} rounds" if measured < rounds else "")
 
 
 def rows(metric: Metric, rounds: int) -> list[Row]:
@@ -238,7 +238,7 @@ def block(docs: Path, name: str) -> str:
     if ratios:
         out += ["", f"![{part.name}: how much better or worse ours is than each peer](benchmarks/{ratios})"]
     for group, metrics in part.groups().items():
-        out += ["", f"**{group[0].upper()}{group[1:]}**"] if group else []
+        out += ["", f"**{capital(group)}**"] if group else []
         values = plots.values_name(part, group)
         if values:
             out += ["", f"![{group or part.name}: medians](benchmarks/{values})"]
@@ -272,13 +272,19 @@ def make_docs(docs: Path) -> None:
     (docs / "benchmarks.md").write_text(document(docs))
 
 
-def check(docs: Path) -> int:
-    wrong = [f"{name}: no block `<!-- measured: ... -->` in benchmarks.md" for name in unmarked(docs)]
+def wrong(docs: Path) -> list[str]:
+    """Why the document is not what the data gives."""
+    found = [f"{name}: no block `<!-- measured: ... -->` in benchmarks.md" for name in unmarked(docs)]
     if document(docs) != (docs / "benchmarks.md").read_text():
-        wrong.append("benchmarks.md is not what benchmarks/*.json give: bench/report.py docs")
-    for line in wrong:
+        found.append("benchmarks.md is not what benchmarks/*.json give: bench/report.py docs")
+    return found
+
+
+def check(docs: Path) -> int:
+    found = wrong(docs)
+    for line in found:
         print(f"{docs}: {line}", file=sys.stderr)
-    return 1 if wrong else 0
+    return 1 if found else 0
 
 
 def main(arguments: list[str]) -> int:

@@ -23,6 +23,10 @@ def number(value: float) -> str:
     return f"{value:.2g}" if size < 0.01 else f"{value:.3f}"
 
 
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def is_bound(candidate: str) -> bool:
     """Not a peer, but what nobody can pass."""
     return candidate.startswith("(")
@@ -107,7 +111,8 @@ class Part:
         part = Part(name)
         for line in lines:
             if "missing" in line:
-                part.missing.append((line["missing"], line["why"]))
+                if (line["missing"], line["why"]) not in part.missing:
+                    part.missing.append((line["missing"], line["why"]))
             elif "version" in line:
                 part.versions[line["version"]] = line["is"]
             elif "aim" not in line:
