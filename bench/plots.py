@@ -264,6 +264,8 @@ def draw_lines(part: Part):
         everything = []
         for candidate in every:
             points = sorted((numbers[m.group], m.spread(candidate)) for m in metrics if candidate in m.values)
+            if not points:
+                continue
             ours = candidate in SELF
             colour = OURS if ours else LINES[peers.index(candidate) % len(LINES)]
             places = [count for count, _ in points]

@@ -58,6 +58,15 @@ def shown_of(metric: Metric, candidate: str, rounds: int) -> str:
     return shown(metric.spread(candidate), metric.unit) + (f", {measured} of {rounds} rounds" if measured < rounds else "")
 
 
+def through(spread: Spread, by: float) -> Spread:
+    return Spread(spread.median / by, spread.low / by, spread.high / by)
+
+
+def verdict_of_aim(metric: Metric, ours: Spread) -> str:
+    verdict = metric.verdict(AIM, through(ours, metric.aim))
+    return {"behind": "missed", "ahead": "met"}.get(verdict, verdict)
+
+
 def rows(metric: Metric, rounds: int) -> list[Row]:
     found = []
     ours = metric.spread(metric.ours) if metric.ours else None
@@ -67,9 +76,8 @@ def rows(metric: Metric, rounds: int) -> list[Row]:
         theirs = shown_of(metric, peer, rounds)
         found.append(Row("", "", peer, theirs, shown(ratio), verdict))
     if metric.aim is not None and ours:
-        ratio = Spread(ours.median / metric.aim, ours.low / metric.aim, ours.high / metric.aim)
-        verdict = {"behind": "missed", "ahead": "met"}.get(metric.verdict(AIM, ratio), "level")
-        found.append(Row("", "", AIM, f"{number(metric.aim)} {metric.unit}".strip(), shown(ratio), verdict))
+        ratio = through(ours, metric.aim)
+        found.append(Row("", "", AIM, f"{number(metric.aim)} {metric.unit}".strip(), shown(ratio), verdict_of_aim(metric, ours)))
     if not found:
         found.append(Row("", "", "", "", "", ""))
     found[0].metric = metric.label
@@ -166,6 +174,9 @@ def save(samples: Path, part: str, machine_file: Path, command: str, docs: Path)
         values[turn] = value
     text = json.dumps(head, indent=1)[:-2] + ',\n "samples": [\n'
     text += ",\n".join("  " + json.dumps(line) for line in lines) + "\n ]\n}\n"
+    if not rounds:
+        print(f"{part}: nothing was measured, so nothing is kept", file=sys.stderr)
+        return
     kept = docs / "benchmarks" / f"{part}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(text)
@@ -221,6 +232,9 @@ def losses(part: Part) -> list[str]:
                 behind.append(f"- {metric.name}, beside {peer}: {values}, ratio {shown(ratio)}")
             elif verdict == "level":
                 level.append(f"{metric.name} beside {peer}")
+        ours = metric.spread(metric.ours) if metric.ours else None
+        if metric.aim is not None and ours and verdict_of_aim(metric, ours) == "missed":
+            behind.append(f"- {metric.name}: {number(ours.median)} {metric.unit}, the aim was {number(metric.aim)}")
     out = ["Where we lose:", "", *behind] if behind else ["We lose nowhere here."]
     if level:
         out += ["", "Level, with a spread on both sides: " + "; ".join(level) + "."]

@@ -74,6 +74,10 @@ class Documents(unittest.TestCase):
         self.assertIn("Where we lose:\n\n- exec, beside quick: 2.00 beside 1.00 ms, ratio 2.00\n\nNot measured: podman", text)
         self.assertTrue(text.startswith("Before\n") and text.endswith("after\n"))
 
+    def test_a_missed_aim_is_said(self) -> None:
+        metric = Part.of("p", [*lines("m", "ms", {"inception-run": [6, 7]}), {"metric": "m", "unit": "ms", "aim": 5}])
+        self.assertIn("- m: 6.50 ms, the aim was 5.00", report.losses(metric))
+
     def test_what_was_not_measured_is_said(self) -> None:
         self.assertIn("Not measured yet.", report.document(self.docs))
 
