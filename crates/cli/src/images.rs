@@ -28,7 +28,7 @@ pub(crate) fn for_up(
     let options = Options {
         services: arguments.services.clone(),
         build: arguments.build,
-        secrets: crate::build::secrets(loaded)?,
+        secrets: crate::build::secrets(loaded),
         ..Options::default()
     };
     provide(session, plan, options)
