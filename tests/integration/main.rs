@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod browser;
 mod build;
 mod build_git;
 mod build_mounts;
