@@ -5,12 +5,20 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags};
+
 use super::Supervisor;
-use super::health::{self, Kind, Monitor, Verdict};
+use super::health::{self, Active, Kind, Monitor, Verdict};
 use crate::control::Health;
 use crate::event::What;
 use crate::plan::Probe;
 use crate::remote::RemoteError;
+
+/// Whether a process is a zombie or gone.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let now = rustix::time::Timespec::default();
+    matches!(rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)), Ok(1))
+}
 
 impl Supervisor {
     pub(super) fn probe_output(&self, index: usize, status: i32) -> String {
@@ -20,6 +28,31 @@ impl Supervisor {
                 String::from_utf8_lossy(text).trim().to_owned()
             }
             _ => format!("exit status {status}"),
+        }
+    }
+
+    /// Takes a failure, which may be that of a service that has just died: its end is to be told first then.
+    pub(super) fn probe_failed(&mut self, index: usize, why: String) {
+        let monitor = self.units[index].run.as_mut().and_then(|run| run.monitor.as_mut());
+        if let Some(why) = monitor.and_then(|monitor| monitor.doubt(why, Instant::now())) {
+            self.conclude(index, Err(why));
+        }
+    }
+
+    /// The probe of a service has taken as long as it may, or its failure has been held back for as long.
+    pub(super) fn probe_overdue(&mut self, index: usize) {
+        let Some(run) = &mut self.units[index].run else { return };
+        let Some(monitor) = &mut run.monitor else { return };
+        match monitor.active.take() {
+            Some(Active { kind: Kind::Doubted(why), .. }) => match has_ended(&run.pidfd) {
+                // The hub has other things to do before it tells.
+                true => monitor.begin(Kind::Doubted(why), Instant::now()),
+                false => self.conclude(index, Err(why)),
+            },
+            active => {
+                self.cancel_probe(active);
+                self.conclude(index, Err("it took longer than its timeout".into()));
+            }
         }
     }
 
@@ -48,7 +81,7 @@ impl Supervisor {
         match active.advance() {
             Verdict::Pending => {}
             Verdict::Passed => self.conclude(index, Ok(())),
-            Verdict::Failed(why) => self.conclude(index, Err(why)),
+            Verdict::Failed(why) => self.probe_failed(index, why),
         }
     }
 
