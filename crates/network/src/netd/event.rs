@@ -393,6 +393,10 @@ impl Netd {
                 self.proxy.retry_held(&mut self.world);
                 return Ok(());
             }
+            Request::AwaitRest(container) => {
+                self.proxy.await_rest(container, Instant::now());
+                return Ok(());
+            }
         }
         let complete = |incoming: &mut Incoming| incoming.fds.len() >= incoming.descriptors.len();
         let Some(incoming) = self.incoming.take_if(complete) else { return Ok(()) };

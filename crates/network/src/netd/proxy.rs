@@ -9,7 +9,7 @@
 //! that is being restarted can be waited for, and no byte is lost.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -18,13 +18,13 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
-use super::Kind;
 use super::flow::{Broken, Buffers, Ends, Flow, Side, holds_unsent, reset_on_close};
 use super::ftp::{Around, Control, Course, Gate};
 use super::slab::{Key, Slab};
 use super::sockets::{self, Waiter};
 use super::topology::{Entrance, Replica, ServiceId, Target};
 use super::world::{Poll, Token, World};
+use super::{Event, Kind};
 use crate::balance::{MemberId, Pick};
 
 /// How long a client may wait for its connection to be established, a restart of the service included.
@@ -45,6 +45,10 @@ const REST: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(2);
+/// How long a connection has carried nothing that is at rest: more of an answer may follow, or a first request.
+const PAUSED: Duration = Duration::from_millis(50);
+/// How long it is looked for that a container's clients are all answered.
+const REST_PATIENCE: Duration = Duration::from_secs(10);
 /// How often connections are looked at that carry nothing.
 const SWEEP: Duration = Duration::from_secs(60);
 /// Sweeps that a connection may carry nothing: two hours, the kernel's own patience (`tcp_keepalive_time`).
@@ -87,6 +91,10 @@ pub(super) struct Proxy {
     lingering: Vec<(Instant, OwnedFd)>,
     /// When to look whether they have.
     look: Option<Instant>,
+    /// Containers whose rest is to be told, and until when.
+    restless: Vec<(String, Instant)>,
+    /// When to look whether they are at rest.
+    rest: Option<Instant>,
     /// When to look for connections that carry nothing.
     sweep: Option<Instant>,
 }
@@ -108,6 +116,10 @@ struct Connection {
     reset: bool,
     /// Sweeps since it last carried something.
     quiet: u8,
+    /// What it carried last came from the client, who may wait for an answer.
+    asked: bool,
+    /// When it last carried something, or was established.
+    carried: Instant,
 }
 
 /// What has been tried to connect the upstream end.
@@ -139,6 +151,8 @@ impl Proxy {
             retry: None,
             lingering: Vec::new(),
             look: None,
+            restless: Vec::new(),
+            rest: None,
             sweep: None,
         }
     }
@@ -151,7 +165,7 @@ impl Proxy {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let deadline = self.deadlines.peek().map(|Reverse((at, ..))| *at);
         let held = self.held.front().map(|(at, _)| *at);
-        [deadline, held, self.retry, self.look, self.sweep].into_iter().flatten().min()
+        [deadline, held, self.retry, self.look, self.rest, self.sweep].into_iter().flatten().min()
     }
 
     /// Takes a new connection.
@@ -224,6 +238,8 @@ impl Proxy {
             gate,
             reset: false,
             quiet: 0,
+            asked: false,
+            carried: now,
         })
     }
 
@@ -342,10 +358,32 @@ impl Proxy {
                 _ => {}
             }
         }
+        if self.rest.is_some_and(|at| at <= now) {
+            self.tell_rest(world, now);
+        }
         if self.sweep.is_some_and(|at| at <= now) {
             self.sweep(world);
             self.sweep = (self.connections.len() > 0).then_some(now + SWEEP);
         }
+    }
+
+    /// Has [`Event::AtRest`] told as soon as no client of a container waits for an answer.
+    pub(super) fn await_rest(&mut self, container: String, now: Instant) {
+        self.restless.push((container, now + REST_PATIENCE));
+        self.rest = Some(now);
+    }
+
+    fn tell_rest(&mut self, world: &mut World, now: Instant) {
+        let busy = self.connections.iter().filter(|(_, connection)| !connection.is_at_rest(now));
+        let busy: BTreeSet<&str> = busy
+            .filter_map(|(_, connection)| world.topology.container(connection.attempt.replica?))
+            .map(|endpoint| endpoint.service.as_str())
+            .collect();
+        let is_busy = |(container, _): &mut (String, Instant)| busy.contains(container.as_str());
+        let at_rest: Vec<_> = self.restless.extract_if(.., |one| !is_busy(one)).collect();
+        self.restless.retain(|(_, until)| *until > now);
+        world.events.extend(at_rest.into_iter().map(|(container, _)| Event::AtRest { container }));
+        self.rest = (!self.restless.is_empty()).then_some(now + PAUSE);
     }
 
     /// Ends connections that have carried nothing for long.
@@ -438,6 +476,7 @@ impl Proxy {
     fn establish(&mut self, world: &mut World, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.established = true;
+        connection.carried = Instant::now();
         connection.attempt.tried = Vec::new();
         let restored = connection.attempt.replica.and_then(|replica| world.topology.succeeded(replica));
         world.events.extend(restored);
@@ -472,6 +511,10 @@ impl Proxy {
             };
         }
         connection.quiet = 0;
+        if flags.contains(EventFlags::IN) {
+            connection.asked = end == End::Client;
+            connection.carried = Instant::now();
+        }
         if let (Some(control), Some(upstream), Some(gate)) =
             (&mut connection.control, &mut connection.upstream, connection.gate)
         {
@@ -570,6 +613,12 @@ pub(super) fn outside(address: SocketAddr, source: Option<SocketAddr>) -> rustix
 }
 
 impl Connection {
+    /// Whether nobody misses anything if the service ends now: the client has been answered, and has sent nothing
+    /// since.
+    fn is_at_rest(&self, now: Instant) -> bool {
+        self.down.done || (self.established && !self.asked && now >= self.carried + PAUSED)
+    }
+
     fn transfer(&mut self, buffers: &mut Buffers, end: End, flags: EventFlags) {
         let Some(upstream) = &mut self.upstream else { return };
         let (this, other, from, to) = match end {
