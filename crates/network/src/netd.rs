@@ -4,6 +4,7 @@
 //! [`serve_sockets`] for the hub, and [`run`], the process's body. It holds the supervisor's channel; the end of
 //! that channel is netd's end.
 
+mod connection;
 mod datagram;
 mod echo;
 mod event;

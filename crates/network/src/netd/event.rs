@@ -11,11 +11,12 @@ use rustix::net::SocketFlags;
 use rustix::process::{Resource, Rlimit};
 use sys::channel::{Channel, Message};
 
+use super::connection::Dial;
 use super::datagram::{Datagrams, Purpose};
 use super::echo::Echo;
 use super::ftp::Gate;
 use super::knock::Knocks;
-use super::proxy::{Dial, Proxy};
+use super::proxy::Proxy;
 use super::resolver::{Learned, Resolver};
 use super::slab::{Key, Slab};
 use super::sockets::Waiter;
