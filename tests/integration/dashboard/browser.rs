@@ -1,6 +1,6 @@
 //! The page in a real browser.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Dashboard;
 use crate::browser::Browser;
