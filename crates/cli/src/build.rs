@@ -122,7 +122,7 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
             let base = arguments.base.as_deref();
             let wanted = Wanted { base, services, images_only: true, ..Wanted::default() };
             let loaded = session.load_for(&wanted)?;
-            options.secrets = secrets(&loaded)?;
+            options.secrets = secrets(&loaded);
             (loaded.plan.name.clone(), of_services(&loaded, arguments)?)
         }
     };
@@ -398,14 +398,10 @@ fn host(text: &str) -> Result<(String, IpAddr), Failure> {
 }
 
 /// Values of the secrets of builds that come from variables.
-pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failure> {
+pub(crate) fn secrets(loaded: &Loaded) -> BTreeMap<String, String> {
     let builds = loaded.plan.services.iter().filter_map(|service| match &service.source {
         Source::Build(build) => Some(build),
         _ => None,
     });
-    let names = builds.flat_map(|build| build.secrets.values()).filter_map(|source| match source {
-        SecretSource::Environment(name) => Some(name),
-        SecretSource::File(_) | SecretSource::Content(_) => None,
-    });
-    crate::up::values(loaded, names)
+    crate::up::values(loaded, builds.flat_map(|build| build.secrets.values()))
 }

@@ -25,7 +25,7 @@ pub(crate) fn for_up(
         services,
         build: arguments.build,
         no_build: arguments.no_build,
-        secrets: crate::build::secrets(loaded)?,
+        secrets: crate::build::secrets(loaded),
         ..Options::default()
     };
     provide(session, plan, options)

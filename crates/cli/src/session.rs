@@ -7,6 +7,7 @@ use stack::RemoteError;
 use stack::client::{self, Client};
 use stack::control::{Command, Notice, State};
 use stack::host::HostFacts;
+use stack::interpolate::Variables;
 use stack::load::{self, LoadOptions};
 use stack::origin::Origin;
 use stack::paths::Paths;
@@ -45,17 +46,12 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Loaded {
     /// The plan.
     pub(crate) plan: Plan,
-    /// How it was loaded.
-    pub(crate) options: LoadOptions,
+    /// The stack's files, absolute.
+    pub(crate) files: Vec<PathBuf>,
+    /// The values of secrets.
+    pub(crate) variables: Variables,
     /// The host's facts at that time.
     pub(crate) host: HostFacts,
-}
-
-impl Loaded {
-    /// The stack's files, absolute.
-    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failure> {
-        Ok(load::origin(&self.options, &self.host)?.files)
-    }
 }
 
 impl Session {
@@ -86,7 +82,8 @@ impl Session {
     pub(crate) fn load_for(&self, wanted: &Wanted<'_>) -> Result<Loaded, Failure> {
         let options = self.options(wanted);
         let host = HostFacts::gather()?;
-        let plan = load::load_keeping(&options, &host, |name| self.kept_ports(name))?;
+        let loaded = load::load_keeping(&options, &host, |name| self.kept_ports(name))?;
+        let load::Loaded { plan, files, variables } = loaded;
         for warning in &plan.warnings {
             self.output.warning(warning);
         }
@@ -96,7 +93,7 @@ impl Session {
                     .progress(&format!("port {asked} of {} is published as {published}", service.name));
             }
         }
-        Ok(Loaded { plan, options, host })
+        Ok(Loaded { plan, files, variables, host })
     }
 
     /// How files are loaded.
