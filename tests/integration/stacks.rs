@@ -150,3 +150,25 @@ fn only_the_services_asked_for() {
     stack.run(&["start", "a"]).ok();
     assert_eq!(stack.row("a")["state"], "running");
 }
+
+#[test]
+fn who_was_started_by_name_stays_without_its_profile() {
+    let stack = Stack::new(
+        "[services.web]\ncommand = [\"sleep\", \"1000\"]\n\
+         [services.db]\ncommand = [\"sleep\", \"1000\"]\nprofiles = [\"tools\"]\n\
+         [services.tool]\ncommand = [\"sh\", \"-c\", \"echo used\"]\nprofiles = [\"tools\"]\n",
+    );
+    stack.run(&["up", "-d", "db"]).ok();
+    let db = stack.pid("db");
+    stack.run(&["up", "-d"]).ok();
+    assert_eq!(stack.pid("db"), db);
+    let names =
+        || stack.ps().iter().map(|row| row["service"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(), ["web", "db"]);
+    // A service that the running stack has not heard of.
+    assert_eq!(stack.run(&["run", "--rm", "-T", "tool"]).ok(), "used\n");
+    assert_eq!(stack.pid("db"), db);
+    stack.run(&["stop", "db"]).ok();
+    stack.run(&["up", "-d"]).ok();
+    assert_eq!(names(), ["web"]);
+}

@@ -427,15 +427,14 @@ pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Fa
     lifecycle::change(session, &Command::Scale(control::Scale { counts, groups }))
 }
 
-/// Starts a supervisor that has the plan and runs no more of it than `service` depends on, for a one-off
-/// container of a stack that does not run. Ends with this process.
-pub(crate) fn start_for_run(
+/// What has a supervisor know a service and run no more than it depends on, for a one-off container.
+fn for_run(
     session: &Session,
     loaded: Loaded,
     service: &str,
     build: bool,
     no_deps: bool,
-) -> Result<Client, Failure> {
+) -> Result<control::Up, Failure> {
     let services = match no_deps {
         true => vec![service.to_owned()],
         false => loaded.plan.with_dependencies(&[service.to_owned()]),
@@ -453,9 +452,20 @@ pub(crate) fn start_for_run(
         // No list would mean all of them; a name that no service can have means none.
         services.push(String::new());
     }
-    let mut client = client::start(&plan)?;
     let strict = session.strict();
-    let up = control::Up { plan, images, secrets, services, wait: true, strict, rolling: false, options };
+    Ok(control::Up { plan, images, secrets, services, wait: true, strict, rolling: false, options })
+}
+
+/// Starts a supervisor for a one-off container of a stack that does not run. It ends with this process.
+pub(crate) fn start_for_run(
+    session: &Session,
+    loaded: Loaded,
+    service: &str,
+    build: bool,
+    no_deps: bool,
+) -> Result<Client, Failure> {
+    let up = for_run(session, loaded, service, build, no_deps)?;
+    let mut client = client::start(&up.plan)?;
     match session.carry_out(&mut client, &Command::Up(Box::new(up))) {
         Ok(()) => Ok(client),
         Err(failure) => {
@@ -463,6 +473,19 @@ pub(crate) fn start_for_run(
             Err(failure)
         }
     }
+}
+
+/// Has the supervisor of a stack that runs know a service of which it has no container.
+pub(crate) fn join_for_run(
+    session: &Session,
+    client: &mut Client,
+    loaded: Loaded,
+    service: &str,
+    build: bool,
+    no_deps: bool,
+) -> Result<(), Failure> {
+    let up = for_run(session, loaded, service, build, no_deps)?;
+    session.carry_out(client, &Command::Up(Box::new(up)))
 }
 
 /// Ends the stack of a supervisor that this process started, after a failure or a `run`. If that fails too, the
