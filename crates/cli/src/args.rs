@@ -21,7 +21,7 @@ use crate::transfer;
 
 /// Runs a stack of services on this machine, without a daemon and without root.
 #[derive(Debug, Parser)]
-#[command(name = "inception-run", version, disable_help_subcommand = true, subcommand_required = true)]
+#[command(name = "inception-run", version, subcommand_required = true)]
 #[command(override_usage = "inception-run [OPTIONS] COMMAND\n       inception-run FILE [OPTIONS OF `up`]")]
 #[command(after_help = "`inception-run FILE` is short for `inception-run up -f FILE`.")]
 pub(crate) struct Arguments {
@@ -40,6 +40,7 @@ pub(crate) struct Arguments {
 
 /// Options that may stand before and after the subcommand.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Name of the stack [default: the file's `name`, or its directory's name]
     #[arg(short, long, global = true, value_name = "NAME", value_parser = stack_name)]
@@ -123,9 +124,9 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Build what is missing, start the services in order and show their output; Ctrl-C stops them
     Up(Up),
-    /// Make what `up` would start, and start nothing
+    /// Create containers without starting them
     Create(Create),
-    /// Stop everything and take the stack down
+    /// Stop all containers and remove the stack
     Down(Down),
     /// Stop services; they stay stopped until they are started
     Stop(lifecycle::Stop),
@@ -133,32 +134,22 @@ pub(crate) enum Command {
     Start(Services),
     /// Stop services and start them again
     Restart(lifecycle::Restart),
-    /// Send containers a signal; SIGKILL if no other is named
+    /// Send a signal to containers, SIGKILL by default
     Kill(lifecycle::Kill),
-    /// Remove what is left of containers that do not run
+    /// Remove stopped containers
     Rm(lifecycle::Rm),
-    /// Have the processes of services stand still
+    /// Suspend all processes of services
     Pause(Services),
-    /// Have paused services go on
+    /// Resume paused services
     Unpause(Services),
-    /// Wait until containers have ended, and print their exit codes
+    /// Wait until containers have exited, and print their exit codes
     Wait(crate::wait::Wait),
     /// Show what a service's container writes from now on, and pass signals to it, until it ends
     Attach(crate::wait::Attach),
     /// Change how many containers run a service, until the next `up`
     Scale(Scale),
     /// List the containers of the services
-    Ps {
-        /// table or json
-        #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
-        format: Format,
-        /// Names of the running containers only
-        #[arg(short, long)]
-        quiet: bool,
-        /// As compose has it: those that do not run are always listed
-        #[arg(short, long, hide = true)]
-        all: bool,
-    },
+    Ps(crate::listing::Ps),
     /// Print where a port of a service is published
     Port(crate::port::Port),
     /// List the stacks of this user that run
@@ -171,9 +162,9 @@ pub(crate) enum Command {
     Top,
     /// Show the stack in a browser: a page on this machine only, as long as this command runs
     Dashboard(crate::dashboard::Dashboard),
-    /// Show what services wrote
+    /// Show the logs of services
     Logs(Logs),
-    /// Show what happens: starts, ends, health, refused connections
+    /// Show events: starts, exits, health, refused connections
     Events(Events),
     /// Slow down, break and mend the network of services, for teaching and for tests
     Net {
@@ -200,25 +191,25 @@ pub(crate) enum Command {
     Tag(store::Tag),
     /// Remove images
     Rmi(store::Rmi),
-    /// Show how an image came to be
+    /// Show the history of an image
     History(store::History),
     /// Show what a container has changed about its image: A is added, C changed, D deleted
     Diff(store::Diff),
-    /// Show what takes up room
+    /// Show disk usage
     Df(store::Df),
-    /// Remove what nobody uses: layers, images without a name, the build cache
+    /// Remove unused data: layers, untagged images, the build cache
     Prune(store::Prune),
-    /// Look whether images and layers are whole
+    /// Check the integrity of images and layers
     Verify(store::Verify),
     /// Write images to a file, for `load` here or elsewhere
     Save(transfer::Save),
     /// Load images that `save`, Docker, Podman or another tool wrote
     Load(transfer::Load),
-    /// Make an image of the archive of a root file system
+    /// Create an image from the archive of a root file system
     Import(transfer::Import),
     /// Write the file system of a service's container as an archive; or the stack for Kubernetes, Podman or systemd
     Export(crate::export::Arguments),
-    /// Make an image of a service's file system as it is now
+    /// Create an image from the file system of a service's container
     Commit(transfer::Commit),
     /// Show what a service runs with, or what an image is (JSON)
     Inspect(store::Inspect),
@@ -240,7 +231,7 @@ pub(crate) enum Command {
     Completion(crate::completion::Completion),
     /// Print the version of this program
     Version(crate::version::Version),
-    /// Look for everything on this machine that stands in the way, and show the fix
+    /// Check this machine for everything that prevents stacks from running, and show the fix
     Doctor {
         /// table or json
         #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
@@ -280,7 +271,7 @@ pub(crate) struct Up {
     /// Neither start nor wait for what these services depend on
     #[arg(long)]
     pub(crate) no_deps: bool,
-    /// Make the containers and start none
+    /// Create the containers without starting them
     #[arg(long, conflicts_with_all = ["detach", "wait"])]
     pub(crate) no_start: bool,
     /// Seconds that a container has to stop in [default: what each service asks for]
@@ -371,12 +362,12 @@ pub(crate) enum Net {
         /// From whom [default: everybody]
         from: Vec<String>,
     },
-    /// Take all of that away
+    /// Remove all of these faults
     Heal {
         /// Services [default: all]
         services: Vec<String>,
     },
-    /// Show what is in force
+    /// Show the faults in force
     Show {
         /// table or json
         #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
@@ -389,8 +380,9 @@ pub(crate) enum Net {
 /// # Errors
 /// clap's, which knows how to print itself.
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> {
-    let known: Vec<String> =
+    let mut known: Vec<String> =
         Arguments::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    known.push("help".to_owned());
     Arguments::try_parse_from(with_up(arguments, &known))
 }
 

@@ -81,8 +81,9 @@ pub fn main() -> ExitCode {
         // `--help` and `--version` come this way too, with exit code 0.
         Err(error) => {
             return match error.print() {
-                Ok(()) if !error.use_stderr() => ExitCode::SUCCESS,
-                _ => code(USAGE),
+                _ if error.use_stderr() => code(USAGE),
+                Ok(()) => ExitCode::SUCCESS,
+                Err(cause) => code(Failure::system("write to standard output")(cause).exit_code()),
             };
         }
     };
@@ -132,7 +133,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Cp(arguments) => copy::copy(&session, &arguments),
         Command::Version(arguments) => version::version(&arguments),
         Command::Scale(arguments) => up::scale(&session, &arguments),
-        Command::Ps { format, quiet, .. } => listing::ps(&session, format, quiet),
+        Command::Ps(arguments) => listing::ps(&session, &arguments),
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
         Command::Dashboard(arguments) => dashboard::dashboard(&session, &arguments),
