@@ -159,7 +159,9 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
             .or_hint("logs are kept while a stack is up; `inception-run up -d` starts it")
             .into());
     }
-    let services = asked_for(&arguments.services, kept::logged(&directory)?)?;
+    let logged = kept::logged(&directory)?;
+    let names: Vec<String> = arguments.services.iter().map(|name| own_name(session, &logged, name)).collect();
+    let services = asked_for(&names, logged)?;
     let output = Output { color_out: session.output.color_out && !arguments.no_color, ..session.output };
     let mut printer = Printer::new(output, services.clone())
         .with_prefix(!arguments.no_log_prefix)
@@ -170,6 +172,14 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
     match client {
         Some(client) => follow(&mut printer, client, arguments, &seen, end),
         None => Ok(0),
+    }
+}
+
+/// A name as the logs have it: a `container_name` is another one.
+fn own_name(session: &Session, logged: &[String], name: &str) -> String {
+    match logged.iter().any(|log| is_meant(log, name)) {
+        true => name.to_owned(),
+        false => session.container_called(name).unwrap_or_else(|| name.to_owned()),
     }
 }
 

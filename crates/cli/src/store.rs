@@ -169,7 +169,9 @@ struct Changed<'a> {
 
 /// `diff`.
 pub(crate) fn diff(session: &Session, arguments: &Diff) -> Result<u8, Failure> {
-    let changes = store::changes(&session.paths, &session.connect()?.0, &arguments.service)?;
+    let other_name = session.container_called(&arguments.service);
+    let container = other_name.as_deref().unwrap_or(&arguments.service);
+    let changes = store::changes(&session.paths, &session.connect()?.0, container)?;
     let letter = |kind: ChangeKind| match kind {
         ChangeKind::Added => "A",
         ChangeKind::Changed => "C",
@@ -204,7 +206,7 @@ pub(crate) fn prune(session: &Session, arguments: &Prune) -> Result<u8, Failure>
         }
         if !io::stdin().is_terminal() {
             return Err(Failure::usage(
-                "nobody is there to be asked whether to remove all that",
+                "standard input is not a terminal to confirm on",
                 "`-f` removes without asking, `--dry-run` shows what",
             ));
         }

@@ -168,8 +168,10 @@ pub(crate) fn import(session: &Session, arguments: &Import) -> Result<u8, Failur
 /// `export`.
 pub(crate) fn export(session: &Session, arguments: &Export) -> Result<u8, Failure> {
     let plan = session.load(None)?.plan;
-    let id = image_of(session, &plan, &arguments.service)?;
-    let container = transfer::Container { stack: &plan.name, name: &arguments.service, image: &id };
+    let other_name = session.container_called(&arguments.service);
+    let name = other_name.as_deref().unwrap_or(&arguments.service);
+    let id = image_of(session, &plan, name)?;
+    let container = transfer::Container { stack: &plan.name, name, image: &id };
     into_file(arguments.output.as_deref(), |file| Ok(transfer::export(&session.paths, &container, file)?))?;
     Ok(0)
 }
@@ -177,8 +179,10 @@ pub(crate) fn export(session: &Session, arguments: &Export) -> Result<u8, Failur
 /// `commit`.
 pub(crate) fn commit(session: &Session, arguments: &Commit) -> Result<u8, Failure> {
     let plan = session.load(None)?.plan;
-    let id = image_of(session, &plan, &arguments.service)?;
-    let container = transfer::Container { stack: &plan.name, name: &arguments.service, image: &id };
+    let other_name = session.container_called(&arguments.service);
+    let name = other_name.as_deref().unwrap_or(&arguments.service);
+    let id = image_of(session, &plan, name)?;
+    let container = transfer::Container { stack: &plan.name, name, image: &id };
     let commit = transfer::Commit {
         name: &arguments.image,
         author: arguments.author.clone(),
