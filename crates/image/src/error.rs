@@ -353,6 +353,9 @@ impl Error {
             Self::RunFailed { shown, .. } => shown.full.then(|| Self::DISK_FULL.to_owned()),
             Self::Dockerfile { hint, .. } | Self::CopySource { hint, .. } => hint.clone(),
             Self::Step { source, .. } | Self::Unpack { source, .. } => source.hint(),
+            Self::DamagedArchive { source, .. } if source.kind() == io::ErrorKind::Unsupported => {
+                Some("tar archives are read as they are, or compressed by gzip, zstd, xz or bzip2".to_owned())
+            }
             Self::DamagedArchive { .. } | Self::Checksum { .. } => {
                 Some("the file is damaged or was changed: fetch it again".to_owned())
             }
