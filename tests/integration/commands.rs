@@ -405,3 +405,91 @@ fn no_link_of_a_container_leads_out_of_it() {
     let _either = stack.run(&["cp", "web:/absolute", "dir"]);
     assert_eq!(std::fs::read_to_string(stack.path("outside/secret")).unwrap(), "secret");
 }
+
+/// A service with two containers, and one whose container has a name of its own.
+const NAMED: &str = r#"
+[services.web]
+command = ["sleep", "1000"]
+replicas = 2
+[services.db]
+command = ["sh", "-c", "touch /mark; echo here; exec sleep 1000"]
+container_name = "the-db"
+"#;
+
+#[test]
+fn the_list_has_what_is_asked_for() {
+    let stack = Stack::new(NAMED);
+    let ps = |options: &[&str]| {
+        let listed = stack.run(&[&["ps"], options].concat()).ok();
+        let mut names: Vec<String> = listed.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert!(ps(&["-q", "web"]).is_empty());
+    stack.up();
+    assert_eq!(ps(&["-q", "web"]), ["web", "web-2"]);
+    assert_eq!(ps(&["-q", "the-db"]), ["db"]);
+    assert_eq!(ps(&["--services"]), ["db", "web"]);
+    assert_eq!(ps(&["web-2"]).len(), 2, "a head and a row");
+    stack.run(&["stop", "-t", "0", "web-2", "db"]).ok();
+    assert_eq!(ps(&["-q", "web"]), ["web"]);
+    assert_eq!(ps(&["-aq"]), ["db", "web", "web-2"]);
+    assert_eq!(ps(&["-q", "--status", "exited"]), ["db", "web-2"]);
+    assert_eq!(ps(&["--services", "--filter", "status=running"]), ["web"]);
+    assert!(ps(&["-q", "--status", "dead"]).is_empty());
+    stack.run(&["ps", "webb"]).fails(2, &["`webb`", "did you mean `web`?"]);
+    stack.run(&["ps", "--status", "exitd"]).fails(2, &["did you mean `exited`?"]);
+    stack.run(&["ps", "--filter", "name=web"]).fails(2, &["status=STATE"]);
+}
+
+#[test]
+fn a_container_s_other_names_are_taken_everywhere() {
+    let stack = Stack::new(NAMED);
+    stack.up();
+    stack.wait_log("db", "here");
+    // While it runs the stack itself knows them, then its files.
+    for _ in 0..2 {
+        assert!(stack.run(&["diff", "the-db"]).ok().contains("A /mark"));
+        stack.run(&["commit", "the-db", "mark:1"]).ok();
+        for name in ["the-db", "db-1", "web-1"] {
+            let archive = stack.path(&format!("{name}.tar"));
+            stack.run(&["export", "-o", archive.to_str().unwrap(), name]).ok();
+            std::fs::remove_file(archive).unwrap();
+        }
+        assert!(stack.run(&["logs", "the-db"]).ok().contains("here"));
+        stack.run(&["stop", "-t", "0", "db"]).ok();
+    }
+    stack.run(&["logs", "a-db"]).fails(2, &["a-db"]);
+}
+
+#[test]
+fn help_is_there_in_all_its_forms() {
+    let stack = Stack::new("");
+    let help = stack.run(&["help", "ps"]).ok();
+    assert_eq!(help, stack.run(&["ps", "--help"]).ok());
+    // A command's own options first.
+    let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("no {text} in {help}"));
+    assert!(at("--quiet") < at("Global options:") && at("Global options:") < at("--project-name"));
+    stack.run(&["help", "pss"]).fails(2, &["pss"]);
+    let mut unread = stack.spawn(&["--help"]);
+    drop(unread.stdout.take());
+    // Who was quick has written it all.
+    let code = unread.wait().unwrap().code();
+    assert!(matches!(code, Some(0 | 141)), "{code:?}");
+}
+
+#[test]
+fn files_are_taken_for_what_they_are() {
+    let stack = Stack::new("");
+    for content in ["neither\n".to_owned(), "x".repeat(4096)] {
+        stack.write("other", &content);
+        let path = stack.path("other");
+        let path = path.to_str().unwrap();
+        stack.run(&["load", "-i", path]).fails(1, &["not a tar archive", "gzip"]);
+        stack.run(&["import", path, "other:1"]).fails(1, &["not a tar archive", "gzip"]);
+    }
+    // A name without an ending is a compose file's.
+    stack.write("plain", "services: { a: { image: i } }\n");
+    let path = stack.path("plain");
+    assert_eq!(stack.run(&["-f", path.to_str().unwrap(), "config", "--services"]).ok(), "a\n");
+}
