@@ -348,6 +348,9 @@ impl Error {
         match self {
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Self::DISK_FULL.to_owned()),
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("put the data on a disk that is writable with INCEPTION_DATA_DIR".to_owned())
+                }
                 _ => None,
             },
             Self::RunFailed { shown, .. } => shown.full.then(|| Self::DISK_FULL.to_owned()),
