@@ -460,6 +460,13 @@ fn a_container_s_other_names_are_taken_everywhere() {
         stack.run(&["stop", "-t", "0", "db"]).ok();
     }
     stack.run(&["logs", "a-db"]).fails(2, &["a-db"]);
+    // A reader that goes is no error of ours, and a target that is full is not the data directory.
+    let mut unread = stack.spawn(&["export", "db"]);
+    drop(unread.stdout.take());
+    let unread = unread.wait_with_output().unwrap();
+    assert_eq!((unread.status.code(), unread.stderr.as_slice()), (Some(141), &b""[..]));
+    let full = stack.run(&["export", "-o", "/dev/full", "db"]).fails(1, &["No space left on device"]);
+    assert!(!full.contains("INCEPTION_DATA_DIR"), "{full}");
 }
 
 #[test]
@@ -492,4 +499,46 @@ fn files_are_taken_for_what_they_are() {
     stack.write("plain", "services: { a: { image: i } }\n");
     let path = stack.path("plain");
     assert_eq!(stack.run(&["-f", path.to_str().unwrap(), "config", "--services"]).ok(), "a\n");
+}
+
+#[test]
+fn options_of_compose_are_understood() {
+    let stack = Stack::new(&format!("{NAMED}volumes = [\"data:/data\"]\n[volumes.data]\n"));
+    stack.run(&["--ansi", "never", "--progress", "plain", "up", "-d", "-y"]).ok();
+    stack.wait_log("db", "here");
+    assert!(stack.run(&["logs", "--index", "1", "db"]).ok().contains("here"));
+    stack.run(&["logs", "--index", "2", "db"]).fails(2, &["`db-2`"]);
+    stack.run(&["logs", "--index", "1"]).fails(2, &["SERVICES"]);
+    let events = stack.run(&["events", "--json", "--no-follow"]).ok();
+    assert!(events.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{events}");
+    assert_eq!(stack.run(&["volumes", "-q"]).ok(), "data\n");
+    let volumes: Value = serde_json::from_str(&stack.run(&["volumes", "--format", "json"]).ok()).unwrap();
+    assert_eq!((&volumes[0]["name"], &volumes[0]["driver"]), (&"data".into(), &"local".into()));
+    assert!(stack.run(&["df", "-v"]).ok().contains("/data"));
+    stack.run(&["down", "-t", "0", "web"]).ok();
+    assert_eq!(stack.row("web")["state"], "created");
+    assert_eq!(stack.row("db")["state"], "running");
+    stack.run(&["down", "-v", "web"]).fails(2, &["--volumes"]);
+    stack.run(&["pull", "--ignore-buildable", "--policy", "missing"]).ok();
+    stack.run(&["down", "-v", "-t", "0"]).ok();
+    assert_eq!(stack.run(&["volumes", "-q"]).ok(), "");
+}
+
+#[test]
+fn what_is_unknown_is_told_in_the_same_words() {
+    let stack = Stack::new(NAMED);
+    let unknown: [&[&str]; 4] =
+        [&["scale", "webb=2"], &["config", "webb"], &["diff", "webb"], &["up", "-d", "--scale", "webb=2"]];
+    for command in unknown {
+        stack.run(command).fails(2, &["no such service: `webb`", "did you mean `web`?"]);
+    }
+    stack.run(&["diff", "web"]).fails(1, &["`inception-run up -d`"]);
+    stack.run(&["create"]).ok();
+    stack.run(&["exec", "web", "true"]).fails(1, &["not running", "`inception-run start web`"]);
+    stack.run(&["diff", "webb"]).fails(2, &["no such service: `webb`"]);
+    stack.run(&["-p", &"x".repeat(64), "ps"]).fails(2, &["at most 63"]);
+    stack.run(&["explain"]).fails(2, &["<SERVICE>"]);
+    let page = stack.run(&["explain", "--html", "-", "web"]);
+    assert_eq!(page.out.is_empty(), page.code != 0, "{}", page.err);
+    assert!(!stack.path("-").exists());
 }

@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use stack::control::RunPort;
 
 use crate::build::Build;
+use crate::build_view::Form;
 use crate::config;
 use crate::create::{Create, Foreground, Recreation};
 use crate::down::Down;
@@ -32,6 +33,9 @@ pub(crate) struct Arguments {
     /// What the program does, on standard error: -v, -vv, -vvv (or RUST_LOG)
     #[arg(short, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+    /// How builds are shown, as `build --progress`
+    #[arg(id = "progress_of_builds", long = "progress", value_name = "FORM", hide = true)]
+    pub(crate) progress: Option<Form>,
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
@@ -68,6 +72,7 @@ pub(crate) struct Global {
     pub(crate) publish: Vec<Publish>,
     /// Colours; NO_COLOR is honoured too
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_default_value = true)]
+    #[arg(visible_alias = "ansi")]
     pub(crate) color: ColorChoice,
 }
 
@@ -154,6 +159,8 @@ pub(crate) enum Command {
     Port(crate::port::Port),
     /// List the stacks of this user that run
     Ls(crate::stacks::Ls),
+    /// List the volumes of the stack
+    Volumes(crate::volumes::Volumes),
     /// Copy files between a service's container and here: SERVICE:PATH is inside, `-` is an archive
     Cp(crate::copy::Copy),
     /// Show what services use: processor, memory, network, block devices, processes, pressure
@@ -166,7 +173,7 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Show events: starts, exits, health, refused connections
     Events(Events),
-    /// Slow down, break and mend the network of services, for teaching and for tests
+    /// Inject faults into the network of services, and remove them: delay, loss, rate, partition
     Net {
         #[command(subcommand)]
         net: Net,
@@ -177,17 +184,17 @@ pub(crate) enum Command {
     Run(crate::exec::Run),
     /// Build the images of the services, or the image of a directory with a Dockerfile
     Build(Box<Build>),
-    /// Fetch images from their registries
+    /// Pull images from their registries
     Pull(crate::registry::Pull),
-    /// Send images to their registries
+    /// Push images to their registries
     Push(crate::registry::Push),
     /// Log in to a registry
     Login(crate::registry::Login),
-    /// Forget the password of a registry
+    /// Log out of a registry: delete its credentials
     Logout(crate::registry::Logout),
     /// List the images
     Images(store::Images),
-    /// Give an image another name
+    /// Tag an image with another name
     Tag(store::Tag),
     /// Remove images
     Rmi(store::Rmi),
@@ -224,7 +231,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         base: Option<String>,
     },
-    /// Show the stack's files as one, with everything they refer to; or turn them into a `stack.toml`
+    /// Show the merged and resolved configuration of the stack, or convert it into a `stack.toml`
     #[command(visible_alias = "convert")]
     Config(config::Arguments),
     /// Print the script that completes command lines in a shell: `source <(inception-run completion bash)`
@@ -274,7 +281,7 @@ pub(crate) struct Up {
     /// Create the containers without starting them
     #[arg(long, conflicts_with_all = ["detach", "wait"])]
     pub(crate) no_start: bool,
-    /// Seconds that a container has to stop in [default: what each service asks for]
+    /// Timeout of stops in seconds [default: what each service asks for]
     #[arg(short, long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
     #[command(flatten)]
@@ -387,7 +394,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> 
 }
 
 /// Options before the subcommand that take a value in the next argument.
-const WITH_VALUE: [&str; 11] = [
+const WITH_VALUE: [&str; 13] = [
     "-f",
     "--file",
     "-p",
@@ -399,6 +406,8 @@ const WITH_VALUE: [&str; 11] = [
     "--publish",
     "--log-format",
     "--color",
+    "--ansi",
+    "--progress",
 ];
 
 /// `inception-run FILE ...` becomes `inception-run up -f FILE ...`, and what `--publish` says before `run` goes behind
@@ -461,7 +470,7 @@ pub(crate) fn count(text: &str) -> Result<(String, u16), String> {
     let pair = text.split_once('=').filter(|(service, _)| !service.is_empty());
     let (service, number) = pair.ok_or("a service and a number: `web=3`")?;
     let number =
-        number.parse().map_err(|_| format!("`{number}` is no number of containers: 0 to {}", u16::MAX))?;
+        number.parse().map_err(|_| format!("`{number}` is not a number of containers: 0 to {}", u16::MAX))?;
     Ok((service.to_owned(), number))
 }
 
@@ -483,7 +492,8 @@ pub(crate) fn stack_name(text: &str) -> Result<String, String> {
     if first && rest && text.len() <= 63 {
         Ok(text.to_owned())
     } else {
-        Err("lower-case letters, digits, `-` and `_`, beginning with a letter or a digit".to_owned())
+        Err("at most 63 lower-case letters, digits, `-` and `_`, beginning with a letter or a digit"
+            .to_owned())
     }
 }
 

@@ -333,7 +333,7 @@ fn facts(plan: &Plan, service: &Service) -> Vec<(&'static str, String)> {
     );
     add("secret", service.secrets.iter().map(|secret| secret.target.clone()).collect());
     let limits = &service.limits;
-    add("memory", limits.memory.iter().map(|bytes| output::size(*bytes)).collect());
+    add("memory", limits.memory.iter().map(|bytes| output::binary_size(*bytes)).collect());
     add("cpus", limits.cpus.iter().map(ToString::to_string).collect());
     add("pids", limits.pids.iter().map(ToString::to_string).collect());
     let policy = serde_json::to_value(service.restart).unwrap_or_default();

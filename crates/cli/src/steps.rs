@@ -30,7 +30,7 @@ pub(crate) enum Format {
 /// Options of `up` that have to do with it.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Trace {
-    /// Tell every step by which the containers are made, as the kernel saw it: text, json, or script (a shell script that
+    /// Trace every step by which the containers are created, as the kernel saw it: text, json, or script (a shell script that
     /// builds the sandbox of the first service named here by hand)
     #[arg(
         long,

@@ -56,7 +56,7 @@ pub(crate) struct Load {
     /// Read this file, or the directory of an OCI layout [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Print nothing but what went wrong
+    /// Print errors only
     #[arg(short, long)]
     quiet: bool,
 }
@@ -120,7 +120,7 @@ pub(crate) fn save(session: &Session, arguments: &Save) -> Result<u8, Failure> {
         None if directory.is_none() => ArchiveFormat::Docker,
         Some(Form::Oci) | None => ArchiveFormat::Oci(compression),
     };
-    let write = |target| Ok(transfer::save(&session.paths, &arguments.images, format, target)?);
+    let write = |target| transfer::save(&session.paths, &arguments.images, format, target).map_err(written);
     match directory {
         Some(path) => into_directory(path, write)?,
         None => into_file(arguments.output.as_deref(), |file| write(Target::File(file)))?,
@@ -172,7 +172,9 @@ pub(crate) fn export(session: &Session, arguments: &Export) -> Result<u8, Failur
     let name = other_name.as_deref().unwrap_or(&arguments.service);
     let id = image_of(session, &plan, name)?;
     let container = transfer::Container { stack: &plan.name, name, image: &id };
-    into_file(arguments.output.as_deref(), |file| Ok(transfer::export(&session.paths, &container, file)?))?;
+    into_file(arguments.output.as_deref(), |file| {
+        transfer::export(&session.paths, &container, file).map_err(written)
+    })?;
     Ok(0)
 }
 
@@ -200,6 +202,11 @@ pub(crate) fn commit(session: &Session, arguments: &Commit) -> Result<u8, Failur
     let id = made?;
     output::print(&format!("{id}\n"))?;
     Ok(0)
+}
+
+/// What is said of an archive that could not be written: nothing, when its reader is gone.
+fn written(error: RemoteError) -> Failure {
+    if error.exit_code == transfer::UNREAD { Failure::Unread } else { error.into() }
 }
 
 /// The image that a container of a service runs.
