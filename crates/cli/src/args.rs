@@ -543,7 +543,7 @@ mod tests {
             let Command::Run(run) = arguments.command else { panic!("{line}") };
             (run, arguments.global)
         };
-        let (arguments, global) = run("-p x run -p 8080:80 --publish 53/udp --publish 443=8443 web -p sh");
+        let (arguments, global) = run("-p x run -p 8080:80 --publish 53/udp --publish 443=8443 web sh -p x");
         assert_eq!(global.project_name.as_deref(), Some("x"));
         assert_eq!(arguments.ports().len(), 2);
         assert_eq!((arguments.ports()[0].host_port, arguments.ports()[0].container_port), (8080, 80));
