@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """What scripts/bench has measured, as tables for the terminal and for docs/benchmarks.md.
 
 bench/report.py print SAMPLES [PART]   the tables of a run, for the terminal
@@ -18,115 +18,17 @@ import json
 import os
 import platform
 import re
-import statistics
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-OURS = ("inception-run", "inception-oci")
-AIM = "(aim)"
+sys.dont_write_bytecode = True
+
+import plots  # noqa: E402
+from samples import AIM, Metric, Part, Spread, capital, number  # noqa: E402
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-
-
-@dataclass
-class Spread:
-    """A median with its first and third quartile."""
-
-    median: float
-    low: float
-    high: float
-
-    @staticmethod
-    def of(values: list[float]) -> Spread | None:
-        if not values:
-            return None
-        if len(values) == 1:
-            return Spread(values[0], values[0], values[0])
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return Spread(median, low, high)
-
-
-@dataclass
-class Metric:
-    """What was measured of all candidates: their values by round."""
-
-    name: str
-    unit: str
-    values: dict[str, dict[int, float]] = field(default_factory=dict)
-    aim: float | None = None
-
-    @property
-    def group(self) -> str:
-        return self.name.partition(": ")[0] if ": " in self.name else ""
-
-    @property
-    def label(self) -> str:
-        return self.name.partition(": ")[2] or self.name
-
-    @property
-    def ours(self) -> str | None:
-        return next((name for name in self.values if name in OURS), None)
-
-    @property
-    def peers(self) -> list[str]:
-        return [name for name in self.values if name not in OURS]
-
-    @property
-    def more_is_better(self) -> bool:
-        return self.unit.endswith("/s")
-
-    def spread(self, candidate: str) -> Spread | None:
-        return Spread.of(list(self.values[candidate].values()))
-
-    def ratio(self, peer: str) -> Spread | None:
-        """Ours through theirs, round by round."""
-        ours = self.values[self.ours] if self.ours else {}
-        theirs = self.values[peer]
-        return Spread.of([ours[turn] / theirs[turn] for turn in ours if theirs.get(turn)])
-
-    def verdict(self, peer: str, ratio: Spread) -> str:
-        """Where ours is, if the whole spread is on one side. A bound is not a peer."""
-        if peer.startswith("(") and peer != AIM:
-            return ""
-        if ratio.low <= 1 <= ratio.high:
-            return "level"
-        return "ahead" if (ratio.low > 1) == self.more_is_better else "behind"
-
-
-@dataclass
-class Part:
-    """What a part of scripts/bench has found."""
-
-    name: str
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    @staticmethod
-    def of(name: str, lines: list[dict]) -> Part:
-        part = Part(name)
-        for line in lines:
-            if "missing" in line:
-                part.missing[line["missing"]] = line["why"]
-            elif "version" in line:
-                part.versions[line["version"]] = line["is"]
-            else:
-                metric = part.metrics.setdefault(line["metric"], Metric(line["metric"], line["unit"]))
-                if "aim" in line:
-                    metric.aim = line["aim"]
-                else:
-                    metric.values.setdefault(line["candidate"], {})[line["round"]] = line["value"]
-        part.metrics = {name: metric for name, metric in part.metrics.items() if metric.values}
-        return part
-
-    def groups(self) -> dict[str, list[Metric]]:
-        groups: dict[str, list[Metric]] = {}
-        for metric in self.metrics.values():
-            groups.setdefault(metric.group, []).append(metric)
-        return groups
-
-    def rounds(self) -> int:
-        return max((len(values) for metric in self.metrics.values() for values in metric.values.values()), default=0)
 
 
 @dataclass
@@ -141,18 +43,6 @@ class Row:
     verdict: str
 
 
-def number(value: float) -> str:
-    """With three digits that mean something."""
-    size = abs(value)
-    if size >= 100:
-        return f"{value:,.0f}"
-    if size >= 10:
-        return f"{value:.1f}"
-    if size >= 1 or value == 0:
-        return f"{value:.2f}"
-    return f"{value:.2g}" if size < 0.01 else f"{value:.3f}"
-
-
 def shown(spread: Spread | None, unit: str = "") -> str:
     if spread is None:
         return ""
@@ -162,22 +52,36 @@ def shown(spread: Spread | None, unit: str = "") -> str:
     return f"{text} ({number(spread.low)}–{number(spread.high)})"
 
 
-def rows(metric: Metric) -> list[Row]:
+def shown_of(metric: Metric, candidate: str, rounds: int) -> str:
+    """With the number of rounds, if it is not in all of them."""
+    measured = len(metric.values[candidate])
+    return shown(metric.spread(candidate), metric.unit) + (f", {measured} of {rounds} rounds" if measured < rounds else "")
+
+
+def through(spread: Spread, by: float) -> Spread:
+    return Spread(spread.median / by, spread.low / by, spread.high / by)
+
+
+def verdict_of_aim(metric: Metric, ours: Spread) -> str:
+    verdict = metric.verdict(AIM, through(ours, metric.aim))
+    return {"behind": "missed", "ahead": "met"}.get(verdict, verdict)
+
+
+def rows(metric: Metric, rounds: int) -> list[Row]:
     found = []
     ours = metric.spread(metric.ours) if metric.ours else None
     for peer in metric.peers:
         ratio = metric.ratio(peer)
         verdict = metric.verdict(peer, ratio) if ratio else ""
-        theirs = shown(metric.spread(peer), metric.unit)
+        theirs = shown_of(metric, peer, rounds)
         found.append(Row("", "", peer, theirs, shown(ratio), verdict))
     if metric.aim is not None and ours:
-        ratio = Spread(ours.median / metric.aim, ours.low / metric.aim, ours.high / metric.aim)
-        verdict = {"behind": "missed", "ahead": "met"}.get(metric.verdict(AIM, ratio), "level")
-        found.append(Row("", "", AIM, f"{number(metric.aim)} {metric.unit}".strip(), shown(ratio), verdict))
+        ratio = through(ours, metric.aim)
+        found.append(Row("", "", AIM, f"{number(metric.aim)} {metric.unit}".strip(), shown(ratio), verdict_of_aim(metric, ours)))
     if not found:
         found.append(Row("", "", "", "", "", ""))
     found[0].metric = metric.label
-    found[0].ours = shown(ours, metric.unit)
+    found[0].ours = shown_of(metric, metric.ours, rounds) if metric.ours else ""
     return found
 
 
@@ -192,7 +96,7 @@ def for_terminal(part: Part) -> str:
     out = [f"\n{part.name}: medians of {part.rounds()} rounds (first to third quartile); ratio: ours / theirs, round by round"]
     if part.versions:
         out.append("; ".join(f"{name} {text}" for name, text in part.versions.items()))
-    tables = {group: [row for metric in metrics for row in rows(metric)] for group, metrics in part.groups().items()}
+    tables = {group: [row for metric in metrics for row in rows(metric, part.rounds())] for group, metrics in part.groups().items()}
     everything = [HEADER] + [row for table in tables.values() for row in table]
     widths = [max(len(cells(row)[column]) for row in everything) for column in range(6)]
     for group, table in tables.items():
@@ -203,7 +107,7 @@ def for_terminal(part: Part) -> str:
             out.append("  ".join(text.ljust(width) for text, width in zip(cells(row), widths)).rstrip())
     if part.missing:
         out.append("")
-        out.extend(f"skipped: {name}: {why}" for name, why in part.missing.items())
+        out.extend(f"skipped: {name}: {why}" for name, why in part.missing)
     return "\n".join(out)
 
 
@@ -248,19 +152,153 @@ def machine() -> dict[str, str]:
 
 
 def save(samples: Path, part: str, machine_file: Path, command: str, docs: Path) -> None:
-    """One line for each sample, so that versions of the file can be compared."""
+    """One line for all samples of a metric and candidate, by their rounds."""
     head = {
         "part": part,
         "date": datetime.date.today().isoformat(),
         "command": command,
         "machine": json.loads(machine_file.read_text()),
     }
-    lines = [line for line in read(samples) if line.pop("part") == part]
+    lines: list[dict] = []
+    rounds: dict[tuple[str, str], dict[int, float]] = {}
+    for line in read(samples):
+        if line.pop("part") != part:
+            continue
+        if "value" not in line:
+            lines.append(line)
+            continue
+        turn, value = line.pop("round"), line.pop("value")
+        values = rounds.setdefault((line["metric"], line["candidate"]), {})
+        if not values:
+            lines.append({**line, "values": values})
+        values[turn] = value
     text = json.dumps(head, indent=1)[:-2] + ',\n "samples": [\n'
     text += ",\n".join("  " + json.dumps(line) for line in lines) + "\n ]\n}\n"
+    if not rounds:
+        print(f"{part}: nothing was measured, so nothing is kept", file=sys.stderr)
+        return
     kept = docs / "benchmarks" / f"{part}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(text)
+
+
+def kept(docs: Path, name: str) -> tuple[dict, Part] | None:
+    """What `save` has kept of a part."""
+    path = docs / "benchmarks" / f"{name}.json"
+    if not path.exists():
+        return None
+    data = json.loads(path.read_text())
+    lines = []
+    for line in data["samples"]:
+        for turn, value in line.pop("values", {}).items():
+            lines.append({**line, "round": int(turn), "value": value})
+        if "candidate" not in line:
+            lines.append(line)
+    return data, Part.of(name, lines)
+
+
+def described(data: dict, part: Part) -> str:
+    host = data["machine"]
+    where = (
+        f"{host['processor']}, {host['processors']} processors, {host['memory']} of memory, {host['kernel']}, "
+        f"{host['distribution']}, cgroups version {host['cgroups']}, as {host['user']}; load at the start {host['load']}"
+    )
+    versions = ", ".join(f"{name} {text}" for name, text in part.versions.items())
+    return (
+        f"`{data['command']}`, {data['date']}, {part.rounds()} rounds. {where}. Versions: {versions}. "
+        f"Samples: [{part.name}.json](benchmarks/{part.name}.json). Medians (first to third quartile)."
+    )
+
+
+def table(metrics: list[Metric], rounds: int) -> list[str]:
+    out = ["| | ours | beside | theirs | ratio | ours is |", "|---|---|---|---|---|---|"]
+    for metric in metrics:
+        for row in rows(metric, rounds):
+            verdict = f"**{row.verdict}**" if row.verdict in ("behind", "missed") else row.verdict
+            out.append("| " + " | ".join([*cells(row)[:5], verdict]) + " |")
+    return out
+
+
+def losses(part: Part) -> list[str]:
+    """Where the whole spread of the ratios is on the wrong side, and where it is on both."""
+    behind, level = [], []
+    for metric in part.metrics.values():
+        for peer in metric.peers:
+            ratio = metric.ratio(peer)
+            verdict = metric.verdict(peer, ratio) if ratio else ""
+            if verdict == "behind":
+                ours, theirs = metric.spread(metric.ours), metric.spread(peer)
+                values = f"{number(ours.median)} beside {number(theirs.median)} {metric.unit}".strip()
+                behind.append(f"- {metric.name}, beside {peer}: {values}, ratio {shown(ratio)}")
+            elif verdict == "level":
+                level.append(f"{metric.name} beside {peer}")
+        ours = metric.spread(metric.ours) if metric.ours else None
+        if metric.aim is not None and ours and verdict_of_aim(metric, ours) == "missed":
+            behind.append(f"- {metric.name}: {number(ours.median)} {metric.unit}, the aim was {number(metric.aim)}")
+    out = ["Where we lose:", "", *behind] if behind else ["We lose nowhere here."]
+    if level:
+        out += ["", "Level, with a spread on both sides: " + "; ".join(level) + "."]
+    return out
+
+
+def block(docs: Path, name: str) -> str:
+    """What stands between the markers of a part."""
+    found = kept(docs, name)
+    if found is None:
+        return "Not measured yet.\n"
+    data, part = found
+    out = [described(data, part)]
+    ratios = plots.ratios_name(part)
+    if ratios:
+        out += ["", f"![{part.name}: how much better or worse ours is than each peer](benchmarks/{ratios})"]
+    for group, metrics in part.groups().items():
+        out += ["", f"**{capital(group)}**"] if group else []
+        values = plots.values_name(part, group)
+        if values:
+            out += ["", f"![{group or part.name}: medians](benchmarks/{values})"]
+        out += ["", *table(metrics, part.rounds())]
+    lines = plots.lines_name(part)
+    if lines:
+        out += ["", f"![{part.name}: medians by number](benchmarks/{lines})"]
+    out += ["", *losses(part)]
+    if part.missing:
+        out += ["", "Not measured: " + "; ".join(f"{candidate}: {why}" for candidate, why in part.missing) + "."]
+    return "\n".join(out) + "\n"
+
+
+def document(docs: Path) -> str:
+    """docs/benchmarks.md with the blocks that the data gives."""
+    text = (docs / "benchmarks.md").read_text()
+    return BLOCK.sub(lambda found: found[1] + block(docs, found[2]) + found[4], text)
+
+
+def unmarked(docs: Path) -> list[str]:
+    """Parts with data, but without a place in the document."""
+    marked = {found[2] for found in BLOCK.finditer((docs / "benchmarks.md").read_text())}
+    return [path.name for path in sorted((docs / "benchmarks").glob("*.json")) if path.stem not in marked]
+
+
+def make_docs(docs: Path) -> None:
+    for path in sorted((docs / "benchmarks").glob("*.json")):
+        found = kept(docs, path.stem)
+        if found:
+            plots.draw(found[1], path.parent)
+    (docs / "benchmarks.md").write_text(document(docs))
+
+
+def wrong(docs: Path) -> list[str]:
+    """Why the document is not what the data gives."""
+    found = [f"{name}: no block `<!-- measured: ... -->` in benchmarks.md" for name in unmarked(docs)]
+    if document(docs) != (docs / "benchmarks.md").read_text():
+        found.append("benchmarks.md is not what benchmarks/*.json give: bench/report.py docs")
+    return found
+
+
+def check(docs: Path) -> int:
+    found = wrong(docs)
+    for line in found:
+        print(f"{docs}: {line}", file=sys.stderr)
+    return 1 if found else 0
 
 
 def main(arguments: list[str]) -> int:
@@ -271,6 +309,10 @@ def main(arguments: list[str]) -> int:
             print(json.dumps(machine(), indent=1))
         case ["save", samples, part, machine_file, command, docs]:
             save(Path(samples), part, Path(machine_file), command, Path(docs))
+        case ["docs", *docs] if len(docs) < 2:
+            make_docs(Path(docs[0] if docs else DOCS))
+        case ["check", *docs] if len(docs) < 2:
+            return check(Path(docs[0] if docs else DOCS))
         case _:
             print(__doc__, file=sys.stderr)
             return 2
