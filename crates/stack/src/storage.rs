@@ -143,7 +143,7 @@ pub(crate) fn run<T: Serialize + DeserializeOwned>(
 #[derive(Debug)]
 pub(crate) struct Handle {
     path: PathBuf,
-    _mount: Option<OwnedFd>,
+    mount: Option<OwnedFd>,
 }
 
 impl Handle {
@@ -153,6 +153,11 @@ impl Handle {
     /// When it does not exist, or its file system does not support idmapped mounts.
     pub(crate) fn open(path: &Path) -> Result<Self, RemoteError> {
         Handles::default().handle(path)
+    }
+
+    /// The mount on which the owners are mapped, where one is needed.
+    pub(crate) fn into_mount(self) -> Option<OwnedFd> {
+        self.mount
     }
 
     /// The path to use inside a worker.
@@ -185,7 +190,7 @@ impl Handles {
         let map = IdMap::current()?;
         if !map.direct {
             std::fs::metadata(path).context(|| format!("open {}", path.display()))?;
-            return Ok(Handle { path: path.to_owned(), _mount: None });
+            return Ok(Handle { path: path.to_owned(), mount: None });
         }
         let mounting = || format!("open {} with mapped ids", path.display());
         let namespace = match self.namespace.take() {
@@ -194,7 +199,7 @@ impl Handles {
         };
         let namespace = self.namespace.insert(namespace);
         let mount = sys::mount::idmapped_tree(path, namespace).context(mounting)?;
-        Ok(Handle { path: format!("/proc/self/fd/{}", mount.as_raw_fd()).into(), _mount: Some(mount) })
+        Ok(Handle { path: format!("/proc/self/fd/{}", mount.as_raw_fd()).into(), mount: Some(mount) })
     }
 }
 
