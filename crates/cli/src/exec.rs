@@ -13,7 +13,7 @@ use stack::plan::{Mount, MountKind, Scope};
 use crate::args::{Always, Publish, published, stack_name, variable};
 use crate::listing::check_services;
 use crate::output::{self, Failure};
-use crate::session::{Session, Wanted, answer, supervisor_gone};
+use crate::session::{Session, Wanted, answer, supervisor_gone, taken_down};
 use crate::signals::Signals;
 use crate::terminal::{self, Streams};
 use crate::up;
@@ -299,6 +299,7 @@ fn relay(session: &Session, client: &mut Client, command: &Command, tty: bool) -
                 return Err(error.into());
             }
             Some(notice @ Notice::Warning(_)) => session.progress(&notice),
+            Some(Notice::TakenDown) => return Err(taken_down()),
             Some(_) => {}
             None => return Err(supervisor_gone()),
         }

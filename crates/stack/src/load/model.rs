@@ -8,6 +8,7 @@ use super::{LoadOptions, environment, name, profiles};
 use crate::diagnostic::{FileError, Span};
 use crate::file::node::Node;
 use crate::host::HostFacts;
+use crate::interpolate::Variables;
 
 /// A stack's files as one.
 pub(super) struct Model {
@@ -49,5 +50,10 @@ impl Model {
             environment::inherit(&mut root, &scope.variables)?;
         }
         Ok(Self { root, project, name, profiles: known, warnings, included })
+    }
+
+    /// In which the values of secrets are found.
+    pub(super) fn secret_variables(&self) -> Variables {
+        self.project.variables.clone().or(self.included.clone())
     }
 }
