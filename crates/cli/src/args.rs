@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use stack::control::RunPort;
 
 use crate::build::Build;
@@ -389,9 +389,7 @@ pub(crate) enum Net {
 /// # Errors
 /// clap's, which knows how to print itself.
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> {
-    let known: Vec<String> =
-        Arguments::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    Arguments::try_parse_from(with_up(arguments, &known))
+    Arguments::try_parse_from(with_up(arguments))
 }
 
 /// Options before the subcommand that take a value in the next argument.
@@ -411,7 +409,7 @@ const WITH_VALUE: [&str; 11] = [
 
 /// `inception-run FILE ...` becomes `inception-run up -f FILE ...`, and what `--publish` says before `run` goes behind
 /// it: there the option is one of its own, whose values would stand for these.
-fn with_up(mut arguments: Vec<OsString>, known: &[String]) -> Vec<OsString> {
+fn with_up(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let mut at = 1;
     let mut published = Vec::new();
     while let Some(argument) = arguments.get(at).map(|argument| argument.to_string_lossy()) {
@@ -432,8 +430,8 @@ fn with_up(mut arguments: Vec<OsString>, known: &[String]) -> Vec<OsString> {
             }
             break;
         } else {
-            let is_file = !known.iter().any(|name| *name == *argument) && names_a_file(&arguments[at]);
-            if is_file {
+            // The names alone: to define the whole command line for them would take as long as to parse it.
+            if !Command::has_subcommand(&argument) && names_a_file(&arguments[at]) {
                 arguments.splice(at..at, ["up".into(), "-f".into()]);
             }
             break;
@@ -497,6 +495,8 @@ pub(crate) fn stack_name(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn parsed(line: &str) -> Result<Arguments, clap::Error> {
