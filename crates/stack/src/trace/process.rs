@@ -76,6 +76,7 @@ fn start(arguments: &[String], channel: OwnedFd) -> Result<i32, RemoteError> {
             _ => return 125,
         }
         let error = Command::new("/proc/self/exe")
+            .arg0(crate::client::PROGRAM)
             .arg(supervisor::ARGUMENT)
             .args(arguments)
             .stdin(Stdio::from(channel))
