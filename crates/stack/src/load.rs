@@ -225,4 +225,6 @@ mod key_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]
+mod sharing_tests;
+#[cfg(test)]
 mod tests;
