@@ -9,6 +9,7 @@
 
 mod at_rest;
 mod bad_input;
+mod browser;
 mod build;
 mod build_git;
 mod build_mounts;

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use stack::client::Client;
 use stack::control::{self, Command, Notice, RunPort};
 use stack::plan::{Mount, MountKind, Scope};
+use stack::stats;
 
 use crate::args::{Always, Publish, published, stack_name, variable};
 use crate::listing::check_services;
@@ -178,15 +179,23 @@ pub(crate) fn exec(session: &Session, arguments: &Exec) -> Result<u8, Failure> {
 
 /// `run`.
 pub(crate) fn run(session: &Session, arguments: &Run) -> Result<u8, Failure> {
+    let Run { ref service, build, no_deps, .. } = *arguments;
+    let load = || {
+        let services = std::slice::from_ref(service);
+        let loaded = session.load_for(&Wanted { services, ..Wanted::default() })?;
+        check_services(&loaded.plan, services).map(|()| loaded)
+    };
     let (mut client, ours) = match session.connect()?.1 {
-        Some(client) => (client, false),
-        None => {
-            let services = std::slice::from_ref(&arguments.service);
-            let loaded = session.load_for(&Wanted { services, ..Wanted::default() })?;
-            check_services(&loaded.plan, services)?;
-            let Run { build, no_deps, .. } = *arguments;
-            (up::start_for_run(session, loaded, &arguments.service, build, no_deps)?, true)
+        Some(mut client) => {
+            // One that nobody has started, or whose profile is not active.
+            let there = stats::subjects(&mut client, &[])?;
+            let is_there = there.iter().any(|subject| subject.status.service == *service);
+            if !is_there && session.has_stack_file() {
+                up::join_for_run(session, &mut client, load()?, service, build, no_deps)?;
+            }
+            (client, false)
         }
+        None => (up::start_for_run(session, load()?, service, build, no_deps)?, true),
     };
     let tty = wants_tty(&arguments.inside);
     let entrypoint = arguments.entrypoint.as_deref().map(words).transpose()?;

@@ -7,10 +7,12 @@ use stack::RemoteError;
 use stack::client::{self, Client};
 use stack::control::{Command, Notice, State};
 use stack::host::HostFacts;
-use stack::load::{self, LoadOptions};
+use stack::interpolate::Variables;
+use stack::load::{self, LoadOptions, Running};
 use stack::origin::Origin;
 use stack::paths::Paths;
 use stack::plan::{Plan, PortChoice};
+use stack::stats;
 
 use crate::args::Global;
 use crate::output::{Failure, Output};
@@ -45,17 +47,12 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Loaded {
     /// The plan.
     pub(crate) plan: Plan,
-    /// How it was loaded.
-    pub(crate) options: LoadOptions,
+    /// The stack's files, absolute.
+    pub(crate) files: Vec<PathBuf>,
+    /// The values of secrets.
+    pub(crate) variables: Variables,
     /// The host's facts at that time.
     pub(crate) host: HostFacts,
-}
-
-impl Loaded {
-    /// The stack's files, absolute.
-    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failure> {
-        Ok(load::origin(&self.options, &self.host)?.files)
-    }
 }
 
 impl Session {
@@ -86,7 +83,8 @@ impl Session {
     pub(crate) fn load_for(&self, wanted: &Wanted<'_>) -> Result<Loaded, Failure> {
         let options = self.options(wanted);
         let host = HostFacts::gather()?;
-        let plan = load::load_keeping(&options, &host, |name| self.kept_ports(name))?;
+        let loaded = load::load_keeping(&options, &host, |name| self.kept(name))?;
+        let load::Loaded { plan, files, variables } = loaded;
         for warning in &plan.warnings {
             self.output.warning(warning);
         }
@@ -96,7 +94,7 @@ impl Session {
                     .progress(&format!("port {asked} of {} is published as {published}", service.name));
             }
         }
-        Ok(Loaded { plan, options, host })
+        Ok(Loaded { plan, files, variables, host })
     }
 
     /// How files are loaded.
@@ -145,10 +143,17 @@ impl Session {
         Ok(words)
     }
 
-    /// The choice of ports of a stack, if it runs.
-    fn kept_ports(&self, stack: &str) -> Option<PortChoice> {
-        let kept = PortChoice::kept(&self.paths.stack(stack))?;
-        client::connect(&self.paths, stack).ok()?.map(|_running| kept)
+    /// What a stack keeps to, if it runs.
+    fn kept(&self, stack: &str) -> Running {
+        let Ok(Some(mut client)) = client::connect(&self.paths, stack) else { return Running::default() };
+        // Who does not answer is asked again by the command itself, and what is wrong is told then.
+        let subjects = stats::subjects(&mut client, &[]).unwrap_or_default();
+        let services = subjects.into_iter().map(|subject| subject.status);
+        let services = services.filter(|row| !matches!(row.state, State::Exited | State::Created));
+        Running {
+            ports: PortChoice::kept(&self.paths.stack(stack)),
+            services: services.map(|row| row.service).collect(),
+        }
     }
 
     /// Whether a stack file is named, or lies here or above.

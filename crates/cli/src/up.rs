@@ -45,12 +45,12 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     let attached = attached(&loaded.plan);
     let up = control::Up {
         images,
-        secrets: secrets(&loaded)?,
+        secrets: secrets(&loaded),
         services: arguments.services.clone(),
         wait: arguments.wait,
         strict: session.strict(),
         rolling: arguments.rolling,
-        options: control::UpOptions { files: loaded.files()?, ..arguments.options() },
+        options: control::UpOptions { files: loaded.files, ..arguments.options() },
         plan: loaded.plan,
     };
     // What was found running, or not, may be otherwise a moment later.
@@ -135,26 +135,21 @@ fn attached(plan: &Plan) -> Option<Vec<String>> {
 
 /// Values of the secrets that come from variables. They go to the supervisor over its private socket and
 /// nowhere else.
-pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failure> {
-    let names = loaded.plan.services.iter().flat_map(|service| &service.secrets);
-    let from_variables = names.filter_map(|secret| match &secret.source {
+pub(crate) fn secrets(loaded: &Loaded) -> BTreeMap<String, String> {
+    let secrets = loaded.plan.services.iter().flat_map(|service| &service.secrets);
+    values(loaded, secrets.map(|secret| &secret.source))
+}
+
+/// The values of those secrets that are variables, by the variables' names.
+pub(crate) fn values<'a>(
+    loaded: &Loaded,
+    sources: impl Iterator<Item = &'a SecretSource>,
+) -> BTreeMap<String, String> {
+    let names = sources.filter_map(|source| match source {
         SecretSource::Environment(name) => Some(name),
         SecretSource::File(_) | SecretSource::Content(_) => None,
     });
-    values(loaded, from_variables)
-}
-
-/// The values of variables that secrets name.
-pub(crate) fn values<'a>(
-    loaded: &Loaded,
-    names: impl Iterator<Item = &'a String>,
-) -> Result<BTreeMap<String, String>, Failure> {
-    let mut names = names.peekable();
-    if names.peek().is_none() {
-        return Ok(BTreeMap::new());
-    }
-    let variables = stack::load::secret_variables(&loaded.options, &loaded.host)?;
-    Ok(names.filter_map(|name| Some((name.clone(), variables.get(name)?.to_owned()))).collect())
+    names.filter_map(|name| Some((name.clone(), loaded.variables.get(name)?.to_owned()))).collect()
 }
 
 /// How long a stack that is being taken down may take for it, until an `up` gives up waiting.
@@ -432,25 +427,23 @@ pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Fa
     lifecycle::change(session, &Command::Scale(control::Scale { counts, groups }))
 }
 
-/// Starts a supervisor that has the plan and runs no more of it than `service` depends on, for a one-off
-/// container of a stack that does not run. Ends with this process.
-pub(crate) fn start_for_run(
+/// What has a supervisor know a service and run no more than it depends on, for a one-off container.
+fn for_run(
     session: &Session,
     loaded: Loaded,
     service: &str,
     build: bool,
     no_deps: bool,
-) -> Result<Client, Failure> {
-    let options = Options {
-        services: vec![service.to_owned()],
-        build,
-        secrets: crate::build::secrets(&loaded)?,
-        ..Options::default()
+) -> Result<control::Up, Failure> {
+    let services = match no_deps {
+        true => vec![service.to_owned()],
+        false => loaded.plan.with_dependencies(&[service.to_owned()]),
     };
+    let options = Options { services, build, secrets: crate::build::secrets(&loaded), ..Options::default() };
     session.check_origin(&loaded.plan)?;
     let images = images::provide(session, &loaded.plan, options)?;
-    let secrets = secrets(&loaded)?;
-    let options = control::UpOptions { files: loaded.files()?, ..control::UpOptions::default() };
+    let secrets = secrets(&loaded);
+    let options = control::UpOptions { files: loaded.files, ..control::UpOptions::default() };
     let plan = loaded.plan;
     let wanted = plan.services.iter().find(|s| s.name == service).filter(|_| !no_deps);
     let mut services: Vec<String> =
@@ -459,9 +452,20 @@ pub(crate) fn start_for_run(
         // No list would mean all of them; a name that no service can have means none.
         services.push(String::new());
     }
-    let mut client = client::start(&plan)?;
     let strict = session.strict();
-    let up = control::Up { plan, images, secrets, services, wait: true, strict, rolling: false, options };
+    Ok(control::Up { plan, images, secrets, services, wait: true, strict, rolling: false, options })
+}
+
+/// Starts a supervisor for a one-off container of a stack that does not run. It ends with this process.
+pub(crate) fn start_for_run(
+    session: &Session,
+    loaded: Loaded,
+    service: &str,
+    build: bool,
+    no_deps: bool,
+) -> Result<Client, Failure> {
+    let up = for_run(session, loaded, service, build, no_deps)?;
+    let mut client = client::start(&up.plan)?;
     match session.carry_out(&mut client, &Command::Up(Box::new(up))) {
         Ok(()) => Ok(client),
         Err(failure) => {
@@ -469,6 +473,19 @@ pub(crate) fn start_for_run(
             Err(failure)
         }
     }
+}
+
+/// Has the supervisor of a stack that runs know a service of which it has no container.
+pub(crate) fn join_for_run(
+    session: &Session,
+    client: &mut Client,
+    loaded: Loaded,
+    service: &str,
+    build: bool,
+    no_deps: bool,
+) -> Result<(), Failure> {
+    let up = for_run(session, loaded, service, build, no_deps)?;
+    session.carry_out(client, &Command::Up(Box::new(up)))
 }
 
 /// Ends the stack of a supervisor that this process started, after a failure or a `run`. If that fails too, the

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use container::Process;
 use rustix::event::PollFlags;
 
-use super::adoption::{Change, closure};
+use super::adoption::Change;
 use super::connection::Pending;
 use super::hooks::Turn;
 use super::unit::{Readiness, Standing, Unit};
@@ -89,6 +89,7 @@ impl Supervisor {
                 self.wait_for(id, Pending::Stopped(names));
             }
             Command::Start(names) => {
+                self.made(&names)?;
                 let names = self.with_dependencies(&self.select(&names)?);
                 for unit in self.units.iter_mut().filter(|unit| unit.is_among(&names)) {
                     unit.no_deps = false;
@@ -97,6 +98,7 @@ impl Supervisor {
                 self.wait_for(id, Pending::Up { services: names, wait: false });
             }
             Command::Restart { stop: Stop { services, timeout }, no_deps } => {
+                self.made(&services)?;
                 let mut names = self.select(&services)?;
                 for unit in self.units.iter_mut().filter(|unit| unit.is_among(&names) && stays(unit)) {
                     // Down first; `advance` starts it again because it is pending.
@@ -242,7 +244,15 @@ impl Supervisor {
     pub(super) fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
         self.known(name)?;
         let unit = self.units.iter().find(|unit| unit.answers_to(name));
-        unit.ok_or_else(|| RemoteError::message(format!("service `{name}` has no container")))
+        unit.ok_or_else(|| {
+            RemoteError::message(format!("service `{name}` has no container"))
+                .or_hint(format!("`inception-run up -d {name}` makes and starts it"))
+        })
+    }
+
+    /// That each of `names` has a container: `up` of other services made none for it.
+    fn made(&self, names: &[String]) -> Result<(), RemoteError> {
+        names.iter().try_for_each(|name| self.unit(name).map(drop))
     }
 
     fn with_dependencies(&self, names: &[String]) -> Vec<String> {
@@ -252,7 +262,7 @@ impl Supervisor {
         let needed: Vec<String> = needed.collect();
         let mut all = names.to_vec();
         if !needed.is_empty() {
-            all.extend(closure(plan, &needed));
+            all.extend(plan.with_dependencies(&needed));
         }
         all
     }
@@ -557,14 +567,14 @@ impl Supervisor {
     }
 }
 
-fn being_taken_down() -> RemoteError {
-    RemoteError::message("the stack is being taken down")
-        .or_hint("`inception-run up` waits for the end of that, and brings it up again")
-}
-
 fn busy(container: &str) -> RemoteError {
     RemoteError::message(format!("files of container `{container}` are being copied"))
         .or_hint("try again when `cp` has ended")
+}
+
+fn being_taken_down() -> RemoteError {
+    RemoteError::message("the stack is being taken down")
+        .or_hint("`inception-run up` waits for the end of that, and brings it up again")
 }
 
 /// Whether a container is one that a user can start: not one that is on its way out.
