@@ -1,4 +1,4 @@
-//! `up --trace`: what is told against what the kernel has, and the script against the sandbox that it is of.
+//! `up --trace` and `run --trace`: what is told against what the kernel has, and the script against the sandbox that it is of.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -221,6 +221,44 @@ fn the_script_builds_the_same_sandbox() {
     kill_process(Pid::from_raw(built).unwrap(), Signal::KILL).unwrap();
     finish(script);
     stack.gone(Duration::from_secs(5));
+    stack.run(&["down", "-v"]).ok();
+    stack.nothing_left();
+}
+
+/// What a one-off container tells of itself.
+const TELL: &str = "hostname; pwd; cat /proc/self/uid_map; grep -e Cap -e NoNewPrivs /proc/self/status; \
+                    awk '{ print $5, $6 }' /proc/self/mountinfo | sort";
+
+#[test]
+fn a_one_off_container_is_told_of_with_what_it_depends_on() {
+    let stack = Stack::new(
+        "[services.a]\ncommand = [\"sleep\", \"1000\"]\n\
+         [services.b]\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"a\"]\nworking_dir = \"/tmp\"\n",
+    );
+    let line = "readlink /proc/self/ns/net; exit 7";
+    let ended = stack.run(&["run", "--trace=json", "--trace-file", "steps", "b", "sh", "-c", line]);
+    assert_eq!(ended.code, 7, "{}", ended.err);
+    let text = fs::read_to_string(stack.path("steps")).unwrap();
+    let steps: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let containers: BTreeSet<_> = steps.iter().filter_map(|step| step["container"].as_str()).collect();
+    assert_eq!(containers, BTreeSet::from(["a", "b-run-1"]));
+    let network = ended.out.trim();
+    let entered = |step: &Value| step["call"] == "setns" && step["arguments"]["fd"] == network;
+    assert!(steps.iter().any(entered), "nobody enters {network}:\n{text}");
+    let program = steps.iter().rfind(|step| step["role"] == "program").unwrap();
+    assert!(program["arguments"]["argv"].to_string().contains("exit 7"), "{program}");
+    stack.nothing_left();
+
+    // What the script builds tells the same of itself.
+    let told = stack.run(&["run", "--trace=script", "--trace-file", "b.sh", "b", "sh", "-c", TELL]).ok();
+    let built = crate::harness::ended(stack.command_of("sh").args(["b.sh", "sh", "-c", TELL])).ok();
+    assert_eq!(built, told);
+
+    // One that stays is not watched any more, and in a stack that runs nothing can be.
+    stack.run(&["run", "-d", "--trace", "--trace-file", "steps", "b"]).ok();
+    assert_eq!(status(stack.supervisor().unwrap(), "TracerPid"), "0");
+    let ended = stack.run(&["run", "--trace", "b", "true"]);
+    ended.fails(2, &["runs already", "inception-run down"]);
     stack.run(&["down", "-v"]).ok();
     stack.nothing_left();
 }

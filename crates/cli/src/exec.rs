@@ -8,13 +8,14 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 use stack::client::Client;
 use stack::control::{self, Command, Notice};
-use stack::plan::{Mount, MountKind, Scope};
+use stack::plan::{Mount, MountKind, Plan, Scope};
 
 use crate::args::{Always, variable};
 use crate::listing::check_services;
 use crate::output::{self, Failure};
 use crate::session::{Session, Wanted, answer, supervisor_gone};
 use crate::signals::Signals;
+use crate::steps::Trace;
 use crate::terminal::{self, Streams};
 use crate::up;
 
@@ -97,6 +98,8 @@ pub(crate) struct Run {
     #[command(flatten)]
     inside: Inside,
     #[command(flatten)]
+    steps: Trace,
+    #[command(flatten)]
     always: Always,
     /// Service
     service: String,
@@ -157,14 +160,20 @@ pub(crate) fn exec(session: &Session, arguments: &Exec) -> Result<u8, Failure> {
 
 /// `run`.
 pub(crate) fn run(session: &Session, arguments: &Run) -> Result<u8, Failure> {
-    let (mut client, ours) = match session.connect()?.1 {
-        Some(client) => (client, false),
-        None => {
+    let (mut client, ours) = match session.connect()? {
+        (stack, Some(client)) => {
+            arguments.steps.check_is_down(&stack)?;
+            (client, false)
+        }
+        (_, None) => {
             let services = std::slice::from_ref(&arguments.service);
             let loaded = session.load_for(&Wanted { services, ..Wanted::default() })?;
             check_services(&loaded.plan, services)?;
             let Run { build, no_deps, .. } = *arguments;
-            (up::start_for_run(session, loaded, &arguments.service, build, no_deps)?, true)
+            // The first one-off container of a stack has this name.
+            let container = arguments.name.clone().unwrap_or(format!("{}-run-1", arguments.service));
+            let start = |plan: &Plan| arguments.steps.start(plan, Some(&container), session.output);
+            (up::start_for_run(session, loaded, &arguments.service, build, no_deps, start)?, true)
         }
     };
     let tty = wants_tty(&arguments.inside);
@@ -176,7 +185,12 @@ pub(crate) fn run(session: &Session, arguments: &Run) -> Result<u8, Failure> {
         mounts: arguments.volume.clone(),
     };
     let result = match arguments.inside.detach {
-        true => run_detached(session, &mut client, run, ours),
+        true => run_detached(session, &mut client, run, ours).and_then(|status| {
+            if arguments.steps.is_wanted() {
+                client.end_trace()?;
+            }
+            Ok(status)
+        }),
         false => relay(session, &mut client, &Command::Run(run), tty),
     };
     if ours && (result.is_err() || !arguments.inside.detach) {

@@ -1,4 +1,4 @@
-//! `up --trace`: what is told of each step, in words, as JSON, or as a shell script.
+//! `up --trace`, `run --trace`: what is told of each step, in words, as JSON, or as a shell script.
 //!
 //! [`main`] is a process of its own between the command and the supervisor; see [`stack::trace`].
 
@@ -27,11 +27,11 @@ pub(crate) enum Format {
     Script,
 }
 
-/// Options of `up` that have to do with it.
+/// Options of `up` and `run` that have to do with it.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Trace {
     /// Tell every step by which the containers are made, as the kernel saw it: text, json, or script (a shell script that
-    /// builds the sandbox of the first service named here by hand)
+    /// builds the sandbox of the first service named here, or of what `run` starts, by hand)
     #[arg(
         long,
         value_name = "FORMAT",
@@ -40,22 +40,36 @@ pub(crate) struct Trace {
         default_missing_value = "text",
         hide_possible_values = true
     )]
-    pub(crate) trace: Option<Format>,
+    trace: Option<Format>,
     /// Write that to a file instead of standard output
     #[arg(long, value_name = "FILE", requires = "trace")]
     trace_file: Option<PathBuf>,
 }
 
 impl Trace {
-    /// Starts a supervisor for `plan` that is watched. The script is that of a container of the first of `services`, or of
-    /// the first one that starts.
+    /// Whether steps are told.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.trace.is_some()
+    }
+
+    /// A stack that runs was made before anybody could watch.
+    pub(crate) fn check_is_down(&self, stack: &str) -> Result<(), Failure> {
+        if !self.is_wanted() {
+            return Ok(());
+        }
+        let what = format!("stack `{stack}` runs already, and how it was made cannot be seen any more");
+        Err(Failure::usage(what, "`inception-run down` first"))
+    }
+
+    /// Starts a supervisor for `plan`, one that is watched if that is wanted. The script is that of `container`, or of the
+    /// first one that starts.
     pub(crate) fn start(
         &self,
-        format: Format,
         plan: &Plan,
-        services: &[String],
+        container: Option<&str>,
         output: Output,
     ) -> Result<Client, Failure> {
+        let Some(format) = self.trace else { return Ok(client::start(plan)?) };
         let file = match &self.trace_file {
             None => None,
             // It has what the services' environments have.
@@ -70,8 +84,7 @@ impl Trace {
             Format::Script => "script",
         };
         let color = if output.color_out && file.is_none() { "color" } else { "plain" };
-        let service = services.first().map_or("", String::as_str);
-        Ok(client::start_traced(plan, &[word, color, service], file)?)
+        Ok(client::start_traced(plan, &[word, color, container.unwrap_or_default()], file)?)
     }
 }
 

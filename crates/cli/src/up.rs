@@ -50,13 +50,14 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     };
     let detach = arguments.detach || arguments.wait || arguments.no_start;
     let (client, joined) = match client::connect(&session.paths, &up.plan.name)? {
-        Some(_) if arguments.steps.trace.is_some() => {
-            let what =
-                format!("stack `{}` runs already, and how it was made cannot be seen any more", up.plan.name);
-            return Err(Failure::usage(what, "`inception-run down` first"));
+        Some(client) => {
+            arguments.steps.check_is_down(&up.plan.name)?;
+            (client, true)
         }
-        Some(client) => (client, true),
-        None => (start(session, arguments, &up.plan)?, false),
+        None => {
+            let first = arguments.services.first().map(String::as_str);
+            (arguments.steps.start(&up.plan, first, session.output)?, false)
+        }
     };
     let name = up.plan.name.clone();
     let foreground = &arguments.foreground;
@@ -80,7 +81,7 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     }
     command.client.send(&Command::Up(Box::new(up)), &[])?;
     let result = command.run();
-    if arguments.steps.trace.is_some() && command.phase == Phase::Detaching {
+    if arguments.steps.is_wanted() && command.phase == Phase::Detaching {
         command.client.end_trace()?;
     }
     let in_order = matches!(command.phase, Phase::Ending(_));
@@ -88,13 +89,6 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         end(session, command.client);
     }
     result
-}
-
-fn start(session: &Session, arguments: &args::Up, plan: &Plan) -> Result<Client, Failure> {
-    match arguments.steps.trace {
-        Some(format) => arguments.steps.start(format, plan, &arguments.services, session.output),
-        None => Ok(client::start(plan)?),
-    }
 }
 
 /// Whose output is shown (`attach`): empty for all, `None` for none.
@@ -332,13 +326,14 @@ pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Fa
 }
 
 /// Starts a supervisor that has the plan and runs no more of it than `service` depends on, for a one-off
-/// container of a stack that does not run. Ends with this process.
+/// container of a stack that does not run. `start` starts it. Ends with this process.
 pub(crate) fn start_for_run(
     session: &Session,
     loaded: Loaded,
     service: &str,
     build: bool,
     no_deps: bool,
+    start: impl FnOnce(&Plan) -> Result<Client, Failure>,
 ) -> Result<Client, Failure> {
     let options = Options {
         services: vec![service.to_owned()],
@@ -357,7 +352,7 @@ pub(crate) fn start_for_run(
         // No list would mean all of them; a name that no service can have means none.
         services.push(String::new());
     }
-    let mut client = client::start(&plan)?;
+    let mut client = start(&plan)?;
     let strict = session.strict();
     let up = control::Up { plan, images, secrets, services, wait: true, strict, rolling: false, options };
     match session.carry_out(&mut client, &Command::Up(Box::new(up))) {
