@@ -89,21 +89,25 @@ if [ -e "$group" ]; then wrong "$group is left"; else ok "the cgroup is gone"; f
 # The script that `up --trace=script` writes makes by hand an equal cgroup, with equal limits.
 cgroup_of() { sed -n 's,^0::,/sys/fs/cgroup,p' "/proc/$1/cgroup"; }
 limits_of() { (cd "$(cgroup_of "$1")" && grep -s . memory.{max,low,swap.max} cpu.{max,weight} pids.max cpuset.cpus io.max); }
+# A quarter of an emulated processor would be too little for a script of a hundred commands.
+sed -i 's/^cpus = .*/cpus = 1.5/' stack.toml
 succeeds inception-run up -d --trace=script --trace-file sandbox.sh box
 pid=$(inception-run ps --format json | field pid)
 group=$(cgroup_of "$pid")
 wanted=$(limits_of "$pid")
 succeeds inception-run down -v
+# What it does is shown where it does not succeed.
+sed -i 's/^set -eu$/set -eux/' sandbox.sh
 sh sandbox.sh sleep 777 >script.log 2>&1 &
 script=$!
-# Most of what it does is limited to a quarter of an emulated processor.
 if eventually 150 'the script runs its program' pgrep -fx 'sleep 777'; then
 	pid=$(pgrep -fx 'sleep 777')
 	same 'the cgroup made by hand' "$group" "$(cgroup_of "$pid")"
 	same 'its limits' "$wanted" "$(limits_of "$pid")"
 	kill -KILL "$pid"
 else
-	cat script.log sandbox.sh
+	cat script.log
+	ps axfo pid,stat,wchan:20,args | tail -n 20
 	kill "$script" 2>/dev/null
 fi
 wait "$script"

@@ -42,6 +42,8 @@ pub(super) struct Rules {
     pub(super) rlimits: Vec<(u32, u64, u64)>,
     /// A shell is opened where a command failed.
     pub(super) debug: bool,
+    /// See [`Options::readable`](super::Options::readable).
+    pub(super) readable: bool,
 }
 
 /// Runs the builder's commands. Lives in a storage worker, which is root of the id map.
@@ -118,7 +120,7 @@ impl<'a> SandboxRunner<'a> {
             detached: &detached,
             filters: if step.insecure { &[] } else { &self.filters },
             beside: false,
-            readable: false,
+            readable: self.rules.readable,
         };
         match launch(&sandbox, &around) {
             Ok(launched) => Ok(Ok(launched.child)),
