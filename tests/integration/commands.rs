@@ -376,8 +376,7 @@ fn files_are_copied_in_and_out() {
     stack.run(&["cp", "up", "x"]).fails(2, &["SERVICE:PATH"]);
     stack.run(&["cp", "wbe:/x", "x"]).fails(2, &["did you mean `web`?"]);
     assert!(!stack.path("x").exists());
-    stack.run(&["stop"]).ok();
-    stack.run(&["cp", "web:/data", "x"]).fails(1, &["not running", "export"]);
+    stack.run(&["cp", "--index", "2", "web:/data", "x"]).fails(1, &["has no container 2"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod at_rest;
 mod bad_input;
 mod build;
 mod build_git;
@@ -31,10 +32,12 @@ mod logs;
 mod network;
 mod network_mode;
 mod oci;
+mod one_off;
 mod outside;
 mod pid1;
 mod replicas;
 mod sandbox;
+mod sharing;
 mod stacks;
 mod stats;
 mod store;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use stack::control::RunPort;
 
 use crate::build::Build;
 use crate::config;
@@ -63,10 +64,29 @@ pub(crate) struct Global {
     pub(crate) port_offset: Option<u16>,
     /// Publish another port than the file's: `--publish 443=8443`, as often as needed
     #[arg(long, global = true, value_name = "PORT=OTHER", value_parser = other_port)]
-    pub(crate) publish: Vec<(u16, u16)>,
+    pub(crate) publish: Vec<Publish>,
     /// Colours; NO_COLOR is honoured too
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_default_value = true)]
     pub(crate) color: ColorChoice,
+}
+
+/// A value of `--publish`. Of `run` that is an option with a second meaning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Publish {
+    /// `443=8443`: another port than the file's.
+    Instead(u16, u16),
+    /// `8080:80`: ports of the container that `run` makes.
+    Ports(Vec<RunPort>),
+}
+
+impl Global {
+    /// The ports that others stand for.
+    pub(crate) fn other_ports(&self) -> impl Iterator<Item = (u16, u16)> {
+        self.publish.iter().filter_map(|one| match one {
+            Publish::Instead(port, other) => Some((*port, *other)),
+            Publish::Ports(_) => None,
+        })
+    }
 }
 
 /// `--log-format`.
@@ -389,14 +409,28 @@ const WITH_VALUE: [&str; 11] = [
     "--color",
 ];
 
-/// `inception-run FILE ...` becomes `inception-run up -f FILE ...`.
+/// `inception-run FILE ...` becomes `inception-run up -f FILE ...`, and what `--publish` says before `run` goes behind
+/// it: there the option is one of its own, whose values would stand for these.
 fn with_up(mut arguments: Vec<OsString>, known: &[String]) -> Vec<OsString> {
     let mut at = 1;
+    let mut published = Vec::new();
     while let Some(argument) = arguments.get(at).map(|argument| argument.to_string_lossy()) {
-        if WITH_VALUE.contains(&&*argument) {
+        if argument == "--publish" {
+            published.extend(at..arguments.len().min(at + 2));
+            at += 2;
+        } else if argument.starts_with("--publish=") {
+            published.push(at);
+            at += 1;
+        } else if WITH_VALUE.contains(&&*argument) {
             at += 2;
         } else if argument.starts_with('-') {
             at += 1;
+        } else if argument == "run" {
+            // Each goes behind the word, which moves one to the front by that.
+            for (moved, from) in published.iter().enumerate() {
+                arguments[from - moved..=at].rotate_left(1);
+            }
+            break;
         } else {
             let is_file = !known.iter().any(|name| *name == *argument) && names_a_file(&arguments[at]);
             if is_file {
@@ -417,11 +451,18 @@ fn names_a_file(word: &OsString) -> bool {
 }
 
 /// `PORT=OTHER` of `--publish`.
-fn other_port(text: &str) -> Result<(u16, u16), String> {
+fn other_port(text: &str) -> Result<Publish, String> {
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
     let ports =
         text.split_once('=').and_then(|(port_of_file, other)| Some((port(port_of_file)?, port(other)?)));
-    ports.ok_or_else(|| "write the file's port and the one to publish: `443=8443`".to_owned())
+    let (port, other) =
+        ports.ok_or_else(|| "write the file's port and the one to publish: `443=8443`".to_owned())?;
+    Ok(Publish::Instead(port, other))
+}
+
+/// `--publish` of `run`: a port in a file's short form, or what the option means elsewhere.
+pub(crate) fn published(text: &str) -> Result<Publish, String> {
+    if text.contains('=') { other_port(text) } else { RunPort::read(text).map(Publish::Ports) }
 }
 
 pub(crate) fn count(text: &str) -> Result<(String, u16), String> {
@@ -444,7 +485,7 @@ pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
 }
 
 /// A stack's name becomes a directory's.
-fn stack_name(text: &str) -> Result<String, String> {
+pub(crate) fn stack_name(text: &str) -> Result<String, String> {
     let first = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     let rest = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
     if first && rest && text.len() <= 63 {
@@ -493,6 +534,30 @@ mod tests {
         // Not a file: a misspelt command.
         assert!(parsed("statr").is_err());
         assert!(parsed("-p ../x ps").is_err());
+    }
+
+    #[test]
+    fn run_publishes_ports_of_its_container() {
+        let run = |line: &str| {
+            let arguments = parsed(line).unwrap();
+            let Command::Run(run) = arguments.command else { panic!("{line}") };
+            (run, arguments.global)
+        };
+        let (arguments, global) = run("-p x run -p 8080:80 --publish 53/udp --publish 443=8443 web -p sh");
+        assert_eq!(global.project_name.as_deref(), Some("x"));
+        assert_eq!(arguments.ports().len(), 2);
+        assert_eq!((arguments.ports()[0].host_port, arguments.ports()[0].container_port), (8080, 80));
+        assert_eq!(global.other_ports().collect::<Vec<_>>(), [(443, 8443)]);
+        // Before the word it means what it means before all of them.
+        let (arguments, global) =
+            run("--publish 443=8443 -v --publish=80=8080 run --project-name y -P -p 1:2 web");
+        assert_eq!(global.other_ports().collect::<Vec<_>>(), [(443, 8443), (80, 8080)]);
+        assert_eq!(global.project_name.as_deref(), Some("y"));
+        assert_eq!(arguments.ports().len(), 1);
+        for line in ["run -p x web", "run -p 8080:80-81 web", "up --publish 8080:80", "--publish 8080:80 ps"]
+        {
+            assert!(parsed(line).is_err(), "{line}");
+        }
     }
 
     #[test]

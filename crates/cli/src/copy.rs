@@ -2,17 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use stack::RemoteError;
-use stack::control::{Command, Status, Subject};
-use stack::copy::{self, Local, Options};
+use stack::client::Client;
+use stack::control::{Command, Notice, Status, Subject};
+use stack::copy::{self, Container, Local, Options};
 
 use crate::listing::subjects;
 use crate::output::Failure;
-use crate::session::Session;
+use crate::session::{Session, answer};
 
 /// `cp`.
 #[derive(Debug, Args)]
@@ -23,7 +24,8 @@ pub(crate) struct Copy {
     /// Copy what a link leads to that is named as the source
     #[arg(short = 'L', long)]
     follow_link: bool,
-    /// Which of the service's containers, from 1 [default: the first that runs; of a copy to it, all that run]
+    /// Which of the service's containers, from 1 [default: the first that runs; of a copy to it, all that run; where none
+    /// runs, the first, or all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     index: Option<u16>,
     /// What to copy: SERVICE:PATH, a path here, or `-` for an archive on standard input
@@ -37,8 +39,8 @@ pub(crate) fn copy(session: &Session, arguments: &Copy) -> Result<u8, Failure> {
     let with = Options { follow: arguments.follow_link, archive: arguments.archive };
     match (inside(&arguments.source), inside(&arguments.target)) {
         (Some((service, path)), None) => {
-            let containers = running(session, service, arguments.index)?;
-            let root = root(session, &containers[0])?;
+            let containers = meant(session, service, arguments.index)?;
+            let opened = open(session, &containers[0])?;
             let to = match arguments.target.as_str() {
                 "-" if io::stdout().is_terminal() => {
                     let hint = "name a file or directory, or send it on: `inception-run cp web:/x - | tar t`";
@@ -47,10 +49,10 @@ pub(crate) fn copy(session: &Session, arguments: &Copy) -> Result<u8, Failure> {
                 "-" => Local::Archive(duplicate(io::stdout())?),
                 path => Local::Path(PathBuf::from(path)),
             };
-            copy::out_of(&session.paths, &root, path, to, with)?;
+            copy::out_of(&session.paths, &opened.container, path, to, with)?;
         }
         (None, Some((service, path))) => {
-            let containers = running(session, service, arguments.index)?;
+            let containers = meant(session, service, arguments.index)?;
             let several = containers.len() > 1;
             if several && arguments.source == "-" {
                 return Err(Failure::usage(
@@ -62,12 +64,12 @@ pub(crate) fn copy(session: &Session, arguments: &Copy) -> Result<u8, Failure> {
                 ));
             }
             for container in &containers {
-                let root = root(session, container)?;
+                let opened = open(session, container)?;
                 let from = match arguments.source.as_str() {
                     "-" => Local::Archive(duplicate(io::stdin())?),
                     path => Local::Path(PathBuf::from(path)),
                 };
-                copy::into(&session.paths, &root, path, from, with)?;
+                copy::into(&session.paths, &opened.container, path, from, with)?;
             }
         }
         (None, None) => {
@@ -92,26 +94,51 @@ fn inside(text: &str) -> Option<(&str, &Path)> {
     (!is_here).then(|| (service, Path::new(path)))
 }
 
-/// The containers that a service's name means, and that run; at least one.
-fn running(session: &Session, service: &str, index: Option<u16>) -> Result<Vec<Status>, Failure> {
+/// The containers that a service's name means, those that run if there are any; at least one.
+fn meant(session: &Session, service: &str, index: Option<u16>) -> Result<Vec<Status>, Failure> {
     let mut client = session.running()?;
     client.send(&Command::Subjects(vec![service.to_owned()]), &[])?;
     let all = subjects(&mut client)?.into_iter().map(|Subject { status, .. }| status);
-    let running = all.filter(|row| row.pid.is_some() && index.is_none_or(|index| row.replica == index));
-    let running: Vec<Status> = running.collect();
-    if running.is_empty() {
-        let hint = format!("`inception-run export {service} | tar x PATH` reads from one that does not run");
-        return Err(RemoteError::message(format!("service `{service}` is not running")).or_hint(hint).into());
+    let all = all.filter(|row| index.is_none_or(|index| row.replica == index));
+    let (running, others): (Vec<Status>, Vec<Status>) = all.partition(|row| row.pid.is_some());
+    if running.is_empty() && others.is_empty() {
+        let which = index.map_or_else(String::new, |index| format!(" {index}"));
+        return Err(RemoteError::message(format!("service `{service}` has no container{which}")).into());
     }
-    Ok(running)
+    Ok(if running.is_empty() { others } else { running })
+}
+
+/// A container whose files can be copied.
+struct Opened {
+    container: Container,
+    /// Keeps one that does not run from starting.
+    _hold: Option<Client>,
+}
+
+fn open(session: &Session, row: &Status) -> Result<Opened, Failure> {
+    if row.pid.is_some() {
+        return Ok(Opened { container: root(session, row)?, _hold: None });
+    }
+    let mut client = session.running()?;
+    client.send(&Command::Hold(row.container.clone()), &[])?;
+    let mut held = None;
+    loop {
+        match answer(&mut client)? {
+            Notice::Container(container) => held = Some(*container),
+            Notice::Done => break,
+            _ => {}
+        }
+    }
+    let held = held.ok_or_else(|| RemoteError::message("the supervisor told nothing of the container"))?;
+    Ok(Opened { container: Container::at_rest(held)?, _hold: Some(client) })
 }
 
 /// The root directory of a container. That it is still the same container afterwards says that the process whose
 /// number was used was its own, and not a later one's.
-fn root(session: &Session, container: &Status) -> Result<OwnedFd, Failure> {
+fn root(session: &Session, container: &Status) -> Result<Container, Failure> {
     let gone = || RemoteError::message(format!("container `{}` has ended", container.container));
-    let root = copy::root_of(container.pid.ok_or_else(gone)?)?;
-    let now = running(session, &container.container, Some(container.replica))?;
+    let root = Container::of_process(container.pid.ok_or_else(gone)?)?;
+    let now = meant(session, &container.container, Some(container.replica))?;
     match now.iter().any(|row| row.pid == container.pid && row.restarts == container.restarts) {
         true => Ok(root),
         false => Err(gone().into()),

@@ -7,10 +7,10 @@ use clap::Args;
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 use stack::client::Client;
-use stack::control::{self, Command, Notice};
+use stack::control::{self, Command, Notice, RunPort};
 use stack::plan::{Mount, MountKind, Plan, Scope};
 
-use crate::args::{Always, variable};
+use crate::args::{Always, Publish, published, stack_name, variable};
 use crate::listing::check_services;
 use crate::output::{self, Failure};
 use crate::session::{Session, Wanted, answer, supervisor_gone};
@@ -86,6 +86,16 @@ pub(crate) struct Run {
     /// Mount a directory of this machine or a volume: `./here:/inside`, `/here:/inside:ro`, `volume:/inside`
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", value_parser = mount)]
     volume: Vec<Mount>,
+    /// Publish a port of the container: `8080:80`, `127.0.0.1:8080:80`, `80` where the kernel chooses, `53:53/udp`; also
+    /// as before the command: `443=8443`
+    #[arg(id = "publish", short = 'p', long = "publish", value_name = "[IP:][PORT:]INSIDE", value_parser = published)]
+    publish: Vec<Publish>,
+    /// Publish the ports that the file names for the service, which must not run
+    #[arg(short = 'P', long)]
+    service_ports: bool,
+    /// Name of the stack: `-p` is another option here
+    #[arg(id = "project_name", long = "project-name", value_name = "NAME", value_parser = stack_name)]
+    project_name: Option<String>,
     /// Do not start what the service depends on, in a stack that does not run
     #[arg(long)]
     no_deps: bool,
@@ -106,6 +116,17 @@ pub(crate) struct Run {
     /// Command and its arguments [default: the service's own]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     argv: Vec<String>,
+}
+
+impl Run {
+    /// The ports of the container that are published.
+    pub(crate) fn ports(&self) -> Vec<RunPort> {
+        let ports = self.publish.iter().map(|one| match one {
+            Publish::Ports(ports) => ports.as_slice(),
+            Publish::Instead(..) => &[],
+        });
+        ports.flatten().copied().collect()
+    }
 }
 
 /// `SOURCE:TARGET[:OPTIONS]` as compose's short form of `volumes`.
@@ -183,6 +204,8 @@ pub(crate) fn run(session: &Session, arguments: &Run) -> Result<u8, Failure> {
         name: arguments.name.clone(),
         entrypoint,
         mounts: arguments.volume.clone(),
+        ports: arguments.ports(),
+        service_ports: arguments.service_ports,
     };
     let result = match arguments.inside.detach {
         true => run_detached(session, &mut client, run, ours).and_then(|status| {

@@ -115,7 +115,7 @@ impl Session {
             images_only: wanted.images_only,
             ports: PortChoice {
                 offset: self.global.port_offset,
-                publish: self.global.publish.iter().copied().collect(),
+                publish: self.global.other_ports().collect(),
                 kept: false,
             },
         }
@@ -138,7 +138,7 @@ impl Session {
             .chain(global.project_directory.iter().map(|directory| ("--project-directory", shown(directory))))
             .chain(global.profile.iter().map(|profile| ("--profile", profile.clone())))
             .chain(global.port_offset.iter().map(|offset| ("--port-offset", offset.to_string())))
-            .chain(global.publish.iter().map(|(port, other)| ("--publish", format!("{port}={other}"))));
+            .chain(global.other_ports().map(|(port, other)| ("--publish", format!("{port}={other}"))));
         let mut words: Vec<String> = options.flat_map(|(option, value)| [option.to_owned(), value]).collect();
         words.extend(global.strict.then(|| "--strict".to_owned()));
         Ok(words)

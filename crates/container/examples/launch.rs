@@ -60,6 +60,8 @@ fn inside(count: u32, argv: &[String]) -> Result<i32, Box<dyn Error>> {
     let around = Surroundings {
         init: init.as_fd(),
         network: None,
+        pid: None,
+        ipc: None,
         cgroup: None,
         stdio: [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()],
         detached: &[],

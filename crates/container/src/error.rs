@@ -24,6 +24,9 @@ pub enum Error {
     /// The child died without a word.
     #[error("the new process ended before it could start its program")]
     Silent,
+    /// The sandbox whose namespace was to be shared is gone.
+    #[error("the container whose namespace it shares has ended")]
+    PartnerEnded,
     /// An ordinary user has no range of subordinate ids.
     #[error("no subordinate {kind} range for `{user}` in {file}")]
     NoSubordinateIds {

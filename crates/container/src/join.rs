@@ -1,4 +1,4 @@
-//! Starting another process inside a running sandbox (`exec`).
+//! Entering a running sandbox: another process inside (`exec`), and the namespaces that others share with it.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -9,6 +9,10 @@ use init::process::{Filter, Process};
 use init::report::{Failure, Outcome, Stage};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+use rustix::fs::CWD;
+use rustix::mount::OpenTreeFlags;
+use rustix::process::{DumpableBehavior, PidfdFlags, getpid, pidfd_open, set_dumpable_behavior};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use sys::channel::Channel;
 use sys::process::{Child, namespace};
 
@@ -111,6 +115,87 @@ pub(crate) fn join_as<E: From<Error>>(
         }
     }
 }
+
+/// Moves this thread, or for [`namespace::PID`] its children to come, into a namespace of the process `of`.
+pub(crate) fn enter(of: BorrowedFd<'_>, kind: u64) -> rustix::io::Result<()> {
+    move_into_thread_name_spaces(of, ThreadNameSpaceType::from_bits_retain(kind as _))
+}
+
+/// Has `make` make its child in the PID namespace of `of`, the first process of a sandbox. Who is in there sees the child
+/// from its first moment, while its memory is a copy of this one's: unless it may be `readable`, it is born undumpable.
+///
+/// # Errors
+/// What the kernel reports, and what `make` returns.
+pub(crate) fn born_in(
+    of: BorrowedFd<'_>,
+    readable: bool,
+    make: impl FnOnce() -> io::Result<Child>,
+) -> Result<Child, Error> {
+    let fail = |what: &'static str| move |e: rustix::io::Errno| Error::system(what)(e.into());
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).map_err(fail("open this process"))?;
+    if !readable {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(fail("hide this process's memory"))?;
+    }
+    let made = match enter(of, namespace::PID) {
+        Ok(()) => make().map_err(|error| match error.raw_os_error() {
+            // clone(2): nothing is born any more where the first process has ended.
+            Some(libc::ENOMEM) => Error::PartnerEnded,
+            _ => Error::system("create the namespaces of the service")(error),
+        }),
+        Err(rustix::io::Errno::SRCH) => Err(Error::PartnerEnded),
+        Err(errno) => Err(fail("enter the PID namespace of another service")(errno)),
+    };
+    let back = enter(own.as_fd(), namespace::PID).and_then(|()| match readable {
+        true => Ok(()),
+        false => set_dumpable_behavior(DumpableBehavior::Dumpable),
+    });
+    if back.is_err() {
+        // Whatever is made from here on would be a part of that container. With this process all that it made ends.
+        std::process::abort();
+    }
+    made
+}
+
+/// The shared memory of a running sandbox, what is mounted at `/dev/shm` there, as a detached mount: it belongs to an IPC
+/// namespace as much as what the kernel keeps in it (`shm_open(3)`). `of` is its first process.
+///
+/// # Errors
+/// What the kernel reports.
+pub fn shared_memory(of: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let fail = |what: &'static str| Error::system(what);
+    let (read, write) = Channel::pair().map_err(fail("create a socket pair"))?;
+    // Of the sandbox it has the mounts only. Nobody in there sees it.
+    let child = sys::process::spawn(0, || {
+        let open = || -> io::Result<()> {
+            enter(of, namespace::MOUNT)?;
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+            let tree = rustix::mount::open_tree(CWD, "/dev/shm", flags)?;
+            write.send(b"/", &[tree.as_fd()])
+        };
+        match open() {
+            Ok(()) => 0,
+            Err(error) => {
+                Failure::new(Stage::Namespace, "/dev/shm of another service", error).send(&write);
+                1
+            }
+        }
+    })
+    .map_err(fail("create a process"))?;
+    drop(write);
+    let received = sys::channel::wait_readable(read.as_fd(), std::time::Instant::now() + SHM_DEADLINE)
+        .and_then(|()| sys::channel::recv_fds(read.as_fd(), init::report::LONGEST));
+    userns::end(&child).map_err(fail("reap the process"))?;
+    let mut message = received.map_err(fail("take the shared memory of another service"))?;
+    match message.fds.pop() {
+        Some(tree) => Ok(tree),
+        None => Err(refused(init::report::decode(&message.bytes), "process")),
+    }
+}
+
+/// How long a process may take to open a mount.
+const SHM_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
 
 fn become_joiner(target: &Target<'_>, preserve_fds: u32, inherited: &[BorrowedFd<'_>]) -> Failure {
     let prepare = || -> Result<(), Failure> {

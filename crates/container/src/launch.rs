@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use init::process::{Assumed, Filter};
+use init::process::{Assumed, CGROUP_NAMESPACE, Filter};
 use init::report::{self, Failure, Outcome, Stage};
 use rustix::mount::UnmountFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -12,6 +12,7 @@ use sys::channel::Channel;
 use sys::process::{Child, SpawnArgs, namespace};
 
 use crate::Error;
+use crate::join;
 use crate::mounts;
 pub use crate::mounts::{ROOTFS, SCRATCH};
 use crate::sandbox::Sandbox;
@@ -27,6 +28,10 @@ pub struct Surroundings<'a> {
     pub init: BorrowedFd<'a>,
     /// The network namespace to stand in; `None` stays in the caller's.
     pub network: Option<BorrowedFd<'a>>,
+    /// The first process of the sandbox whose PID namespace this one has, too.
+    pub pid: Option<BorrowedFd<'a>>,
+    /// The same for the IPC namespace.
+    pub ipc: Option<BorrowedFd<'a>>,
     /// A cgroup v2 directory to be born in.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Standard input, output and error.
@@ -48,6 +53,9 @@ pub struct Launched {
     pub child: Child,
     /// Where calls that one of the filters asks about are answered, if one does (`seccomp_unotify(2)`).
     pub listener: Option<OwnedFd>,
+    /// Its cgroup namespace, where its PID namespace is another's: the processes in there that are its own are those
+    /// that have it, and the kernel does not end them with the first.
+    pub cgroup_namespace: Option<OwnedFd>,
 }
 
 /// Starts a sandbox. The caller must be root of the user namespace that is to own it, with one thread, and its
@@ -59,29 +67,64 @@ pub struct Launched {
 /// The step that failed; nothing of the sandbox is left then but what it wrote to its upper directory.
 pub fn launch(sandbox: &Sandbox, around: &Surroundings<'_>) -> Result<Launched, Error> {
     let (read, write) = Channel::pair().map_err(Error::system("create a socket pair"))?;
-    let namespaces = namespace::PID | namespace::MOUNT | namespace::UTS | namespace::IPC;
+    let shared = |with: Option<_>, kind| if with.is_some() { 0 } else { kind };
+    let namespaces = namespace::MOUNT
+        | namespace::UTS
+        | shared(around.pid, namespace::PID)
+        | shared(around.ipc, namespace::IPC);
     let spawn = SpawnArgs { namespaces, cgroup: around.cgroup, sibling: around.beside };
-    let child = sys::process::spawn_with(spawn, || {
-        let failure = match enter(sandbox, around, write.as_fd()) {
-            Ok(assumed) => become_program(sandbox, around, &assumed, write.as_fd()),
-            Err(failure) => failure,
-        };
-        failure.send(&write);
-        failure.exit_code()
-    })
-    .map_err(Error::system("create the namespaces of the service"))?;
+    let make = || {
+        sys::process::spawn_with(spawn, || {
+            let failure = match enter(sandbox, around, write.as_fd()) {
+                Ok(assumed) => become_program(sandbox, around, &assumed, write.as_fd()),
+                Err(failure) => failure,
+            };
+            failure.send(&write);
+            failure.exit_code()
+        })
+    };
+    let child = match around.pid {
+        Some(of) => join::born_in(of, around.readable, make)?,
+        None => make().map_err(Error::system("create the namespaces of the service"))?,
+    };
     drop(write);
-    let mut listener = None;
+    let (mut listener, mut cgroup_namespace) = (None, None);
     let outcome = loop {
         match receive_with(read.as_fd()) {
-            Ok((Outcome::Executed, _)) => return Ok(Launched { child, listener }),
+            Ok((Outcome::Executed, _)) => return Ok(Launched { child, listener, cgroup_namespace }),
             Ok((Outcome::Listener, end)) => listener = end,
+            Ok((Outcome::CgroupNamespace, namespace)) => cgroup_namespace = namespace,
             other => break other.map(|(outcome, _)| outcome),
         }
     };
     let end = if around.beside { userns::end_of_another } else { userns::end };
     end(&child).map_err(Error::system("reap the new process"))?;
     Err(refused(outcome, "service"))
+}
+
+/// Mounts the root file system of a sandbox that does not run, with those of its mounts that are left in it, and returns
+/// it. The caller must be root of the user namespace that owns its mount namespace, which has nothing at [`ROOTFS`], and
+/// its working directory must be the data directory. Nobody else may have it mounted: overlayfs leaves undefined what
+/// becomes of files that are reached by two mounts of one writable layer.
+///
+/// # Errors
+/// The mount that failed.
+pub fn mount_at_rest(sandbox: &Sandbox, detached: &[OwnedFd]) -> Result<OwnedFd, Error> {
+    for directory in [&sandbox.root.upper, &sandbox.root.work] {
+        std::fs::create_dir_all(directory).map_err(Error::system(format!("create {directory}")))?;
+    }
+    let mount = || -> Result<OwnedFd, Failure> {
+        let root = mounts::root(&sandbox.root)?;
+        for mount in &sandbox.mounts {
+            mounts::one(root.as_fd(), mount, detached)?;
+        }
+        if sandbox.read_only {
+            sys::mount::set_attributes(root.as_fd(), sys::mount::attribute::RDONLY, false)
+                .map_err(|e| Failure::new(Stage::Mount, "/ read-only", e))?;
+        }
+        Ok(root)
+    };
+    mount().map_err(Error::child)
 }
 
 /// Why a new process, a `what`, did not execute its program.
@@ -111,7 +154,7 @@ fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -
     if let Some(score) = sandbox.oom_score_adj {
         set_oom_score(score).map_err(|e| Failure::new(Stage::Setup, "oom_score_adj", e))?;
     }
-    // Until exec this process holds the stack's memory. It is alone in its PID namespace.
+    // Until exec this process holds the stack's memory. It is alone in its PID namespace, or was born undumpable.
     if !around.readable {
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
             .map_err(|e| Failure::new(Stage::Setup, "make the process undumpable", e))?;
@@ -123,9 +166,17 @@ fn enter(sandbox: &Sandbox, around: &Surroundings<'_>, report: BorrowedFd<'_>) -
         move_into_link_name_space(network, Some(LinkNameSpaceType::Network))
             .map_err(|e| Failure::new(Stage::Namespace, "the network namespace", e))?;
     }
+    if let Some(ipc) = around.ipc {
+        join::enter(ipc, namespace::IPC)
+            .map_err(|e| Failure::new(Stage::Namespace, "the IPC namespace of another service", e))?;
+    }
     // Not with the others: the root of a new one is the cgroup of who makes it, which at clone3 is the caller's.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
         .map_err(|e| Failure::new(Stage::Namespace, "a new cgroup namespace", e))?;
+    if around.pid.is_some() {
+        send_cgroup_namespace(report)
+            .map_err(|e| Failure::new(Stage::Namespace, "pass on the cgroup namespace", e))?;
+    }
     rustix::system::sethostname(sandbox.hostname.as_bytes())
         .map_err(|e| Failure::new(Stage::Namespace, "the UTS namespace", e))?;
 
@@ -178,6 +229,12 @@ fn become_program(
     ];
     argv.extend(sandbox.process.argv.iter().cloned());
     assumed.exec_fd(around.init, &argv)
+}
+
+fn send_cgroup_namespace(report: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let own = rustix::fs::open("/proc/self/ns/cgroup", flags, rustix::fs::Mode::empty())?;
+    sys::channel::send_fd(report, &[CGROUP_NAMESPACE], own.as_fd())
 }
 
 /// What is not dumpable may not write to its own files in `/proc`. Nobody in a container sees this process.

@@ -1,4 +1,5 @@
-//! PID 1: reaps orphans, passes signals on, exits with the service's status.
+//! PID 1: reaps orphans, passes signals on, exits with the service's status. In the PID namespace of another container it
+//! has another number, and does the same for its own.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -20,6 +21,13 @@ pub fn supervise(argv: &[String], verbosity: u8, report: OwnedFd) -> i32 {
             eprintln!("[init] {}", text());
         }
     };
+    // Who is not PID 1 inherits orphans only if it asks for them, and only those below it.
+    if std::process::id() != 1
+        && let Err(errno) = rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+    {
+        Failure::new(Stage::Setup, "take in orphans", errno).send(&report);
+        return 125;
+    }
     let setup = SigSet::all()
         .thread_set_mask()
         .and_then(|()| SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC));

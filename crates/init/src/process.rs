@@ -330,6 +330,8 @@ pub struct Filter {
 
 /// First byte of the message that brings the listening end of a filter.
 pub const LISTENER: u8 = 0x4c;
+/// First byte of the message that brings the cgroup namespace of a container.
+pub const CGROUP_NAMESPACE: u8 = 0x43;
 
 fn load(filters: &[Filter], listener: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
     let fail = |e: io::Error| Failure::new(Stage::Seccomp, "", e);

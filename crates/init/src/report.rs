@@ -164,6 +164,8 @@ pub enum Outcome {
     Waiting,
     /// This message brings the listening end of its seccomp filter.
     Listener,
+    /// This message brings the container's cgroup namespace.
+    CgroupNamespace,
     /// It could not.
     Failed(Failure),
 }
@@ -220,6 +222,7 @@ pub fn decode(message: &[u8]) -> io::Result<Outcome> {
         [] => Ok(Outcome::Executed),
         [WAITING] => Ok(Outcome::Waiting),
         [crate::process::LISTENER] => Ok(Outcome::Listener),
+        [crate::process::CGROUP_NAMESPACE] => Ok(Outcome::CgroupNamespace),
         [STARTED, pid @ ..] => {
             let pid = pid.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
             Ok(Outcome::Started(i32::from_le_bytes(pid)))

@@ -4,6 +4,7 @@
 //! carries one command; the supervisor answers with notices until [`Notice::Done`] or [`Notice::Failed`].
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -53,7 +54,7 @@ pub enum Command {
     Pause(Vec<String>),
     /// Have them go on (all that are paused when empty).
     Unpause(Vec<String>),
-    /// Answered by one [`Notice::Ports`] with what is published of a service.
+    /// Answered by one [`Notice::Ports`] with what is published of a service, or of a one-off container.
     Ports(String),
     /// Answered by one [`Notice::Stack`].
     Stack,
@@ -95,6 +96,8 @@ pub enum Command {
     Detach,
     /// Answered by one [`Notice::Container`].
     Container(String),
+    /// The same of a container that does not run; it does not start before this connection is closed.
+    Hold(String),
     /// What `explain` cannot read from the kernel. Answered by one [`Notice::Known`].
     Known(String),
     /// Start a process in a running container, as `Exec` does, that tries calls which filters deny instead of becoming
@@ -204,6 +207,45 @@ pub struct Run {
     pub entrypoint: Option<Vec<String>>,
     /// What it has beside the service's mounts, or in the place of those with the same target.
     pub mounts: Vec<crate::plan::Mount>,
+    /// What it publishes.
+    #[serde(default)]
+    pub ports: Vec<RunPort>,
+    /// It publishes what the service's file says, too.
+    #[serde(default)]
+    pub service_ports: bool,
+}
+
+/// A port that a one-off container publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunPort {
+    /// The host's address; without one that which the stack's file would mean.
+    pub host_ip: Option<IpAddr>,
+    /// Port of the host; 0 lets the kernel choose.
+    pub host_port: u16,
+    /// Port inside.
+    pub container_port: u16,
+    /// TCP or UDP.
+    pub protocol: network::plan::Protocol,
+}
+
+impl RunPort {
+    /// Reads `[IP:][HOST[-END]:]CONTAINER[-END][/PROTOCOL]`, as in a stack file.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write instead.
+    pub fn read(word: &str) -> Result<Vec<Self>, String> {
+        let ports = crate::file::ports::of_word(word).map_err(|fault| match fault.hint {
+            Some(hint) => format!("{}; {hint}", fault.message),
+            None => fault.message,
+        })?;
+        let port = |port: &crate::file::ports::PortFile| Self {
+            host_ip: port.host_ip,
+            host_port: port.host_port,
+            container_port: port.container_port,
+            protocol: port.protocol,
+        };
+        Ok(ports.iter().map(port).collect())
+    }
 }
 
 /// What the supervisor tells.

@@ -1,5 +1,6 @@
-//! `cp`: files between a container that runs and the user, in a storage worker, which may read and write what belongs to
-//! subordinate ids. The container's side is its root as its processes see it, with all that is mounted there.
+//! `cp`: files between a container and the user, in a storage worker, which may read and write what belongs to
+//! subordinate ids. The container's side is its root as its processes see it, with all that is mounted there. Of one that
+//! does not run, the worker mounts that itself.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -8,10 +9,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use container::sandbox::{Mount, MountSource, Sandbox};
 use image::transfer::files::{self, Place};
 use rustix::fs::{Mode, OFlags};
 
+use crate::control;
 use crate::paths::Paths;
+use crate::plan::MountKind;
 use crate::remote::{Context, RemoteError};
 use crate::storage::{self, Word};
 
@@ -33,16 +37,72 @@ pub struct Options {
     pub archive: bool,
 }
 
-/// The root of a process.
-///
-/// # Errors
-/// When it has ended.
-pub fn root_of(pid: u32) -> Result<OwnedFd, RemoteError> {
-    let path = format!("/proc/{pid}/root");
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, Mode::empty())
-        .map_err(io::Error::from)
-        .context(|| "open the container's root directory".into())
+/// The container's side.
+#[derive(Debug)]
+pub enum Container {
+    /// The root directory of one that runs.
+    Running(OwnedFd),
+    /// One that does not, and will not meanwhile ([`crate::control::Command::Hold`]).
+    AtRest(AtRest),
+}
+
+/// What is to be mounted of a container that does not run: its root, volumes and directories of the host.
+#[derive(Debug)]
+pub struct AtRest {
+    sandbox: Sandbox,
+    detached: Vec<OwnedFd>,
+}
+
+impl Container {
+    /// That of a process.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn of_process(pid: u32) -> Result<Self, RemoteError> {
+        let path = format!("/proc/{pid}/root");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&path, flags, Mode::empty()).map_err(io::Error::from);
+        root.map(Self::Running).context(|| "open the container's root directory".into())
+    }
+
+    /// One that does not run.
+    ///
+    /// # Errors
+    /// When a directory of the host that is mounted in it cannot be opened.
+    pub fn at_rest(held: control::Container) -> Result<Self, RemoteError> {
+        let control::Container { service, mut sandbox, .. } = held;
+        let mut detached = Vec::new();
+        let mut mounts = Vec::new();
+        for mount in sandbox.mounts {
+            let of_host = service.mounts.iter().find_map(|known| match &known.kind {
+                MountKind::Bind { source, .. } if known.target == mount.target => Some(source),
+                _ => None,
+            });
+            match (&mount.source, of_host) {
+                (MountSource::Volume { .. }, _) | (MountSource::Bind(_), Some(_)) => mounts.push(mount),
+                (MountSource::Descriptor(_), Some(source)) => {
+                    if let Some(tree) = storage::Handle::open(source)?.into_mount() {
+                        mounts.push(Mount { source: MountSource::Descriptor(detached.len()), ..mount });
+                        detached.push(tree);
+                    }
+                }
+                // What the kernel or this program shows in one that runs.
+                _ => {}
+            }
+        }
+        sandbox.mounts = mounts;
+        Ok(Self::AtRest(AtRest { sandbox, detached }))
+    }
+
+    /// Its root directory, in a worker.
+    fn root(&self) -> Result<OwnedFd, RemoteError> {
+        match self {
+            Self::Running(root) => root.try_clone().context(|| "open the container's root directory".into()),
+            Self::AtRest(AtRest { sandbox, detached }) => {
+                Ok(container::launch::mount_at_rest(sandbox, detached)?)
+            }
+        }
+    }
 }
 
 /// Copies what is at `path` out of a container.
@@ -51,7 +111,7 @@ pub fn root_of(pid: u32) -> Result<OwnedFd, RemoteError> {
 /// When it is not there, or cannot go where it should.
 pub fn out_of(
     paths: &Paths,
-    container: &OwnedFd,
+    container: &Container,
     path: &Path,
     to: Local,
     with: Options,
@@ -61,7 +121,7 @@ pub fn out_of(
         Local::Path(to) => absolute(&to)?,
         Local::Archive(mut archive) => {
             return storage::run(paths, |_| {
-                let found = files::find(container, path, with.follow)?;
+                let found = files::find(&container.root()?, path, with.follow)?;
                 Ok(found.write(base.as_deref(), &mut archive)?)
             });
         }
@@ -71,7 +131,7 @@ pub fn out_of(
     let worker = storage::start(paths, |_, tell: &mut dyn FnMut(bool)| {
         let (read, mut write) = ends.take().ok_or_else(no_pipe)?;
         drop(read);
-        let found = files::find(container, path, with.follow)?;
+        let found = files::find(&container.root()?, path, with.follow)?;
         tell(found.is_dir());
         match found.write(place.name(), &mut write) {
             // Who reads has a reason to stop, and tells it.
@@ -96,7 +156,7 @@ pub fn out_of(
 /// When it is not there, or cannot go where it should.
 pub fn into(
     paths: &Paths,
-    container: &OwnedFd,
+    container: &Container,
     path: &Path,
     from: Local,
     with: Options,
@@ -106,7 +166,7 @@ pub fn into(
         Local::Path(from) => from,
         Local::Archive(archive) => {
             return storage::run(paths, |_| {
-                let place = files::place(container, path, None)?;
+                let place = files::place(&container.root()?, path, None)?;
                 if !place.is_directory() {
                     return Err(RemoteError::message(format!("`{}` is no directory", path.display()))
                         .or_hint("an archive is unpacked into a directory that is there"));
@@ -121,7 +181,7 @@ pub fn into(
     let worker = storage::start(paths, |_, tell: &mut dyn FnMut(Option<Vec<u8>>)| {
         let (read, write) = ends.take().ok_or_else(no_pipe)?;
         drop(write);
-        let place: Place = files::place(container, path, base.clone())?;
+        let place: Place = files::place(&container.root()?, path, base.clone())?;
         place.accept(is_dir)?;
         tell(place.name().map(|name| name.as_bytes().to_vec()));
         Ok(place.unpack(read, root)?)

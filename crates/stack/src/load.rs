@@ -223,4 +223,6 @@ mod key_tests;
 #[cfg(test)]
 mod network_tests;
 #[cfg(test)]
+mod sharing_tests;
+#[cfg(test)]
 mod tests;

@@ -173,6 +173,9 @@ pub struct Service {
     /// Whose network namespace it has (`network_mode`).
     #[serde(default, skip_serializing_if = "NetworkMode::is_own")]
     pub network_mode: NetworkMode,
+    /// Whose PID and IPC namespaces it has.
+    #[serde(default, skip_serializing_if = "Sharing::is_none")]
+    pub sharing: Sharing,
     /// Lines of `/etc/hosts` (`extra_hosts`): name and address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_hosts: Vec<(String, IpAddr)>,
@@ -247,6 +250,34 @@ impl NetworkMode {
             Self::Service(owner) => Some(owner),
             Self::Host => None,
         }
+    }
+}
+
+/// Whose PID and IPC namespaces a service has, if not its own: those of these services' first replicas, which are started
+/// before it and which it is restarted with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sharing {
+    /// `pid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<String>,
+    /// `ipc`, with `/dev/shm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipc: Option<String>,
+    /// `ipc: none`: there is no `/dev/shm`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_shm: bool,
+}
+
+impl Sharing {
+    /// Whether all is as usual.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The services whose namespaces it has.
+    pub fn owners(&self) -> impl Iterator<Item = &str> {
+        self.pid.iter().chain(&self.ipc).map(String::as_str)
     }
 }
 

@@ -99,6 +99,7 @@ pub(crate) fn resolve(service: &Service, from: &Ingredients<'_>) -> Result<Resol
         // What of `/sys` belongs to its network is its own.
         mounts.iter_mut().filter(|m| m.target == "/sys").for_each(|m| m.attributes &= !RDONLY);
     }
+    mounts.retain(|mount| mount.target != "/dev/shm" || !service.sharing.no_shm);
     mounts.extend(service.devices.iter().map(device));
     for mount in &service.mounts {
         mounts.push(mount_of(mount, from, &mut detached)?);

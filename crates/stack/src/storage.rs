@@ -143,7 +143,7 @@ pub(crate) fn run<T: Serialize + DeserializeOwned>(
 #[derive(Debug)]
 pub(crate) struct Handle {
     path: std::path::PathBuf,
-    _mount: Option<OwnedFd>,
+    mount: Option<OwnedFd>,
 }
 
 impl Handle {
@@ -156,7 +156,7 @@ impl Handle {
         let map = IdMap::current()?;
         if !map.direct {
             std::fs::metadata(path).context(|| format!("open {}", path.display()))?;
-            return Ok(Self { path: path.to_owned(), _mount: None });
+            return Ok(Self { path: path.to_owned(), mount: None });
         }
         // A user namespace with the map, for the moment in which the mount is made.
         let here = std::fs::File::open(".")?;
@@ -169,7 +169,12 @@ impl Handle {
         drop(channel);
         container::userns::end(&process)?;
         let mount = mount.context(|| format!("open {} with mapped ids", path.display()))?;
-        Ok(Self { path: format!("/proc/self/fd/{}", mount.as_raw_fd()).into(), _mount: Some(mount) })
+        Ok(Self { path: format!("/proc/self/fd/{}", mount.as_raw_fd()).into(), mount: Some(mount) })
+    }
+
+    /// The mount on which the owners are mapped, where one is needed.
+    pub(crate) fn into_mount(self) -> Option<OwnedFd> {
+        self.mount
     }
 
     /// The path to use inside a worker.

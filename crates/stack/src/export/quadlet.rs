@@ -143,7 +143,11 @@ impl Writer<'_> {
                 self.told.service(name, &[&key, "depends_on"], message);
             }
         }
-        if let NetworkMode::Service(owner) = &service.network_mode {
+        let of_network = match &service.network_mode {
+            NetworkMode::Service(owner) => Some(owner.as_str()),
+            NetworkMode::Own | NetworkMode::Host => None,
+        };
+        for owner in of_network.into_iter().chain(service.sharing.owners()) {
             let owner = format!("{}.service", self.name(owner));
             if !after.contains(&owner) {
                 unit.line("Requires", &owner);
@@ -203,6 +207,14 @@ impl Writer<'_> {
             NetworkMode::Service(owner) => unit.line("Network", format!("container:{}", self.name(owner))),
             NetworkMode::Own if stack.networks(&service.name).is_empty() => unit.line("Network", "none"),
             NetworkMode::Own => {}
+        }
+        for (option, owner) in [("--pid", &service.sharing.pid), ("--ipc", &service.sharing.ipc)] {
+            if let Some(owner) = owner {
+                unit.option(option, &format!("container:{}", self.name(owner)));
+            }
+        }
+        if service.sharing.no_shm && service.sharing.ipc.is_none() {
+            unit.option("--ipc", "none");
         }
         let file = stack.file.services.iter().find(|file| file.key.name == service.name);
         let uses: &[NetworkUse] = file.and_then(|file| file.network.networks.as_deref()).unwrap_or_default();

@@ -136,7 +136,7 @@ const WORDS: &[Word] = &[
     said("services.*.image", "`image`", "`Image=`"),
     said("services.*.init", "`shareProcessNamespace`: the pod's own process is PID 1", "`--init`"),
     lost("services.*.init_verbosity", "there is no init of ours"),
-    settled("services.*.ipc", "`private` is what there is"),
+    said("services.*.ipc", "shared in a pod (`network_mode`); else a warning for `service:NAME`", "`--ipc`"),
     settled("services.*.isolation", "it is Windows's"),
     settled("services.*.label_file", "its labels are with the others"),
     said(
@@ -160,7 +160,11 @@ const WORDS: &[Word] = &[
     said("services.*.networks", "a label of the pod for each", "`Network=`"),
     settled("services.*.oom_kill_disable", "cgroup v2 has no such setting"),
     podman("services.*.oom_score_adj", "the kubelet sets it by what a pod requests", "`--oom-score-adj`"),
-    settled("services.*.pid", "`private` is what there is"),
+    said(
+        "services.*.pid",
+        "`shareProcessNamespace` in a pod (`network_mode`); else a warning for `service:NAME`",
+        "`--pid`",
+    ),
     podman("services.*.pids_limit", "the kubelet limits processes (`podPidsLimit`)", "`--pids-limit`"),
     said("services.*.platform", "`nodeSelector`", "`--platform`"),
     said(

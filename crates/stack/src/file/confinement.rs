@@ -6,6 +6,7 @@ use super::keys::{self, Level};
 use super::mounts::absolute;
 use super::node::{Node, Value};
 use super::service::ServiceFile;
+use super::sharing::Partner;
 use super::{Located, located};
 use crate::diagnostic::{Checked, Fault, Span};
 use crate::plan::Seccomp;
@@ -40,31 +41,52 @@ pub(super) fn read(
             "" | "private" => {}
             other => return Err(unknown_mode(node, name, other, "`host`, or leave it out")),
         },
-        _ => namespace(name, node, place, warnings)?,
+        _ => namespace(service, name, node, place, warnings)?,
     }
     Ok(())
 }
 
-/// `ipc`, `pid`, `cgroup` and `userns_mode`: a container has its own.
-fn namespace(name: &str, node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checked<()> {
+/// `ipc`, `pid`, `cgroup` and `userns_mode`: a container has its own, or of the first two another's.
+fn namespace(
+    service: &mut ServiceFile,
+    name: &str,
+    node: &Node,
+    place: &str,
+    warnings: &mut Vec<(Span, String)>,
+) -> Checked<()> {
     let text = node.text(name)?;
+    if let Some(partner) = Partner::read(&text) {
+        let partner = Some(located(node, partner));
+        match name {
+            "pid" => service.sharing.pid = partner,
+            "ipc" => service.sharing.ipc = partner,
+            _ => {
+                let message = format!("{place} cannot share the namespace that `{name}: {text}` names");
+                return Err(Fault::new(&node.span, message).label("this one is each service's own").hint(
+                    "what services can share: `network_mode`, `pid` and `ipc` with `service:NAME`, and volumes",
+                ));
+            }
+        }
+        return Ok(());
+    }
     let why = match (name, text.as_str()) {
-        (_, "" | "private") | ("ipc", "shareable" | "none") => return Ok(()),
+        ("ipc", "private") => {
+            service.sharing.ipc_is_private = true;
+            return Ok(());
+        }
+        ("ipc", "none") => {
+            (service.sharing.ipc_is_private, service.settled.sharing.no_shm) = (true, true);
+            return Ok(());
+        }
+        (_, "" | "private") | ("ipc", "shareable") => return Ok(()),
         ("ipc", "host") => "its shared memory is its own: the host's belongs to another user namespace",
         ("pid", "host") => "it sees its own processes only: the host's are out of reach of a user namespace",
         ("cgroup", "host") => "it sees its own cgroup as the root",
         ("userns_mode", "host") => "container root is never the host's root here",
-        _ => {
-            let message = match text.split_once(':') {
-                Some(("service" | "container", other)) => {
-                    format!("{place} cannot share the namespace of `{other}` that `{name}` names")
-                }
-                _ => return Err(unknown_mode(node, name, &text, "leave it out")),
-            };
-            return Err(Fault::new(&node.span, message).label("only the network can be shared").hint(
-                "let the two meet on a volume or over the network, which `network_mode: service:NAME` shares",
-            ));
+        ("pid" | "ipc", _) => {
+            return Err(unknown_mode(node, name, &text, "use `private` or `service:NAME`, or leave it out"));
         }
+        _ => return Err(unknown_mode(node, name, &text, "leave it out")),
     };
     warnings.push((node.span.clone(), format!("`{name}: {text}` of {place} is ignored: {why}")));
     Ok(())

@@ -20,6 +20,7 @@ mod process;
 pub(crate) mod replicas;
 pub(crate) mod secrets;
 pub(crate) mod service;
+pub(crate) mod sharing;
 mod toml;
 pub(crate) mod units;
 pub(crate) mod volumes;

@@ -9,6 +9,7 @@ use super::keys::{self, Level};
 use super::node::{Key, Node, Value};
 use super::process::{host_name, is_domain};
 use super::service::{ServiceFile, one_or_more};
+use super::sharing::Partner;
 use super::{Located, located, ports};
 use crate::diagnostic::{Checked, Fault, Span};
 
@@ -51,9 +52,7 @@ pub(crate) enum ModeFile {
     Bridge,
     None,
     Host,
-    /// `service:NAME`; `container:NAME` becomes one when the names are looked up.
-    Service(String),
-    Container(String),
+    Shared(Partner),
 }
 
 /// One entry of `extra_hosts`.
@@ -143,8 +142,7 @@ pub(super) fn check(service: &mut ServiceFile, warnings: &mut Vec<(Span, String)
         Some(ModeFile::Host) => {
             ("host".to_owned(), &["egress", "links", "mac_address", "networks"], &["dns", "ports"])
         }
-        Some(ModeFile::Service(name)) => (format!("service:{name}"), &shared, &[]),
-        Some(ModeFile::Container(name)) => (format!("container:{name}"), &shared, &[]),
+        Some(ModeFile::Shared(partner)) => (partner.to_string(), &shared, &[]),
     };
     for key in &keys.present {
         // An empty list says what the mode says.
@@ -329,17 +327,11 @@ fn mac(node: &Node) -> Checked<Located<MacAddress>> {
 
 fn mode(node: &Node) -> Checked<ModeFile> {
     let text = node.text("network_mode")?;
-    let owner = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
-    let mode = match text.split_once(':') {
-        None => match text.as_str() {
-            "none" => Some(ModeFile::None),
-            "bridge" | "default" => Some(ModeFile::Bridge),
-            "host" => Some(ModeFile::Host),
-            _ => None,
-        },
-        Some(("service", name)) => owner(name).map(ModeFile::Service),
-        Some(("container", name)) => owner(name).map(ModeFile::Container),
-        Some(_) => None,
+    let mode = match text.as_str() {
+        "none" => Some(ModeFile::None),
+        "bridge" | "default" => Some(ModeFile::Bridge),
+        "host" => Some(ModeFile::Host),
+        text => Partner::read(text).map(ModeFile::Shared),
     };
     mode.ok_or_else(|| {
         Fault::new(&node.span, format!("`{text}` is not a network mode"))

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 use network::plan::{Mode, Protocol};
 
 use super::bridge::ipv4;
 use super::keys::{self, Level};
 use super::node::{Key, Node, Value};
-use crate::diagnostic::{Checked, Fault, Span};
+use crate::diagnostic::{Checked, Fault, SourceText, Span};
 
 /// One published port.
 #[derive(Debug, Clone)]
@@ -32,6 +33,15 @@ pub(crate) fn parse(node: &Node, warnings: &mut Vec<(Span, String)>) -> Checked<
             _ => short(item, &mut ports)?,
         }
     }
+    Ok(ports)
+}
+
+/// The ports of a word of the command line, which is in the short form.
+pub(crate) fn of_word(word: &str) -> Checked<Vec<PortFile>> {
+    let source = SourceText::new(Path::new("the command line"), word);
+    let node = Node::new(Span::new(&source, 0..word.len()), Value::String(word.to_owned()));
+    let mut ports = Vec::new();
+    short(&node, &mut ports)?;
     Ok(ports)
 }
 

@@ -17,9 +17,12 @@ use super::process::{
 };
 use super::replicas::{self, ReplicasFile};
 use super::secrets::{self, Grant};
+use super::sharing::{self, SharingFile};
 use super::{Format, Located, deploy, health, located};
 use crate::diagnostic::{Checked, Fault, Span};
-use crate::plan::{Confinement, Limits, Logging, NetworkMode, PullPolicy, RestartPolicy, Service, Source};
+use crate::plan::{
+    Confinement, Limits, Logging, NetworkMode, PullPolicy, RestartPolicy, Service, Sharing, Source,
+};
 
 /// A service as the file has it.
 #[derive(Debug)]
@@ -38,6 +41,7 @@ pub(crate) struct ServiceFile {
     pub(crate) configs: Vec<Grant>,
     pub(crate) depends_on: Vec<DependencyFile>,
     pub(crate) network: NetworkKeys,
+    pub(crate) sharing: SharingFile,
     pub(crate) replicas: ReplicasFile,
     pub(crate) label_files: Vec<Located<String>>,
     pub(crate) volumes_from: Vec<VolumesFrom>,
@@ -84,6 +88,7 @@ pub(crate) fn parse(
         configs: Vec::new(),
         depends_on: Vec::new(),
         network: NetworkKeys::default(),
+        sharing: SharingFile::default(),
         replicas: ReplicasFile::default(),
         label_files: Vec::new(),
         volumes_from: Vec::new(),
@@ -112,6 +117,7 @@ pub(crate) fn parse(
     service.settle_restarts();
     limits::settle(&mut service, key)?;
     network::check(&mut service, warnings)?;
+    sharing::check(&service, warnings)?;
     Ok(service)
 }
 
@@ -172,6 +178,7 @@ fn defaults(name: &str, format: Format) -> Service {
         shm_size: 64 << 20,
         replicas: 1,
         network_mode: NetworkMode::Own,
+        sharing: Sharing::default(),
         extra_hosts: Vec::new(),
         domainname: None,
         dns_search: Vec::new(),
@@ -246,7 +253,10 @@ fn read_key(
         "cap_drop" => settled.cap_drop = capabilities(node, name)?,
         "landlock" => settled.landlock = Some(landlock(node, place)?),
         "read_only" => settled.read_only = node.boolean(name)?,
-        "shm_size" => settled.shm_size = bytes(node, name)?,
+        "shm_size" => {
+            settled.shm_size = bytes(node, name)?;
+            service.sharing.shm_size = Some(node.span.clone());
+        }
         "stop_signal" => settled.stop_signal = Some(signal(node)?),
         "stop_grace_period" => settled.stop_grace_period = seconds(node, name)?,
         "stdin_open" => settled.stdin_open = node.boolean(name)?,

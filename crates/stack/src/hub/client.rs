@@ -14,7 +14,7 @@ use network::plan::{Network, NetworkPlan};
 use sys::channel::{Channel, MAX_FDS};
 use sys::process::{Child, namespace};
 
-use super::{Event, Needs, Request};
+use super::{Event, Needs, Partners, Request};
 use crate::fault::{Change, Fault};
 use crate::remote::{self, Context, RemoteError};
 
@@ -115,16 +115,18 @@ impl Hub {
         self.call(&Request::Detour { device: device.to_owned(), gateway }, &[]).map(drop)
     }
 
-    /// Starts a sandbox in the network namespace of a container, or in the host's.
+    /// Starts a sandbox in the network namespace of a container, or in the host's, and in those of its partners.
     pub(crate) fn start(
         &mut self,
         sandbox: Sandbox,
         network: Option<String>,
+        partners: Partners<i32>,
         cgroup: Option<BorrowedFd<'_>>,
         stdio: [BorrowedFd<'_>; 3],
         detached: &[OwnedFd],
     ) -> Result<Started, RemoteError> {
-        let request = Request::Start { sandbox: Box::new(sandbox), network, cgroup: cgroup.is_some() };
+        let sandbox = Box::new(sandbox);
+        let request = Request::Start { sandbox, network, partners, cgroup: cgroup.is_some() };
         let mut fds = stdio.to_vec();
         fds.extend(detached.iter().map(AsFd::as_fd));
         fds.extend(cgroup);

@@ -10,6 +10,7 @@ use container::sandbox::{Sandbox, Seccomp};
 use container::{Filter, Process};
 use sys::process::{Child, namespace};
 
+use super::Partners;
 use crate::remote::{Context, RemoteError};
 
 /// Starts sandboxes and processes inside them.
@@ -42,6 +43,7 @@ impl Launcher {
         &mut self,
         sandbox: &Sandbox,
         network: Option<BorrowedFd<'_>>,
+        partners: Partners<BorrowedFd<'_>>,
         cgroup: bool,
         mut fds: Vec<OwnedFd>,
     ) -> Result<Launched, RemoteError> {
@@ -61,6 +63,8 @@ impl Launcher {
         let around = Surroundings {
             init: self.init.as_fd(),
             network,
+            pid: partners.pid,
+            ipc: partners.ipc,
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
             stdio,
             detached,

@@ -6,6 +6,7 @@
 pub(crate) mod client;
 mod launcher;
 mod porter;
+mod remains;
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +16,7 @@ use std::path::Path;
 
 use container::Process;
 use container::launch::Launched;
-use container::sandbox::{Sandbox, Seccomp};
+use container::sandbox::{Mount, MountSource, Sandbox, Seccomp};
 use network::link::Namespaces;
 use network::plan::{Network, NetworkPlan};
 use network::shape::Shape;
@@ -51,7 +52,7 @@ pub(crate) enum Request {
     /// Start a sandbox in the network namespace of the container `network`, or in the host's. Descriptors: standard
     /// input, output, error, then the detached mounts, then the cgroup
     /// directory if there is one.
-    Start { sandbox: Box<Sandbox>, network: Option<String>, cgroup: bool },
+    Start { sandbox: Box<Sandbox>, network: Option<String>, partners: Partners<i32>, cgroup: bool },
     /// Start a process in the sandbox whose PID 1 is `target`. Descriptors: as with `Start`.
     Exec { target: i32, process: Box<Process>, cgroup: bool },
     /// A TCP socket in a service's network namespace.
@@ -68,6 +69,25 @@ pub(crate) enum Request {
     Remove { paths: Vec<String> },
 }
 
+/// The first processes of the sandboxes whose PID and IPC namespaces another one has, too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Partners<T> {
+    pub(crate) pid: Option<T>,
+    pub(crate) ipc: Option<T>,
+}
+
+impl<T> Partners<T> {
+    /// The same with something else for each process.
+    fn map<U>(&self, mut of: impl FnMut(&T) -> U) -> Partners<U> {
+        Partners { pid: self.pid.as_ref().map(&mut of), ipc: self.ipc.as_ref().map(&mut of) }
+    }
+
+    /// Both.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.pid.iter().chain(&self.ipc)
+    }
+}
+
 /// What the hub tells the supervisor: one answer to each request, and deaths at any time.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
@@ -76,7 +96,7 @@ pub(crate) enum Event {
     /// The sockets that get what containers send, as [`network::intercept::Intercepted::into_parts`] has them.
     Intercepted { optional: [bool; 5] },
     /// A process runs: its number in the hub's PID namespace, and its pidfd; then, if it asks about its calls, where
-    /// they are answered.
+    /// they are answered. Of a sandbox in another one's PID namespace the porter sends its cgroup namespace last.
     Started { pid: i32 },
     /// It could not be done, and nothing is left of the attempt.
     Failed(RemoteError),
@@ -124,6 +144,8 @@ struct Running {
     on_host: bool,
     /// What else is started in it has the same filter.
     seccomp: Seccomp,
+    /// What its processes have in common, where the kernel does not end them with the first.
+    cgroup_namespace: Option<OwnedFd>,
 }
 
 impl Hub {
@@ -191,7 +213,12 @@ impl Hub {
                 }
                 _ => return Ok(()),
             };
-            self.sandboxes.remove(&pid);
+            let ended = self.sandboxes.remove(&pid);
+            if let Some(namespace) = ended.and_then(|ended| ended.cgroup_namespace)
+                && let Err(error) = remains::end(namespace.as_fd())
+            {
+                report(format_args!("warning: end what is left of a container: {error}"));
+            }
             remote::send(&self.supervisor, &Event::Exited { pid, status, signal }, &[])?;
         }
     }
@@ -243,8 +270,8 @@ impl Hub {
                 self.network.detour(&device, gateway)?;
                 Ok((done(), Vec::new()))
             }
-            Request::Start { sandbox, network, cgroup } => {
-                self.start(sandbox, network.as_deref(), cgroup, fds)
+            Request::Start { sandbox, network, partners, cgroup } => {
+                self.start(sandbox, network.as_deref(), partners, cgroup, fds)
             }
             Request::Exec { target, process, cgroup } => self.exec(target, process, cgroup, fds),
             Request::Socket { service } => {
@@ -278,23 +305,34 @@ impl Hub {
 
     fn start(
         &mut self,
-        sandbox: Box<Sandbox>,
+        mut sandbox: Box<Sandbox>,
         network: Option<&str>,
+        partners: Partners<i32>,
         cgroup: bool,
-        fds: Vec<OwnedFd>,
+        mut fds: Vec<OwnedFd>,
     ) -> Result<Reply, RemoteError> {
+        let of = |first: &i32| self.sandboxes.get(first).map(|partner| partner.pidfd.as_fd());
+        let known = partners.map(of);
+        if known.iter().any(Option::is_none) {
+            return Err(container::Error::PartnerEnded.into());
+        }
+        let partners = Partners { pid: known.pid.flatten(), ipc: known.ipc.flatten() };
+        if let Some(partner) = partners.ipc {
+            share_memory(&mut sandbox, partner, cgroup, &mut fds)?;
+        }
         let seccomp = sandbox.seccomp.clone();
-        let (event, fds) = match network {
+        let (event, mut fds) = match network {
             Some(container) => {
                 let namespace = Some(namespace_of(&self.network, container)?);
-                let Launched { child, listener } = self.launcher.start(&sandbox, namespace, cgroup, fds)?;
-                launched(child, listener)?
+                launched(self.launcher.start(&sandbox, namespace, partners, cgroup, fds)?)
             }
-            None => self.porter()?.start(sandbox, cgroup, &fds)?,
+            None => self.porter()?.start(sandbox, partners, cgroup, &fds)?,
         };
+        let cgroup_namespace = if partners.pid.is_some() { fds.pop() } else { None };
         if let (Event::Started { pid }, Some(pidfd)) = (&event, fds.first()) {
             let pidfd = pidfd.try_clone()?;
-            self.sandboxes.insert(*pid, Running { pidfd, on_host: network.is_none(), seccomp });
+            let on_host = network.is_none();
+            self.sandboxes.insert(*pid, Running { pidfd, on_host, seccomp, cgroup_namespace });
         }
         Ok((event, fds))
     }
@@ -312,7 +350,7 @@ impl Hub {
             let seccomp = target.seccomp.clone();
             return self.porter()?.exec(target.pidfd.as_fd(), process, seccomp, cgroup, &fds);
         }
-        launched(self.launcher.exec(target.pidfd.as_fd(), &process, &target.seccomp, cgroup, fds)?, None)
+        Ok(started(self.launcher.exec(target.pidfd.as_fd(), &process, &target.seccomp, cgroup, fds)?))
     }
 
     fn porter(&self) -> Result<&Porter, RemoteError> {
@@ -323,9 +361,33 @@ impl Hub {
 /// What is sent back: an event and its descriptors.
 type Reply = (Event, Vec<OwnedFd>);
 
-fn launched(child: Child, listener: Option<OwnedFd>) -> Result<Reply, RemoteError> {
-    let Child { pid, pidfd } = child;
-    Ok((Event::Started { pid }, std::iter::once(pidfd).chain(listener).collect()))
+fn started(child: Child) -> Reply {
+    (Event::Started { pid: child.pid }, vec![child.pidfd])
+}
+
+fn launched(launched: Launched) -> Reply {
+    let (event, mut fds) = started(launched.child);
+    fds.extend(launched.listener);
+    fds.extend(launched.cgroup_namespace);
+    (event, fds)
+}
+
+/// Has a sandbox get the `/dev/shm` of the one whose IPC namespace it has, in the place of its own.
+fn share_memory(
+    sandbox: &mut Sandbox,
+    partner: BorrowedFd<'_>,
+    cgroup: bool,
+    fds: &mut Vec<OwnedFd>,
+) -> Result<(), RemoteError> {
+    let own =
+        |mount: &&mut Mount| mount.target == "/dev/shm" && matches!(mount.source, MountSource::Tmpfs { .. });
+    if let Some(mount) = sandbox.mounts.iter_mut().find(own) {
+        // Behind the detached mounts that are there, which follow the standard streams.
+        let at = fds.len() - usize::from(cgroup);
+        fds.insert(at, container::join::shared_memory(partner)?);
+        mount.source = MountSource::Descriptor(at - 3);
+    }
+    Ok(())
 }
 
 fn namespace_of<'a>(network: &'a Namespaces, container: &str) -> Result<BorrowedFd<'a>, RemoteError> {

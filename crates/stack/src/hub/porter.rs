@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sys::channel::Channel;
 
 use super::launcher::Launcher;
-use super::{Event, Reply, launched};
+use super::{Event, Partners, Reply, launched, started};
 use crate::remote::{self, Context, RemoteError};
 use crate::report::report;
 
@@ -22,8 +22,8 @@ const DEADLINE: Duration = Duration::from_secs(320);
 /// What the hub asks of the porter.
 #[derive(Debug, Serialize, Deserialize)]
 enum Task {
-    /// As [`super::Request::Start`].
-    Start { sandbox: Box<Sandbox>, cgroup: bool },
+    /// As [`super::Request::Start`]; the pidfds of the partners that there are come first.
+    Start { sandbox: Box<Sandbox>, partners: Partners<bool>, cgroup: bool },
     /// As [`super::Request::Exec`]; the target's pidfd is the last descriptor.
     Exec { process: Box<Process>, seccomp: Seccomp, cgroup: bool },
 }
@@ -53,10 +53,12 @@ impl Porter {
     pub(super) fn start(
         &self,
         sandbox: Box<Sandbox>,
+        partners: Partners<BorrowedFd<'_>>,
         cgroup: bool,
         fds: &[OwnedFd],
     ) -> Result<Reply, RemoteError> {
-        self.ask(&Task::Start { sandbox, cgroup }, fds.iter().map(AsFd::as_fd).collect())
+        let task = Task::Start { sandbox, partners: partners.map(|_| true), cgroup };
+        self.ask(&task, partners.iter().copied().chain(fds.iter().map(AsFd::as_fd)).collect())
     }
 
     /// Starts a process in the sandbox of such a one.
@@ -109,14 +111,17 @@ fn serve(hub: &Channel, mut launcher: Launcher) -> i32 {
 
 fn carry_out(launcher: &mut Launcher, task: Task, mut fds: Vec<OwnedFd>) -> Result<Reply, RemoteError> {
     match task {
-        Task::Start { sandbox, cgroup } => {
-            let started = launcher.start(&sandbox, None, cgroup, fds)?;
-            launched(started.child, started.listener)
+        Task::Start { sandbox, partners, cgroup } => {
+            let count = partners.iter().count().min(fds.len());
+            let pidfds: Vec<OwnedFd> = fds.drain(..count).collect();
+            let mut pidfds = pidfds.iter();
+            let partners = partners.map(|_| pidfds.next().map(AsFd::as_fd));
+            let partners = Partners { pid: partners.pid.flatten(), ipc: partners.ipc.flatten() };
+            Ok(launched(launcher.start(&sandbox, None, partners, cgroup, fds)?))
         }
         Task::Exec { process, seccomp, cgroup } => {
             let target = fds.pop().ok_or_else(|| RemoteError::message("a task came without its target"))?;
-            let child = launcher.exec(target.as_fd(), &process, &seccomp, cgroup, fds)?;
-            launched(child, None)
+            Ok(started(launcher.exec(target.as_fd(), &process, &seccomp, cgroup, fds)?))
         }
     }
 }

@@ -115,6 +115,8 @@ impl<'a> SandboxRunner<'a> {
         let around = Surroundings {
             init: self.init.as_fd(),
             network: namespace.as_ref().map(AsFd::as_fd),
+            pid: None,
+            ipc: None,
             cgroup: None,
             stdio,
             detached: &detached,

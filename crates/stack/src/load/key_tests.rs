@@ -121,7 +121,10 @@ fn namespaces_are_a_containers_own() {
     for keys in ["ipc: shareable", "ipc: private", "cgroup: private", "userns_mode: ''", "uts: private"] {
         assert_eq!(with(keys).1, Vec::<String>::new(), "{keys}");
     }
-    assert!(refused("pid: 'container:x'").contains("only the network can be shared"));
+    assert!(with("ipc: none").0.sharing.no_shm && with("ipc: private").0.sharing.is_none());
+    assert!(refused("cgroup: 'service:x'").contains("each service's own"));
+    assert!(refused("pid: 'container:x'").contains("no container of this stack is called `x`"));
+    assert!(refused("ipc: 'service:'").contains("`service:` is not a value of `ipc`"));
     assert!(refused("ipc: shared").contains("`shared` is not a value of `ipc`"));
     assert_eq!(with("uts: host").0.hostname, "machine");
     assert_eq!(with("uts: host, hostname: own").0.hostname, "own");

@@ -7,7 +7,7 @@ mod build;
 mod files;
 mod host;
 mod mounts;
-mod ports;
+pub(crate) mod ports;
 mod references;
 mod replicas;
 mod shared;
@@ -107,6 +107,7 @@ pub(crate) fn plan(
             dns_search: named.settled.dns_search.clone(),
             dns_opt: named.settled.dns_opt.clone(),
             network_mode,
+            sharing: shared::sharing(service, &file),
             ..service.settled.clone()
         };
         settled.config_hash = config_hash(&settled, service, &network);

@@ -11,7 +11,8 @@ use crate::file::ports::PortFile;
 use crate::file::service::ServiceFile;
 use crate::file::{Format, StackFile};
 
-fn default_host_ip(format: Format) -> IpAddr {
+/// Where a port is published that names no address.
+pub(crate) fn default_host_ip(format: Format) -> IpAddr {
     IpAddr::V4(match format {
         Format::Stack => Ipv4Addr::LOCALHOST,
         Format::Compose => Ipv4Addr::UNSPECIFIED,

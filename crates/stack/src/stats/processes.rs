@@ -85,7 +85,8 @@ impl Processes {
         pids
     }
 
-    /// The processes of a sandbox: PID 1, what joined its PID namespace (`exec`, health checks), and all below.
+    /// The processes of a sandbox: the first one, what entered it (`exec`, health checks), and all below. What tells it
+    /// from others is its cgroup namespace: its PID namespace can be another's.
     fn sandbox(&self, first: u32) -> Vec<(u32, Process)> {
         let mut open: Vec<u32> = self.by_pid.contains_key(&first).then_some(first).into_iter().collect();
         // Those who join are children of the hub, as PID 1 is.
@@ -109,7 +110,7 @@ fn file(pid: u32, name: &str) -> PathBuf {
 }
 
 fn namespace(pid: u32) -> io::Result<PathBuf> {
-    fs::read_link(file(pid, "ns/pid"))
+    fs::read_link(file(pid, "ns/cgroup"))
 }
 
 fn namespace_is(pid: u32, wanted: &PathBuf) -> bool {

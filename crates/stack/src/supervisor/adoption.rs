@@ -126,6 +126,7 @@ impl Supervisor {
                 Standing::Current | Standing::Trial | Standing::Outdated => {}
             }
         }
+        self.restart_partners_of_replaced();
         let services = concerned(&up);
         let wait = up.wait;
         self.next = Some(Next { up, by: id, fresh, models });
@@ -295,7 +296,8 @@ impl Supervisor {
 
     /// Makes the next plan the plan, once what it replaces is down. True when something changed.
     pub(super) fn switch_plan(&mut self) -> bool {
-        let blocks = |unit: &Unit| matches!(unit.standing, Standing::Replaced { .. }) && unit.run.is_some();
+        let is_used = |unit: &Unit| unit.run.is_some() || unit.held_by.is_some();
+        let blocks = |unit: &Unit| matches!(unit.standing, Standing::Replaced { .. }) && is_used(unit);
         if self.units.iter().any(blocks) {
             return false;
         }

@@ -180,7 +180,8 @@ impl Supervisor {
 
     /// Takes those away that were to go as soon as they are down. What cannot be is left for the end of the stack.
     pub(super) fn sweep(&mut self) -> bool {
-        let goes = |unit: &Unit| unit.standing == Standing::Retired && unit.run.is_none();
+        let is_used = |unit: &Unit| unit.run.is_some() || unit.held_by.is_some();
+        let goes = |unit: &Unit| unit.standing == Standing::Retired && !is_used(unit);
         let gone: Vec<String> =
             self.units.iter().filter(|unit| goes(unit)).map(|unit| unit.name().to_owned()).collect();
         if gone.is_empty() || self.ending.is_some() {

@@ -17,9 +17,11 @@ mod logs;
 pub(crate) mod memory;
 mod netd;
 mod one_off;
+mod partners;
 mod pause;
 mod probe;
 mod process;
+mod publish;
 mod request;
 mod rolling;
 mod stop;
@@ -259,8 +261,10 @@ impl Supervisor {
             let started = self.start_what_is_ready();
             let switched = self.switch_plan();
             let rolled = self.roll();
+            let followed = self.follow_partners();
             let swept = self.sweep();
-            let changed = ended || stopped || started || switched || rolled || swept || self.next_change();
+            let changed =
+                ended || stopped || started || switched || rolled || followed || swept || self.next_change();
             self.tell_netd();
             if !changed {
                 break;
@@ -286,7 +290,8 @@ impl Supervisor {
         }
         let mut changed = false;
         for index in 0..self.units.len() {
-            if !self.units[index].pending || self.units[index].run.is_some() {
+            let unit = &self.units[index];
+            if !unit.pending || unit.run.is_some() || unit.held_by.is_some() {
                 continue;
             }
             match self.dependencies(index) {
@@ -313,10 +318,10 @@ impl Supervisor {
 
     /// Whether all dependencies of a service are there; an error when one never will be.
     fn dependencies(&self, index: usize) -> Result<bool, RemoteError> {
+        let mut ready = self.partners(&self.units[index].service)?.is_some();
         if self.units[index].no_deps {
-            return Ok(true);
+            return Ok(ready);
         }
-        let mut ready = true;
         for dependency in &self.units[index].service.depends_on {
             let replicas = self.replicas(&dependency.service);
             ready &= match fleet::readiness(&replicas, dependency.condition) {
@@ -367,6 +372,8 @@ impl Supervisor {
     fn start(&mut self, index: usize) -> Result<(), RemoteError> {
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = &self.units[index];
+        self.check_ports_are_own(&unit.service)?;
+        let partners = self.partners(&unit.service)?.unwrap_or_default();
         let from = self.ingredients(unit, unit.name(), &plan.network);
         let mut resolved = spec::resolve(&unit.service, &from)?;
         resolved.sandbox.asks_to_bind = direct::is_needed(&unit.service.ports);
@@ -382,7 +389,8 @@ impl Supervisor {
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
         // What `exec` and health checks are like: each replica has variables of its own.
         let process = resolved.sandbox.process.clone();
-        let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached)?;
+        let started =
+            self.hub.start(resolved.sandbox, network, partners, born_in, stdio, &resolved.detached)?;
         let binds = match started.asks.map(Binds::new).transpose() {
             Ok(binds) => binds,
             Err(error) => {
@@ -411,6 +419,7 @@ impl Supervisor {
             kill_at: None,
             hooks: None,
             pause: None,
+            partners,
         });
         let restarts = unit.restarts;
         self.tell_state(index, None);
@@ -457,7 +466,10 @@ impl Supervisor {
             self.drain(index);
             self.tell_kills(index, now);
             let unit = &mut self.units[index];
+            let killed = exit.signal == Some(rustix::process::Signal::KILL.as_raw());
+            let namespace = unit.run.as_ref().and_then(|run| run.partners.pid).filter(|_| killed);
             unit.ended(exit.status, now);
+            unit.bereft_of = namespace;
             let how = match exit.signal {
                 _ if unit.oom_killed => memory::reason(unit.service.limits.memory),
                 Some(signal) => format!("ended by signal {signal}"),

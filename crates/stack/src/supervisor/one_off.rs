@@ -205,6 +205,12 @@ impl Supervisor {
         if unit.service.network_mode.is_own() {
             network.add_endpoint_like(&unit.service.name, &container)?;
         }
+        let ports = self.ports_of_run(run, unit, &container, &network)?;
+        let partners = self.partners(&unit.service)?.ok_or_else(|| {
+            let owners: Vec<&str> = unit.service.sharing.owners().collect();
+            RemoteError::message(format!("service `{}` is about to start", owners.join("`, `")))
+                .or_hint("try again when it runs: the container is to have a namespace of it")
+        })?;
         let from = self.ingredients(unit, &container, &network);
         // Under a name of its own: the service's name stays the service's, in /etc/hosts too.
         let mut service = Service { hostname: container.clone(), ..unit.service.clone() };
@@ -234,12 +240,16 @@ impl Supervisor {
         };
         let cgroup = self.service_cgroup(&service, &container)?;
         let changed = Plan { network, ..plan.clone() };
-        self.wiring.apply(&changed, &mut self.hub)?;
+        self.wiring.lend(&container, ports);
+        if let Err(error) = self.wiring.apply(&changed, &mut self.hub) {
+            self.wiring.lend(&container, Vec::new());
+            return Err(error);
+        }
         self.plan = Some(changed);
         self.next_run += 1;
         let born_in = cgroup.as_ref().map(AsFd::as_fd);
         let network = service.network_mode.owner(&container).map(str::to_owned);
-        let started = self.hub.start(resolved.sandbox, network, born_in, stdio, &resolved.detached);
+        let started = self.hub.start(resolved.sandbox, network, partners, born_in, stdio, &resolved.detached);
         let started = match started {
             Ok(started) => started,
             Err(error) => {
@@ -327,6 +337,7 @@ impl Supervisor {
         let mut results = vec![self.hub.remove(vec![spec::container_directory(&self.stack, container)])];
         if let Some(plan) = &mut self.plan {
             plan.network.endpoints.retain(|endpoint| endpoint.service != container);
+            self.wiring.lend(container, Vec::new());
             results.push(self.wiring.apply(plan, &mut self.hub));
         }
         results.extend(cgroup.map(|cgroup| cgroup.remove().map_err(RemoteError::from)));

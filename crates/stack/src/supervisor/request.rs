@@ -48,6 +48,9 @@ impl Supervisor {
                 sys::process::pidfd_kill(pidfd.as_fd(), 9).ok();
             }
         }
+        for unit in self.units.iter_mut().filter(|unit| unit.held_by == Some(id)) {
+            unit.held_by = None;
+        }
         if connection.leash {
             self.end(false);
         }
@@ -107,9 +110,14 @@ impl Supervisor {
             }
             Command::Pause(names) => self.pause(id, &names)?,
             Command::Unpause(names) => self.unpause(id, &names)?,
-            Command::Ports(service) => {
-                let service = &self.unit(&service)?.service;
-                let ports = self.wiring.published(&service.name, &service.ports).collect();
+            Command::Ports(name) => {
+                let ports = match self.one_off_containers().any(|container| container == name) {
+                    true => self.wiring.published(&name, self.wiring.lent(&name)).collect(),
+                    false => {
+                        let service = &self.unit(&name)?.service;
+                        self.wiring.published(&service.name, &service.ports).collect()
+                    }
+                };
                 self.notify(id, Notice::Ports(ports));
                 self.notify(id, Notice::Done);
             }
@@ -163,6 +171,11 @@ impl Supervisor {
             }
             Command::Container(service) => {
                 let container = self.container(&service)?;
+                self.notify(id, Notice::Container(Box::new(container)));
+                self.notify(id, Notice::Done);
+            }
+            Command::Hold(name) => {
+                let container = self.hold(id, &name)?;
                 self.notify(id, Notice::Container(Box::new(container)));
                 self.notify(id, Notice::Done);
             }
@@ -337,6 +350,9 @@ impl Supervisor {
         let down: Vec<usize> = (0..self.units.len())
             .filter(|index| self.units[*index].is_down() && self.units[*index].is_among(names))
             .collect();
+        if let Some(index) = down.iter().find(|index| self.units[**index].held_by.is_some()) {
+            return Err(busy(self.units[*index].name()));
+        }
         let directories =
             down.iter().map(|index| spec::container_directory(&self.stack, self.units[*index].name()));
         self.hub.remove(directories.collect())?;
@@ -404,6 +420,28 @@ impl Supervisor {
 
     fn container(&self, service: &str) -> Result<Container, RemoteError> {
         self.container_of(self.unit(service)?)
+    }
+
+    /// Keeps a container that does not run from starting, as long as the connection is open. What an earlier one of its
+    /// name left is gone then, as it would be at its start.
+    fn hold(&mut self, id: u64, name: &str) -> Result<Container, RemoteError> {
+        self.known(name)?;
+        let at = self.units.iter().position(|unit| unit.answers_to(name));
+        let at = at.ok_or_else(|| RemoteError::message(format!("service `{name}` has no container")))?;
+        let unit = &self.units[at];
+        if unit.run.is_some() {
+            return Err(RemoteError::message(format!("container `{}` runs by now", unit.name())));
+        }
+        if unit.held_by.is_some() {
+            return Err(busy(unit.name()));
+        }
+        if unit.recreate {
+            self.hub.remove(vec![spec::container_directory(&self.stack, unit.name())])?;
+            self.units[at].recreate = false;
+        }
+        let container = self.container_of(&self.units[at])?;
+        self.units[at].held_by = Some(id);
+        Ok(container)
     }
 
     fn container_of(&self, unit: &Unit) -> Result<Container, RemoteError> {
@@ -509,6 +547,11 @@ impl Supervisor {
             self.notify(id, Notice::Done);
         }
     }
+}
+
+fn busy(container: &str) -> RemoteError {
+    RemoteError::message(format!("files of container `{container}` are being copied"))
+        .or_hint("try again when `cp` has ended")
 }
 
 /// Whether a container is one that a user can start: not one that is on its way out.

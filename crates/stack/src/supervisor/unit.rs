@@ -17,6 +17,7 @@ use super::logs::{Log, Output};
 use super::memory::Watch;
 use super::pause::Pause;
 use crate::control::{Health, State, Status};
+use crate::hub::Partners;
 use crate::plan::{Condition, Healthcheck, RestartPolicy, Service};
 
 /// First pause before a restart; doubled each time, as Docker does.
@@ -73,6 +74,10 @@ pub(crate) struct Unit {
     timeout: Option<Duration>,
     /// It is started without what it depends on.
     pub(crate) no_deps: bool,
+    /// It was killed as one is whose PID namespace has ended, which was this first process's.
+    pub(crate) bereft_of: Option<i32>,
+    /// The connection that works on its files while it does not run: it does not start meanwhile.
+    pub(crate) held_by: Option<u64>,
 }
 
 /// What the plan in force has to do with a container.
@@ -115,6 +120,8 @@ pub(crate) struct Run {
     pub(crate) hooks: Option<Hooks>,
     /// How its processes are kept from running, while they are.
     pub(crate) pause: Option<Pause>,
+    /// The first processes of those whose PID and IPC namespaces it has, by their numbers as [`Self::pid`].
+    pub(crate) partners: Partners<i32>,
 }
 
 impl Run {
@@ -177,6 +184,8 @@ impl Unit {
             drained_by: None,
             timeout: None,
             no_deps: false,
+            bereft_of: None,
+            held_by: None,
         })
     }
 
@@ -280,6 +289,7 @@ impl Unit {
         self.wanted = false;
         self.pending = false;
         self.restart_at = None;
+        self.bereft_of = None;
         if self.run.is_none() {
             self.state = if self.exit_code.is_some() { State::Exited } else { State::Created };
         }
@@ -344,6 +354,7 @@ impl Unit {
     /// It runs.
     pub(crate) fn started(&mut self, run: Run) {
         self.run = Some(run);
+        self.bereft_of = None;
         self.wanted = true;
         self.pending = false;
         self.failure = None;
@@ -445,6 +456,7 @@ pub(crate) mod tests {
             kill_at: None,
             hooks: None,
             pause: None,
+            partners: Partners::default(),
         }
     }
 

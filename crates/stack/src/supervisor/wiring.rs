@@ -27,11 +27,23 @@ use crate::report::report;
 /// How long netd may take to confirm a configuration.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A published port, and whose it is where the kernel chooses the number: two services that leave it to that have two.
-type Place = (PublishedPort, Option<String>);
+/// What a published port takes on the host. Where the kernel chooses the number, it is a port's of its own: two services
+/// that leave it to that have two.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    address: SocketAddr,
+    udp: bool,
+    mode: Mode,
+    chosen_for: Option<(String, u16)>,
+}
 
-fn place(service: &str, port: &PublishedPort) -> Place {
-    (*port, (port.host_port == 0).then(|| service.to_owned()))
+fn place(owner: &str, port: &PublishedPort) -> Place {
+    Place {
+        address: SocketAddr::new(port.host_ip, port.host_port),
+        udp: port.is_udp(),
+        mode: port.mode,
+        chosen_for: (port.host_port == 0).then(|| (owner.to_owned(), port.container_port)),
+    }
 }
 
 /// netd, and all that it works with. What is kept here outlives it: a port stays bound, and a name server's socket
@@ -52,6 +64,8 @@ pub(crate) struct Wiring {
     plan: NetworkPlan,
     /// The ports that are published.
     published: Vec<Published>,
+    /// What one-off containers publish, by container. A service has no port that one of these has.
+    lent: BTreeMap<String, Vec<PublishedPort>>,
     /// Ports of containers that lead to the host, with what listens there.
     inward: Vec<(Inward, OwnedFd)>,
     /// What became of containers.
@@ -71,6 +85,7 @@ impl Wiring {
             detour: None,
             plan: NetworkPlan::default(),
             published: Vec::new(),
+            lent: BTreeMap::new(),
             inward: Vec::new(),
             states: BTreeMap::new(),
         }
@@ -84,8 +99,7 @@ impl Wiring {
     /// Binds the ports of `plan`, wires its networks, and has netd serve both. Ports come first: a port that is
     /// taken is the likeliest failure, and nothing has changed then.
     pub(crate) fn apply(&mut self, plan: &Plan, hub: &mut Hub) -> Result<(), RemoteError> {
-        let ports = plan.services.iter().flat_map(|s| s.ports.iter().map(|port| (&s.name, *port)));
-        let wanted: Vec<Published> = ports.flat_map(|(name, port)| Published::expand(name, port)).collect();
+        let wanted = self.wanted(plan);
         let mut bound = BTreeMap::new();
         for Published { service, port, .. } in &wanted {
             let place = place(service, port);
@@ -94,7 +108,8 @@ impl Wiring {
                     Mode::Proxy => network::publish::bind,
                     Mode::Direct => network::direct::bind,
                 };
-                let socket = bind(port).context(|| format!("publish a port of service `{service}`"))?;
+                let whose = if self.lent.contains_key(service) { "container" } else { "service" };
+                let socket = bind(port).context(|| format!("publish a port of {whose} `{service}`"))?;
                 bound.insert(place, socket);
             }
         }
@@ -117,6 +132,41 @@ impl Wiring {
         }
         // One that died gets all of it when it is started again; that it dies of it the loop notices.
         self.configure(fresh, hub).map(drop)
+    }
+
+    /// Everything that is to be published: by one-off containers, and by services what is left.
+    fn wanted(&self, plan: &Plan) -> Vec<Published> {
+        let expand = |owner: &String, ports: &[PublishedPort]| -> Vec<Published> {
+            ports.iter().flat_map(|port| Published::expand(owner, *port)).collect()
+        };
+        let mut wanted: Vec<Published> =
+            self.lent.iter().flat_map(|(owner, ports)| expand(owner, ports)).collect();
+        let of_services = plan.services.iter().flat_map(|service| expand(&service.name, &service.ports));
+        wanted.extend(of_services.filter(|one| self.borrower(&one.service, &one.port).is_none()));
+        wanted
+    }
+
+    /// From the next [`Self::apply`] on, the one-off container `container` publishes `ports`; none is its end.
+    pub(super) fn lend(&mut self, container: &str, ports: Vec<PublishedPort>) {
+        self.lent.remove(container);
+        if !ports.is_empty() {
+            self.lent.insert(container.to_owned(), ports);
+        }
+    }
+
+    /// What a one-off container publishes.
+    pub(super) fn lent(&self, container: &str) -> &[PublishedPort] {
+        self.lent.get(container).map_or(&[], Vec::as_slice)
+    }
+
+    /// The one-off container that has what `port` of `owner` takes on the host.
+    pub(super) fn borrower(&self, owner: &str, port: &PublishedPort) -> Option<&str> {
+        let wanted = place(owner, port);
+        let has = |(container, ports): &(&String, &Vec<PublishedPort>)| {
+            let places = ports.iter().flat_map(|port| Published::expand(container, *port));
+            places.into_iter().any(|one| place(container, &one.port) == wanted)
+        };
+        self.lent.iter().find(has).map(|(container, _)| container.as_str())
     }
 
     /// Has what containers send out of the networks of `plan` end at sockets that netd gets, once it is asked for.
@@ -310,7 +360,8 @@ impl Wiring {
         fold(self.published(service, ports))
     }
 
-    /// A service's published ports, with those that the kernel chose.
+    /// A service's or one-off container's published ports, with those that the kernel chose. What another container has
+    /// meanwhile is not among them.
     pub(crate) fn published<'a>(
         &'a self,
         service: &'a str,
@@ -319,7 +370,9 @@ impl Wiring {
         let real = |port: &PublishedPort| {
             self.listeners.get(&place(service, port)).map_or(port.host_port, |(_, address)| address.port())
         };
-        ports.iter().map(move |port| PublishedPort { host_port: real(port), ..*port })
+        let own =
+            ports.iter().filter(move |port| self.borrower(service, port).is_none_or(|it| it == service));
+        own.map(move |port| PublishedPort { host_port: real(port), ..*port })
     }
 
     /// Process id of netd, while it runs.

@@ -113,7 +113,14 @@ fn unshare(namespaces: u64) -> Parts {
 
 fn setns(role: Role, to: Option<&str>, kinds: u64) -> Parts {
     let namespace = to.unwrap_or("?");
+    let (pid, ipc) = (libc::CLONE_NEWPID as u64, libc::CLONE_NEWIPC as u64);
     let purpose = match role {
+        Role::Hub if kinds == pid => {
+            format!("has the children that follow be born in the PID namespace of {namespace}")
+        }
+        Role::Child if kinds == ipc => {
+            format!("enters the IPC namespace of {namespace}, which another service has made")
+        }
         Role::Hub => format!("goes to the network namespace {namespace} to work there"),
         Role::Child => {
             format!(

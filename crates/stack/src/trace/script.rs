@@ -75,7 +75,9 @@ impl<'a> Facts<'a> {
         let mut data = None;
         for step in seen.iter().filter(|step| step.who.pid == child) {
             match &step.call {
-                Call::Setns { to, .. } => network = to.as_deref(),
+                Call::Setns { to, flags } if *flags & libc::CLONE_NEWNET as u64 != 0 => {
+                    network = to.as_deref()
+                }
                 Call::Unshare { flags } => namespaces |= flags,
                 Call::PivotRoot { new: Some(new), .. } => data = new.strip_suffix("/mnt/root"),
                 _ => {}

@@ -18,6 +18,7 @@ impl Writer<'_> {
             members.iter().map(|member| self.container(member, &mut volumes)).collect();
         let waits: Vec<Value> = members.iter().flat_map(|member| self.waits(member)).collect();
         let host = service.network_mode == NetworkMode::Host;
+        self.check_sharing(members);
         let grace = members.iter().map(|member| seconds(member.stop_grace_period)).max();
         json!({
             // No program of a stack knows of a cluster. (And the token's place is in the way of /run/secrets.)
@@ -27,7 +28,7 @@ impl Writer<'_> {
             "volumes": volumes.into_values(),
             "restartPolicy": restart,
             "terminationGracePeriodSeconds": grace,
-            "shareProcessNamespace": members.iter().any(|member| member.init).then_some(true),
+            "shareProcessNamespace": members.iter().any(|member| member.init || member.sharing.pid.is_some()).then_some(true),
             "hostNetwork": host.then_some(true),
             "hostname": self.told.has(&service.name, "hostname").then(|| names::label(&service.hostname)),
             "hostAliases": self.host_aliases(service),
@@ -84,6 +85,22 @@ impl Writer<'_> {
             "tty": service.tty.then_some(true),
             "stdin": service.stdin_open.then_some(true),
         })
+    }
+
+    /// The containers of a pod share their IPC namespace, and their PID namespace if told to; those of two share nothing.
+    fn check_sharing(&mut self, members: &[&Service]) {
+        for member in members {
+            for (key, owner) in [("pid", &member.sharing.pid), ("ipc", &member.sharing.ipc)] {
+                let Some(owner) = owner else { continue };
+                if !members.iter().any(|other| other.name == *owner) {
+                    let message = format!(
+                        "service `{}` and `{owner}` share no namespace in Kubernetes: they are in two pods, unless the one has the network of the other",
+                        member.name
+                    );
+                    self.told.service(&member.name, &[key], message);
+                }
+            }
+        }
     }
 
     fn pull_policy(&mut self, service: &Service) -> &'static str {

@@ -64,7 +64,10 @@ const KEYS: &[Entry] = &[
     honoured("image", ""),
     honoured("init", ""),
     own("init_verbosity", "how much our init logs"),
-    honoured("ipc", "`private`, `shareable`, `none`; with `host` a warning, others are refused"),
+    honoured(
+        "ipc",
+        "`private`, `shareable`, `none`, `service:NAME`, `container:NAME`; with `host` a warning",
+    ),
     honoured("isolation", "`default`; others, which are Windows's, with a warning"),
     honoured("label_file", ""),
     honoured("labels", ""),
@@ -84,7 +87,7 @@ const KEYS: &[Entry] = &[
     honoured("networks", ""),
     honoured("oom_kill_disable", "`false`; else with a warning: cgroup v2 cannot do without"),
     honoured("oom_score_adj", "from 0 up; to lower it takes rights that this program does not have"),
-    honoured("pid", "`private`; with `host` a warning, others are refused"),
+    honoured("pid", "`private`, `service:NAME`, `container:NAME`; with `host` a warning"),
     honoured("pids_limit", ""),
     honoured(
         "platform",
