@@ -334,3 +334,84 @@ fn an_image_is_written_beside_the_store() {
     run(&stack, &["build", "-o", "type=oci,tar=false,dest=layout", "./web"]).fails(2, &["is not empty"]);
     run(&stack, &["build", "-o", "type=registry", "./web"]).fails(2, &["type=registry", "docker"]);
 }
+
+/// Whoever has the name on a registry must not decide what runs.
+#[test]
+fn what_another_service_builds_is_no_registrys() {
+    let stack = with_base(
+        r#"
+[services.side]
+image = "mine/app"
+stop_signal = "SIGKILL"
+command = ["/bin/sleep", "1000000"]
+[services.web]
+build = "web"
+image = "mine/app"
+stop_signal = "SIGKILL"
+command = ["/bin/sleep", "1000000"]
+"#,
+    );
+    let write = |text: &str| {
+        stack.write("web/Dockerfile", &format!("FROM alpine:3.99\nRUN echo {text} > /version\n"))
+    };
+    let version = |service: &str| run(&stack, &["exec", "-T", service, "cat", "/version"]).ok();
+    write("first");
+    // It is built for the one that names it only.
+    run(&stack, &["up", "-d", "side"]).ok();
+    assert_eq!(version("side"), "first\n");
+    write("second");
+    run(&stack, &["up", "-d", "--build"]).ok();
+    assert_eq!([version("side"), version("web")], ["second\n", "second\n"]);
+}
+
+#[test]
+fn who_is_asked_for_one_service_builds_and_makes_no_other() {
+    let stack = with_base(
+        r#"
+[services.db]
+build = "db"
+stop_signal = "SIGKILL"
+command = ["/bin/sleep", "1000000"]
+[services.app]
+build = "app"
+depends_on = ["db"]
+stop_signal = "SIGKILL"
+command = ["/bin/sleep", "1000000"]
+[services.broken]
+build = "broken"
+"#,
+    );
+    let containers = || {
+        let ended = run(&stack, &["ps", "-a", "--format", "json"]).ok();
+        let rows: serde_json::Value = serde_json::from_str(&ended).unwrap();
+        let rows = rows.as_array().unwrap().clone();
+        let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+        rows.iter().map(|row| (text(row, "service"), text(row, "state"))).collect::<Vec<_>>()
+    };
+    let running = |names: &[&str]| -> Vec<(String, String)> {
+        names.iter().map(|name| ((*name).to_owned(), "running".to_owned())).collect()
+    };
+    stack.write("db/Dockerfile", "FROM alpine:3.99\nRUN echo one > /version\n");
+    stack.write("app/Dockerfile", "FROM alpine:3.99\n");
+    stack.write("broken/Dockerfile", "FROM alpine:3.99\nRUN false\n");
+    let refused = run(&stack, &["up", "-d", "--no-build", "app"]);
+    assert!(refused.err.contains("the image of service `db` is missing"), "{}", refused.err);
+    run(&stack, &["up", "-d", "app"]).ok();
+    assert_eq!(containers(), running(&["db", "app"]));
+    for command in ["start", "restart"] {
+        let refused = run(&stack, &[command, "broken"]);
+        assert_eq!(refused.code, 1, "{command}: {}", refused.err);
+        assert!(refused.err.contains("service `broken` has no container"), "{command}: {}", refused.err);
+    }
+    // What the next one is not about stays, whatever its files say now.
+    let pid = |service: &str| stack.pid(service);
+    let before = pid("app");
+    stack.write("db/Dockerfile", "FROM alpine:3.99\nRUN echo two > /version\n");
+    run(&stack, &["up", "-d", "--build", "db"]).ok();
+    assert_eq!(run(&stack, &["exec", "-T", "db", "cat", "/version"]).ok(), "two\n");
+    assert_eq!(pid("app"), before);
+    assert_eq!(containers(), running(&["db", "app"]));
+    let failed = run(&stack, &["up", "-d"]);
+    assert!(failed.err.contains("RUN false"), "{}", failed.err);
+    assert_eq!(containers(), running(&["db", "app"]));
+}

@@ -90,7 +90,7 @@ fn what_a_service_depends_on_can_be_left_alone() {
     let stack = Stack::new(TWO);
     stack.run(&["up", "-d", "--no-deps", "web"]).ok();
     assert_eq!(stack.row("web")["state"], "running");
-    assert_eq!(stack.row("db")["state"], "created");
+    assert_eq!(stack.ps().len(), 1, "{:?}", stack.ps());
     stack.run(&["up", "-d", "wbe"]).fails(2, &["wbe", "did you mean `web`?"]);
     stack.run(&["stop", "dbb"]).fails(2, &["dbb", "did you mean `db`?"]);
 }

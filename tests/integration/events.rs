@@ -140,10 +140,30 @@ fn a_start_that_fails_is_an_event() {
         "[services.a]\ncommand = [\"sleep\", \"1000\"]\n[services.b]\ncommand = [\"/no/such/program\"]\n",
     );
     stack.run(&["up", "-d", "a"]).ok();
+    stack.run(&["create", "b"]).ok();
     stack.run(&["start", "b"]).fails(1, &["/no/such/program"]);
     let failed = past(&stack, &["b"]);
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert!(failed[0]["error"].as_str().unwrap().contains("/no/such/program"), "{failed:?}");
+}
+
+#[test]
+fn one_that_is_killed_was_not_unhealthy_before() {
+    // The second probe is under way when its container is killed, and goes first.
+    let probe = "test -e /tmp/probed && exec sleep 1000; touch /tmp/probed";
+    let stack = Stack::new(&format!(
+        r#"
+[services.web]
+command = ["sleep", "1000"]
+healthcheck = {{ test = ["CMD", "sh", "-c", "{probe}"], interval = "20ms", timeout = "10m", retries = 1 }}
+"#
+    ));
+    stack.run(&["up", "--wait"]).ok();
+    until("the second probe", || (stack.exec("web", "pidof sleep | wc -w").out.trim() == "2").then_some(()));
+    kill_process(Pid::from_raw(stack.pid("web")).unwrap(), Signal::KILL).unwrap();
+    stack.wait("web", "state", "exited");
+    let told: Vec<Value> = past(&stack, &["web"]).into_iter().map(|row| row["event"].clone()).collect();
+    assert_eq!(told, ["started", "healthy", "exited"]);
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::harness::{Stack, ended, free_ports, skipped};
+use crate::browser::Browser;
+use crate::harness::{Stack, free_ports};
 
 fn explain(stack: &Stack, name: &str) -> Value {
     serde_json::from_str(&stack.run(&["explain", name, "--format", "json"]).ok()).unwrap()
@@ -183,10 +183,8 @@ fn images_are_explained_by_their_layers() {
     assert!(html.contains("<svg") && !html.contains("<i>"), "{html}");
 }
 
-/// Reports to its parent how wide the page is, what it has loaded, and which labels of a drawing overlap or leave it.
-const MEASURE: &str = r#"<script>
-addEventListener("error", event => parent.postMessage({ error: String(event.message) }, "*"));
-addEventListener("load", () => {
+/// How wide a page is, what it has loaded, and which labels of a drawing overlap or leave it.
+const MEASURE: &str = r#"(() => {
 	const overlaps = [];
 	for (const svg of document.querySelectorAll("svg")) {
 		const boxes = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBBox()]);
@@ -199,96 +197,54 @@ addEventListener("load", () => {
 		});
 	}
 	const wide = [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1);
-	parent.postMessage({
+	return {
 		scroll: document.documentElement.scrollWidth, room: document.documentElement.clientWidth, inner: innerWidth, overlaps,
 		wide: wide.slice(0, 3).map(e => e.tagName + " " + e.textContent.slice(0, 60)),
 		loaded: performance.getEntriesByType("resource").map(entry => entry.name),
 		drawings: document.querySelectorAll("svg").length,
-	}, "*");
-});
-</script>"#;
+	};
+})()"#;
 
 /// Width of a small phone.
-const PHONE: u64 = 360;
+const PHONE: u32 = 360;
 /// Width of a window on a desk.
-const DESK: u64 = 1180;
-
-fn chromium() -> Option<PathBuf> {
-    ["/usr/bin/chromium", "/usr/bin/chromium-browser"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|path| path.is_file())
-}
-
-/// The DOM that the browser makes of a file, and what it wrote to its console.
-fn dom_of(stack: &Stack, browser: &Path, file: &Path) -> (String, String) {
-    let mut command = stack.command_of(browser);
-    command
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
-        .args([
-            "--disable-background-networking",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            "--enable-logging=stderr",
-        ])
-        .args(["--virtual-time-budget=5000", "--window-size=1200,900", "--dump-dom"])
-        .arg(format!("--user-data-dir={}", stack.path("browser").display()))
-        .arg(format!("file://{}", file.display()))
-        .env("HOME", stack.path("browser"));
-    let ended = ended(&mut command);
-    assert_eq!(ended.code, 0, "{ended:?}");
-    let console = ended.err.lines().filter(|line| line.contains("CONSOLE"));
-    (ended.out, console.collect::<Vec<_>>().join("\n"))
-}
+const DESK: u32 = 1180;
 
 #[test]
 fn the_page_is_whole_in_a_browser_and_on_a_phone() {
-    let Some(browser) = chromium() else {
-        return skipped("the page of explain in a browser", "the package chromium is not installed");
-    };
+    let Some(mut browser) = Browser::start("the page of explain in a browser") else { return };
     let port = free_ports(1);
     let stack = Stack::new(&services(port));
     stack.up();
-    let mut frames = String::new();
     for service in ["web", "mean"] {
         let page = stack.path(&format!("{service}.html"));
         let wrote = stack.run(&["explain", service, "--html", page.to_str().unwrap()]);
         assert!(wrote.err.contains("wrote"), "{wrote:?}");
         wrote.ok();
-        let html = fs::read_to_string(&page).unwrap();
-        let (dom, console) = dom_of(&stack, &browser, &page);
-        assert_eq!(console, "", "nothing to complain of");
-        assert!(!dom.contains("<script") && !dom.contains("<img"), "{dom}");
-        assert_eq!(service == "mean", dom.contains("&lt;script&gt;"), "{dom}");
-        // The policy would keep the measuring script out: only the copy goes without.
-        let (before, rest) = html.split_once("<meta http-equiv=\"Content-Security-Policy\"").unwrap();
-        let (_, after) = rest.split_once(">\n").unwrap();
-        let copy = format!("{before}{}", after.replace("</body>", &format!("{MEASURE}</body>")));
-        stack.write(&format!("copy-{service}.html"), &copy);
         for width in [PHONE, DESK] {
-            let style = format!("border: 0; width: {width}px; height: 800px");
-            frames.push_str(&format!("<iframe src=\"copy-{service}.html\" style=\"{style}\"></iframe>"));
+            // A link of its own, so that none is taken for another.
+            let link = format!("file://{}?{width}", page.display());
+            browser.open(&link, width, "light");
+            browser.wait(&format!("location.href === '{link}' && document.readyState === 'complete'"));
+            let dom = browser.value("document.documentElement.outerHTML");
+            let dom = dom.as_str().unwrap();
+            assert!(!dom.contains("<script") && !dom.contains("<img"), "{dom}");
+            assert_eq!(service == "mean", dom.contains("&lt;script&gt;"), "{dom}");
+            let measured = browser.value(MEASURE);
+            assert_eq!(measured["inner"], width, "{measured}");
+            // A scroll bar takes its part of the width.
+            assert_eq!(
+                (&measured["scroll"], &measured["drawings"]),
+                (&measured["room"], &3.into()),
+                "{measured}"
+            );
+            for list in ["wide", "overlaps", "loaded"] {
+                assert_eq!(measured[list], Value::Array(Vec::new()), "{list}: {measured}");
+            }
         }
     }
-    let listen =
-        "addEventListener('message', event => { told.textContent += JSON.stringify(event.data) + '\\n'; });";
-    stack.write(
-        "frames.html",
-        &format!("<!DOCTYPE html><pre id=\"told\"></pre><script>{listen}</script>{frames}"),
-    );
-    let (dom, _) = dom_of(&stack, &browser, &stack.path("frames.html"));
-    let told = dom.split_once("<pre id=\"told\">").and_then(|(_, rest)| rest.split_once("</pre>"));
-    let told = told.unwrap_or_else(|| panic!("{dom}")).0;
-    let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let mut widths: Vec<u64> = told.iter().map(|one| one["inner"].as_u64().unwrap()).collect();
-    widths.sort_unstable();
-    assert_eq!(widths, [PHONE, PHONE, DESK, DESK], "{told:?}");
-    for page in &told {
-        // A scroll bar takes its part of the width.
-        assert_eq!((&page["scroll"], &page["drawings"]), (&page["room"], &3.into()), "{page}");
-        for list in ["wide", "overlaps", "loaded"] {
-            assert_eq!(page[list], Value::Array(Vec::new()), "{list}: {page}");
-        }
-    }
+    let complaints = browser.complaints();
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@
 
 mod at_rest;
 mod bad_input;
+mod browser;
 mod build;
 mod build_git;
 mod build_mounts;
@@ -35,12 +36,14 @@ mod oci;
 mod one_off;
 mod outside;
 mod pid1;
+mod projects;
 mod replicas;
 mod sandbox;
 mod sharing;
 mod stacks;
 mod stats;
 mod store;
+mod together;
 mod trace;
 mod transfer;
 mod volumes;

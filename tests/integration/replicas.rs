@@ -318,6 +318,28 @@ fn open_connections_outlive_the_decision_to_stop() {
 }
 
 #[test]
+fn who_has_asked_is_answered_before_a_restart() {
+    let port = free_ports(1);
+    // Without us it answers nobody any more once it has got its stop signal.
+    let serve = "hostname; while read -r line; do touch /tmp/asked; sleep 0.2; echo $$line; done";
+    let stack = Stack::new(&published(port, "").replace("hostname; cat", serve));
+    stack.run(&["up", "--wait"]).ok();
+    for stop in [&["restart", "web"][..], &["stop", "web"]] {
+        // It may rest as long as it likes.
+        let (_idle, _) = connect(port).unwrap();
+        let (mut asking, _) = connect(port).unwrap();
+        stack.sh("web", "rm -f /tmp/asked");
+        asking.get_mut().write_all(b"hello\n").unwrap();
+        until("the question", || (stack.exec("web", "test -e /tmp/asked").code == 0).then_some(()));
+        let stopping = stack.spawn(stop);
+        let mut line = String::new();
+        asking.read_line(&mut line).unwrap();
+        assert_eq!(line, "hello\n", "{stop:?}");
+        finish(stopping).ok();
+    }
+}
+
+#[test]
 fn no_client_notices_a_replacement() {
     let port = free_ports(1);
     let version = |version: &str| published(port, &format!("environment = {{ VERSION = \"{version}\" }}"));

@@ -140,7 +140,7 @@ fn only_the_services_asked_for() {
     let states = || -> Vec<String> {
         stack.ps().iter().map(|row| format!("{} {}", row["service"], row["state"]).replace('"', "")).collect()
     };
-    assert_eq!(states(), ["b running", "a running", "c created"].map(str::to_owned).to_vec());
+    assert_eq!(states(), ["b running", "a running"].map(str::to_owned).to_vec());
     assert_eq!(stack.run(&["ps", "-q"]).ok().split_whitespace().count(), 2);
     stack.run(&["up", "-d", "c"]).ok();
     assert_eq!(stack.row("c")["state"], "running");
@@ -149,4 +149,26 @@ fn only_the_services_asked_for() {
     assert_eq!(stack.row("b")["state"], "running");
     stack.run(&["start", "a"]).ok();
     assert_eq!(stack.row("a")["state"], "running");
+}
+
+#[test]
+fn who_was_started_by_name_stays_without_its_profile() {
+    let stack = Stack::new(
+        "[services.web]\ncommand = [\"sleep\", \"1000\"]\n\
+         [services.db]\ncommand = [\"sleep\", \"1000\"]\nprofiles = [\"tools\"]\n\
+         [services.tool]\ncommand = [\"sh\", \"-c\", \"echo used\"]\nprofiles = [\"tools\"]\n",
+    );
+    stack.run(&["up", "-d", "db"]).ok();
+    let db = stack.pid("db");
+    stack.run(&["up", "-d"]).ok();
+    assert_eq!(stack.pid("db"), db);
+    let names =
+        || stack.ps().iter().map(|row| row["service"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(), ["web", "db"]);
+    // A service that the running stack has not heard of.
+    assert_eq!(stack.run(&["run", "--rm", "-T", "tool"]).ok(), "used\n");
+    assert_eq!(stack.pid("db"), db);
+    stack.run(&["stop", "db"]).ok();
+    stack.run(&["up", "-d"]).ok();
+    assert_eq!(names(), ["web"]);
 }

@@ -131,7 +131,7 @@ pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure>
             let base = arguments.base.as_deref();
             let wanted = Wanted { base, services, images_only: true, ..Wanted::default() };
             let loaded = session.load_for(&wanted)?;
-            options.secrets = secrets(&loaded)?;
+            options.secrets = secrets(&loaded);
             (loaded.plan.name.clone(), of_services(&loaded, arguments)?)
         }
     };
@@ -216,26 +216,13 @@ fn of_services(loaded: &Loaded, arguments: &Build) -> Result<Vec<(String, Plan)>
             "the stack file stands before the command: `inception-run -f FILE build`",
         ));
     }
-    let mut chosen: Vec<&str> = arguments.what.iter().map(String::as_str).collect();
-    let of = |name: &str| loaded.plan.services.iter().find(|service| service.name == name);
     // With a service come those whose images it reads from.
-    let mut next = 0;
-    while let Some(name) = chosen.get(next).copied() {
-        next += 1;
-        let Some(Source::Build(build)) = of(name).map(|service| &service.source) else { continue };
-        for context in build.contexts.values() {
-            if let BuildContext::Service(other) = context
-                && !chosen.contains(&other.as_str())
-            {
-                chosen.push(other);
-            }
-        }
-    }
+    let chosen = loaded.plan.with_image_sources(&arguments.what);
     Ok(loaded
         .plan
         .services
         .iter()
-        .filter(|service| arguments.what.is_empty() || chosen.contains(&service.name.as_str()))
+        .filter(|service| chosen.contains(&service.name))
         .filter_map(|service| match &service.source {
             Source::Build(build) => Some((service.name.clone(), (**build).clone())),
             _ => None,
@@ -420,14 +407,10 @@ fn host(text: &str) -> Result<(String, IpAddr), Failure> {
 }
 
 /// Values of the secrets of builds that come from variables.
-pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failure> {
+pub(crate) fn secrets(loaded: &Loaded) -> BTreeMap<String, String> {
     let builds = loaded.plan.services.iter().filter_map(|service| match &service.source {
         Source::Build(build) => Some(build),
         _ => None,
     });
-    let names = builds.flat_map(|build| build.secrets.values()).filter_map(|source| match source {
-        SecretSource::Environment(name) => Some(name),
-        SecretSource::File(_) | SecretSource::Content(_) => None,
-    });
-    crate::up::values(loaded, names)
+    crate::up::values(loaded, builds.flat_map(|build| build.secrets.values()))
 }

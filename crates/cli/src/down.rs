@@ -57,6 +57,9 @@ pub(crate) fn down(session: &Session, arguments: &Down) -> Result<u8, Failure> {
 
 fn end(session: &Session, arguments: &Down) -> Result<(), Failure> {
     let (name, client) = session.connect()?;
+    if arguments.volumes {
+        session.check_volumes(&name)?;
+    }
     let Some(mut client) = client else {
         // What a killed supervisor left goes, and the volumes if asked for.
         images::clean(session, &name, arguments.volumes)?;

@@ -9,11 +9,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use stack::client::Client;
 use stack::control::{self, Command, Notice, RunPort};
 use stack::plan::{Mount, MountKind, Plan, Scope};
+use stack::stats;
 
 use crate::args::{Always, Publish, published, stack_name, variable};
 use crate::listing::check_services;
 use crate::output::{self, Failure};
-use crate::session::{Session, Wanted, answer, supervisor_gone};
+use crate::session::{Session, Wanted, answer, supervisor_gone, taken_down};
 use crate::signals::Signals;
 use crate::steps::Trace;
 use crate::terminal::{self, Streams};
@@ -181,20 +182,28 @@ pub(crate) fn exec(session: &Session, arguments: &Exec) -> Result<u8, Failure> {
 
 /// `run`.
 pub(crate) fn run(session: &Session, arguments: &Run) -> Result<u8, Failure> {
+    let Run { ref service, build, no_deps, .. } = *arguments;
+    let load = || {
+        let services = std::slice::from_ref(service);
+        let loaded = session.load_for(&Wanted { services, ..Wanted::default() })?;
+        check_services(&loaded.plan, services).map(|()| loaded)
+    };
     let (mut client, ours) = match session.connect()? {
-        (stack, Some(client)) => {
+        (stack, Some(mut client)) => {
             arguments.steps.check_is_down(&stack)?;
+            // One that nobody has started, or whose profile is not active.
+            let there = stats::subjects(&mut client, &[])?;
+            let is_there = there.iter().any(|subject| subject.status.service == *service);
+            if !is_there && session.has_stack_file() {
+                up::join_for_run(session, &mut client, load()?, service, build, no_deps)?;
+            }
             (client, false)
         }
         (_, None) => {
-            let services = std::slice::from_ref(&arguments.service);
-            let loaded = session.load_for(&Wanted { services, ..Wanted::default() })?;
-            check_services(&loaded.plan, services)?;
-            let Run { build, no_deps, .. } = *arguments;
             // The first one-off container of a stack has this name.
-            let container = arguments.name.clone().unwrap_or(format!("{}-run-1", arguments.service));
+            let container = arguments.name.clone().unwrap_or(format!("{service}-run-1"));
             let start = |plan: &Plan| arguments.steps.start(plan, Some(&container), session.output);
-            (up::start_for_run(session, loaded, &arguments.service, build, no_deps, start)?, true)
+            (up::start_for_run(session, load()?, service, build, no_deps, start)?, true)
         }
     };
     let tty = wants_tty(&arguments.inside);
@@ -313,6 +322,7 @@ fn relay(session: &Session, client: &mut Client, command: &Command, tty: bool) -
                 return Err(error.into());
             }
             Some(notice @ Notice::Warning(_)) => session.progress(&notice),
+            Some(Notice::TakenDown) => return Err(taken_down()),
             Some(_) => {}
             None => return Err(supervisor_gone()),
         }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use stack::RemoteError;
 use stack::images::{self, Options};
 use stack::plan::Plan;
 
@@ -18,17 +17,15 @@ pub(crate) fn for_up(
     arguments: &args::Up,
 ) -> Result<BTreeMap<String, String>, Failure> {
     let plan = &loaded.plan;
-    if arguments.no_build {
-        return images::present(&session.paths, plan)?.ok_or_else(|| {
-            RemoteError::message("an image is missing, and `--no-build` forbids to build it")
-                .or_hint("`inception-run build` builds what is missing")
-                .into()
-        });
-    }
+    let services = match arguments.no_deps {
+        true => arguments.services.clone(),
+        false => plan.with_dependencies(&arguments.services),
+    };
     let options = Options {
-        services: arguments.services.clone(),
+        services,
         build: arguments.build,
-        secrets: crate::build::secrets(loaded)?,
+        no_build: arguments.no_build,
+        secrets: crate::build::secrets(loaded),
         ..Options::default()
     };
     provide(session, plan, options)
@@ -49,5 +46,8 @@ pub(crate) fn provide(
 
 /// `down` of a stack that does not run: what a killed supervisor left goes, and the volumes if asked for.
 pub(crate) fn clean(session: &Session, stack: &str, volumes: bool) -> Result<(), Failure> {
-    Ok(images::clean(&session.paths, stack, volumes)?)
+    for volume in images::clean(&session.paths, stack, volumes)? {
+        session.output.progress(&format!("volume {volume}: removed"));
+    }
+    Ok(())
 }

@@ -182,6 +182,7 @@ fn asked_for(names: &[String], known: Vec<String>) -> Result<Vec<String>, Failur
         let mut error = stack::RemoteError::message(format!("there is no log of a service `{unknown}`"))
             .or_hint(match nearest {
                 Some(nearest) => format!("did you mean `{nearest}`? There are logs of: {known}"),
+                None if known.is_empty() => "there are no logs yet".to_owned(),
                 None => format!("there are logs of: {known}"),
             });
         error.exit_code = 2;

@@ -7,9 +7,12 @@ use stack::RemoteError;
 use stack::client::{self, Client};
 use stack::control::{Command, Notice, State};
 use stack::host::HostFacts;
-use stack::load::{self, LoadOptions};
+use stack::interpolate::Variables;
+use stack::load::{self, LoadOptions, Running};
+use stack::origin::Origin;
 use stack::paths::Paths;
 use stack::plan::{Plan, PortChoice};
+use stack::stats;
 
 use crate::args::Global;
 use crate::output::{Failure, Output};
@@ -44,17 +47,12 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Loaded {
     /// The plan.
     pub(crate) plan: Plan,
-    /// How it was loaded.
-    pub(crate) options: LoadOptions,
+    /// The stack's files, absolute.
+    pub(crate) files: Vec<PathBuf>,
+    /// The values of secrets.
+    pub(crate) variables: Variables,
     /// The host's facts at that time.
     pub(crate) host: HostFacts,
-}
-
-impl Loaded {
-    /// The stack's files, absolute.
-    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failure> {
-        Ok(load::files(&self.options, &self.host)?)
-    }
 }
 
 impl Session {
@@ -85,7 +83,8 @@ impl Session {
     pub(crate) fn load_for(&self, wanted: &Wanted<'_>) -> Result<Loaded, Failure> {
         let options = self.options(wanted);
         let host = HostFacts::gather()?;
-        let plan = load::load_keeping(&options, &host, |name| self.kept_ports(name))?;
+        let loaded = load::load_keeping(&options, &host, |name| self.kept(name))?;
+        let load::Loaded { plan, files, variables } = loaded;
         for warning in &plan.warnings {
             self.output.warning(warning);
         }
@@ -95,7 +94,7 @@ impl Session {
                     .progress(&format!("port {asked} of {} is published as {published}", service.name));
             }
         }
-        Ok(Loaded { plan, options, host })
+        Ok(Loaded { plan, files, variables, host })
     }
 
     /// How files are loaded.
@@ -144,10 +143,17 @@ impl Session {
         Ok(words)
     }
 
-    /// The choice of ports of a stack, if it runs.
-    fn kept_ports(&self, stack: &str) -> Option<PortChoice> {
-        let kept = PortChoice::kept(&self.paths.stack(stack))?;
-        client::connect(&self.paths, stack).ok()?.map(|_running| kept)
+    /// What a stack keeps to, if it runs.
+    fn kept(&self, stack: &str) -> Running {
+        let Ok(Some(mut client)) = client::connect(&self.paths, stack) else { return Running::default() };
+        // Who does not answer is asked again by the command itself, and what is wrong is told then.
+        let subjects = stats::subjects(&mut client, &[]).unwrap_or_default();
+        let services = subjects.into_iter().map(|subject| subject.status);
+        let services = services.filter(|row| !matches!(row.state, State::Exited | State::Created));
+        Running {
+            ports: PortChoice::kept(&self.paths.stack(stack)),
+            services: services.map(|row| row.service).collect(),
+        }
     }
 
     /// Whether a stack file is named, or lies here or above.
@@ -166,10 +172,54 @@ impl Session {
     }
 
     /// Connects to the stack's supervisor, if it runs.
+    ///
+    /// # Errors
+    /// As [`Session::connect_to`].
     pub(crate) fn connect(&self) -> Result<(String, Option<Client>), Failure> {
         let name = self.stack_name()?;
-        let client = client::connect(&self.paths, &name)?;
+        let client = self.connect_to(&name)?;
         Ok((name, client))
+    }
+
+    /// The same for a stack whose name is known.
+    ///
+    /// # Errors
+    /// When another project's stack has that name.
+    pub(crate) fn connect_to(&self, name: &str) -> Result<Option<Client>, Failure> {
+        let client = client::connect(&self.paths, name)?;
+        if client.is_some()
+            && let Some(origin) = self.origin()
+        {
+            origin.check_running(&self.paths, name)?;
+        }
+        Ok(client)
+    }
+
+    /// Checks that no other project has a stack with this plan's name that runs, or volumes that this one would use.
+    pub(crate) fn check_origin(&self, plan: &Plan) -> Result<(), Failure> {
+        self.connect_to(&plan.name)?;
+        match plan.has_own_volumes() {
+            true => self.check_volumes(&plan.name),
+            false => Ok(()),
+        }
+    }
+
+    /// Checks that the volumes of the stack with this name are not another project's.
+    pub(crate) fn check_volumes(&self, name: &str) -> Result<(), Failure> {
+        match self.origin() {
+            Some(origin) => Ok(origin.check_volumes(&self.paths, name)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The project that is meant, where files say which; who names the stack means that one.
+    fn origin(&self) -> Option<Origin> {
+        let variable = std::env::var_os("COMPOSE_PROJECT_NAME").filter(|name| !name.is_empty());
+        if self.global.project_name.is_some() || variable.is_some() {
+            return None;
+        }
+        // What is wrong with the files is told by who reads more of them.
+        load::origin(&self.options(&Wanted::default()), &HostFacts::gather().ok()?).ok()
     }
 
     /// Connects to the stack's supervisor, which must run.
@@ -227,9 +277,18 @@ fn standard_input() -> Result<String, Failure> {
 pub(crate) fn answer(client: &mut Client) -> Result<Notice, Failure> {
     match client.next(None)? {
         Some(Notice::Failed(error)) => Err(error.into()),
+        Some(Notice::TakenDown | Notice::Ending) => Err(taken_down()),
+        Some(Notice::Occupied) => Err(RemoteError::message("another command is starting this stack")
+            .or_hint("the same command again works in that one")
+            .into()),
         Some(notice) => Ok(notice),
         None => Err(supervisor_gone()),
     }
+}
+
+/// The stack was taken down in the middle of a command.
+pub(crate) fn taken_down() -> Failure {
+    RemoteError::message("the stack was taken down").into()
 }
 
 /// The supervisor ended in the middle of a command.

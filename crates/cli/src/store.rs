@@ -169,7 +169,7 @@ struct Changed<'a> {
 
 /// `diff`.
 pub(crate) fn diff(session: &Session, arguments: &Diff) -> Result<u8, Failure> {
-    let changes = store::changes(&session.paths, &session.stack_name()?, &arguments.service)?;
+    let changes = store::changes(&session.paths, &session.connect()?.0, &arguments.service)?;
     let letter = |kind: ChangeKind| match kind {
         ChangeKind::Added => "A",
         ChangeKind::Changed => "C",

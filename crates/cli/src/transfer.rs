@@ -206,8 +206,7 @@ fn image_of(session: &Session, plan: &Plan, container: &str) -> Result<String, F
         _ => container,
     };
     check_services(plan, &[service.to_owned()])?;
-    let ids = stack::images::present(&session.paths, plan)?;
-    ids.and_then(|mut ids| ids.remove(service)).ok_or_else(|| {
+    stack::images::present(&session.paths, plan)?.remove(service).ok_or_else(|| {
         RemoteError::message(format!("service `{service}` has no image yet"))
             .or_hint("`inception-run up -d` builds and starts it")
             .into()

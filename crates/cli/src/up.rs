@@ -1,10 +1,13 @@
 //! `up` and `scale`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+use stack::RemoteError;
 use stack::client::{self, Client};
 use stack::control::{self, Command, Notice, State, Subject};
 use stack::event::{Event, What};
@@ -35,23 +38,45 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         // No part of what tells whether a service has changed.
         loaded.plan.services.iter_mut().for_each(|service| service.pull_policy = Some(policy.into()));
     }
+    // Before an image gets a name that is the other one's.
+    session.check_origin(&loaded.plan)?;
     let images = images::for_up(session, &loaded, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
     let attached = attached(&loaded.plan);
     let up = control::Up {
         images,
-        secrets: secrets(&loaded)?,
+        secrets: secrets(&loaded),
         services: arguments.services.clone(),
         wait: arguments.wait,
         strict: session.strict(),
         rolling: arguments.rolling,
-        options: control::UpOptions { files: loaded.files()?, ..arguments.options() },
+        options: control::UpOptions { files: loaded.files, ..arguments.options() },
         plan: loaded.plan,
     };
+    // What was found running, or not, may be otherwise a moment later.
+    let deadline = Instant::now() + DOWN_DEADLINE;
+    loop {
+        let printer = arguments.foreground.printer(session.output, services.clone());
+        if let End::Code(code) = attempt(session, arguments, &up, attached.as_deref(), printer, deadline)? {
+            return Ok(code);
+        }
+    }
+}
+
+/// Joins the stack or starts it, and has it brought up.
+fn attempt(
+    session: &Session,
+    arguments: &args::Up,
+    up: &control::Up,
+    attached: Option<&[String]>,
+    printer: Printer,
+    deadline: Instant,
+) -> Result<End, Failure> {
     let detach = arguments.detach || arguments.wait || arguments.no_start;
-    let (client, joined) = match client::connect(&session.paths, &up.plan.name)? {
+    let name = up.plan.name.clone();
+    let (client, joined) = match session.connect_to(&name)? {
         Some(client) => {
-            arguments.steps.check_is_down(&up.plan.name)?;
+            arguments.steps.check_is_down(&name)?;
             (client, true)
         }
         None => {
@@ -59,9 +84,7 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
             (arguments.steps.start(&up.plan, first, session.output)?, false)
         }
     };
-    let name = up.plan.name.clone();
     let foreground = &arguments.foreground;
-    let printer = foreground.printer(session.output, services);
     let mut command = Run {
         session,
         client,
@@ -72,19 +95,22 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
         phase: Phase::Starting,
         abort: foreground.aborts().then(|| foreground.exit_code_from.clone()),
         timeout: arguments.timeout,
+        deadline,
+        services: &arguments.services,
+        told: BTreeSet::new(),
     };
     if let Some(attached) = attached.filter(|_| !detach) {
-        command.client.send(&Command::Follow(attached), &[])?;
+        command.client.send(&Command::Follow(attached.to_vec()), &[])?;
     }
     if command.abort.is_some() {
         command.client.send(&Command::Events { services: Vec::new(), since: None, follow: true }, &[])?;
     }
-    command.client.send(&Command::Up(Box::new(up)), &[])?;
+    command.client.send(&Command::Up(Box::new(up.clone())), &[])?;
     let result = command.run();
     if arguments.steps.is_wanted() && command.phase == Phase::Detaching {
         command.client.end_trace()?;
     }
-    let in_order = matches!(command.phase, Phase::Ending(_));
+    let in_order = matches!(command.phase, Phase::Ending(_) | Phase::Refused);
     if result.is_err() && !joined && !in_order {
         end(session, command.client);
     }
@@ -104,32 +130,41 @@ fn attached(plan: &Plan) -> Option<Vec<String>> {
 
 /// Values of the secrets that come from variables. They go to the supervisor over its private socket and
 /// nowhere else.
-pub(crate) fn secrets(loaded: &Loaded) -> Result<BTreeMap<String, String>, Failure> {
-    let names = loaded.plan.services.iter().flat_map(|service| &service.secrets);
-    let from_variables = names.filter_map(|secret| match &secret.source {
+pub(crate) fn secrets(loaded: &Loaded) -> BTreeMap<String, String> {
+    let secrets = loaded.plan.services.iter().flat_map(|service| &service.secrets);
+    values(loaded, secrets.map(|secret| &secret.source))
+}
+
+/// The values of those secrets that are variables, by the variables' names.
+pub(crate) fn values<'a>(
+    loaded: &Loaded,
+    sources: impl Iterator<Item = &'a SecretSource>,
+) -> BTreeMap<String, String> {
+    let names = sources.filter_map(|source| match source {
         SecretSource::Environment(name) => Some(name),
         SecretSource::File(_) | SecretSource::Content(_) => None,
     });
-    values(loaded, from_variables)
+    names.filter_map(|name| Some((name.clone(), loaded.variables.get(name)?.to_owned()))).collect()
 }
 
-/// The values of variables that secrets name.
-pub(crate) fn values<'a>(
-    loaded: &Loaded,
-    names: impl Iterator<Item = &'a String>,
-) -> Result<BTreeMap<String, String>, Failure> {
-    let mut names = names.peekable();
-    if names.peek().is_none() {
-        return Ok(BTreeMap::new());
-    }
-    let variables = stack::load::secret_variables(&loaded.options, &loaded.host)?;
-    Ok(names.filter_map(|name| Some((name.clone(), variables.get(name)?.to_owned()))).collect())
+/// How long a stack that is being taken down may take for it, until an `up` gives up waiting.
+const DOWN_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How an attempt to bring a stack up ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// With this exit code.
+    Code(u8),
+    /// Who was asked could not do it: another attempt has to be made.
+    Again,
 }
 
 /// How far a foreground `up` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Starting,
+    /// The stack is being taken down, and has to be gone first.
+    Refused,
     Up,
     /// It is up, and told to go on without us.
     Detaching,
@@ -153,18 +188,38 @@ struct Run<'a> {
     abort: Option<Option<String>>,
     /// `--timeout`.
     timeout: Option<u32>,
+    /// When a stack that is being taken down has to be gone.
+    deadline: Instant,
+    /// The services that are named; all when empty.
+    services: &'a [String],
+    /// The containers that something was told of.
+    told: BTreeSet<String>,
 }
 
 impl Run<'_> {
-    fn run(&mut self) -> Result<u8, Failure> {
+    fn run(&mut self) -> Result<End, Failure> {
         // The supervisor has its own session, so a terminal's Ctrl-C reaches us only.
         let signals = Signals::block(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+        let end = self.attend(&signals)?;
+        if end == End::Again {
+            self.client.wait_end()?;
+            signals.unblock()?;
+        }
+        Ok(end)
+    }
+
+    fn attend(&mut self, signals: &Signals) -> Result<End, Failure> {
         loop {
             let mut polled = [
                 PollFd::new(&self.client, PollFlags::IN),
                 PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
             ];
-            match poll(&mut polled, None) {
+            let left = match self.phase {
+                Phase::Refused => Some(self.deadline.saturating_duration_since(Instant::now())),
+                _ => None,
+            };
+            match poll(&mut polled, left.and_then(|left| Timespec::try_from(left).ok()).as_ref()) {
+                Ok(0) if left.is_some() => return Err(still_going_down()),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(Failure::system("wait for the stack")(errno)),
             }
@@ -173,10 +228,10 @@ impl Run<'_> {
                 && let Some(signal) = signals.take()?
                 && let Some(code) = self.signal(signal)?
             {
-                return Ok(code);
+                return Ok(End::Code(code));
             }
-            if notice && let Some(code) = self.notice()? {
-                return Ok(code);
+            if notice && let Some(end) = self.notice()? {
+                return Ok(end);
             }
         }
     }
@@ -184,6 +239,9 @@ impl Run<'_> {
     /// The first Ctrl-C stops the stack, the second one kills it; who joined a stack just leaves.
     fn signal(&mut self, signal: Signal) -> Result<Option<u8>, Failure> {
         let code = 128 + signal as u8;
+        if self.phase == Phase::Refused {
+            return Ok(Some(code));
+        }
         if self.joined {
             self.session.output.progress("left; the stack goes on (`inception-run down` stops it)");
             return Ok(Some(0));
@@ -206,19 +264,16 @@ impl Run<'_> {
         self.client.send(&down, &[]).map_err(Failure::from)
     }
 
-    fn notice(&mut self) -> Result<Option<u8>, Failure> {
-        let notice = match (self.client.next(None)?, self.phase) {
-            (Some(notice), _) => notice,
-            (None, Phase::Ending(code)) => return Ok(Some(code)),
-            (None, _) if self.joined => {
-                self.session.output.progress("the stack was taken down");
-                return Ok(Some(0));
-            }
-            (None, _) => return Err(supervisor_gone()),
-        };
+    fn notice(&mut self) -> Result<Option<End>, Failure> {
+        let Some(notice) = self.client.next(None)? else { return self.ended_without(None).map(Some) };
         match notice {
+            Notice::Occupied | Notice::TakenDown => return self.ended_without(Some(notice)).map(Some),
+            Notice::Ending => {
+                self.session.output.progress("the stack is being taken down, and then brought up again");
+                self.phase = Phase::Refused;
+            }
             Notice::Log(line) => self.printer.print([&line])?,
-            Notice::Done => return self.done(),
+            Notice::Done => return Ok(self.done()?.map(End::Code)),
             Notice::Failed(error) => {
                 // Told before the services stop, which may take a while.
                 if self.joined || matches!(self.phase, Phase::Ending(_)) {
@@ -236,6 +291,11 @@ impl Run<'_> {
             }
             ref notice @ Notice::State { state, .. } => {
                 self.session.progress(notice);
+                if let Notice::State { service, .. } = notice
+                    && self.phase == Phase::Starting
+                {
+                    self.told.insert(service.clone());
+                }
                 if state == State::Exited && self.phase == Phase::Up {
                     self.all_ended()?;
                 }
@@ -244,6 +304,22 @@ impl Run<'_> {
             notice => self.session.progress(&notice),
         }
         Ok(None)
+    }
+
+    /// The supervisor has ended, with this as its last word, without an answer to what was asked for last.
+    fn ended_without(&mut self, word: Option<Notice>) -> Result<End, Failure> {
+        match (self.phase, word) {
+            (Phase::Ending(code), _) => Ok(End::Code(code)),
+            (Phase::Refused, _) | (_, Some(Notice::Occupied)) => Ok(End::Again),
+            // It was ending when it was asked, and did not hear it.
+            (Phase::Starting, word) if self.joined || word.is_some() => Ok(End::Again),
+            (_, Some(_)) => {
+                self.client.wait_end()?;
+                self.session.output.progress("the stack was taken down");
+                Ok(End::Code(0))
+            }
+            (_, None) => Err(supervisor_gone()),
+        }
     }
 
     /// `--abort-on-container-exit`: ends the stack when a container has ended for good. The exit code that counts is
@@ -272,6 +348,9 @@ impl Run<'_> {
 
     /// What was asked for last has been carried out.
     fn done(&mut self) -> Result<Option<u8>, Failure> {
+        if self.joined && self.phase == Phase::Starting {
+            self.tell_running()?;
+        }
         match self.phase {
             Phase::Starting if self.detach && self.joined => return Ok(Some(0)),
             Phase::Starting if self.detach => {
@@ -282,7 +361,7 @@ impl Run<'_> {
                 self.phase = Phase::Up;
                 self.all_ended()?;
             }
-            Phase::Up => {}
+            Phase::Up | Phase::Refused => {}
             Phase::Detaching => return Ok(Some(0)),
             Phase::Ending(code) => {
                 self.client.wait_end()?;
@@ -290,6 +369,18 @@ impl Run<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Says of what was running and still is that it runs. Nothing else has been said of it.
+    fn tell_running(&self) -> Result<(), Failure> {
+        // A connection of its own: on ours the answer would come between log lines.
+        let Some(mut asking) = client::connect(&self.session.paths, &self.name)? else { return Ok(()) };
+        for Subject { status, .. } in stats::subjects(&mut asking, self.services)? {
+            if status.state == State::Running && !self.told.contains(&status.container) {
+                self.session.output.progress(&format!("{}: running already", status.container));
+            }
+        }
+        Ok(())
     }
 
     /// Ends a stack in which nothing runs and nothing will. As with compose the command is then at its end; its
@@ -313,6 +404,12 @@ impl Run<'_> {
     }
 }
 
+fn still_going_down() -> Failure {
+    RemoteError::message(format!("the stack is still being taken down after {} s", DOWN_DEADLINE.as_secs()))
+        .or_hint("`inception-run ps` shows what does not stop; `inception-run down -t 0` kills it")
+        .into()
+}
+
 /// `scale`.
 pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Failure> {
     // What the file says about these services decides whether they can have that many.
@@ -325,25 +422,23 @@ pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Fa
     lifecycle::change(session, &Command::Scale(control::Scale { counts, groups }))
 }
 
-/// Starts a supervisor that has the plan and runs no more of it than `service` depends on, for a one-off
-/// container of a stack that does not run. `start` starts it. Ends with this process.
-pub(crate) fn start_for_run(
+/// What has a supervisor know a service and run no more than it depends on, for a one-off container.
+fn for_run(
     session: &Session,
     loaded: Loaded,
     service: &str,
     build: bool,
     no_deps: bool,
-    start: impl FnOnce(&Plan) -> Result<Client, Failure>,
-) -> Result<Client, Failure> {
-    let options = Options {
-        services: vec![service.to_owned()],
-        build,
-        secrets: crate::build::secrets(&loaded)?,
-        ..Options::default()
+) -> Result<control::Up, Failure> {
+    let services = match no_deps {
+        true => vec![service.to_owned()],
+        false => loaded.plan.with_dependencies(&[service.to_owned()]),
     };
+    let options = Options { services, build, secrets: crate::build::secrets(&loaded), ..Options::default() };
+    session.check_origin(&loaded.plan)?;
     let images = images::provide(session, &loaded.plan, options)?;
-    let secrets = secrets(&loaded)?;
-    let options = control::UpOptions { files: loaded.files()?, ..control::UpOptions::default() };
+    let secrets = secrets(&loaded);
+    let options = control::UpOptions { files: loaded.files, ..control::UpOptions::default() };
     let plan = loaded.plan;
     let wanted = plan.services.iter().find(|s| s.name == service).filter(|_| !no_deps);
     let mut services: Vec<String> =
@@ -352,9 +447,21 @@ pub(crate) fn start_for_run(
         // No list would mean all of them; a name that no service can have means none.
         services.push(String::new());
     }
-    let mut client = start(&plan)?;
     let strict = session.strict();
-    let up = control::Up { plan, images, secrets, services, wait: true, strict, rolling: false, options };
+    Ok(control::Up { plan, images, secrets, services, wait: true, strict, rolling: false, options })
+}
+
+/// Has `start` start a supervisor for a one-off container of a stack that does not run. It ends with this process.
+pub(crate) fn start_for_run(
+    session: &Session,
+    loaded: Loaded,
+    service: &str,
+    build: bool,
+    no_deps: bool,
+    start: impl FnOnce(&Plan) -> Result<Client, Failure>,
+) -> Result<Client, Failure> {
+    let up = for_run(session, loaded, service, build, no_deps)?;
+    let mut client = start(&up.plan)?;
     match session.carry_out(&mut client, &Command::Up(Box::new(up))) {
         Ok(()) => Ok(client),
         Err(failure) => {
@@ -362,6 +469,19 @@ pub(crate) fn start_for_run(
             Err(failure)
         }
     }
+}
+
+/// Has the supervisor of a stack that runs know a service of which it has no container.
+pub(crate) fn join_for_run(
+    session: &Session,
+    client: &mut Client,
+    loaded: Loaded,
+    service: &str,
+    build: bool,
+    no_deps: bool,
+) -> Result<(), Failure> {
+    let up = for_run(session, loaded, service, build, no_deps)?;
+    session.carry_out(client, &Command::Up(Box::new(up)))
 }
 
 /// Ends the stack of a supervisor that this process started, after a failure or a `run`. If that fails too, the

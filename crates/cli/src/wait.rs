@@ -14,7 +14,7 @@ use stack::event::{Event, What};
 use crate::listing::subjects;
 use crate::logs::Printer;
 use crate::output::{self, Failure};
-use crate::session::Session;
+use crate::session::{Session, supervisor_gone, taken_down};
 use crate::signals::Signals;
 
 /// `wait`.
@@ -70,9 +70,10 @@ pub(crate) fn wait(session: &Session, arguments: &Wait) -> Result<u8, Failure> {
                 }
             }
             Some(Notice::Failed(error)) => return Err(error.into()),
+            // And the containers with it.
+            Some(Notice::TakenDown) => return Err(taken_down()),
             Some(_) => {}
-            // The stack was taken down, and the containers with it.
-            None => return Err(RemoteError::message("the stack was taken down").into()),
+            None => return Err(supervisor_gone()),
         }
     }
     if arguments.down_project {
@@ -119,8 +120,9 @@ pub(crate) fn attach(session: &Session, arguments: &Attach) -> Result<u8, Failur
                 }
             }
             Some(Notice::Failed(error)) => return Err(error.into()),
+            Some(Notice::TakenDown) => return Err(taken_down()),
             Some(_) => {}
-            None => return Err(RemoteError::message("the stack was taken down").into()),
+            None => return Err(supervisor_gone()),
         }
     }
 }

@@ -55,6 +55,14 @@ pub enum Error {
         /// What it printed.
         output: String,
     },
+    /// `newuidmap` or `newgidmap` could not be executed.
+    #[error("run {program}")]
+    NoMapHelper {
+        /// Which of the two.
+        program: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Something about a cgroup.
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::Error),
@@ -90,7 +98,7 @@ impl Error {
                  what there is"
                     .to_owned(),
             ),
-            Self::MapHelper { program, .. } => Some(format!(
+            Self::MapHelper { program, .. } | Self::NoMapHelper { program, .. } => Some(format!(
                 "{program} comes with the package `uidmap` (Debian, Ubuntu) or `shadow` and must be \
                  set-user-ID root or have file capabilities; `inception-run doctor` shows what is missing"
             )),

@@ -191,7 +191,7 @@ fn start_helper(program: &'static str, pid: i32, extents: &[Extent]) -> Result<s
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| Error::MapHelper { program, output: error.to_string() })
+        .map_err(|source| Error::NoMapHelper { program, source })
 }
 
 fn finish_helper(program: &'static str, child: std::process::Child) -> Result<(), Error> {

@@ -4,6 +4,7 @@
 //! [`serve_sockets`] for the hub, and [`run`], the process's body. It holds the supervisor's channel; the end of
 //! that channel is netd's end.
 
+mod connection;
 mod datagram;
 mod echo;
 mod event;
@@ -158,6 +159,8 @@ enum Request {
     More,
     /// What has become of containers since; there is no reply.
     States(BTreeMap<String, State>),
+    /// Tell when no client of this container waits for an answer any more.
+    AwaitRest(String),
 }
 
 /// What a descriptor that comes with a configuration is.
@@ -213,6 +216,11 @@ pub enum Event {
     },
     /// A container that is draining has no open connection any more.
     Drained {
+        /// Name of the container.
+        container: String,
+    },
+    /// No client of a container waits for an answer any more, as [`Client::await_rest`] asked.
+    AtRest {
         /// Name of the container.
         container: String,
     },
@@ -308,6 +316,18 @@ impl Client {
     pub fn states(&self, states: &BTreeMap<String, State>) -> Result<(), Error> {
         let request = encode(&Request::States(states.clone()));
         request.and_then(|request| self.channel.send(&request, &[])).doing(|| "tell netd of containers")
+    }
+
+    /// Asks for [`Event::AtRest`] when the last client of a container has been answered. It comes at once if nobody
+    /// waits, and not at all if somebody waits for long.
+    ///
+    /// # Errors
+    /// When netd cannot be reached.
+    pub fn await_rest(&self, container: &str) -> Result<(), Error> {
+        let request = encode(&Request::AwaitRest(container.to_owned()));
+        request
+            .and_then(|request| self.channel.send(&request, &[]))
+            .doing(|| "ask netd for a container's rest")
     }
 
     /// The next event of those that came while a reply was waited for: the channel is not readable on their

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,9 @@ use crate::paths::Paths;
 use crate::plan::{Limits, NetworkMode, Plan};
 use crate::remote::{self, Context, RemoteError};
 use crate::{supervisor, trace};
+
+/// What our own processes are called in their command lines (argv\[0\]), which would be `/proc/self/exe` else.
+pub(crate) const PROGRAM: &str = "inception-run";
 
 /// How long a supervisor may take to be gone after its last word.
 const END_DEADLINE: Duration = Duration::from_secs(10);
@@ -93,6 +97,7 @@ fn arguments<'a>(plan: &'a Plan, memory: &'a str) -> [&'a str; 5] {
 fn execute(arguments: &[&str], output: Option<Stdio>) -> Result<Client, RemoteError> {
     let (ours, theirs) = Channel::pair()?;
     let process = Process::new("/proc/self/exe")
+        .arg0(PROGRAM)
         .args(arguments)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(output.unwrap_or_else(Stdio::null))
@@ -177,8 +182,8 @@ impl Client {
     }
 }
 
-/// Takes the lock of a stack that has no supervisor, for a command that works on what a stack left. `None` when a
-/// supervisor holds it.
+/// Takes the lock of a stack that has no supervisor, for one that begins or a command that works on what a stack left.
+/// `None` when a supervisor holds it.
 ///
 /// # Errors
 /// As [`crate::lock::take`].

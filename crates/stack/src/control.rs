@@ -294,6 +294,12 @@ pub enum Notice {
         /// Exit status.
         status: i32,
     },
+    /// Of a supervisor that was just started, and ends: the stack has another one.
+    Occupied,
+    /// To an `Up`: the stack is being taken down, and can be brought up again when it is gone.
+    Ending,
+    /// The stack was taken down, and the supervisor ends. Without this word it has ended otherwise.
+    TakenDown,
     /// The command was carried out.
     Done,
     /// It was not.

@@ -246,19 +246,20 @@ impl fmt::Display for What {
 }
 
 /// What netd told, with the container or service that it is about, if it is about one.
-pub(crate) fn from_netd(event: network::netd::Event) -> (Option<String>, What) {
+pub(crate) fn from_netd(event: network::netd::Event) -> Option<(Option<String>, What)> {
     use network::netd::Event as Told;
     let (container, what) = match event {
         Told::Refused { container, destination, name, protocol } => {
             (container, What::EgressRefused { protocol, destination, name })
         }
         Told::Drained { container } => (container, What::Drained),
+        Told::AtRest { .. } => return None,
         Told::Ejected { container } => (container, What::Ejected),
         Told::Restored { container } => (container, What::Restored),
         Told::Ftp { service, client, what } => (service, What::FtpViolation { client, violation: what }),
-        Told::Resolvers { resolvers, answer } => return (None, What::Resolvers { resolvers, answer }),
+        Told::Resolvers { resolvers, answer } => return Some((None, What::Resolvers { resolvers, answer })),
     };
-    (Some(container), what)
+    Some((Some(container), what))
 }
 
 #[cfg(test)]
@@ -275,7 +276,7 @@ mod tests {
                 name: name.map(str::to_owned),
                 protocol: protocol.into(),
             };
-            let (container, what) = from_netd(told);
+            let (container, what) = from_netd(told).unwrap();
             assert_eq!(container.as_deref(), Some("web-2"));
             what.to_string()
         };
@@ -293,7 +294,7 @@ mod tests {
             client: "192.0.2.7:4000".parse().unwrap(),
             what: "PORT to another host".into(),
         };
-        let (service, what) = from_netd(ftp);
+        let (service, what) = from_netd(ftp).unwrap();
         assert_eq!(service.as_deref(), Some("ftp"));
         assert_eq!(what.to_string(), "ftp violation: 192.0.2.7:4000: PORT to another host");
     }

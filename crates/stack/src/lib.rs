@@ -21,6 +21,7 @@ pub mod load;
 mod lock;
 pub mod netd;
 mod order;
+pub mod origin;
 pub mod paths;
 pub mod plan;
 pub mod registry;

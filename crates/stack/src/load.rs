@@ -24,6 +24,7 @@ use crate::file::node::Node;
 use crate::file::{self, StackFile};
 use crate::host::HostFacts;
 use crate::interpolate::Variables;
+use crate::origin::Origin;
 use crate::plan::{Plan, PortChoice};
 use crate::resolve::{self, Context};
 pub use config::{Config, config};
@@ -71,16 +72,38 @@ const MAX_FILE: u64 = 4 << 20;
 /// Besides the files, what they include and extend, `.env` and the files of `env_file` are read, and build
 /// directories, Dockerfiles and other paths are looked at; nothing is changed.
 pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> {
-    load_keeping(options, host, |_| None)
+    Ok(load_keeping(options, host, |_| Running::default())?.plan)
 }
 
-/// The same; where the options choose no ports, `kept` says what the stack of this name keeps to.
+/// A plan, and what is to be known of the files that it was made of.
+pub struct Loaded {
+    /// The plan.
+    pub plan: Plan,
+    /// The files, absolute, without those that they include; none for standard input.
+    pub files: Vec<PathBuf>,
+    /// In which the value of a `SecretSource::Environment` is found: the environment's, then those of `.env`, then
+    /// those of the `.env` of an included file for its own secrets.
+    pub variables: Variables,
+}
+
+/// What a stack that runs keeps to; nothing, when it does not run.
+#[derive(Debug, Default)]
+pub struct Running {
+    /// Where the options choose no ports, this choice.
+    pub ports: Option<PortChoice>,
+    /// Services that are there although none of their profiles is active.
+    pub services: Vec<String>,
+}
+
+/// The same, with more than the plan; `running` says what the stack of this name keeps to.
 pub fn load_keeping(
     options: &LoadOptions,
     host: &HostFacts,
-    kept: impl FnOnce(&str) -> Option<PortChoice>,
-) -> Result<Plan, FileError> {
-    resolved(Model::read(options, host, true)?, options, host, kept)
+    running: impl FnOnce(&str) -> Running,
+) -> Result<Loaded, FileError> {
+    let model = Model::read(options, host, true, running)?;
+    let (files, variables) = (model.project.absolute_files(), model.secret_variables());
+    Ok(Loaded { plan: resolved(model, options, host)?, files, variables })
 }
 
 /// A stack's files, and what they come to.
@@ -96,26 +119,21 @@ pub(crate) struct Whole {
 
 /// Read the files of a stack, and keep what they say and where.
 pub(crate) fn load_whole(options: &LoadOptions, host: &HostFacts) -> Result<Whole, FileError> {
-    let model = Model::read(options, host, true)?;
+    let model = Model::read(options, host, true, |_| Running::default())?;
     let root = model.root.clone();
-    let variables = model.project.variables.clone().or(model.included.clone());
+    let variables = model.secret_variables();
     // What there is to warn of is told with the plan.
     let file = file::model(&root, model.project.format, &mut Vec::new())?;
-    Ok(Whole { plan: resolved(model, options, host, |_| None)?, root, file, variables })
+    Ok(Whole { plan: resolved(model, options, host)?, root, file, variables })
 }
 
-fn resolved(
-    model: Model,
-    options: &LoadOptions,
-    host: &HostFacts,
-    kept: impl FnOnce(&str) -> Option<PortChoice>,
-) -> Result<Plan, FileError> {
-    let Model { root, project, name, mut warnings, included, .. } = model;
+fn resolved(model: Model, options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> {
+    let Model { root, project, name, mut warnings, included, kept_ports, .. } = model;
     let file = file::model(&root, project.format, &mut warnings)?;
     let of_files = settled(warnings, options.strict)?;
     let warnings = project.warnings.iter().cloned().chain(of_files).collect();
     let ports = match options.ports.is_none() {
-        true => kept(&name).unwrap_or_default(),
+        true => kept_ports.unwrap_or_default(),
         false => options.ports.clone(),
     };
     let context = Context {
@@ -171,22 +189,14 @@ pub fn has_files(options: &LoadOptions, host: &HostFacts) -> bool {
     !matches!(Project::find(options, &host.environment), Err(FileError::Option { .. }))
 }
 
-/// The files that are loaded, absolute, without those that they include; none for standard input.
+/// Where the stack comes from: its files without those that they include.
 ///
 /// # Errors
 /// When there is none, or the current directory is gone.
-pub fn files(options: &LoadOptions, host: &HostFacts) -> Result<Vec<PathBuf>, FileError> {
-    let files = Project::find(options, &host.environment)?.files;
-    let named = files.iter().filter(|file| file.as_path() != Path::new("-"));
-    // A path that cannot be made absolute is still the best that there is to tell.
-    Ok(named.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone())).collect())
-}
-
-/// The variables in which the value of a `SecretSource::Environment` is found: the environment's, then those of `.env`,
-/// then those of the `.env` of an included file for its own secrets.
-pub fn secret_variables(options: &LoadOptions, host: &HostFacts) -> Result<Variables, FileError> {
-    let Model { project, included, .. } = Model::read(options, host, true)?;
-    Ok(project.variables.or(included))
+pub fn origin(options: &LoadOptions, host: &HostFacts) -> Result<Origin, FileError> {
+    let project = Project::find(options, &host.environment)?;
+    let files = project.absolute_files();
+    Ok(Origin { directory: project.directory, files })
 }
 
 /// Read a text file of the user's.

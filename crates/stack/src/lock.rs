@@ -11,7 +11,7 @@ use crate::paths::Paths;
 use crate::remote::{Context, RemoteError};
 
 /// The file, in the stack's runtime directory.
-const NAME: &str = "lock";
+pub(crate) const NAME: &str = "lock";
 /// How long a dead supervisor's processes may take to vanish.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two attempts.

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 
 use network::netd::Client;
@@ -21,6 +21,7 @@ pub const ARGUMENT: &str = "__netd";
 /// Body of the netd process: `__netd STACK`, with the channel to its parent, a supervisor or a build, as standard input. Returns the
 /// exit status. The stack's name is there for those who list processes.
 pub fn main() -> i32 {
+    rustix::thread::set_name(c"inception-netd").ok();
     match serve() {
         Ok(()) => 0,
         Err(error) => {
@@ -60,6 +61,7 @@ impl Starter {
     pub(crate) fn start(&self) -> Result<Netd, RemoteError> {
         let (ours, theirs) = Channel::pair()?;
         let process = Command::new("/proc/self/exe")
+            .arg0(crate::client::PROGRAM)
             .args([ARGUMENT, &self.stack])
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use container::landlock::Landlock;
+use image::Reference;
 use serde::{Deserialize, Serialize};
 
 mod files;
@@ -36,6 +38,73 @@ pub struct Plan {
     pub port_choice: PortChoice,
     /// Things the user should know and that are not errors (ignored keys, for example).
     pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// The named services (all when none is named) with everything they depend on.
+    #[must_use]
+    pub fn with_dependencies(&self, names: &[String]) -> Vec<String> {
+        if names.is_empty() {
+            return self.services.iter().map(|service| service.name.clone()).collect();
+        }
+        let mut found: Vec<String> = Vec::new();
+        let mut open: Vec<&str> = names.iter().map(String::as_str).collect();
+        while let Some(name) = open.pop() {
+            let Some(service) = self.services.iter().find(|service| service.name == name) else { continue };
+            if !found.iter().any(|known| known == name) {
+                found.push(name.to_owned());
+                open.extend(service.depends_on.iter().map(|d| d.service.as_str()));
+            }
+        }
+        found
+    }
+
+    /// The named services (all when none is named) with those whose builds make the images that they need: the image
+    /// that they name, and images that their own builds read from.
+    #[must_use]
+    pub fn with_image_sources(&self, names: &[String]) -> Vec<String> {
+        let mut found = match names {
+            [] => self.services.iter().map(|service| service.name.clone()).collect(),
+            names => names.to_vec(),
+        };
+        let mut next = 0;
+        while let Some(name) = found.get(next) {
+            let service = self.services.iter().find(|service| service.name == *name);
+            next += 1;
+            let sources: Vec<&str> = match service.map(|service| &service.source) {
+                Some(Source::Build(build)) => {
+                    build.contexts.values().filter_map(BuildContext::service).collect()
+                }
+                Some(Source::Image(image)) => self.builder_of(image).into_iter().collect(),
+                Some(Source::Rootfs(_)) | None => Vec::new(),
+            };
+            let fresh: Vec<String> = sources
+                .into_iter()
+                .filter(|source| !found.iter().any(|known| known == source))
+                .map(str::to_owned)
+                .collect();
+            found.extend(fresh);
+        }
+        found
+    }
+
+    /// The service whose build makes the image `name`.
+    #[must_use]
+    pub fn builder_of(&self, name: &str) -> Option<&str> {
+        let wanted = Reference::from_str(name).ok()?;
+        let makes = |service: &&Service| match &service.source {
+            Source::Build(build) => Reference::from_str(&build.image).is_ok_and(|made| made == wanted),
+            Source::Image(_) | Source::Rootfs(_) => false,
+        };
+        self.services.iter().find(makes).map(|service| service.name.as_str())
+    }
+
+    /// Whether it has volumes that are no other stack's.
+    #[must_use]
+    pub fn has_own_volumes(&self) -> bool {
+        let mut mounts = self.services.iter().flat_map(|service| &service.mounts);
+        mounts.any(|mount| matches!(mount.kind, MountKind::Volume { scope: Scope::Stack, .. }))
+    }
 }
 
 /// Ports of the host that stand for others (`--port-offset`, `--publish`). The stack keeps to it while it runs.
@@ -366,6 +435,17 @@ pub enum BuildContext {
     Image(String),
     /// The image of a service, which is built first.
     Service(String),
+}
+
+impl BuildContext {
+    /// The service whose image it is.
+    #[must_use]
+    pub fn service(&self) -> Option<&str> {
+        match self {
+            Self::Service(name) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 /// The network of `RUN` instructions.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 /// The file, in the stack's runtime directory.
-const NAME: &str = ".supervisor.log";
+pub(crate) const NAME: &str = ".supervisor.log";
 /// What it had in it before it was full.
 const BEFORE: &str = ".supervisor.log.1";
 /// When it is full.

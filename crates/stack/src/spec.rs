@@ -59,9 +59,14 @@ pub(crate) fn container_directory(stack: &str, container: &str) -> String {
     format!("c/{stack}/{container}")
 }
 
-/// Directory of a named volume, relative to the data directory.
+/// Directory of a stack's own volumes, relative to the data directory.
+pub(crate) fn volumes_directory(stack: &str) -> String {
+    format!("v/{stack}")
+}
+
+/// Directory of a named volume, likewise.
 pub(crate) fn volume_directory(stack: &str, volume: &str) -> String {
-    format!("v/{stack}/{volume}")
+    format!("{}/{volume}", volumes_directory(stack))
 }
 
 /// Directory of a volume that stacks share, likewise. No stack is called so.

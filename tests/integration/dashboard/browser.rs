@@ -1,123 +1,14 @@
-//! The page in a real browser, over the DevTools protocol: a JSON object a message, messages end with a zero byte.
+//! The page in a real browser.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
-
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Dashboard;
-use crate::harness::{Stack, skipped, until};
-
-/// A browser on a busy machine takes its time.
-const ANSWER: Duration = Duration::from_secs(60);
-
-/// A headless browser with one tab.
-struct Browser {
-    process: Child,
-    input: ChildStdin,
-    messages: Receiver<Value>,
-    last: u64,
-    tab: Option<String>,
-    /// What it told without being asked.
-    told: Vec<Value>,
-}
-
-impl Browser {
-    fn start(profile: &Path) -> Self {
-        let script = "exec chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run \
-            --disable-background-networking --disable-extensions --user-data-dir=\"$0\" --remote-debugging-pipe \
-            3<&0 4>&1 </dev/null >/dev/null 2>&1";
-        let mut process = Command::new("sh")
-            .args(["-c", script])
-            .arg(profile)
-            .env("HOME", profile)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let input = process.stdin.take().unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        let (sender, messages) = channel();
-        std::thread::spawn(move || {
-            for message in output.split(0).map_while(Result::ok) {
-                sender.send(serde_json::from_slice(&message).unwrap()).ok();
-            }
-        });
-        let mut browser = Self { process, input, messages, last: 0, tab: None, told: Vec::new() };
-        let target = browser.ask("Target.createTarget", json!({ "url": "about:blank" }));
-        let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let session = browser.ask("Target.attachToTarget", attach);
-        browser.tab = session["sessionId"].as_str().map(str::to_owned);
-        for domain in ["Page", "Runtime", "Log", "Network"] {
-            browser.ask(&format!("{domain}.enable"), json!({}));
-        }
-        browser
-    }
-
-    #[track_caller]
-    fn ask(&mut self, method: &str, parameters: Value) -> Value {
-        self.last += 1;
-        let mut message = json!({ "id": self.last, "method": method, "params": parameters });
-        if let Some(tab) = &self.tab {
-            message["sessionId"] = tab.as_str().into();
-        }
-        self.input.write_all(format!("{message}\0").as_bytes()).unwrap();
-        let end = Instant::now() + ANSWER;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let answer = self.messages.recv_timeout(left).unwrap_or_else(|error| panic!("{method}: {error}"));
-            if answer["id"] == self.last {
-                assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].clone();
-            }
-            self.told.push(answer);
-        }
-    }
-
-    /// Opens the page in a window of this width.
-    fn open(&mut self, link: &str, width: u32, scheme: &str) {
-        let metrics = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600 });
-        self.ask("Emulation.setDeviceMetricsOverride", metrics);
-        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        self.ask("Emulation.setEmulatedMedia", json!({ "features": features }));
-        self.ask("Page.navigate", json!({ "url": link }));
-    }
-
-    /// The value of an expression in the page.
-    #[track_caller]
-    fn value(&mut self, expression: &str) -> Value {
-        self.ask("Runtime.evaluate", json!({ "expression": expression }))["result"]["value"].clone()
-    }
-
-    /// Waits until an expression is true in the page.
-    #[track_caller]
-    fn wait(&mut self, expression: &str) {
-        until(expression, || self.value(expression).as_bool().filter(|value| *value));
-    }
-
-    /// What went wrong in the page, in its own words.
-    fn complaints(&self) -> Vec<&Value> {
-        let methods = ["Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"];
-        self.told.iter().filter(|told| methods.iter().any(|method| told["method"] == *method)).collect()
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // Its children end with the pipe.
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
+use crate::browser::Browser;
+use crate::harness::Stack;
 
 #[test]
 fn a_browser_shows_it() {
-    if Command::new("chromium").arg("--version").output().is_err() {
-        return skipped("a_browser_shows_it", "the package chromium is not installed");
-    }
+    let Some(mut browser) = Browser::start("a_browser_shows_it") else { return };
     let services = r#"
 [services.web]
 command = ["sh", "-c", "echo '<img src=x onerror=document.title=1><b>bold</b>'; exec sleep 1000"]
@@ -138,8 +29,6 @@ internal = true
     stack.up();
     let dashboard = Dashboard::of(&stack);
     let link = format!("http://{}/{}/", dashboard.address, dashboard.token);
-    let profile = tempfile::tempdir().unwrap();
-    let mut browser = Browser::start(profile.path());
     let state = |container: &str| {
         format!("document.querySelector('[data-container=\"{container}\"] .state')?.textContent")
     };

@@ -45,7 +45,7 @@ pub(crate) fn explain(session: &Session, arguments: &Explain) -> Result<u8, Fail
         let facts = explain::image(&session.paths, image)?;
         show(session, arguments, &facts, || image::of(&facts), || page_of_image(&facts))?;
     } else if let Some(service) = &arguments.service {
-        let facts = explain::service(&session.paths, &session.stack_name()?, service)?;
+        let facts = explain::service(&session.paths, &session.connect()?.0, service)?;
         show(session, arguments, &facts, || sections::of(&facts), || page_of_service(&facts))?;
     }
     Ok(0)

@@ -345,11 +345,7 @@ fn list(words: &[&str]) -> String {
 impl Hierarchy {
     /// The cgroup at or above ours that offers most; the nearest among equals, or the topmost.
     fn search(&self, top_first: bool, ours: &dyn Fn(i32) -> bool) -> Delegation {
-        let mut candidates: Vec<&Path> =
-            self.own.ancestors().take_while(|path| path.starts_with(&self.mount)).collect();
-        if top_first {
-            candidates.reverse();
-        }
+        let candidates = self.candidates(top_first, is_delegated(&self.own));
         let mut best = Delegation::nothing(&Reason::NotDelegated(self.own.clone()));
         for candidate in candidates.into_iter().filter(|path| writable(path)) {
             let found = offers(candidate, ours);
@@ -366,6 +362,20 @@ impl Hierarchy {
         best
     }
 
+    /// Our cgroup and those above it in the order in which they are asked. Who may write to all of them (`top_first`)
+    /// has no business in those that systemd manages, unless it has left ours to us.
+    fn candidates(&self, top_first: bool, is_delegated: bool) -> Vec<&Path> {
+        let mut candidates: Vec<&Path> =
+            self.own.ancestors().take_while(|path| path.starts_with(&self.mount)).collect();
+        if top_first {
+            candidates.reverse();
+        }
+        if is_delegated {
+            candidates.sort_by_key(|path| *path != self.own);
+        }
+        candidates
+    }
+
     fn blame_version1(&self, found: &mut Delegation) {
         for (controller, reason) in &mut found.missing {
             if self.version1_of(controller.version1()).is_some() {
@@ -373,6 +383,15 @@ impl Hierarchy {
             }
         }
     }
+}
+
+/// Whether systemd leaves a cgroup and what is below it to those who run in it: the mark of a unit with `Delegate=`,
+/// of which an ordinary user sees the second only (systemd 251).
+fn is_delegated(cgroup: &Path) -> bool {
+    ["trusted.delegate", "user.delegate"].into_iter().any(|name| {
+        let mut value = [0; 1];
+        rustix::fs::getxattr(cgroup, name, &mut value[..]) == Ok(1) && value == *b"1"
+    })
 }
 
 fn writable(cgroup: &Path) -> bool {
@@ -457,6 +476,18 @@ mod tests {
         assert_eq!(found.parent.as_deref(), Some(own.as_path()));
         assert_eq!(found.missing, BTreeMap::from([(Controller::Cpu, Reason::NotGiven(own))]));
         assert!(found.must_leave);
+    }
+
+    #[test]
+    fn root_begins_at_the_top_unless_its_own_cgroup_was_left_to_it() {
+        let paths = ["/c", "/c/system.slice", "/c/system.slice/stack.service"];
+        let [top, slice, own] = paths.map(Path::new);
+        let hierarchy = Hierarchy { mount: top.into(), own: own.into(), version1: Vec::new() };
+        assert_eq!(hierarchy.candidates(true, false), [top, slice, own]);
+        assert_eq!(hierarchy.candidates(true, true), [own, top, slice]);
+        for is_delegated in [false, true] {
+            assert_eq!(hierarchy.candidates(false, is_delegated), [own, slice, top], "an ordinary user");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketType};
 
 use super::Kind;
-use super::proxy::End;
+use super::connection::End;
 use super::slab::{Key, Slab};
 use super::sockets::{self, Waiter};
 use super::topology::{Entrance, Replica, ServiceId, Way};

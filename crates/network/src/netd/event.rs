@@ -11,11 +11,12 @@ use rustix::net::SocketFlags;
 use rustix::process::{Resource, Rlimit};
 use sys::channel::{Channel, Message};
 
+use super::connection::Dial;
 use super::datagram::{Datagrams, Purpose};
 use super::echo::Echo;
 use super::ftp::Gate;
 use super::knock::Knocks;
-use super::proxy::{Dial, Proxy};
+use super::proxy::Proxy;
 use super::resolver::{Learned, Resolver};
 use super::slab::{Key, Slab};
 use super::sockets::Waiter;
@@ -391,6 +392,10 @@ impl Netd {
                 self.world.topology.set_states(states, Instant::now(), &mut self.world.events);
                 self.datagrams.leave_replicas(&mut self.world);
                 self.proxy.retry_held(&mut self.world);
+                return Ok(());
+            }
+            Request::AwaitRest(container) => {
+                self.proxy.await_rest(container, Instant::now());
                 return Ok(());
             }
         }

@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::Event;
+use super::connection::End;
 use super::flow::Side;
-use super::proxy::End;
 use super::slab::Key;
 use super::topology::{ServiceId, Target};
 use super::world::{Poll, Token};

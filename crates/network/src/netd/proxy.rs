@@ -9,7 +9,7 @@
 //! that is being restarted can be waited for, and no byte is lost.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -18,14 +18,15 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
-use super::Kind;
-use super::flow::{Broken, Buffers, Ends, Flow, Side, holds_unsent, reset_on_close};
+use super::connection::{Attempt, Connection, Dial, End};
+use super::flow::{Buffers, Flow, Side, holds_unsent, reset_on_close};
 use super::ftp::{Around, Control, Course, Gate};
 use super::slab::{Key, Slab};
 use super::sockets::{self, Waiter};
-use super::topology::{Entrance, Replica, ServiceId, Target};
-use super::world::{Poll, Token, World};
-use crate::balance::{MemberId, Pick};
+use super::topology::{Replica, Target};
+use super::world::{Token, World};
+use super::{Event, Kind};
+use crate::balance::Pick;
 
 /// How long a client may wait for its connection to be established, a restart of the service included.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,32 +46,14 @@ const REST: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(2);
+/// How long it is looked for that a container's clients are all answered.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often connections are looked at that carry nothing.
 const SWEEP: Duration = Duration::from_secs(60);
 /// Sweeps that a connection may carry nothing: two hours, the kernel's own patience (`tcp_keepalive_time`).
 const IDLE_SWEEPS: u8 = 120;
 /// The same for one whose one direction has ended.
 const HALF_OPEN_SWEEPS: u8 = 15;
-
-/// Which end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    Client,
-    Upstream,
-}
-
-/// Whom a connection is for.
-#[derive(Debug)]
-pub(super) enum Dial {
-    /// A port of a service: one of its replicas.
-    Service(ServiceId, u16, Entrance),
-    /// A place in the stack, and other places in case that it refuses.
-    Stack(Target, Vec<Target>),
-    /// A place in the host's network, and the address to come from if that matters.
-    Host(SocketAddr, Option<SocketAddr>),
-    /// A place outside, for a container of this service.
-    World(SocketAddr, ServiceId),
-}
 
 #[derive(Debug)]
 pub(super) struct Proxy {
@@ -87,45 +70,12 @@ pub(super) struct Proxy {
     lingering: Vec<(Instant, OwnedFd)>,
     /// When to look whether they have.
     look: Option<Instant>,
+    /// Containers of which it is to be told when their clients are answered, and until when.
+    unanswered: Vec<(String, Instant)>,
+    /// When to look whether they are.
+    recount: Option<Instant>,
     /// When to look for connections that carry nothing.
     sweep: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Connection {
-    client: Side,
-    upstream: Option<Side>,
-    attempt: Attempt,
-    established: bool,
-    /// Client to service.
-    up: Flow,
-    /// Service to client.
-    down: Flow,
-    /// An FTP control connection as long as it is read, and the port that it came in by.
-    control: Option<Box<Control>>,
-    gate: Option<Gate>,
-    /// One end was reset: so will be the other, after what was in flight.
-    reset: bool,
-    /// Sweeps since it last carried something.
-    quiet: u8,
-}
-
-/// What has been tried to connect the upstream end.
-#[derive(Debug)]
-struct Attempt {
-    dial: Dial,
-    /// The client's address.
-    client: SocketAddr,
-    /// Who got it; counted until the connection ends.
-    replica: Option<Replica>,
-    /// Who could not be connected to.
-    tried: Vec<MemberId>,
-    /// Where a socket that is waited for is to be connected to.
-    target: Option<Target>,
-    /// How many attempts there were before.
-    number: u32,
-    begun: Instant,
-    until: Instant,
 }
 
 impl Proxy {
@@ -139,6 +89,8 @@ impl Proxy {
             retry: None,
             lingering: Vec::new(),
             look: None,
+            unanswered: Vec::new(),
+            recount: None,
             sweep: None,
         }
     }
@@ -151,7 +103,7 @@ impl Proxy {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let deadline = self.deadlines.peek().map(|Reverse((at, ..))| *at);
         let held = self.held.front().map(|(at, _)| *at);
-        [deadline, held, self.retry, self.look, self.sweep].into_iter().flatten().min()
+        [deadline, held, self.retry, self.look, self.recount, self.sweep].into_iter().flatten().min()
     }
 
     /// Takes a new connection.
@@ -224,6 +176,8 @@ impl Proxy {
             gate,
             reset: false,
             quiet: 0,
+            asked: false,
+            carried: now,
         })
     }
 
@@ -342,10 +296,32 @@ impl Proxy {
                 _ => {}
             }
         }
+        if self.recount.is_some_and(|at| at <= now) {
+            self.tell_rest(world, now);
+        }
         if self.sweep.is_some_and(|at| at <= now) {
             self.sweep(world);
             self.sweep = (self.connections.len() > 0).then_some(now + SWEEP);
         }
+    }
+
+    /// Has [`Event::AtRest`] told as soon as no client of a container waits for an answer.
+    pub(super) fn await_rest(&mut self, container: String, now: Instant) {
+        self.unanswered.push((container, now + ANSWER_PATIENCE));
+        self.recount = Some(now);
+    }
+
+    fn tell_rest(&mut self, world: &mut World, now: Instant) {
+        let busy = self.connections.iter().filter(|(_, connection)| !connection.is_at_rest(now));
+        let busy: BTreeSet<&str> = busy
+            .filter_map(|(_, connection)| world.topology.container(connection.attempt.replica?))
+            .map(|endpoint| endpoint.service.as_str())
+            .collect();
+        let is_busy = |(container, _): &mut (String, Instant)| busy.contains(container.as_str());
+        let at_rest: Vec<_> = self.unanswered.extract_if(.., |one| !is_busy(one)).collect();
+        self.unanswered.retain(|(_, until)| *until > now);
+        world.events.extend(at_rest.into_iter().map(|(container, _)| Event::AtRest { container }));
+        self.recount = (!self.unanswered.is_empty()).then_some(now + PAUSE);
     }
 
     /// Ends connections that have carried nothing for long.
@@ -438,6 +414,7 @@ impl Proxy {
     fn establish(&mut self, world: &mut World, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.established = true;
+        connection.carried = Instant::now();
         connection.attempt.tried = Vec::new();
         let restored = connection.attempt.replica.and_then(|replica| world.topology.succeeded(replica));
         world.events.extend(restored);
@@ -472,6 +449,10 @@ impl Proxy {
             };
         }
         connection.quiet = 0;
+        if flags.contains(EventFlags::IN) {
+            connection.asked = end == End::Client;
+            connection.carried = Instant::now();
+        }
         if let (Some(control), Some(upstream), Some(gate)) =
             (&mut connection.control, &mut connection.upstream, connection.gate)
         {
@@ -567,67 +548,4 @@ pub(super) fn outside(address: SocketAddr, source: Option<SocketAddr>) -> rustix
         sockets::come_from(&socket, source)?;
     }
     Ok(socket)
-}
-
-impl Connection {
-    fn transfer(&mut self, buffers: &mut Buffers, end: End, flags: EventFlags) {
-        let Some(upstream) = &mut self.upstream else { return };
-        let (this, other, from, to) = match end {
-            End::Client => (&mut self.client, upstream, &mut self.up, &mut self.down),
-            End::Upstream => (upstream, &mut self.client, &mut self.down, &mut self.up),
-        };
-        let broken = flags.intersects(EventFlags::HUP | EventFlags::ERR);
-        if broken {
-            let failed =
-                flags.contains(EventFlags::ERR) && !matches!(sockopt::socket_error(&this.socket), Ok(Ok(())));
-            if failed || flags.contains(EventFlags::HUP) {
-                this.hung = true;
-                // Nothing can be written to it any more; unless we had ended that ourselves, it was reset.
-                self.reset |= failed || !to.done;
-                to.finish(buffers);
-            }
-        }
-        let mut outcomes = [Ok(()), Ok(())];
-        // What an end had sent before it was lost still goes to the other.
-        if broken || flags.contains(EventFlags::IN) {
-            let over = flags.contains(EventFlags::RDHUP);
-            // An end that was reset must not look like one that was closed in order.
-            let ends = Ends { over, untold: self.reset || to.done };
-            outcomes[0] = from.run(this, other, buffers, ends);
-        }
-        if flags.contains(EventFlags::OUT) {
-            let ends = Ends { over: false, untold: self.reset || from.done };
-            outcomes[1] = to.run(other, this, buffers, ends);
-        }
-        let [from_outcome, to_outcome] = outcomes;
-        for (outcome, flow) in [(&from_outcome, from), (&to_outcome, to)] {
-            if outcome.is_err() {
-                flow.finish(buffers);
-                self.reset = true;
-            }
-        }
-        if matches!(from_outcome, Err(Broken::Source)) || matches!(to_outcome, Err(Broken::Source)) {
-            self.up.finish(buffers);
-            self.down.finish(buffers);
-        }
-    }
-
-    /// Watches both ends for what their flows wait for.
-    fn watch(&mut self, poll: &Poll, key: Key) -> rustix::io::Result<()> {
-        if let (Some(control), Some(upstream)) = (&self.control, &mut self.upstream) {
-            return control.watch(poll, key, &mut self.client, upstream);
-        }
-        let interest = |from: &Flow, to: &Flow| {
-            let mut flags = EventFlags::empty();
-            flags.set(
-                EventFlags::IN | EventFlags::RDHUP,
-                from.buffered == 0 && !from.eof && !from.done && !from.starved,
-            );
-            flags.set(EventFlags::OUT, to.buffered > 0);
-            flags
-        };
-        self.client.watch(poll, Token::Proxy(key, End::Client), interest(&self.up, &self.down))?;
-        let Some(upstream) = &mut self.upstream else { return Ok(()) };
-        upstream.watch(poll, Token::Proxy(key, End::Upstream), interest(&self.down, &self.up))
-    }
 }

@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::Event;
+use super::connection::End;
 use super::ftp::Expected;
-use super::proxy::End;
 use super::slab::Key;
 use super::sockets::Sockets;
 use super::topology::Topology;

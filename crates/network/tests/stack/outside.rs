@@ -65,6 +65,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("nobody is lost to a replica that is silent", balanced::silent),
     ("connections wait for a service that starts", balanced::starting),
     ("who drains keeps what it has and gets nothing new", balanced::draining),
+    ("a container is at rest when its clients are answered", balanced::rest),
     ("who is down refuses", balanced::down),
     ("a virtual address leads to the replicas", balanced::virtual_address),
     ("echo requests by a raw socket", pings::privileged),
@@ -328,6 +329,13 @@ impl Site {
         let states = containers.iter().map(|name| ((*name).to_owned(), state));
         self.configuration.states.extend(states.clone());
         self.netd[0].client.states(&states.collect()).unwrap();
+        // Messages are taken in order.
+        self.configure();
+    }
+
+    /// Asks netd to tell when nobody waits for an answer of a container.
+    pub fn await_rest(&mut self, container: &str) {
+        self.netd[0].client.await_rest(container).unwrap();
         // Messages are taken in order.
         self.configure();
     }

@@ -1,6 +1,7 @@
 //! From facts to findings. Pure: no file is read here.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use container::cgroup::{Controller, Reason};
 
@@ -563,13 +564,8 @@ const LARGER: &str = "free some, or: export INCEPTION_DATA_DIR=/path/on/a/larger
 fn room(facts: &Facts) -> Check {
     let name = "disk space";
     let found = format!("{:.1} GB free at {}", facts.data.free as f64 / 1e9, facts.data.path.display());
-    match facts.data.free {
-        0..ROOM_LEAST => Check::error(name, found, LARGER),
-        ROOM_LEAST..ROOM => {
-            Check::warning(name, found, "five services with Debian images take about 3 GB", LARGER)
-        }
-        _ => Check::ok(name, found),
-    }
+    let little = "five services with Debian images take about 3 GB";
+    enough(name, found, facts.data.free, ROOM_LEAST..ROOM, little)
 }
 
 fn inodes(facts: &Facts) -> Check {
@@ -578,11 +574,15 @@ fn inodes(facts: &Facts) -> Check {
         return Check::ok(name, "the file system makes them as they are needed");
     };
     let found = format!("{free} free at {}", facts.data.path.display());
+    let little = "images may not fit although there is room on the disk";
+    enough(name, found, free, INODES_LEAST..INODES, little)
+}
+
+/// Whether there is enough on the disk: below this range is an error, within it a warning that says why.
+fn enough(name: &'static str, found: String, free: u64, few: Range<u64>, little: &str) -> Check {
     match free {
-        0..INODES_LEAST => Check::error(name, found, LARGER),
-        INODES_LEAST..INODES => {
-            Check::warning(name, found, "images may not fit although there is room on the disk", LARGER)
-        }
+        _ if free < few.start => Check::error(name, found, LARGER),
+        _ if free < few.end => Check::warning(name, found, little, LARGER),
         _ => Check::ok(name, found),
     }
 }

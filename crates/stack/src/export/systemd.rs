@@ -60,6 +60,8 @@ pub fn systemd(service: &Service) -> Export {
          # The command stops the services in order when it gets the signal; nobody else is to be sent it.\n\
          KillMode=mixed\n\
          TimeoutStopSec={stop}\n\
+         # The status that it has then.\n\
+         SuccessExitStatus=143\n\
          # The part of the control groups that limits of services need.\n\
          Delegate=yes\n\
          Restart=on-failure\n\
@@ -124,6 +126,7 @@ mod tests {
             "KillMode=mixed",
             "Delegate=yes",
             "TimeoutStopSec=40",
+            "SuccessExitStatus=143",
             "WantedBy=default.target",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} in\n{text}");

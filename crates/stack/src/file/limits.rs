@@ -1,10 +1,11 @@
 //! What a service may use of the machine: the keys that become limits of its cgroup.
 
+use super::keys::{self, Level};
 use super::mounts::bytes;
 use super::node::{Key, Node, unknown_key};
 use super::process::pids;
 use super::service::ServiceFile;
-use super::{keys, units};
+use super::units;
 use crate::diagnostic::{Checked, Fault, Span};
 use crate::plan::{BlockIo, DeviceRate, DeviceWeight, Limits};
 
@@ -67,7 +68,10 @@ pub(super) fn read(
         }
         "cpuset" => limits.cpuset = Some(cpuset(node, name)?).filter(|list| !list.is_empty()),
         "pids_limit" => limits.pids = pids(node, name)?,
-        "blkio_config" => limits.block_io = Some(block_io(node)?).filter(|io| *io != BlockIo::default()),
+        "blkio_config" => {
+            let io = block_io(node, place, warnings)?;
+            limits.block_io = Some(io).filter(|io| *io != BlockIo::default());
+        }
         "oom_kill_disable" if node.boolean(name)? => {
             let text = format!(
                 "`oom_kill_disable` of {place} is ignored: with cgroup v2, what is out of memory is killed; raise `mem_limit`"
@@ -138,10 +142,14 @@ fn cpuset(node: &Node, what: &str) -> Checked<String> {
     Ok(list)
 }
 
-fn block_io(node: &Node) -> Checked<BlockIo> {
+fn block_io(node: &Node, place: &str, warnings: &mut Vec<(Span, String)>) -> Checked<BlockIo> {
+    let place = format!("`blkio_config` of {place}");
     let mut io = BlockIo::default();
     for (key, node) in node.map("blkio_config")? {
         let name = key.name.as_str();
+        if !keys::BLOCK_IO.admits(key, name, &place, warnings)? {
+            continue;
+        }
         match name {
             "weight" => io.weight = weight(node)?,
             "weight_device" => {
@@ -154,13 +162,7 @@ fn block_io(node: &Node) -> Checked<BlockIo> {
             "device_write_bps" => io.write_bps = rates(node, name)?,
             "device_read_iops" => io.read_iops = rates(node, name)?,
             "device_write_iops" => io.write_iops = rates(node, name)?,
-            _ => {
-                return Err(unknown_key(
-                    key,
-                    "`blkio_config`",
-                    keys::BLOCK_IO.keys.iter().map(|entry| entry.name),
-                ));
-            }
+            _ => return Err(Level::unread(key, &place)),
         }
     }
     Ok(io)

@@ -180,6 +180,11 @@ impl Hub {
         self.call(&Request::Remove { paths }, &[]).map(drop)
     }
 
+    /// Writes a file of the data directory.
+    pub(crate) fn write(&mut self, path: String, content: String) -> Result<(), RemoteError> {
+        self.call(&Request::Write { path, content }, &[]).map(drop)
+    }
+
     /// The next process that ended, of those that were learnt of while an answer was waited for: the channel is
     /// not readable on their account any more.
     pub(crate) fn known_exit(&mut self) -> Option<Exit> {

@@ -67,6 +67,8 @@ pub(crate) enum Request {
     Heal { container: String },
     /// Delete these directories, relative to the data directory.
     Remove { paths: Vec<String> },
+    /// Write this file, likewise, in a directory that is made if need be.
+    Write { path: String, content: String },
 }
 
 /// The first processes of the sandboxes whose PID and IPC namespaces another one has, too.
@@ -116,6 +118,7 @@ pub(crate) struct Needs {
 /// The hub's life. Returns when the supervisor is gone; its exit takes the stack with it. With [`Needs::on_host`] this
 /// process is in the host's network namespace, where it leaves a porter behind.
 pub(crate) fn serve(supervisor: Channel, needs: Needs) -> i32 {
+    rustix::thread::set_name(c"inception-hub").ok();
     match Hub::new(supervisor, needs).and_then(|mut hub| hub.run()) {
         Ok(()) => 0,
         Err(error) => {
@@ -300,6 +303,10 @@ impl Hub {
                 }
                 Ok((done(), Vec::new()))
             }
+            Request::Write { path, content } => {
+                write(Path::new(&path), &content).context(|| format!("write {path}"))?;
+                Ok((done(), Vec::new()))
+            }
         }
     }
 
@@ -403,6 +410,13 @@ struct Ready {
 
 fn done() -> Event {
     Event::Done { networks: Vec::new() }
+}
+
+fn write(path: &Path, content: &str) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::write(path, content)
 }
 
 /// Nothing that is mounted from here on reaches the host, and nothing of the host's reaches us any more. The

@@ -139,10 +139,8 @@ fn local(
 
 /// The services among `builds` whose images a build reads from.
 fn awaited<'a>(build: &'a Build, builds: &'a [(&str, &Build)]) -> impl Iterator<Item = &'a str> {
-    build.contexts.values().filter_map(|context| match context {
-        BuildContext::Service(name) if builds.iter().any(|(other, _)| other == name) => Some(name.as_str()),
-        _ => None,
-    })
+    let services = build.contexts.values().filter_map(BuildContext::service);
+    services.filter(|name| builds.iter().any(|(other, _)| other == name))
 }
 
 /// Which workers have something to say, by their index.

@@ -22,10 +22,11 @@ use image::{Digest, Image, ImportOptions, Reference, Store};
 use serde::{Deserialize, Serialize};
 
 use self::base::Wanted;
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 use crate::plan::{Build, Plan, Service, Source};
 use crate::registry::Transfer;
 use crate::remote::{Context, RemoteError};
+use crate::spec;
 use crate::storage::{self, Handle};
 
 pub use build::{build, export_directory, export_tar};
@@ -35,10 +36,12 @@ pub use checkout::repository;
 /// What may be done for the images of a plan.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Services to look after; all when empty.
+    /// Services whose images are wanted; all when empty.
     pub services: Vec<String>,
     /// Build even where an image is there (`--build`, `build`).
     pub build: bool,
+    /// Build nothing (`--no-build`): what is not there is an error.
+    pub no_build: bool,
     /// Values of the secrets of builds that come from variables, by the variables' names.
     pub secrets: BTreeMap<String, String>,
     /// Open a shell where a command failed.
@@ -137,7 +140,7 @@ pub enum Progress {
     },
 }
 
-/// Provides the images of `plan` and returns the image id of each service.
+/// Provides the images of the wanted services of `plan` and returns the image id of each.
 ///
 /// # Errors
 /// The first image that cannot be had, after the builds that were under way have ended.
@@ -148,32 +151,44 @@ pub fn provide(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<BTreeMap<String, String>, RemoteError> {
     let store = paths.store()?;
+    let wanted_services = plan.with_image_sources(&options.services);
     let mut ids = BTreeMap::new();
     let mut builds = Vec::new();
-    for service in plan.services.iter() {
-        let is_asked_for = options.services.is_empty() || options.services.contains(&service.name);
+    // What a build of this plan makes is no registry's.
+    let mut built = Vec::new();
+    for service in plan.services.iter().filter(|service| wanted_services.contains(&service.name)) {
         match &service.source {
             Source::Build(build) => {
                 let present = existing(&store, build)?;
-                let policy = service.pull_policy.filter(|_| is_asked_for);
-                let image = match options.build && is_asked_for {
+                let image = match options.build {
                     true => None,
                     false => {
                         let wanted = wanted(&build.image, service)?;
-                        pull::before_build(paths, &store, &wanted, present, policy, progress)?
+                        pull::before_build(paths, &store, &wanted, present, service.pull_policy, progress)?
                     }
                 };
                 match image {
+                    None if options.no_build => {
+                        let text = format!(
+                            "the image of service `{}` is missing, and `--no-build` forbids to build it",
+                            service.name
+                        );
+                        return Err(RemoteError::message(text)
+                            .or_hint(format!("`inception-run build {}` builds it", service.name)));
+                    }
                     Some(image) => drop(ids.insert(service.name.clone(), image.id.to_string())),
                     None => builds.push((service.name.as_str(), &**build)),
                 }
             }
-            Source::Image(name) => {
-                let policy = service.pull_policy.filter(|_| is_asked_for);
-                let image = pull::named(paths, &store, &wanted(name, service)?, policy, progress)
-                    .context(|| format!("provide the image of service `{}`", service.name))?;
-                ids.insert(service.name.clone(), image.id.to_string());
-            }
+            Source::Image(name) => match plan.builder_of(name) {
+                Some(builder) => built.push((service.name.as_str(), builder)),
+                None => {
+                    let wanted = wanted(name, service)?;
+                    let image = pull::named(paths, &store, &wanted, service.pull_policy, progress)
+                        .context(|| format!("provide the image of service `{}`", service.name))?;
+                    ids.insert(service.name.clone(), image.id.to_string());
+                }
+            },
             Source::Rootfs(path) => {
                 let image = rootfs(paths, &store, path)
                     .context(|| format!("provide the root file system of service `{}`", service.name))?;
@@ -184,14 +199,19 @@ pub fn provide(
     if !builds.is_empty() {
         ids.extend(build(paths, &plan.name, &builds, options, progress)?);
     }
+    for (service, builder) in built {
+        if let Some(id) = ids.get(builder).cloned() {
+            ids.insert(service.to_owned(), id);
+        }
+    }
     Ok(ids)
 }
 
-/// The image ids of a plan whose images are all there; `None` when one is missing.
+/// The image ids of the services of a plan, as they are in the store.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn present(paths: &Paths, plan: &Plan) -> Result<Option<BTreeMap<String, String>>, RemoteError> {
+pub fn present(paths: &Paths, plan: &Plan) -> Result<BTreeMap<String, String>, RemoteError> {
     let store = paths.store()?;
     let mut ids = BTreeMap::new();
     for service in &plan.services {
@@ -200,17 +220,18 @@ pub fn present(paths: &Paths, plan: &Plan) -> Result<Option<BTreeMap<String, Str
             Source::Image(name) => store.image(&reference(name)?)?,
             Source::Rootfs(path) => store.image(&rootfs_reference(path)?)?,
         };
-        let Some(image) = image else { return Ok(None) };
-        ids.insert(service.name.clone(), image.id.to_string());
+        if let Some(image) = image {
+            ids.insert(service.name.clone(), image.id.to_string());
+        }
     }
-    Ok(Some(ids))
+    Ok(ids)
 }
 
-/// Deletes what a stack without a supervisor left, and its volumes if asked to.
+/// Deletes what a stack without a supervisor left, and its volumes if asked to; returns the names of those.
 ///
 /// # Errors
 /// When a supervisor is there after all, or something cannot be deleted.
-pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<(), RemoteError> {
+pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<Vec<String>, RemoteError> {
     let Some(_lock) = crate::client::lock(paths, stack)? else {
         return Err(RemoteError::message(format!(
             "stack `{stack}` was started by another command meanwhile"
@@ -218,18 +239,29 @@ pub fn clean(paths: &Paths, stack: &str, volumes: bool) -> Result<(), RemoteErro
     };
     let mut doomed = vec![format!("c/{stack}")];
     if volumes {
-        doomed.push(format!("v/{stack}"));
+        doomed.push(spec::volumes_directory(stack));
     }
     doomed.retain(|path| paths.data.join(path).exists());
+    let mut removed = Vec::new();
     if !doomed.is_empty() {
-        storage::run(paths, |_| {
+        removed = storage::run(paths, |_| {
+            let names = if volumes { own_volumes(stack)? } else { Vec::new() };
             for path in &doomed {
                 image::remove_tree(Path::new(path))?;
             }
-            Ok(())
+            Ok(names)
         })?;
     }
-    crate::lock::remove_runtime(&paths.stack(stack)).context(|| "remove the stack's runtime directory".into())
+    crate::lock::remove_runtime(&paths.stack(stack))
+        .context(|| "remove the stack's runtime directory".into())?;
+    Ok(removed)
+}
+
+/// Names of a stack's own volumes; the working directory is the data directory.
+fn own_volumes(stack: &str) -> Result<Vec<String>, RemoteError> {
+    let volumes = paths::entries(Path::new(&spec::volumes_directory(stack)))?;
+    let volumes = volumes.iter().filter(|path| path.is_dir()).filter_map(|path| path.file_name());
+    Ok(volumes.map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
 fn reference(name: &str) -> Result<Reference, RemoteError> {

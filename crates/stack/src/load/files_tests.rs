@@ -455,10 +455,12 @@ fn an_included_files_secrets_have_its_variables() {
     let plan = loaded(&fixture, &options);
     assert_eq!(service(&plan, "web").environment.get("KEY_one"), None);
     assert_eq!(service(&plan, "one").environment["KEY_one"], "first");
-    let values = secret_variables(&options, &host()).unwrap();
+    let values = load_keeping(&options, &host(), |_| Running::default()).unwrap().variables;
     assert_eq!((values.get("KEY_one"), values.get("KEY_two")), (Some("first"), Some("second")));
     // That of the whole comes first.
-    let values = secret_variables(&options, &host_with(&[("KEY_two", "outer")])).unwrap();
+    let values = load_keeping(&options, &host_with(&[("KEY_two", "outer")]), |_| Running::default())
+        .unwrap()
+        .variables;
     assert_eq!(values.get("KEY_two"), Some("outer"));
     // One name cannot mean two things.
     fixture.write("two/compose.yaml", &two_text.replace("KEY_two", "KEY_one"));

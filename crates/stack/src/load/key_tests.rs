@@ -61,6 +61,16 @@ fn how_much_processor_time() {
 }
 
 #[test]
+fn how_block_devices_are_shared() {
+    let weight = |keys: &str| with(&format!("blkio_config: {keys}")).0.limits.block_io.map(|io| io.weight);
+    assert_eq!(weight("{ weight: 300, x-why: a slow disk }"), Some(Some(300)));
+    assert_eq!(weight("{ weight: 0 }"), None);
+    let error = refused("blkio_config: { wieght: 300 }");
+    assert!(error.contains("unknown key `wieght` in `blkio_config` of service `s`"), "{error}");
+    assert!(error.contains("did you mean `weight`?"), "{error}");
+}
+
+#[test]
 fn what_is_out_of_memory_is_killed() {
     let (service, warnings) = with("oom_kill_disable: true, mem_limit: 1g");
     assert_eq!(service.limits.memory, Some(1 << 30));

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::layers::{Layers, Scope};
 use super::project::Project;
-use super::{LoadOptions, environment, name, profiles};
+use super::{LoadOptions, Running, environment, name, profiles};
 use crate::diagnostic::{FileError, Span};
 use crate::file::node::Node;
 use crate::host::HostFacts;
+use crate::interpolate::Variables;
+use crate::plan::PortChoice;
 
 /// A stack's files as one.
 pub(super) struct Model {
@@ -21,6 +23,8 @@ pub(super) struct Model {
     pub(super) warnings: Vec<(Span, String)>,
     /// Variables that only secrets of included files have.
     pub(super) included: BTreeMap<String, String>,
+    /// The choice of ports of the stack, when it runs.
+    pub(super) kept_ports: Option<PortChoice>,
 }
 
 impl Model {
@@ -29,6 +33,7 @@ impl Model {
         options: &LoadOptions,
         host: &HostFacts,
         interpolate: bool,
+        running: impl FnOnce(&str) -> Running,
     ) -> Result<Self, FileError> {
         let mut project = Project::find(options, &host.environment)?;
         let documents = project.documents(options)?;
@@ -43,11 +48,17 @@ impl Model {
         let mut root = layers.model(documents, &scope, &[])?;
         let Layers { mut warnings, included, .. } = layers;
         let known = profiles::known(&root)?;
-        profiles::select(&mut root, &project.profiles, &options.services)?;
+        let Running { ports: kept_ports, services: running } = running(&name);
+        profiles::select(&mut root, &project.profiles, &options.services, &running)?;
         if interpolate {
             environment::read_files(&mut root, &scope, host.home.as_deref(), &mut warnings)?;
             environment::inherit(&mut root, &scope.variables)?;
         }
-        Ok(Self { root, project, name, profiles: known, warnings, included })
+        Ok(Self { root, project, name, profiles: known, warnings, included, kept_ports })
+    }
+
+    /// In which the values of secrets are found.
+    pub(super) fn secret_variables(&self) -> Variables {
+        self.project.variables.clone().or(self.included.clone())
     }
 }

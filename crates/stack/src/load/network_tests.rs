@@ -290,14 +290,7 @@ fn every_network_error_of_a_stack_file() {
         ("bad alias of a link", stack("links = [\"b:x y\"]", B)),
         ("a circle of links", stack("links = [\"b\"]", &format!("{B}\ndepends_on = [\"a\"]"))),
     ];
-    let fixture = Fixture::new(&[]);
-    let mut all = String::new();
-    for (title, text) in cases {
-        fixture.write("stack.toml", &text);
-        let error = fixture.error(&fixture.options("stack.toml"));
-        all.push_str(&format!("=== {title}\n{error}\n"));
-    }
-    insta::assert_snapshot!("network_stack_errors", all);
+    insta::assert_snapshot!("network_stack_errors", Fixture::new(&[]).errors("stack.toml", &cases));
 }
 
 #[test]
@@ -309,14 +302,7 @@ fn every_network_error_of_a_compose_file() {
         ("bad x-egress", "services: { a: { image: i, x-egress: [a b] } }\n"),
         ("mtu", "services: { a: { image: i, networks: [n] } }\nnetworks: { n: { mtu: 1400 } }\n"),
     ];
-    let fixture = Fixture::new(&[]);
-    let mut all = String::new();
-    for (title, text) in cases {
-        fixture.write("compose.yaml", text);
-        let error = fixture.error(&fixture.options("compose.yaml"));
-        all.push_str(&format!("=== {title}\n{error}\n"));
-    }
-    insta::assert_snapshot!("network_compose_errors", all);
+    insta::assert_snapshot!("network_compose_errors", Fixture::new(&[]).errors("compose.yaml", &cases));
 }
 
 #[test]

@@ -18,8 +18,13 @@ pub(super) fn known(root: &Node) -> Checked<BTreeSet<String>> {
 }
 
 /// Take away the services none of whose profiles is active. A service that is named on the command line activates
-/// its own.
-pub(super) fn select(root: &mut Node, active: &[String], named: &[String]) -> Checked<()> {
+/// its own; one that is `running` stays without that.
+pub(super) fn select(
+    root: &mut Node,
+    active: &[String],
+    named: &[String],
+    running: &[String],
+) -> Checked<()> {
     let mut active: BTreeSet<String> = active.iter().cloned().collect();
     for (name, service) in services(root) {
         if named.iter().any(|other| other == name) {
@@ -29,6 +34,9 @@ pub(super) fn select(root: &mut Node, active: &[String], named: &[String]) -> Ch
     let mut inactive = Vec::new();
     for (name, service) in services(root) {
         let own = profiles(service)?;
+        if running.iter().any(|other| other == name) {
+            continue;
+        }
         if !own.is_empty() && !active.contains(ALL) && own.iter().all(|profile| !active.contains(profile)) {
             inactive.push((name.to_owned(), own));
         }

@@ -130,6 +130,13 @@ impl Project {
         Ok(Self { files, format, directory, variables, profiles, env_writer, warnings })
     }
 
+    /// Without standard input.
+    pub(crate) fn absolute_files(&self) -> Vec<PathBuf> {
+        let named = self.files.iter().filter(|file| file.as_path() != Path::new(STANDARD_INPUT));
+        // A path that cannot be made absolute is still the best that there is to tell.
+        named.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone())).collect()
+    }
+
     /// The files' trees, the first one first.
     pub(crate) fn documents(&self, options: &LoadOptions) -> Result<Vec<Node>, FileError> {
         let mut documents = Vec::new();

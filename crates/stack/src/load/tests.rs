@@ -51,6 +51,15 @@ impl Fixture {
         }
     }
 
+    /// The errors of texts as a file of this name, each under its title.
+    pub(super) fn errors(&self, file: &str, cases: &[(&str, impl AsRef<str>)]) -> String {
+        let error = |(title, text): &(&str, _)| {
+            self.write(file, AsRef::as_ref(text));
+            format!("=== {title}\n{}\n", self.error(&self.options(file)))
+        };
+        cases.iter().map(error).collect()
+    }
+
     /// As JSON, for snapshots; the hashes depend on the directory.
     pub(super) fn json(&self, mut plan: Plan) -> String {
         for service in &mut plan.services {
@@ -365,13 +374,7 @@ fn every_error_of_a_stack_file() {
         ("one/Dockerfile", "FROM alpine"),
         ("broken.env", "A=1\nB='two' words\n"),
     ]);
-    let mut all = String::new();
-    for (title, text) in cases {
-        fixture.write("stack.toml", text);
-        let error = fixture.error(&fixture.options("stack.toml"));
-        all.push_str(&format!("=== {title}\n{error}\n"));
-    }
-    insta::assert_snapshot!("stack_errors", all);
+    insta::assert_snapshot!("stack_errors", fixture.errors("stack.toml", cases));
 }
 
 #[test]
@@ -417,14 +420,7 @@ fn every_error_of_a_compose_file() {
         ("a list", "- a\n"),
         ("empty", ""),
     ];
-    let fixture = Fixture::new(&[]);
-    let mut all = String::new();
-    for (title, text) in cases {
-        fixture.write("compose.yaml", text);
-        let error = fixture.error(&fixture.options("compose.yaml"));
-        all.push_str(&format!("=== {title}\n{error}\n"));
-    }
-    insta::assert_snapshot!("compose_errors", all);
+    insta::assert_snapshot!("compose_errors", Fixture::new(&[]).errors("compose.yaml", cases));
 }
 
 #[test]
@@ -629,11 +625,11 @@ fn the_repositorys_own_stack_makes_a_plan() {
     };
     for base in [Some("debian")] {
         options.base = base.map(str::to_owned);
-        let plan = load(&options, &host()).unwrap_or_else(|error| panic!("{}", error.render(false)));
+        let loaded = load_keeping(&options, &host(), |_| Running::default());
+        let Loaded { plan, variables, .. } = loaded.unwrap_or_else(|error| panic!("{}", error.render(false)));
         let names: Vec<&str> = plan.services.iter().map(|service| service.name.as_str()).collect();
         assert_eq!(names, ["mariadb", "redis", "wordpress", "nginx", "ftp"]);
         let secrets = plan.services.iter().flat_map(|service| &service.secrets);
-        let variables = secret_variables(&options, &host()).unwrap();
         for secret in secrets {
             let SecretSource::Environment(name) = &secret.source else { panic!("{secret:?}") };
             let value = variables.get(name).unwrap();

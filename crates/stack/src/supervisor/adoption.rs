@@ -15,6 +15,7 @@ use super::rolling::Rolling;
 use super::unit::{Standing, Unit};
 use super::{Purpose, Supervisor};
 use crate::control::{Notice, Recreate, Scale, Up, UpOptions};
+use crate::origin::Origin;
 use crate::plan::{NetworkMode, Plan, SecretSource, Service};
 use crate::remote::{Context, RemoteError};
 use crate::spec;
@@ -106,8 +107,13 @@ impl Supervisor {
     }
 
     fn up(&mut self, id: u64, mut up: Box<Up>) -> Result<(), RemoteError> {
-        self.check(&up)?;
-        let Decision { standings, fresh, models, warnings } = self.decide(&mut up)?;
+        // The command has provided the images of those that it is about; the others go on with what they have.
+        let provided: Vec<String> = up.images.keys().cloned().collect();
+        for (service, image) in &self.images {
+            up.images.entry(service.clone()).or_insert_with(|| image.clone());
+        }
+        self.check(&up, &provided)?;
+        let Decision { standings, fresh, models, warnings } = self.decide(&mut up, &provided)?;
         for warning in warnings {
             self.notify(id, Notice::Warning(warning));
         }
@@ -135,8 +141,11 @@ impl Supervisor {
     }
 
     /// Nothing is stopped for a plan that cannot be carried out.
-    fn check(&self, up: &Up) -> Result<(), RemoteError> {
-        for service in &up.plan.services {
+    fn check(&self, up: &Up, provided: &[String]) -> Result<(), RemoteError> {
+        let concerned = concerned(up);
+        let is_meant =
+            |service: &&Service| [&concerned, provided].iter().any(|names| names.contains(&service.name));
+        for service in up.plan.services.iter().filter(is_meant) {
             let (image, _) = self.image(&service.name, up.images.get(&service.name))?;
             let process = spec::process(service, &image).map(drop);
             process
@@ -164,7 +173,7 @@ impl Supervisor {
 
     /// Decides what becomes of each container, and makes the endpoints of `up`'s network plan those of the containers
     /// that will be there.
-    fn decide(&self, up: &mut Up) -> Result<Decision, RemoteError> {
+    fn decide(&self, up: &mut Up, provided: &[String]) -> Result<Decision, RemoteError> {
         let mut network = std::mem::take(&mut up.plan.network);
         let nothing = NetworkPlan::default();
         let running = self.plan.as_ref().map_or(&nothing, |plan| &plan.network);
@@ -191,7 +200,8 @@ impl Supervisor {
             ..Decision::default()
         };
         for service in &up.plan.services {
-            self.decide_service(service, up, running, &mut network, &mut decision)?;
+            let is_meant = provided.contains(&service.name);
+            self.decide_service(service, up, is_meant, running, &mut network, &mut decision)?;
         }
         decision.models = models;
         let names = decision.fresh.iter().map(|(service, slot)| (service, replica_name(service, *slot)));
@@ -209,6 +219,7 @@ impl Supervisor {
         &self,
         service: &Service,
         up: &Up,
+        is_meant: bool,
         running: &NetworkPlan,
         network: &mut NetworkPlan,
         decision: &mut Decision,
@@ -219,7 +230,8 @@ impl Supervisor {
                 && up.images.get(name) == Some(&unit.image_id)
                 && secrets_of(service, &up.secrets) == unit.secrets
         };
-        let recreate = recreate(up, name);
+        // What the command is not about stays as it is, and as many.
+        let recreate = if is_meant { recreate(up, name) } else { Recreate::Never };
         let is_same = |unit: &Unit| {
             let stays = match recreate {
                 Recreate::Changed => is_unchanged(unit),
@@ -252,7 +264,11 @@ impl Supervisor {
         let present =
             |unit: &&Unit| Present { slot: unit.slot, same: is_same(unit), state: unit.balance_state() };
         let present: Vec<Present> = there.iter().map(present).collect();
-        let slots = fleet::slots(service.replicas, &present, &busy, rolls);
+        let wanted = match is_meant {
+            true => service.replicas,
+            false => present.len().try_into().unwrap_or(u16::MAX),
+        };
+        let slots = fleet::slots(wanted, &present, &busy, rolls);
         let mut stays = [slots.kept.as_slice(), &slots.surplus, &slots.fresh, &busy].concat();
         for (unit, standing) in self.units.iter().zip(&mut decision.standings) {
             if unit.service.name != name {
@@ -387,6 +403,9 @@ impl Supervisor {
             tracing::warn!("write down the choice of ports: {error}");
         }
         self.files = up.options.files;
+        if let Err(error) = self.keep_origin(&up.plan) {
+            tracing::warn!("write down where the stack comes from: {error}");
+        }
         (self.images, self.secrets, self.plan) = (up.images, up.secrets, Some(up.plan));
         self.take_in(made);
         self.keep_images()?;
@@ -396,6 +415,17 @@ impl Supervisor {
         if starts {
             self.want(&services);
             self.restart_dependants(&renewed);
+        }
+        Ok(())
+    }
+
+    /// Writes down which project the stack is of, and with it its volumes, for commands of other projects.
+    fn keep_origin(&mut self, plan: &Plan) -> Result<(), RemoteError> {
+        let origin = Origin { directory: plan.directory.clone(), files: self.files.clone() };
+        origin.keep(&self.runtime)?;
+        if plan.has_own_volumes() {
+            let (path, content) = origin.beside_volumes(&self.stack)?;
+            self.hub.write(path, content)?;
         }
         Ok(())
     }
@@ -489,7 +519,7 @@ fn secrets_of(service: &Service, values: &BTreeMap<String, String>) -> BTreeMap<
 fn concerned(up: &Up) -> Vec<String> {
     match up.options.no_deps && !up.services.is_empty() {
         true => up.services.clone(),
-        false => closure(&up.plan, &up.services),
+        false => up.plan.with_dependencies(&up.services),
     }
 }
 
@@ -501,21 +531,4 @@ fn recreate(up: &Up, service: &str) -> Recreate {
         Recreate::Always if !is_named => Recreate::Changed,
         recreate => recreate,
     }
-}
-
-/// The named services (all when none is named) with everything they depend on.
-pub(super) fn closure(plan: &Plan, names: &[String]) -> Vec<String> {
-    if names.is_empty() {
-        return plan.services.iter().map(|service| service.name.clone()).collect();
-    }
-    let mut found: Vec<String> = Vec::new();
-    let mut open: Vec<&str> = names.iter().map(String::as_str).collect();
-    while let Some(name) = open.pop() {
-        let Some(service) = plan.services.iter().find(|s| s.name == name) else { continue };
-        if !found.iter().any(|known| known == name) {
-            found.push(name.to_owned());
-            open.extend(service.depends_on.iter().map(|d| d.service.as_str()));
-        }
-    }
-    found
 }

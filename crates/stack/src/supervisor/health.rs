@@ -14,6 +14,9 @@ use crate::plan::{Healthcheck, Probe};
 /// First pause of a service that is starting; doubled each time up to its interval, so that what starts fast is
 /// noticed fast.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// How long a failure that would make a service unhealthy is held back: a service that has just died fails as well, and
+/// the news of its end take longer. The kernel ends all other processes of a container before its first one is gone.
+const DOUBT: Duration = Duration::from_millis(100);
 /// Bytes of a probe's output that are kept.
 const OUTPUT_LIMIT: usize = 4096;
 
@@ -60,6 +63,8 @@ pub(crate) enum Kind {
     Connecting { socket: OwnedFd, request: Option<Vec<u8>> },
     /// An HTTP answer that is being read.
     Reading { socket: OwnedFd, answer: Vec<u8> },
+    /// It has failed, and why; held back until the deadline.
+    Doubted(String),
 }
 
 /// What came of looking at a probe.
@@ -118,6 +123,27 @@ impl Monitor {
         self.active = Some(Active { deadline: now + seconds(self.check.timeout), kind });
     }
 
+    /// Takes a probe's failure. One that would make the service unhealthy is held back; if it is given back, it is to be
+    /// concluded.
+    #[must_use]
+    pub(crate) fn doubt(&mut self, output: String, now: Instant) -> Option<String> {
+        let changes = self.health != Health::Unhealthy && self.failures + 1 >= self.check.retries;
+        if !changes || !self.counts(now) {
+            return Some(output);
+        }
+        self.active = Some(Active { deadline: now + DOUBT, kind: Kind::Doubted(output) });
+        None
+    }
+
+    /// Whether a failure counts: while it starts it is probed more often than its interval, and only one failure an
+    /// interval does.
+    fn counts(&self, now: Instant) -> bool {
+        let starting = now < self.started + seconds(self.check.start_period);
+        let accelerated =
+            self.health == Health::Starting && now < self.counted + seconds(self.check.interval);
+        !starting && !accelerated
+    }
+
     /// Takes a probe's result; true when the health changed.
     pub(crate) fn conclude(&mut self, result: Result<(), String>, now: Instant) -> bool {
         self.active = None;
@@ -131,10 +157,7 @@ impl Monitor {
             }
             Err(output) => {
                 self.output = output;
-                // While it starts it is probed more often than its interval: only one failure an interval counts.
-                let starting = now < self.started + seconds(self.check.start_period);
-                let accelerated = self.health == Health::Starting && now < self.counted + interval;
-                if !starting && !accelerated {
+                if self.counts(now) {
                     self.counted = now;
                     self.failures += 1;
                     if self.failures >= self.check.retries {
@@ -161,6 +184,7 @@ impl Active {
             Kind::Exec { output, .. } => output.as_ref().map(|output| (output.as_fd(), PollFlags::IN)),
             Kind::Connecting { socket, .. } => Some((socket.as_fd(), PollFlags::OUT)),
             Kind::Reading { socket, .. } => Some((socket.as_fd(), PollFlags::IN)),
+            Kind::Doubted(_) => None,
         }
     }
 
@@ -206,6 +230,7 @@ impl Active {
                 }
                 Ok(http_verdict(&String::from_utf8_lossy(line)))
             }
+            Kind::Doubted(_) => Ok(Verdict::Pending),
         }
     }
 }
@@ -262,6 +287,22 @@ mod tests {
         assert_eq!(monitor.health, Health::Unhealthy);
         assert!(monitor.conclude(Ok(()), start + Duration::from_secs(30)));
         assert_eq!(monitor.next(), start + Duration::from_secs(40));
+    }
+
+    #[test]
+    fn only_what_would_make_a_service_unhealthy_is_held_back() {
+        let start = Instant::now();
+        let mut monitor = monitor(start);
+        let failed = || "no".to_owned();
+        assert_eq!(monitor.doubt(failed(), start), Some(failed()), "it is starting");
+        monitor.conclude(Ok(()), start);
+        assert_eq!(monitor.doubt(failed(), start), Some(failed()), "it may fail once");
+        monitor.conclude(Err(failed()), start);
+        assert_eq!(monitor.doubt(failed(), start), None);
+        assert!(!monitor.is_due(start + DOUBT) && monitor.is_overdue(start + DOUBT));
+        assert_eq!((monitor.next(), monitor.health), (start + DOUBT, Health::Healthy));
+        assert!(monitor.conclude(Err(failed()), start + DOUBT));
+        assert_eq!(monitor.doubt(failed(), start), Some(failed()), "it is unhealthy already");
     }
 
     #[test]

@@ -491,8 +491,10 @@ impl Supervisor {
         };
         if let Some(index) = self.unit_of(probed) {
             self.read_probe(index);
-            let result = if exit.status == 0 { Ok(()) } else { Err(self.probe_output(index, exit.status)) };
-            self.conclude(index, result);
+            match exit.status {
+                0 => self.conclude(index, Ok(())),
+                status => self.probe_failed(index, self.probe_output(index, status)),
+            }
             return;
         }
         let is_hook = |run: &Run| run.hooks.as_ref().is_some_and(|hooks| hooks.runs(exit.pid));
@@ -539,9 +541,7 @@ impl Supervisor {
             }
             let Some(monitor) = &mut run.monitor else { continue };
             if monitor.is_overdue(now) {
-                let active = monitor.active.take();
-                self.cancel_probe(active);
-                self.conclude(index, Err("it took longer than its timeout".into()));
+                self.probe_overdue(index);
             } else if monitor.is_due(now) {
                 match self.probe(index) {
                     Ok(kind) => {
@@ -550,7 +550,7 @@ impl Supervisor {
                             monitor.begin(kind, now);
                         }
                     }
-                    Err(error) => self.conclude(index, Err(error.to_string())),
+                    Err(error) => self.probe_failed(index, error.to_string()),
                 }
             }
         }

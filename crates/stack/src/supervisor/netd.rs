@@ -95,7 +95,10 @@ impl Supervisor {
     }
 
     fn told_by_netd(&mut self, told: network::netd::Event) {
-        let (container, what) = event::from_netd(told);
+        if let network::netd::Event::AtRest { container } = &told {
+            self.at_rest(container);
+        }
+        let Some((container, what)) = event::from_netd(told) else { return };
         match (container.as_deref(), what) {
             (Some(container), what @ What::EgressRefused { .. }) => {
                 self.tell_refusal(container, what, Instant::now());

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use container::idmap::IdMap;
 use nix::sys::signal::{SigSet, Signal};
@@ -28,6 +28,8 @@ pub const ARGUMENT: &str = "__supervise";
 /// Body of the supervisor process: `__supervise STACK netd|alone limits|unlimited host|own private|readable`, with the channel to the
 /// command that started it as standard input. Returns the exit status.
 pub fn main() -> i32 {
+    // For those who list processes; the kernel keeps 15 bytes. Executed by way of `/proc/self/exe`, it would be `exe`.
+    rustix::thread::set_name(c"inception-super").ok();
     let args: Vec<String> = std::env::args().skip(2).collect();
     let [stack, netd, limits, network, memory] = &args[..] else {
         eprintln!("inception-run: {ARGUMENT} is not for use by hand");
@@ -38,16 +40,20 @@ pub fn main() -> i32 {
     let hub = hub::Needs { on_host: network == "host", readable: memory == "readable" };
     let needs = Needs { netd: netd == "netd", limits: limits == "limits", hub };
     match begin(stack, needs, &channel) {
-        Ok(mut supervisor) => {
+        Ok(Some(mut supervisor)) => {
             let ended = take_over(&mut supervisor, channel).and_then(|()| supervisor.run());
             supervisor.leave(ended)
         }
-        Err(error) => {
-            // The command that started us is the one to tell; if it is gone nobody is.
-            match remote::send(&channel, &Notice::Failed(error), &[]) {
-                Ok(()) | Err(_) => 1,
-            }
-        }
+        Ok(None) => tell(&channel, &Notice::Occupied),
+        Err(error) => tell(&channel, &Notice::Failed(error)),
+    }
+}
+
+/// The last word of a supervisor that does not come to be. The command that started it is the one to tell; if that is
+/// gone nobody is.
+fn tell(channel: &Channel, notice: &Notice) -> i32 {
+    match remote::send(channel, notice, &[]) {
+        Ok(()) | Err(_) => 1,
     }
 }
 
@@ -60,15 +66,40 @@ struct Needs {
     hub: hub::Needs,
 }
 
-fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Supervisor, RemoteError> {
+/// `None` when another supervisor has the stack.
+fn begin(stack: &str, needs: Needs, channel: &Channel) -> Result<Option<Supervisor>, RemoteError> {
     // A session of its own: a terminal's Ctrl-C is for the command, which then asks us to end.
     rustix::process::setsid().map_err(io::Error::from).context(|| "start a session".into())?;
     if !container::userns::tie_to_parent(channel.as_fd())? {
         return Err(RemoteError::message("the command that started the supervisor is gone"));
     }
     let paths = Paths::current()?;
-    let lock = crate::lock::take(&paths, stack, || Ok(false))?
-        .ok_or_else(|| RemoteError::message("another command is working on this stack"))?;
+    let Some(lock) = crate::client::lock(&paths, stack)? else { return Ok(None) };
+    // Held until there is a supervisor that holds it, or nothing is left of the attempt.
+    let held = lock.try_clone().context(|| "share the lock".into())?;
+    let runtime = paths.stack(stack);
+    let begun = assemble(stack, needs, &paths, lock).map_err(|error| match forget(&runtime) {
+        Ok(()) => error,
+        Err(left) => error.caused_by(format!("nor could {} be removed: {left}", runtime.display())),
+    });
+    drop(held);
+    begun.map(Some)
+}
+
+/// Takes the runtime directory of a supervisor away that did not come to be, but not what an earlier one left in it.
+fn forget(runtime: &Path) -> Result<(), RemoteError> {
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name();
+        name.is_some_and(|name| name == crate::lock::NAME || name == report::NAME)
+    };
+    if crate::paths::entries(runtime)?.iter().all(is_ours) {
+        crate::lock::remove_runtime(runtime)?;
+    }
+    Ok(())
+}
+
+/// Makes all that a supervisor has.
+fn assemble(stack: &str, needs: Needs, paths: &Paths, lock: File) -> Result<Supervisor, RemoteError> {
     let runtime = paths.stack(stack);
     redirect_output(&runtime).context(|| "open the supervisor's log".into())?;
     let map = IdMap::current()?;
@@ -209,7 +240,7 @@ impl Supervisor {
             if let Err(error) = crate::lock::remove_runtime(&self.runtime) {
                 report(format_args!("error: remove {}: {error}", self.runtime.display()));
             }
-            self.answer_down();
+            self.tell_end();
         }
         // After a failure the exit of this process, not the order of drops, is what ends the hub.
         io::stderr().flush().ok();

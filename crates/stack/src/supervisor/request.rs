@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use container::Process;
 use rustix::event::PollFlags;
 
-use super::adoption::{Change, closure};
+use super::adoption::Change;
 use super::connection::Pending;
 use super::hooks::Turn;
 use super::unit::{Readiness, Standing, Unit};
@@ -63,11 +63,16 @@ impl Supervisor {
                 Command::Down { .. }
                     | Command::Status
                     | Command::Subjects(_)
+                    | Command::Follow(_)
                     | Command::Events { .. }
                     | Command::Signal(_)
             )
         {
-            return Err(RemoteError::message("the stack is being taken down"));
+            if !matches!(command, Command::Up(_)) {
+                return Err(being_taken_down());
+            }
+            self.notify(id, Notice::Ending);
+            return Ok(());
         }
         match command {
             Command::Up(up) => self.change(id, Change::Up(up))?,
@@ -84,6 +89,7 @@ impl Supervisor {
                 self.wait_for(id, Pending::Stopped(names));
             }
             Command::Start(names) => {
+                self.made(&names)?;
                 let names = self.with_dependencies(&self.select(&names)?);
                 for unit in self.units.iter_mut().filter(|unit| unit.is_among(&names)) {
                     unit.no_deps = false;
@@ -92,6 +98,7 @@ impl Supervisor {
                 self.wait_for(id, Pending::Up { services: names, wait: false });
             }
             Command::Restart { stop: Stop { services, timeout }, no_deps } => {
+                self.made(&services)?;
                 let mut names = self.select(&services)?;
                 for unit in self.units.iter_mut().filter(|unit| unit.is_among(&names) && stays(unit)) {
                     // Down first; `advance` starts it again because it is pending.
@@ -237,7 +244,15 @@ impl Supervisor {
     pub(super) fn unit(&self, name: &str) -> Result<&Unit, RemoteError> {
         self.known(name)?;
         let unit = self.units.iter().find(|unit| unit.answers_to(name));
-        unit.ok_or_else(|| RemoteError::message(format!("service `{name}` has no container")))
+        unit.ok_or_else(|| {
+            RemoteError::message(format!("service `{name}` has no container"))
+                .or_hint(format!("`inception-run up -d {name}` makes and starts it"))
+        })
+    }
+
+    /// That each of `names` has a container: `up` of other services made none for it.
+    fn made(&self, names: &[String]) -> Result<(), RemoteError> {
+        names.iter().try_for_each(|name| self.unit(name).map(drop))
     }
 
     fn with_dependencies(&self, names: &[String]) -> Vec<String> {
@@ -247,7 +262,7 @@ impl Supervisor {
         let needed: Vec<String> = needed.collect();
         let mut all = names.to_vec();
         if !needed.is_empty() {
-            all.extend(closure(plan, &needed));
+            all.extend(plan.with_dependencies(&needed));
         }
         all
     }
@@ -491,7 +506,7 @@ impl Supervisor {
 
     fn up_answer(&self, services: &[String], wait: bool) -> Option<Notice> {
         if self.ending.is_some() {
-            return Some(Notice::Failed(RemoteError::message("the stack is being taken down")));
+            return Some(Notice::Failed(being_taken_down()));
         }
         if self.next.is_some() || self.rolling.is_some() {
             return None;
@@ -529,7 +544,7 @@ impl Supervisor {
         }
         let mut paths = vec![format!("c/{}", self.stack)];
         if volumes {
-            paths.push(format!("v/{}", self.stack));
+            paths.push(spec::volumes_directory(&self.stack));
             paths.extend(self.plan.iter().flat_map(spec::named_volumes));
         }
         self.hub.remove(paths)?;
@@ -541,10 +556,13 @@ impl Supervisor {
         Ok(true)
     }
 
-    /// Tells the commands that wait for the end that it has come.
-    pub(super) fn answer_down(&mut self) {
-        for id in self.waiting(|pending| matches!(pending, Pending::Down)) {
-            self.notify(id, Notice::Done);
+    /// Tells everybody that the end has come: the commands that wait for it, and those that lose what they had.
+    pub(super) fn tell_end(&mut self) {
+        let asked = self.waiting(|pending| matches!(pending, Pending::Down));
+        let everybody: Vec<u64> = self.connections.keys().copied().collect();
+        for id in everybody {
+            let asked = asked.contains(&id);
+            self.notify(id, if asked { Notice::Done } else { Notice::TakenDown });
         }
     }
 }
@@ -552,6 +570,11 @@ impl Supervisor {
 fn busy(container: &str) -> RemoteError {
     RemoteError::message(format!("files of container `{container}` are being copied"))
         .or_hint("try again when `cp` has ended")
+}
+
+fn being_taken_down() -> RemoteError {
+    RemoteError::message("the stack is being taken down")
+        .or_hint("`inception-run up` waits for the end of that, and brings it up again")
 }
 
 /// Whether a container is one that a user can start: not one that is on its way out.

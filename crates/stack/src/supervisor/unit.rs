@@ -68,8 +68,8 @@ pub(crate) struct Unit {
     pub(crate) log: Log,
     /// What an earlier container of its name left is to be thrown away before the next start.
     pub(crate) recreate: bool,
-    /// Set while it is being drained: its stop signal follows then at the latest.
-    pub(crate) drained_by: Option<Instant>,
+    /// Set while it parts from its clients.
+    pub(crate) parting: Option<Parting>,
     /// How long the stop that is under way may take, where a user said so.
     timeout: Option<Duration>,
     /// It is started without what it depends on.
@@ -78,6 +78,16 @@ pub(crate) struct Unit {
     pub(crate) bereft_of: Option<i32>,
     /// The connection that works on its files while it does not run: it does not start meanwhile.
     pub(crate) held_by: Option<u64>,
+}
+
+/// How a container that is to stop parts from its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Parting {
+    /// Its stop signal follows then at the latest.
+    pub(crate) until: Instant,
+    /// Others take over: it keeps the connections that it has until they end. Without, it only answers what it has been
+    /// asked before.
+    pub(crate) drains: bool,
 }
 
 /// What the plan in force has to do with a container.
@@ -181,7 +191,7 @@ impl Unit {
             outputs: Vec::new(),
             log,
             recreate: true,
-            drained_by: None,
+            parting: None,
             timeout: None,
             no_deps: false,
             bereft_of: None,
@@ -213,13 +223,14 @@ impl Unit {
     /// What netd is to make of it.
     pub(crate) fn balance_state(&self) -> balance::State {
         let comes_back = self.pending || self.standing == Standing::Replaced { again: true };
+        let leaves = self.parting.is_some() || self.run.as_ref().is_some_and(|run| run.kill_at.is_some());
         match (&self.run, self.health()) {
             // It goes on with the connections it has; nobody waits for it.
-            (Some(_), _) if self.drained_by.is_some() => balance::State::Draining,
+            (Some(_), _) if self.parting.is_some_and(|parting| parting.drains) => balance::State::Draining,
             // Who has nobody else to go to waits for it.
             (Some(run), _) if run.pause.is_some() => balance::State::Starting,
-            (Some(run), _) if run.kill_at.is_some() && !comes_back => balance::State::Down,
-            (Some(run), _) if run.kill_at.is_some() => balance::State::Starting,
+            (Some(_), _) if leaves && !comes_back => balance::State::Down,
+            (Some(_), _) if leaves => balance::State::Starting,
             (Some(_), None | Some(Health::Healthy)) => balance::State::Ready,
             (Some(_), Some(Health::Starting)) => balance::State::Starting,
             (Some(_), Some(Health::Unhealthy)) => balance::State::Unhealthy,
@@ -234,16 +245,17 @@ impl Unit {
 
     /// Asks for a start, by a user.
     pub(crate) fn want(&mut self) {
-        self.wanted = true;
         if self.pending {
+            // A stop comes first if a restart asked for it, which wants it then.
             return;
         }
+        self.wanted = true;
         match &self.run {
             None => self.state = State::Waiting,
             // It is being stopped: it starts again when it has.
             Some(run) if run.kill_at.is_some() || run.is_at(Turn::Stop) => {}
             Some(_) => {
-                if self.drained_by.take().is_some() {
+                if self.parting.take().is_some() {
                     self.state = State::Running;
                 }
                 return;
@@ -305,7 +317,9 @@ impl Unit {
     pub(crate) fn limit_stop(&mut self, timeout: Duration, now: Instant) {
         let latest = now + timeout;
         self.timeout = Some(timeout);
-        self.drained_by = self.drained_by.map(|at| at.min(latest));
+        if let Some(parting) = &mut self.parting {
+            parting.until = parting.until.min(latest);
+        }
         if let Some(run) = &mut self.run {
             run.kill_at = run.kill_at.map(|at| at.min(latest));
         }
@@ -358,14 +372,14 @@ impl Unit {
         self.wanted = true;
         self.pending = false;
         self.failure = None;
-        (self.drained_by, self.timeout) = (None, None);
+        (self.parting, self.timeout) = (None, None);
         self.state = State::Running;
     }
 
     /// It ended; decides by its policy whether and when it starts again.
     pub(crate) fn ended(&mut self, status: i32, now: Instant) {
         let run = self.run.take();
-        self.drained_by = None;
+        self.parting = None;
         // Who was being stopped had SIGKILL from us.
         self.oom_killed = run.as_ref().is_some_and(|run| {
             run.kill_at.is_none() && run.memory.as_ref().is_some_and(|watch| watch.explains(status, now))
@@ -397,7 +411,7 @@ impl Unit {
             .filter(|run| run.kill_at.is_none() && run.pause.is_none())
             .and_then(|run| run.monitor.as_ref())
             .map(Monitor::next);
-        let stop = run.and_then(|run| run.kill_at.or(self.drained_by));
+        let stop = run.and_then(|run| run.kill_at.or(self.parting.map(|parting| parting.until)));
         let hooks = run.and_then(|run| run.hooks.as_ref()).map(|hooks| hooks.deadline);
         let held = self.log.held_until(now).filter(|_| !self.outputs.is_empty());
         [self.restart_at, stop, health, hooks, held, self.log.next()].into_iter().flatten().min()
@@ -572,10 +586,29 @@ pub(crate) mod tests {
         assert_eq!(unit.balance_state(), Down, "a user stops it");
         unit.standing = Standing::Replaced { again: true };
         assert_eq!(unit.balance_state(), Starting, "another one follows");
-        (unit.standing, unit.drained_by) = (Standing::Retired, Some(now));
+        unit.run.as_mut().unwrap().kill_at = None;
+        unit.parting = Some(Parting { until: now, drains: false });
+        assert_eq!(
+            unit.balance_state(),
+            Starting,
+            "it answers what it has been asked, and another one follows"
+        );
+        unit.standing = Standing::Retired;
+        assert_eq!(unit.balance_state(), Down, "none follows");
+        unit.parting = Some(Parting { until: now, drains: true });
         assert_eq!(unit.balance_state(), Draining, "what it has goes on until its end");
         unit.ended(0, now);
         assert_eq!(unit.balance_state(), Down);
+    }
+
+    #[test]
+    fn a_start_takes_no_restart_back() {
+        let top = tempfile::tempdir().unwrap();
+        let mut unit = unit(top.path(), "");
+        unit.started(run(Instant::now()));
+        unit.restart();
+        unit.want();
+        assert!(unit.pending && !unit.wanted, "it is still to be stopped first");
     }
 
     #[test]
@@ -585,8 +618,8 @@ pub(crate) mod tests {
         let now = Instant::now();
         unit.started(run(now));
         unit.give_up();
-        (unit.drained_by, unit.state) = (Some(now), State::Draining);
+        (unit.parting, unit.state) = (Some(Parting { until: now, drains: true }), State::Draining);
         unit.want();
-        assert!(unit.wanted && unit.drained_by.is_none() && unit.state == State::Running && !unit.pending);
+        assert!(unit.wanted && unit.parting.is_none() && unit.state == State::Running && !unit.pending);
     }
 }

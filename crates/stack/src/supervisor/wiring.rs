@@ -289,6 +289,13 @@ impl Wiring {
         netd.did(told).map(drop)
     }
 
+    /// Asks netd to tell when no client of this container waits for an answer any more.
+    pub(super) fn await_rest(&mut self, container: &str) -> Result<(), RemoteError> {
+        let Some(netd) = self.netd.running_mut() else { return Ok(()) };
+        let asked = netd.client.await_rest(container);
+        netd.did(asked).map(drop)
+    }
+
     /// The next thing that netd tells, if there is one by now; an error when netd is gone.
     pub(super) fn event(&mut self) -> Result<Option<Event>, network::Error> {
         self.netd.running_mut().map_or(Ok(None), |netd| netd.client.event())

@@ -47,7 +47,7 @@ pub fn run(arguments: &[String], tell: &mut dyn FnMut(&Step) -> io::Result<()>) 
     let signals = signals().context(|| "open a signalfd".into())?;
     let started = channel.try_clone().context(|| "share the channel".into()).and_then(|theirs| {
         let mut supervisor = Command::new("/proc/self/exe");
-        supervisor.arg(supervisor::ARGUMENT).args(arguments);
+        supervisor.arg0(crate::client::PROGRAM).arg(supervisor::ARGUMENT).args(arguments);
         start(supervisor.stdin(Stdio::from(theirs)).stdout(Stdio::null()))
     });
     let supervisor = match started {
@@ -74,7 +74,7 @@ pub fn run_command(
 ) -> Result<i32, RemoteError> {
     let signals = signals().context(|| "open a signalfd".into())?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(arguments).env(mark.0, mark.1);
+    command.arg0(crate::client::PROGRAM).args(arguments).env(mark.0, mark.1);
     sys::process::signal_when_orphaned(&mut command, libc::SIGTERM);
     let command = start(&mut command)?;
     Watch { passes_on: true, ..Watch::new(command, Role::Command, tell) }.run(&signals)

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use network::balance::{Algorithm, State};
@@ -205,6 +207,44 @@ pub fn draining(site: &mut Site) {
     site.states(&["rep"], State::Draining);
     site.event("the end of draining", about("rep"));
     site.states(&["rep"], State::Ready);
+}
+
+pub fn rest(site: &mut Site) {
+    let is_rest = |event: &Event| matches!(event, Event::AtRest { container } if container == "rep");
+    site.states(&["rep-2", "rep-3"], State::Down);
+    let (asked, questions) = channel();
+    let (answer, answers) = channel::<()>();
+    let answers = Arc::new(Mutex::new(answers));
+    let address = (site.address("rep", HOST.into()), 80).into();
+    let server = Server::start(site, "rep", address, move |mut stream| {
+        let peer = stream.peer_addr().unwrap();
+        writeln!(stream, "rep {peer}").unwrap();
+        while stream.read(&mut [0]).is_ok_and(|count| count > 0) {
+            asked.send(()).unwrap();
+            answers.lock().unwrap().recv().unwrap();
+            stream.write_all(b"!").unwrap();
+        }
+    });
+    let (_, idle) = connect(site, "c1");
+    let (_, mut asking) = connect(site, "c1");
+    asking.write_all(b"?").unwrap();
+    questions.recv_timeout(super::PATIENCE).unwrap();
+    // As it is when it is about to be stopped.
+    site.states(&["rep"], State::Starting);
+    site.await_rest("rep");
+    assert!(!site.take_events().iter().any(is_rest), "somebody waits for an answer");
+    answer.send(()).unwrap();
+    asking.read_exact(&mut [0]).unwrap();
+    site.event("the rest after an answer", is_rest);
+    site.await_rest("rep");
+    site.event("the rest of connections that are open", is_rest);
+    site.await_rest("rep-2");
+    let nobody = |event: &Event| matches!(event, Event::AtRest { container } if container == "rep-2");
+    site.event("the rest of who has no connection", nobody);
+    drop(server);
+    end(idle);
+    end(asking);
+    site.states(&REPLICAS, State::Ready);
 }
 
 pub fn down(site: &mut Site) {

@@ -41,14 +41,9 @@ const BESIDE: &[(&str, &str)] = &[
 /// Keys that no file that can be used has.
 const NEVER: &[(&str, &str)] = &[("Secrets and configs", "external"), ("`volumes` of a service", "image")];
 
-/// Keys that have been replaced by what they mean when the parsers get the file, or of which they do not ask; `None` is all
-/// of a table.
-const ELSEWHERE: &[(&str, Option<&str>)] = &[
-    ("The file", Some("include")),
-    ("Services", Some("env_file")),
-    ("Services", Some("extends")),
-    ("`blkio_config` of a service", None),
-];
+/// Keys that have been replaced by what they mean when the parsers get the file.
+const ELSEWHERE: &[(&str, &str)] =
+    &[("The file", "include"), ("Services", "env_file"), ("Services", "extends")];
 
 /// The first line of each example, and its text.
 fn examples(page: &str) -> Vec<(usize, &str)> {
@@ -107,10 +102,7 @@ fn every_key_has_an_example_that_can_be_used() {
     for level in LEVELS {
         for entry in level.keys {
             let with_effect = matches!(entry.fate, Fate::Honoured(_) | Fate::Own(_));
-            let elsewhere = ELSEWHERE
-                .iter()
-                .any(|(title, name)| *title == level.title && name.is_none_or(|name| name == entry.name));
-            let known = match elsewhere {
+            let known = match ELSEWHERE.contains(&(level.title, entry.name)) {
                 true => examples.iter().any(|(_, text)| text.contains(&format!("{} = ", entry.name))),
                 false => met.contains(&(level.title, entry.name.to_owned())),
             };
