@@ -98,6 +98,7 @@ impl Job {
             shm_size: build.shm_size,
             rlimits,
             debug: options.debug,
+            readable: options.readable,
         };
         Ok(Self { request, rules, only_base: build.dockerfiles.len() == 1 })
     }

@@ -42,6 +42,8 @@ pub(super) struct Rules {
     pub(super) rlimits: Vec<(u32, u64, u64)>,
     /// A shell is opened where a command failed.
     pub(super) debug: bool,
+    /// See [`Options::readable`](super::Options::readable).
+    pub(super) readable: bool,
 }
 
 /// What all sandboxes of a build share.
@@ -136,7 +138,7 @@ impl<'a> SandboxRunner<'a> {
             detached: &detached,
             filters: if step.insecure { &[] } else { &equipment.filters },
             beside: false,
-            readable: false,
+            readable: self.rules.readable,
         };
         match launch(&sandbox, &around) {
             Ok(launched) => Ok(Ok(launched.child)),
