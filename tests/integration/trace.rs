@@ -1,4 +1,5 @@
-//! `up --trace`: what is told against what the kernel has, and the script against the sandbox that it is of.
+//! `up --trace`, `run --trace`, `build --trace`: what is told against what the kernel has, and the script against the sandbox
+//! that it is of.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::build;
 use crate::harness::{Stack, finish, is_root, skipped, until};
 
 const SERVICE: &str = "[services.a]\ncommand = [\"sleep\", \"1000\"]\nhostname = \"box\"\n\
@@ -16,7 +18,11 @@ const SERVICE: &str = "[services.a]\ncommand = [\"sleep\", \"1000\"]\nhostname =
 /// The steps that `up -d --trace=json` tells of.
 fn traced(stack: &Stack) -> Vec<Value> {
     stack.run(&["up", "-d", "--trace=json", "--trace-file", "steps"]).ok();
-    let text = fs::read_to_string(stack.path("steps")).unwrap();
+    steps_in(stack, "steps")
+}
+
+fn steps_in(stack: &Stack, file: &str) -> Vec<Value> {
+    let text = fs::read_to_string(stack.path(file)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -223,6 +229,117 @@ fn the_script_builds_the_same_sandbox() {
     stack.gone(Duration::from_secs(5));
     stack.run(&["down", "-v"]).ok();
     stack.nothing_left();
+}
+
+/// What a one-off container tells of itself.
+const TELL: &str = "hostname; pwd; cat /proc/self/uid_map; grep -e Cap -e NoNewPrivs /proc/self/status; \
+                    awk '{ print $5, $6 }' /proc/self/mountinfo | sort";
+
+#[test]
+fn a_one_off_container_is_told_of_with_what_it_depends_on() {
+    let stack = Stack::new(
+        "[services.a]\ncommand = [\"sleep\", \"1000\"]\n\
+         [services.b]\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"a\"]\nworking_dir = \"/tmp\"\n",
+    );
+    let line = "readlink /proc/self/ns/net; exit 7";
+    let ended = stack.run(&["run", "--trace=json", "--trace-file", "steps", "b", "sh", "-c", line]);
+    assert_eq!(ended.code, 7, "{}", ended.err);
+    let steps = steps_in(&stack, "steps");
+    let containers: BTreeSet<_> = steps.iter().filter_map(|step| step["container"].as_str()).collect();
+    assert_eq!(containers, BTreeSet::from(["a", "b-run-1"]));
+    let network = ended.out.trim();
+    let entered = |step: &Value| step["call"] == "setns" && step["arguments"]["fd"] == network;
+    assert!(steps.iter().any(entered), "nobody enters {network}: {steps:#?}");
+    let program = steps.iter().rfind(|step| step["role"] == "program").unwrap();
+    assert!(program["arguments"]["argv"].to_string().contains("exit 7"), "{program}");
+    stack.nothing_left();
+
+    // What the script builds tells the same of itself.
+    let told = stack.run(&["run", "--trace=script", "--trace-file", "b.sh", "b", "sh", "-c", TELL]).ok();
+    let built = crate::harness::ended(stack.command_of("sh").args(["b.sh", "sh", "-c", TELL])).ok();
+    assert_eq!(built, told);
+
+    // One that stays is not watched any more, and in a stack that runs nothing can be.
+    stack.run(&["run", "-d", "--trace", "--trace-file", "steps", "b"]).ok();
+    assert_eq!(status(stack.supervisor().unwrap(), "TracerPid"), "0");
+    let ended = stack.run(&["run", "--trace", "b", "true"]);
+    ended.fails(2, &["runs already", "inception-run down"]);
+    stack.run(&["down", "-v"]).ok();
+    stack.nothing_left();
+}
+
+const IMAGE: &str = "[services.web]\nbuild = \"web\"\ncommand = [\"true\"]\n";
+
+#[test]
+fn the_steps_of_a_build_are_told() {
+    let stack = build::with_base(IMAGE);
+    let instruction = "RUN readlink /proc/self/ns/net; grep CapEff /proc/self/status; echo $NUMBER";
+    let dockerfile = |numbers: [&str; 2]| {
+        let run = numbers.map(|number| instruction.replace("$NUMBER", number)).join("\n");
+        stack.write("web/Dockerfile", &format!("FROM alpine:3.99\n{run}\n"));
+    };
+    dockerfile(["one", "two"]);
+    let ended = build::run(&stack, &["build", "--trace=json", "--trace-file", "steps"]);
+    let steps = steps_in(&stack, "steps");
+    for step in &steps {
+        for key in ["purpose", "manual", "role"] {
+            assert!(step[key].as_str().is_some_and(|text| !text.is_empty()), "{key} of {step}");
+        }
+        assert!(!step.to_string().contains("(unreadable)"), "{step}");
+    }
+    let roles: BTreeSet<_> = steps.iter().filter_map(|step| step["role"].as_str()).collect();
+    let expected = ["child", "command", "helper", "init", "program", "worker"];
+    assert_eq!(roles, BTreeSet::from(expected), "{}", ended.err);
+    // Each instruction was started by the worker, and told in its output what it is in.
+    let words = |prefix: &str| -> Vec<String> {
+        let of_line = |line: &str| Some(line.split_once("] ")?.1.strip_prefix(prefix)?.trim().to_owned());
+        ended.err.lines().filter_map(of_line).collect()
+    };
+    let (networks, capabilities) = (words("net:"), words("CapEff:"));
+    assert_eq!((networks.len(), capabilities.len()), (2, 2), "{}", ended.err);
+    let made = |step: &&Value| {
+        step["role"] == "worker" && step["arguments"]["flags"].to_string().contains("CLONE_NEWPID")
+    };
+    let children: Vec<&Value> = steps.iter().filter(made).map(|step| &step["made"]).collect();
+    assert_eq!(children.len(), 2, "{steps:#?}");
+    for (child, (network, capabilities)) in children.into_iter().zip(networks.iter().zip(&capabilities)) {
+        let find = |call: &str, key: &str| {
+            let of_child = |step: &&Value| step["pid"] == *child && step["call"] == call;
+            let step = steps.iter().find(of_child).unwrap_or_else(|| panic!("no {call} in {steps:#?}"));
+            step["arguments"][key].as_str().unwrap().to_owned()
+        };
+        assert_eq!(find("setns", "fd"), format!("net:{network}"));
+        let kept = u64::from_str_radix(capabilities, 16).unwrap();
+        assert_eq!(find("capset", "effective"), format!("{kept:#x}"));
+        find("pivot_root", "new_root");
+    }
+    ended.ok();
+
+    // Where nothing runs, no sandbox is made; where it fails, the exit code is that of the build.
+    let told = build::run(&stack, &["build", "--trace"]).ok();
+    assert!(told.contains("storage worker") && !told.contains("pivot_root"), "{told}");
+    dockerfile(["one", "two; exit 3"]);
+    let failed = build::run(&stack, &["build", "--trace"]);
+    assert!(failed.out.contains("pivot_root"), "{}", failed.out);
+    failed.fails(1, &["Dockerfile:3", "exit"]);
+    build::run(&stack, &["build", "--trace=script"]).fails(2, &["many sandboxes"]);
+}
+
+#[test]
+fn a_watched_build_ends_with_its_command() {
+    let stack = build::with_base(IMAGE);
+    stack.write("web/Dockerfile", &format!("FROM alpine:3.99\nENV IT={}\nRUN sleep 1000\n", stack.name));
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut command = build::command(&stack, &["build", "--trace", "--trace-file", "steps"]);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        until("the instruction runs", || {
+            let runs = |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            stack.processes().into_iter().find(|pid| runs(*pid) == b"sleep\x001000\x00")
+        });
+        kill_process(Pid::from_child(&command), signal).unwrap();
+        assert_ne!(finish(command).code, 0);
+        stack.gone(Duration::from_secs(5));
+    }
 }
 
 /// What a process is in, as the kernel tells.

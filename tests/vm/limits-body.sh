@@ -1,10 +1,13 @@
 #!/bin/bash
-# Runs as the user whom it is about: limits of a stack are set, can be read, and hold.
+# limits-body.sh [by-hand] : runs as the user whom it is about: limits of a stack are set, can be read, and hold; also
+# those of the sandbox that the script of a trace makes by hand, where no systemd has to be asked for a cgroup.
 # shellcheck source=tests/vm/expect.sh disable=SC2016
 . "$(dirname "$0")/expect.sh"
 
 work=$(mktemp -d /tmp/limits.XXXXXX)
 cd "$work" || die "no $work"
+# The script of a trace walks here as the container's root.
+chmod 755 .
 export INCEPTION_DATA_DIR=$work/d INCEPTION_RUNTIME_DIR=$work/r
 trap 'inception-run down -v >/dev/null 2>&1; cd /; rm -rf "$work"' EXIT
 
@@ -80,4 +83,33 @@ at_most "a busy loop's CPU time, in per cent of $wall us" 50 $((used * 100 / wal
 same 'the service is' running "$(inception-run ps --format json | field state)"
 succeeds inception-run down -v
 if [ -e "$group" ]; then wrong "$group is left"; else ok "the cgroup is gone"; fi
+
+[ "${1-}" = by-hand ] || finish
+
+# The script that `up --trace=script` writes makes by hand an equal cgroup, with equal limits.
+cgroup_of() { sed -n 's,^0::,/sys/fs/cgroup,p' "/proc/$1/cgroup"; }
+limits_of() { (cd "$(cgroup_of "$1")" && grep -s . memory.{max,low,swap.max} cpu.{max,weight} pids.max cpuset.cpus io.max); }
+# A quarter of an emulated processor would be too little for a script of a hundred commands.
+sed -i 's/^cpus = .*/cpus = 1.5/' stack.toml
+succeeds inception-run up -d --trace=script --trace-file sandbox.sh box
+pid=$(inception-run ps --format json | field pid)
+group=$(cgroup_of "$pid")
+wanted=$(limits_of "$pid")
+succeeds inception-run down -v
+# What it does is shown where it does not succeed.
+sed -i 's/^set -eu$/set -eux/' sandbox.sh
+sh sandbox.sh sleep 777 >script.log 2>&1 &
+script=$!
+if eventually 150 'the script runs its program' pgrep -fx 'sleep 777'; then
+	pid=$(pgrep -fx 'sleep 777')
+	same 'the cgroup made by hand' "$group" "$(cgroup_of "$pid")"
+	same 'its limits' "$wanted" "$(limits_of "$pid")"
+	kill -KILL "$pid"
+else
+	cat script.log
+	ps axfo pid,stat,wchan:20,args | tail -n 20
+	kill "$script" 2>/dev/null
+fi
+wait "$script"
+if [ -e "$group" ]; then wrong "the script leaves $group"; else ok 'it takes the cgroup away'; fi
 finish

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use stack::control::RunPort;
 
 use crate::build::Build;
@@ -387,10 +387,7 @@ pub(crate) enum Net {
 /// # Errors
 /// clap's, which knows how to print itself.
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> {
-    let mut known: Vec<String> =
-        Arguments::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    known.push("help".to_owned());
-    Arguments::try_parse_from(with_up(arguments, &known))
+    Arguments::try_parse_from(with_up(arguments))
 }
 
 /// Options before the subcommand that take a value in the next argument.
@@ -412,7 +409,7 @@ const WITH_VALUE: [&str; 13] = [
 
 /// `inception-run FILE ...` becomes `inception-run up -f FILE ...`, and what `--publish` says before `run` goes behind
 /// it: there the option is one of its own, whose values would stand for these.
-fn with_up(mut arguments: Vec<OsString>, known: &[String]) -> Vec<OsString> {
+fn with_up(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let mut at = 1;
     let mut published = Vec::new();
     while let Some(argument) = arguments.get(at).map(|argument| argument.to_string_lossy()) {
@@ -433,8 +430,9 @@ fn with_up(mut arguments: Vec<OsString>, known: &[String]) -> Vec<OsString> {
             }
             break;
         } else {
-            let is_file = !known.iter().any(|name| *name == *argument) && names_a_file(&arguments[at]);
-            if is_file {
+            // The names alone: to define the whole command line for them would take as long as to parse it.
+            let is_command = argument == "help" || Command::has_subcommand(&argument);
+            if !is_command && names_a_file(&arguments[at]) {
                 arguments.splice(at..at, ["up".into(), "-f".into()]);
             }
             break;
@@ -499,6 +497,8 @@ pub(crate) fn stack_name(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn parsed(line: &str) -> Result<Arguments, clap::Error> {
@@ -545,7 +545,7 @@ mod tests {
             let Command::Run(run) = arguments.command else { panic!("{line}") };
             (run, arguments.global)
         };
-        let (arguments, global) = run("-p x run -p 8080:80 --publish 53/udp --publish 443=8443 web -p sh");
+        let (arguments, global) = run("-p x run -p 8080:80 --publish 53/udp --publish 443=8443 web sh -p x");
         assert_eq!(global.project_name.as_deref(), Some("x"));
         assert_eq!(arguments.ports().len(), 2);
         assert_eq!((arguments.ports()[0].host_port, arguments.ports()[0].container_port), (8080, 80));

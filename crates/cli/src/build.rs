@@ -17,6 +17,7 @@ use crate::build_view::{Form, View};
 use crate::listing::check_services;
 use crate::output::{self, Failure};
 use crate::session::{Loaded, Session, Wanted};
+use crate::steps;
 
 /// `build`.
 #[derive(Debug, Args)]
@@ -85,6 +86,8 @@ pub(crate) struct Build {
     /// Open a shell where a RUN failed
     #[arg(long)]
     pub(crate) debug_on_failure: bool,
+    #[command(flatten)]
+    pub(crate) steps: steps::Trace,
     /// Services [default: all that are built], or a directory, or a git repository
     #[arg(value_name = "SERVICE|DIRECTORY|REPOSITORY")]
     pub(crate) what: Vec<String>,
@@ -114,7 +117,13 @@ pub(crate) enum Entitlement {
 
 /// `build`.
 pub(crate) fn build(session: &Session, arguments: &Build) -> Result<u8, Failure> {
-    let mut options = Options { build: true, debug: arguments.debug_on_failure, ..Options::default() };
+    if let Some(code) = arguments.steps.watch_this_command(session.output)? {
+        return Ok(code);
+    }
+    // Root may read the memory of everybody.
+    let readable = steps::is_watched() && !rustix::process::geteuid().is_root();
+    let debug = arguments.debug_on_failure;
+    let mut options = Options { build: true, debug, readable, ..Options::default() };
     let (stack, mut builds) = match directory(&arguments.what, session.has_stack_file())? {
         Some(named) => (String::new(), vec![(String::new(), alone(&named, arguments)?)]),
         None => {

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, poll};
 use stack::client::Client;
 use stack::control::{self, Command, Notice, RunPort};
-use stack::plan::{Mount, MountKind, Scope};
+use stack::plan::{Mount, MountKind, Plan, Scope};
 use stack::stats;
 
 use crate::args::{Always, Publish, published, stack_name, variable};
@@ -16,6 +16,7 @@ use crate::listing::check_services;
 use crate::output::{self, Failure};
 use crate::session::{Session, Wanted, answer, supervisor_gone, taken_down};
 use crate::signals::Signals;
+use crate::steps::Trace;
 use crate::terminal::{self, Streams};
 use crate::up;
 
@@ -108,6 +109,8 @@ pub(crate) struct Run {
     #[command(flatten)]
     inside: Inside,
     #[command(flatten)]
+    steps: Trace,
+    #[command(flatten)]
     always: Always,
     /// Service
     service: String,
@@ -185,8 +188,9 @@ pub(crate) fn run(session: &Session, arguments: &Run) -> Result<u8, Failure> {
         let loaded = session.load_for(&Wanted { services, ..Wanted::default() })?;
         check_services(&loaded.plan, services).map(|()| loaded)
     };
-    let (mut client, ours) = match session.connect()?.1 {
-        Some(mut client) => {
+    let (mut client, ours) = match session.connect()? {
+        (stack, Some(mut client)) => {
+            arguments.steps.check_is_down(&stack)?;
             // One that nobody has started, or whose profile is not active.
             let there = stats::subjects(&mut client, &[])?;
             let is_there = there.iter().any(|subject| subject.status.service == *service);
@@ -195,7 +199,12 @@ pub(crate) fn run(session: &Session, arguments: &Run) -> Result<u8, Failure> {
             }
             (client, false)
         }
-        None => (up::start_for_run(session, load()?, service, build, no_deps)?, true),
+        (_, None) => {
+            // The first one-off container of a stack has this name.
+            let container = arguments.name.clone().unwrap_or(format!("{service}-run-1"));
+            let start = |plan: &Plan| arguments.steps.start(plan, Some(&container), session.output);
+            (up::start_for_run(session, load()?, service, build, no_deps, start)?, true)
+        }
     };
     let tty = wants_tty(&arguments.inside);
     let entrypoint = arguments.entrypoint.as_deref().map(words).transpose()?;
@@ -208,7 +217,12 @@ pub(crate) fn run(session: &Session, arguments: &Run) -> Result<u8, Failure> {
         service_ports: arguments.service_ports,
     };
     let result = match arguments.inside.detach {
-        true => run_detached(session, &mut client, run, ours),
+        true => run_detached(session, &mut client, run, ours).and_then(|status| {
+            if arguments.steps.is_wanted() {
+                client.end_trace()?;
+            }
+            Ok(status)
+        }),
         false => relay(session, &mut client, &Command::Run(run), tty),
     };
     if ours && (result.is_err() || !arguments.inside.detach) {

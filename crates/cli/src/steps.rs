@@ -1,8 +1,9 @@
-//! `up --trace`: what is told of each step, in words, as JSON, or as a shell script.
+//! `up --trace`, `run --trace`, `build --trace`: what is told of each step, in words, as JSON, or as a shell script.
 //!
-//! [`main`] is a process of its own between the command and the supervisor; see [`stack::trace`].
+//! [`main`] is a process of its own between the command and the supervisor; see [`stack::trace`]. A build is watched by the
+//! command itself, which has its own program, executed again, do the work ([`Trace::watch_this_command`]).
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -27,11 +28,14 @@ pub(crate) enum Format {
     Script,
 }
 
-/// Options of `up` that have to do with it.
+/// Set for a command that is watched by one that was executed in the same way.
+const WATCHED: (&str, &str) = ("INCEPTION_WATCHED", "1");
+
+/// Options of `up`, `run` and `build` that have to do with it.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Trace {
     /// Trace every step by which the containers are created, as the kernel saw it: text, json, or script (a shell script that
-    /// builds the sandbox of the first service named here by hand)
+    /// builds the sandbox of the first service named here, or of what `run` starts, by hand; not of a build)
     #[arg(
         long,
         value_name = "FORMAT",
@@ -40,39 +44,81 @@ pub(crate) struct Trace {
         default_missing_value = "text",
         hide_possible_values = true
     )]
-    pub(crate) trace: Option<Format>,
+    trace: Option<Format>,
     /// Write that to a file instead of standard output
     #[arg(long, value_name = "FILE", requires = "trace")]
     trace_file: Option<PathBuf>,
 }
 
 impl Trace {
-    /// Starts a supervisor for `plan` that is watched. The script is that of a container of the first of `services`, or of
-    /// the first one that starts.
+    /// Whether steps are told.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.trace.is_some()
+    }
+
+    /// A stack that runs was made before anybody could watch.
+    pub(crate) fn check_is_down(&self, stack: &str) -> Result<(), Failure> {
+        if !self.is_wanted() {
+            return Ok(());
+        }
+        let what = format!("stack `{stack}` runs already, and how it was made cannot be seen any more");
+        Err(Failure::usage(what, "`inception-run down` first"))
+    }
+
+    /// Starts a supervisor for `plan`, one that is watched if that is wanted. The script is that of `container`, or of the
+    /// first one that starts.
     pub(crate) fn start(
         &self,
-        format: Format,
         plan: &Plan,
-        services: &[String],
+        container: Option<&str>,
         output: Output,
     ) -> Result<Client, Failure> {
-        let file = match &self.trace_file {
-            None => None,
-            // It has what the services' environments have.
-            Some(path) => {
-                let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-                Some(open.map_err(Failure::system(&format!("write {}", path.display())))?)
-            }
-        };
+        let Some(format) = self.trace else { return Ok(client::start(plan)?) };
+        let file = self.file()?;
         let word = match format {
             Format::Text => "text",
             Format::Json => "json",
             Format::Script => "script",
         };
         let color = if output.color_out && file.is_none() { "color" } else { "plain" };
-        let service = services.first().map_or("", String::as_str);
-        Ok(client::start_traced(plan, &[word, color, service], file)?)
+        Ok(client::start_traced(plan, &[word, color, container.unwrap_or_default()], file)?)
     }
+
+    /// Executes this command once more and tells its steps, if that is wanted and this is not that one. Returns its exit
+    /// code.
+    pub(crate) fn watch_this_command(&self, output: Output) -> Result<Option<u8>, Failure> {
+        let Some(format) = self.trace.filter(|_| !is_watched()) else { return Ok(None) };
+        if format == Format::Script {
+            let what = "a build makes many sandboxes, and `--trace=script` is for one container";
+            return Err(Failure::usage(
+                what,
+                "`--trace` tells its steps; `run --trace=script` is for a service",
+            ));
+        }
+        let file = self.file()?;
+        let color = output.color_out && file.is_none();
+        let out: Box<dyn Write> = match file {
+            Some(file) => Box::new(file),
+            None => Box::new(io::stdout()),
+        };
+        let mut printer = Printer::new(format, color, out);
+        let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+        let code = trace::run_command(&arguments, WATCHED, &mut |step| printer.tell(step))?;
+        Ok(Some(u8::try_from(code).unwrap_or(1)))
+    }
+
+    /// Where the steps go, if not to standard output.
+    fn file(&self) -> Result<Option<File>, Failure> {
+        let Some(path) = &self.trace_file else { return Ok(None) };
+        // It has what the services' environments have.
+        let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+        open.map(Some).map_err(Failure::system(&format!("write {}", path.display())))
+    }
+}
+
+/// Whether the steps of this very command are told.
+pub(crate) fn is_watched() -> bool {
+    std::env::var_os(WATCHED.0).is_some_and(|value| value == WATCHED.1)
 }
 
 /// Body of the process that watches: `__trace text|json|script color|plain CONTAINER` and the supervisor's arguments.
@@ -83,21 +129,14 @@ pub(crate) fn main() -> i32 {
         eprintln!("inception-run: {} is not for use by hand", trace::ARGUMENT);
         return 2;
     };
-    let mut printer = Printer { start: None, color: color == "color", steps: Vec::new() };
-    let result = trace::run(supervisor, &mut |step| match format.as_str() {
-        "json" => print(&format!("{}\n", as_json(step))),
-        "script" => {
-            printer.steps.push(step.clone());
-            Ok(())
-        }
-        _ => print(&printer.text(step)),
-    });
-    let written = match format.as_str() {
-        "script" => {
-            print(&script::write(&printer.steps, Some(container.as_str()).filter(|name| !name.is_empty())))
-        }
-        _ => Ok(()),
+    let format = match format.as_str() {
+        "json" => Format::Json,
+        "script" => Format::Script,
+        _ => Format::Text,
     };
+    let mut printer = Printer::new(format, color == "color", Box::new(io::stdout()));
+    let result = trace::run(supervisor, &mut |step| printer.tell(step));
+    let written = printer.end(Some(container.as_str()).filter(|name| !name.is_empty()));
     match (result, written) {
         (Ok(()), Ok(())) => 0,
         (Err(error), _) => {
@@ -110,12 +149,9 @@ pub(crate) fn main() -> i32 {
     }
 }
 
-/// One write for each step: the services' output may go to the same place.
-fn print(text: &str) -> io::Result<()> {
-    io::stdout().lock().write_all(text.as_bytes())
-}
-
 struct Printer {
+    format: Format,
+    out: Box<dyn Write>,
     /// When the first step was taken.
     start: Option<SystemTime>,
     color: bool,
@@ -124,6 +160,39 @@ struct Printer {
 }
 
 impl Printer {
+    fn new(format: Format, color: bool, out: Box<dyn Write>) -> Self {
+        Self { format, out, start: None, color, steps: Vec::new() }
+    }
+
+    fn tell(&mut self, step: &Step) -> io::Result<()> {
+        let text = match self.format {
+            Format::Text => self.text(step),
+            Format::Json => format!("{}\n", as_json(step)),
+            Format::Script => {
+                self.steps.push(step.clone());
+                return Ok(());
+            }
+        };
+        self.write(&text)
+    }
+
+    /// Writes what can only be written when all steps are known: the script of a container, or of the first one.
+    fn end(&mut self, container: Option<&str>) -> io::Result<()> {
+        match self.format {
+            Format::Text | Format::Json => Ok(()),
+            Format::Script => {
+                let script = script::write(&self.steps, container);
+                self.write(&script)
+            }
+        }
+    }
+
+    /// One write for each step: the services' output may go to the same place.
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.out.write_all(text.as_bytes())?;
+        self.out.flush()
+    }
+
     /// A step in words: who and what; what for, and where to read on; how in a shell.
     fn text(&mut self, step: &Step) -> String {
         let start = *self.start.get_or_insert(step.time);
@@ -228,7 +297,8 @@ mod tests {
 
     #[test]
     fn a_step_in_words() {
-        let mut printer = Printer { start: Some(UNIX_EPOCH), color: false, steps: Vec::new() };
+        let mut printer = Printer::new(Format::Text, false, Box::new(io::sink()));
+        printer.start = Some(UNIX_EPOCH);
         assert_eq!(
             printer.text(&step()),
             "   1.5000  child 42 (web)  sethostname(\"we\\u{1b}b\") = 0\n\

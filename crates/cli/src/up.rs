@@ -75,12 +75,14 @@ fn attempt(
     let detach = arguments.detach || arguments.wait || arguments.no_start;
     let name = up.plan.name.clone();
     let (client, joined) = match session.connect_to(&name)? {
-        Some(_) if arguments.steps.trace.is_some() => {
-            let what = format!("stack `{name}` runs already, and how it was made cannot be seen any more");
-            return Err(Failure::usage(what, "`inception-run down` first"));
+        Some(client) => {
+            arguments.steps.check_is_down(&name)?;
+            (client, true)
         }
-        Some(client) => (client, true),
-        None => (start(session, arguments, &up.plan)?, false),
+        None => {
+            let first = arguments.services.first().map(String::as_str);
+            (arguments.steps.start(&up.plan, first, session.output)?, false)
+        }
     };
     let foreground = &arguments.foreground;
     let mut command = Run {
@@ -105,7 +107,7 @@ fn attempt(
     }
     command.client.send(&Command::Up(Box::new(up.clone())), &[])?;
     let result = command.run();
-    if arguments.steps.trace.is_some() && command.phase == Phase::Detaching {
+    if arguments.steps.is_wanted() && command.phase == Phase::Detaching {
         command.client.end_trace()?;
     }
     let in_order = matches!(command.phase, Phase::Ending(_) | Phase::Refused);
@@ -113,13 +115,6 @@ fn attempt(
         end(session, command.client);
     }
     result
-}
-
-fn start(session: &Session, arguments: &args::Up, plan: &Plan) -> Result<Client, Failure> {
-    match arguments.steps.trace {
-        Some(format) => arguments.steps.start(format, plan, &arguments.services, session.output),
-        None => Ok(client::start(plan)?),
-    }
 }
 
 /// Whose output is shown (`attach`): empty for all, `None` for none.
@@ -456,16 +451,17 @@ fn for_run(
     Ok(control::Up { plan, images, secrets, services, wait: true, strict, rolling: false, options })
 }
 
-/// Starts a supervisor for a one-off container of a stack that does not run. It ends with this process.
+/// Has `start` start a supervisor for a one-off container of a stack that does not run. It ends with this process.
 pub(crate) fn start_for_run(
     session: &Session,
     loaded: Loaded,
     service: &str,
     build: bool,
     no_deps: bool,
+    start: impl FnOnce(&Plan) -> Result<Client, Failure>,
 ) -> Result<Client, Failure> {
     let up = for_run(session, loaded, service, build, no_deps)?;
-    let mut client = client::start(&up.plan)?;
+    let mut client = start(&up.plan)?;
     match session.carry_out(&mut client, &Command::Up(Box::new(up))) {
         Ok(()) => Ok(client),
         Err(failure) => {

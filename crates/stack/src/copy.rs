@@ -43,7 +43,7 @@ pub enum Container {
     /// The root directory of one that runs.
     Running(OwnedFd),
     /// One that does not, and will not meanwhile ([`crate::control::Command::Hold`]).
-    AtRest(AtRest),
+    AtRest(Box<AtRest>),
 }
 
 /// What is to be mounted of a container that does not run: its root, volumes and directories of the host.
@@ -91,16 +91,14 @@ impl Container {
             }
         }
         sandbox.mounts = mounts;
-        Ok(Self::AtRest(AtRest { sandbox, detached }))
+        Ok(Self::AtRest(Box::new(AtRest { sandbox, detached })))
     }
 
     /// Its root directory, in a worker.
     fn root(&self) -> Result<OwnedFd, RemoteError> {
         match self {
             Self::Running(root) => root.try_clone().context(|| "open the container's root directory".into()),
-            Self::AtRest(AtRest { sandbox, detached }) => {
-                Ok(container::launch::mount_at_rest(sandbox, detached)?)
-            }
+            Self::AtRest(it) => Ok(container::launch::mount_at_rest(&it.sandbox, &it.detached)?),
         }
     }
 }

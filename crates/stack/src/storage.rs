@@ -2,8 +2,8 @@
 //! volumes or deletes what belongs to subordinate ids.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use container::idmap::IdMap;
 use image::Store;
@@ -142,7 +142,7 @@ pub(crate) fn run<T: Serialize + DeserializeOwned>(
 /// it through a mount on which the owners are mapped, by a descriptor that it inherits.
 #[derive(Debug)]
 pub(crate) struct Handle {
-    path: std::path::PathBuf,
+    path: PathBuf,
     mount: Option<OwnedFd>,
 }
 
@@ -152,24 +152,7 @@ impl Handle {
     /// # Errors
     /// When it does not exist, or its file system does not support idmapped mounts.
     pub(crate) fn open(path: &Path) -> Result<Self, RemoteError> {
-        use std::os::fd::AsRawFd;
-        let map = IdMap::current()?;
-        if !map.direct {
-            std::fs::metadata(path).context(|| format!("open {}", path.display()))?;
-            return Ok(Self { path: path.to_owned(), mount: None });
-        }
-        // A user namespace with the map, for the moment in which the mount is made.
-        let here = std::fs::File::open(".")?;
-        let (process, channel) =
-            container::userns::spawn(&map, 0, here.as_fd(), |channel| match channel.recv() {
-                Ok(_) | Err(_) => 0,
-            })?;
-        let namespace = std::fs::File::open(format!("/proc/{}/ns/user", process.pid)).map(OwnedFd::from);
-        let mount = namespace.and_then(|namespace| sys::mount::idmapped_tree(path, &namespace));
-        drop(channel);
-        container::userns::end(&process)?;
-        let mount = mount.context(|| format!("open {} with mapped ids", path.display()))?;
-        Ok(Self { path: format!("/proc/self/fd/{}", mount.as_raw_fd()).into(), mount: Some(mount) })
+        Handles::default().handle(path)
     }
 
     /// The mount on which the owners are mapped, where one is needed.
@@ -181,4 +164,54 @@ impl Handle {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Several of these paths, for as long as this lives.
+#[derive(Debug, Default)]
+pub(crate) struct Handles {
+    /// A user namespace with the map: to make it costs a process, so that all have the same.
+    namespace: Option<OwnedFd>,
+    opened: Vec<Handle>,
+}
+
+impl Handles {
+    /// Makes one more path reachable, and returns what it is inside a worker.
+    ///
+    /// # Errors
+    /// As for [`Handle::open`].
+    pub(crate) fn open(&mut self, path: &Path) -> Result<PathBuf, RemoteError> {
+        let handle = self.handle(path)?;
+        let inside = handle.path.clone();
+        self.opened.push(handle);
+        Ok(inside)
+    }
+
+    fn handle(&mut self, path: &Path) -> Result<Handle, RemoteError> {
+        let map = IdMap::current()?;
+        if !map.direct {
+            std::fs::metadata(path).context(|| format!("open {}", path.display()))?;
+            return Ok(Handle { path: path.to_owned(), mount: None });
+        }
+        let mounting = || format!("open {} with mapped ids", path.display());
+        let namespace = match self.namespace.take() {
+            Some(namespace) => namespace,
+            None => namespace_of(&map)?.context(mounting)?,
+        };
+        let namespace = self.namespace.insert(namespace);
+        let mount = sys::mount::idmapped_tree(path, namespace).context(mounting)?;
+        Ok(Handle { path: format!("/proc/self/fd/{}", mount.as_raw_fd()).into(), mount: Some(mount) })
+    }
+}
+
+/// A user namespace with this map; within the result, that it cannot be opened.
+fn namespace_of(map: &IdMap) -> Result<io::Result<OwnedFd>, RemoteError> {
+    let here = std::fs::File::open(".")?;
+    let (process, channel) =
+        container::userns::spawn(map, 0, here.as_fd(), |channel| match channel.recv() {
+            Ok(_) | Err(_) => 0,
+        })?;
+    let namespace = std::fs::File::open(format!("/proc/{}/ns/user", process.pid)).map(OwnedFd::from);
+    drop(channel);
+    container::userns::end(&process)?;
+    Ok(namespace)
 }

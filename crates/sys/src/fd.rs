@@ -44,6 +44,17 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
 }
 
+/// Has the disk begin with what was written to a file, without waiting for it (`sync_file_range(2)`). Nothing is promised:
+/// that everything is on the disk is the business of a later `syncfs` or `fsync`, which then has less to do.
+///
+/// # Errors
+/// What `sync_file_range` reports, the disk's own failures among it.
+pub fn start_writeback(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the call takes plain integers and touches no memory of ours; a length of 0 is the rest of the file.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// An anonymous file with `content` that nobody can change any more (`memfd_create(2)`, all seals).
 ///
 /// # Errors
@@ -61,4 +72,21 @@ pub fn sealed(name: &CStr, content: &[u8], executable: bool) -> io::Result<Owned
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn only_files_are_written_back() {
+        let file = rustix::fs::memfd_create("file", MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&file, b"content").unwrap();
+        start_writeback(file.as_fd()).unwrap();
+        let (_read, write) = rustix::pipe::pipe().unwrap();
+        let refused = start_writeback(write.as_fd()).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ESPIPE));
+    }
 }

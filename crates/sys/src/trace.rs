@@ -35,8 +35,8 @@ pub enum Cause {
     Signal(i32),
     /// It is new, or it has come to a stop with others by a signal (`SIGSTOP`, for one).
     Stopped(i32),
-    /// It is no more.
-    Ended,
+    /// It is no more: its exit code, or 128 plus the number of the signal that ended it.
+    Ended(i32),
     /// Nothing of interest.
     Other,
 }
@@ -108,8 +108,11 @@ pub fn next() -> io::Result<Option<Stop>> {
 }
 
 fn cause(pid: i32, status: libc::c_int) -> Cause {
-    if !libc::WIFSTOPPED(status) {
-        return Cause::Ended;
+    if libc::WIFEXITED(status) {
+        return Cause::Ended(libc::WEXITSTATUS(status));
+    }
+    if libc::WIFSIGNALED(status) {
+        return Cause::Ended(128 + libc::WTERMSIG(status));
     }
     let signal = libc::WSTOPSIG(status);
     match status >> 16 {
@@ -215,8 +218,8 @@ mod tests {
         assert_eq!(cause(1, stopped(libc::SIGTERM, 0)), Cause::Signal(libc::SIGTERM));
         assert_eq!(cause(1, stopped(libc::SIGTRAP, EVENT_STOP)), Cause::Stopped(libc::SIGTRAP));
         assert_eq!(cause(1, stopped(libc::SIGTRAP, libc::PTRACE_EVENT_EXEC)), Cause::Executed);
-        assert_eq!(cause(1, 0), Cause::Ended);
-        assert_eq!(cause(1, libc::SIGKILL), Cause::Ended);
+        assert_eq!(cause(1, 7 << 8), Cause::Ended(7));
+        assert_eq!(cause(1, libc::SIGKILL), Cause::Ended(137));
     }
 
     #[test]
@@ -244,7 +247,7 @@ mod tests {
             let pid = unsafe { libc::waitpid(child, &raw mut status, libc::__WALL) };
             assert_eq!(pid, child);
             match cause(child, status) {
-                Cause::Ended => break,
+                Cause::Ended(_) => break,
                 Cause::Entry { number: libc::SYS_umask, arguments } => seen.push(arguments[0] as i64),
                 Cause::Exit(result) if seen.len() == 1 => seen.push(result),
                 _ => {}

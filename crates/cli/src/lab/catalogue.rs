@@ -35,18 +35,25 @@ impl Lab {
     }
 }
 
-macro_rules! documentation {
-    ($($part:expr),*) => { include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/", $($part),*)) };
+macro_rules! repository {
+    ($($part:expr),*) => { include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../", $($part),*)) };
 }
 
 macro_rules! lab {
     ($number:literal, $stem:literal, $name:literal, [$($file:literal),*]) => {
+        lab!($number, $stem, $name, [$($file),*], bundles [])
+    };
+    // With the recipes of services that the repository's own stack has.
+    ($number:literal, $stem:literal, $name:literal, [$($file:literal),*], bundles [$($bundle:literal),*]) => {
         Lab {
             number: $number,
             name: $name,
-            english: documentation!("labs/", $stem, "-", $name, ".md"),
-            korean: documentation!("ko/labs/", $stem, "-", $name, ".md"),
-            files: &[$(($file, documentation!("labs/", $stem, "-", $name, "/", $file))),*],
+            english: repository!("docs/labs/", $stem, "-", $name, ".md"),
+            korean: repository!("docs/ko/labs/", $stem, "-", $name, ".md"),
+            files: &[
+                $(($file, repository!("docs/labs/", $stem, "-", $name, "/", $file)),)*
+                $((concat!("bundles/", $bundle), repository!("bundles/", $bundle)),)*
+            ],
         }
     };
 }
@@ -64,7 +71,29 @@ pub(super) const LABS: &[Lab] = &[
         8,
         "08",
         "fastcgi",
-        ["stack.toml", "lab/fastcgi.py", "lab/gateway", "lab/page", "lab/records", "measure"]
+        ["stack.toml", "nginx.conf", "cgi/Dockerfile", "cgi/once", "lab/who.php", "lab/records.php", "measure"],
+        bundles [
+            "nginx/Dockerfile.debian",
+            "nginx/entrypoint.sh",
+            "nginx/healthcheck.sh",
+            "nginx/nginx.conf",
+            "wordpress/Dockerfile.debian",
+            "wordpress/configuration.php",
+            "wordpress/entrypoint.sh",
+            "wordpress/healthcheck.sh",
+            "wordpress/install.php",
+            "wordpress/object-cache.php",
+            "wordpress/php-fpm.conf",
+            "wordpress/settings.php",
+            "mariadb/Dockerfile.debian",
+            "mariadb/entrypoint.sh",
+            "mariadb/healthcheck.sh",
+            "mariadb/server.cnf",
+            "redis/Dockerfile.debian",
+            "redis/entrypoint.sh",
+            "redis/healthcheck.sh",
+            "redis/redis.conf"
+        ]
     ),
     lab!(9, "09", "tls", ["stack.toml", "lab/proxy", "lab/www/cgi-bin/show", "wire"]),
     lab!(10, "10", "ftp", ["stack.toml", "lab/server", "wire"]),

@@ -1,8 +1,10 @@
 //! A lab from its first command to its last, in a temporary directory and with a data and a runtime directory of its
-//! own: what the tests do with every lab, and a teacher before the lesson.
+//! own: what the tests do with every lab, and a teacher before the lesson. The images of a data directory that
+//! `INCEPTION_DATA_DIR` names are used, and kept.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,8 +15,10 @@ use super::text::{self, Block, Kind, Language};
 use crate::output::{self, Failure};
 use crate::session::Session;
 
-/// For all commands of a lab. Generous, since an emulated processor is ten times as slow.
-const DEADLINE: Duration = Duration::from_secs(300);
+/// For all commands of a lab. Generous, since an emulated processor is ten times as slow, and one lab builds images.
+const DEADLINE: Duration = Duration::from_secs(900);
+/// How long a server may take to accept a connection.
+const PROBE: Duration = Duration::from_secs(3);
 
 /// Runs it. Exit code 1 when something was not seen that must be.
 pub(super) fn rehearse(session: &Session, lab: &Lab) -> Result<u8, Failure> {
@@ -34,6 +38,8 @@ pub(super) fn rehearse(session: &Session, lab: &Lab) -> Result<u8, Failure> {
 /// The temporary directory.
 struct Room {
     directory: PathBuf,
+    /// The data directory.
+    data: PathBuf,
 }
 
 impl Room {
@@ -46,7 +52,11 @@ impl Room {
             fs::create_dir(directory.join(name))
                 .map_err(Failure::system("make a directory of a rehearsal"))?;
         }
-        Ok(Self { directory })
+        let data = match std::env::var_os("INCEPTION_DATA_DIR").filter(|path| !path.is_empty()) {
+            Some(path) => std::path::absolute(path).map_err(Failure::system("find the data directory"))?,
+            None => directory.join("d"),
+        };
+        Ok(Self { directory, data })
     }
 
     /// How many blocks did not show what they must.
@@ -128,7 +138,7 @@ impl Room {
 
     fn environment<'a>(&self, command: &'a mut std::process::Command) -> &'a mut std::process::Command {
         command
-            .env("INCEPTION_DATA_DIR", self.directory.join("d"))
+            .env("INCEPTION_DATA_DIR", &self.data)
             .env("INCEPTION_RUNTIME_DIR", self.directory.join("r"))
             .env("LC_ALL", "C.UTF-8")
             .env_remove("NO_COLOR")
@@ -170,8 +180,15 @@ fn missing(blocks: &[Block], session: &Session) -> Vec<(usize, String)> {
 fn is_there(need: &str, session: &Session) -> bool {
     match need {
         "cgroup-v2" => has_limits(session),
+        server if server.contains('.') => is_reachable(server),
         program => super::place::find_program(program).is_some(),
     }
+}
+
+/// Whether a server of packages accepts connections.
+fn is_reachable(server: &str) -> bool {
+    let addresses = (server, 80).to_socket_addrs().into_iter().flatten();
+    addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, PROBE).is_ok())
 }
 
 /// Whether limits of services are enforced here.

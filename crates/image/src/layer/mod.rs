@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Seek};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -27,6 +27,10 @@ pub use unpack::{LayerSource, StagedLayer};
 
 /// Directories that are kept open, because what an archive holds next is likely to go there, too.
 const OPEN_DIRS: usize = 64;
+
+/// From this size on the disk begins with a file as soon as it is written, bytes. Smaller ones are written faster
+/// together.
+const BEGIN_BYTES: u64 = 64 << 10;
 
 /// A layer in the making. It lies in a private directory that nobody else writes.
 pub(crate) struct LayerWriter {
@@ -293,7 +297,13 @@ impl LayerWriter {
             self.make("create file", path, |parent, name| node::create_file_with(parent, name, mode))?;
         fill(&mut file, &parent.path.join(path.file_name().unwrap_or_default()))?;
         (self.creator.set_attributes(&file, attributes, parent.gid))
-            .map_err(|cause| self.fail("set attributes of", path, cause))
+            .map_err(|cause| self.fail("set attributes of", path, cause))?;
+        // A layer has to be on the disk before it has its name: most of it is, when its last file is made.
+        if file.stream_position().is_ok_and(|written| written >= BEGIN_BYTES) {
+            // A beginning only: whoever waits for the end of it is told what fails.
+            sys::fd::start_writeback(file.as_fd()).ok();
+        }
+        Ok(())
     }
 
     /// Puts a symbolic link at a path; its target is kept as it is.

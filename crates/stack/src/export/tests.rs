@@ -249,6 +249,33 @@ fn a_service_in_the_network_of_another_is_in_its_pod() {
 }
 
 #[test]
+fn namespaces_that_services_share() {
+    let stack = compose(
+        "services:
+  web: { image: web }
+  side: { image: side, network_mode: 'service:web', pid: 'service:web' }
+  apart: { image: apart, pid: 'service:web', ipc: 'service:web' }
+",
+        &[],
+    );
+    let export = manifests(&stack);
+    let pod = &export.files.iter().find(|file| file.name == "service-web.yaml").unwrap().text;
+    assert!(pod.contains("shareProcessNamespace: true"), "{pod}");
+    let told = |of: &str| export.warnings.iter().filter(|warning| warning.contains(of)).count();
+    assert_eq!(
+        (told("`apart` and `web` share no namespace"), told("`side`")),
+        (2, 0),
+        "{:?}",
+        export.warnings
+    );
+    let export = quadlet(&stack).unwrap();
+    let unit = &export.files.iter().find(|file| file.name.ends_with("-apart.container")).unwrap().text;
+    for option in ["--pid=container:", "--ipc=container:", "Requires="] {
+        assert!(unit.contains(option), "{unit}");
+    }
+}
+
+#[test]
 fn what_says_nothing_is_not_written() {
     let object: Value =
         serde_json::json!({ "a": null, "b": [], "c": { "d": null }, "e": {}, "f": [{ "g": 1 }] });

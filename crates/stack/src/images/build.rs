@@ -19,7 +19,7 @@ use crate::netd::Starter;
 use crate::paths::Paths;
 use crate::plan::{Build, BuildContext};
 use crate::remote::{Context, RemoteError};
-use crate::storage::{self, Word, Worker};
+use crate::storage::{self, Handles, Word, Worker};
 
 /// How often the passing of time is told.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
@@ -65,7 +65,7 @@ fn local(
     let mut waiting: Vec<(&str, &Build)> = builds.to_vec();
     let mut running: Vec<Building<'_>> = Vec::new();
     // The handles outlive the workers, which inherit their descriptors.
-    let mut handles = Vec::new();
+    let mut handles = Handles::default();
     let mut ids: BTreeMap<String, String> = BTreeMap::new();
     let mut failed = None;
     // What holds for all builds is said once.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::Component;
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use super::run::{Rules, SandboxRunner};
 use super::{Options, Progress, based_name, reference};
 use crate::plan::{BaseDockerfile, Build, BuildContext, SecretSource};
 use crate::remote::{Context, RemoteError};
-use crate::storage::Handle;
+use crate::storage::Handles;
 
 /// A variable and a build argument (reproducible-builds.org).
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -36,16 +36,16 @@ impl Job {
         options: &Options,
         begun: SystemTime,
         ids: &BTreeMap<String, String>,
-        handles: &mut Vec<Handle>,
+        handles: &mut Handles,
     ) -> Result<Self, RemoteError> {
-        let context = reachable(&build.context, handles)?;
+        let context = handles.open(&build.context)?;
         let inside = match dockerfile.path.strip_prefix(&build.context) {
             // What leads out of the context leads out of its mount, too.
             Ok(relative) if !relative.components().any(|part| part == Component::ParentDir) => {
                 context.join(relative)
             }
             _ if build.inline.is_some() => context.clone(),
-            _ => reachable(&dockerfile.path, handles)?,
+            _ => handles.open(&dockerfile.path)?,
         };
         let mut tags = Vec::new();
         for tag in [&build.image].into_iter().filter(|name| !name.is_empty()).chain(&build.tags) {
@@ -98,6 +98,7 @@ impl Job {
             shm_size: build.shm_size,
             rlimits,
             debug: options.debug,
+            readable: options.readable,
         };
         Ok(Self { request, rules, only_base: build.dockerfiles.len() == 1 })
     }
@@ -136,21 +137,13 @@ impl Job {
     }
 }
 
-/// A path of the host's that a worker can use.
-fn reachable(path: &Path, handles: &mut Vec<Handle>) -> Result<PathBuf, RemoteError> {
-    let handle = Handle::open(path)?;
-    let reachable = handle.path().to_owned();
-    handles.push(handle);
-    Ok(reachable)
-}
-
 fn named(
     context: &BuildContext,
     ids: &BTreeMap<String, String>,
-    handles: &mut Vec<Handle>,
+    handles: &mut Handles,
 ) -> Result<NamedContext, RemoteError> {
     Ok(match context {
-        BuildContext::Directory(path) => NamedContext::Directory(reachable(path, handles)?),
+        BuildContext::Directory(path) => NamedContext::Directory(handles.open(path)?),
         BuildContext::Repository(address) => {
             return Err(RemoteError::message(format!("`{address}` was not fetched")));
         }

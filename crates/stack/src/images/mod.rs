@@ -48,6 +48,8 @@ pub struct Options {
     pub debug: bool,
     /// Tell of the passing of time, for a view that shows it.
     pub tick: bool,
+    /// What RUN instructions start can be watched, see [`container::launch::Surroundings::readable`].
+    pub readable: bool,
 }
 
 /// How it goes.

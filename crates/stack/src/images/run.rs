@@ -42,14 +42,29 @@ pub(super) struct Rules {
     pub(super) rlimits: Vec<(u32, u64, u64)>,
     /// A shell is opened where a command failed.
     pub(super) debug: bool,
+    /// See [`Options::readable`](super::Options::readable).
+    pub(super) readable: bool,
+}
+
+/// What all sandboxes of a build share.
+struct Equipment {
+    init: OwnedFd,
+    filters: Vec<Filter>,
+}
+
+impl Equipment {
+    fn new(capabilities: u64) -> Result<Self, RemoteError> {
+        let init = container::program::init().context(|| "seal the init program in memory".into())?;
+        Ok(Self { init, filters: seccomp::default_profile(capabilities)? })
+    }
 }
 
 /// Runs the builder's commands. Lives in a storage worker, which is root of the id map.
 pub(super) struct SandboxRunner<'a> {
-    init: OwnedFd,
     capabilities: u64,
     all_capabilities: u64,
-    filters: Vec<Filter>,
+    /// Made for the first command: a build that finds everything in the cache has none.
+    equipment: Option<Equipment>,
     rules: Rules,
     networks: Networks<'a>,
     /// Tells the user something.
@@ -67,9 +82,7 @@ impl<'a> SandboxRunner<'a> {
     ) -> Result<Self, RemoteError> {
         let capabilities = capability::set(&[], &[])?;
         let all_capabilities = capability::set(&["ALL".to_owned()], &[])?;
-        let init = container::program::init().context(|| "seal the init program in memory".into())?;
-        let filters = seccomp::default_profile(capabilities)?;
-        Ok(Self { init, capabilities, all_capabilities, filters, rules, networks, warn, shell })
+        Ok(Self { capabilities, all_capabilities, equipment: None, rules, networks, warn, shell })
     }
 
     /// Which network a step gets: what it asks for, where that is allowed and there is one.
@@ -110,17 +123,22 @@ impl<'a> SandboxRunner<'a> {
         let sandbox = self.sandbox(step, network, mounts);
         let namespace = self.namespace(network).map_err(|error| error.to_string())?;
         let namespace = namespace.map(|it| it.try_clone_to_owned()).transpose()?;
+        let equipment = match self.equipment.take() {
+            Some(equipment) => equipment,
+            None => Equipment::new(self.capabilities).map_err(|error| error.to_string())?,
+        };
+        let equipment = self.equipment.insert(equipment);
         let around = Surroundings {
-            init: self.init.as_fd(),
+            init: equipment.init.as_fd(),
             network: namespace.as_ref().map(AsFd::as_fd),
             pid: None,
             ipc: None,
             cgroup: None,
             stdio,
             detached: &detached,
-            filters: if step.insecure { &[] } else { &self.filters },
+            filters: if step.insecure { &[] } else { &equipment.filters },
             beside: false,
-            readable: false,
+            readable: self.rules.readable,
         };
         match launch(&sandbox, &around) {
             Ok(launched) => Ok(Ok(launched.child)),

@@ -54,18 +54,36 @@ type Parts = (String, &'static str, Option<String>);
 fn clone(maker: Role, new: u64) -> Parts {
     let namespaces = new & ANY_NAMESPACE;
     if new & libc::CLONE_NEWUSER as u64 != 0 {
+        let purpose = match maker {
+            Role::Command => {
+                "makes a storage worker: root of a user namespace of its own, who alone writes layers; when it dies the \
+                 kernel ends everything in it"
+            }
+            _ => {
+                "makes the stack's hub: root of a user namespace of its own, which owns all other namespaces here, and \
+                 PID 1 of the stack; when it dies the kernel ends everything in it"
+            }
+        };
         return (
-            "makes the stack's hub: root of a user namespace of its own, which owns all other namespaces here, and \
-             PID 1 of the stack; when it dies the kernel ends everything in it"
-                .to_owned(),
+            purpose.to_owned(),
             "clone(2), user_namespaces(7), pid_namespaces(7)",
             Some(format!("unshare {} --fork --kill-child sh", flags::namespace_options(namespaces))),
         );
     }
     if namespaces != 0 {
+        let purpose = match (maker, namespaces & libc::CLONE_NEWPID as u64) {
+            (Role::Worker, 0) => {
+                "makes the keeper, in a network namespace in which it wires the network of RUN instructions"
+            }
+            (Role::Worker, _) => {
+                "makes the first process of a RUN instruction in namespaces of its own; the user namespace is the worker's"
+            }
+            _ => {
+                "makes the first process of a container in namespaces of its own; the user namespace is the hub's"
+            }
+        };
         return (
-            "makes the first process of a container in namespaces of its own; the user namespace is the hub's"
-                .to_owned(),
+            purpose.to_owned(),
             "clone(2), namespaces(7)",
             Some(format!("unshare {} --fork sh", flags::namespace_options(namespaces))),
         );
@@ -105,7 +123,9 @@ fn setns(role: Role, to: Option<&str>, kinds: u64) -> Parts {
         }
         Role::Hub => format!("goes to the network namespace {namespace} to work there"),
         Role::Child => {
-            format!("enters {namespace}, the container's network namespace, which the hub has made and wired")
+            format!(
+                "enters {namespace}, the container's network namespace, which has been made and wired for it"
+            )
         }
         _ => format!("enters the namespaces of a process that runs in the container ({namespace})"),
     };
@@ -371,6 +391,7 @@ fn execve(step: &Step) -> Parts {
     let program = path.as_deref().unwrap_or("?");
     let name = program.rsplit('/').next().unwrap_or(program);
     let purpose = match (step.who.role, words.get(..2)) {
+        (Role::Command, _) => "becomes the command that builds: our own program, executed again".to_owned(),
         (_, Some([_, crate::supervisor::ARGUMENT])) => "becomes the stack's supervisor: our own program, executed again".to_owned(),
         (_, Some([_, crate::netd::ARGUMENT])) => {
             "becomes netd, which carries what goes into the stack and out of it; not watched from here on".to_owned()

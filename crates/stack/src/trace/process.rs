@@ -1,8 +1,10 @@
-//! The process that watches: it starts the supervisor, tells each step, and ends with the stack or when it is told to.
+//! The process that watches: it starts the supervisor, or a command that builds, tells each step, and ends with what it
+//! watches or when it is told to.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -43,8 +45,12 @@ pub fn run(arguments: &[String], tell: &mut dyn FnMut(&Step) -> io::Result<()>) 
         return Ok(());
     }
     let signals = signals().context(|| "open a signalfd".into())?;
-    let started = channel.try_clone().context(|| "share the channel".into());
-    let supervisor = match started.and_then(|theirs| start(arguments, theirs)) {
+    let started = channel.try_clone().context(|| "share the channel".into()).and_then(|theirs| {
+        let mut supervisor = Command::new("/proc/self/exe");
+        supervisor.arg0(crate::client::PROGRAM).arg(supervisor::ARGUMENT).args(arguments);
+        start(supervisor.stdin(Stdio::from(theirs)).stdout(Stdio::null()))
+    });
+    let supervisor = match started {
         Ok(supervisor) => supervisor,
         // The command is the one to tell.
         Err(error) => return Ok(remote::send(&Channel::from(channel), &Notice::Failed(error), &[])?),
@@ -53,7 +59,25 @@ pub fn run(arguments: &[String], tell: &mut dyn FnMut(&Step) -> io::Result<()>) 
     drop(channel);
     let null = std::fs::File::open("/dev/null").context(|| "open /dev/null".into())?;
     rustix::stdio::dup2_stdin(&null).map_err(io::Error::from).context(|| "close the channel".into())?;
-    Watch::new(supervisor, tell).run(&signals)
+    Watch::new(supervisor, Role::Supervisor, tell).run(&signals).map(drop)
+}
+
+/// Runs our own program with `arguments` and the variable `mark`, and gives every step of it to `tell`. Signals that end
+/// us end it. Returns its exit code. When `tell` fails nothing is watched any more, and it goes on.
+///
+/// # Errors
+/// When it cannot be started or watched.
+pub fn run_command(
+    arguments: &[OsString],
+    mark: (&str, &str),
+    tell: &mut dyn FnMut(&Step) -> io::Result<()>,
+) -> Result<i32, RemoteError> {
+    let signals = signals().context(|| "open a signalfd".into())?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(crate::client::PROGRAM).args(arguments).env(mark.0, mark.1);
+    sys::process::signal_when_orphaned(&mut command, libc::SIGTERM);
+    let command = start(&mut command)?;
+    Watch { passes_on: true, ..Watch::new(command, Role::Command, tell) }.run(&signals)
 }
 
 fn signals() -> io::Result<SignalFd> {
@@ -63,35 +87,28 @@ fn signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-/// Starts the supervisor, watched from before its first instruction.
-fn start(arguments: &[String], channel: OwnedFd) -> Result<i32, RemoteError> {
+/// Starts a program, watched from before its first instruction.
+fn start(program: &mut Command) -> Result<i32, RemoteError> {
     let (gate, opens) = io::pipe().context(|| "make a pipe".into())?;
-    let mut parts = Some((gate, opens, channel));
+    let mut parts = Some((gate, opens));
     let child = sys::process::spawn(0, || {
-        let Some((mut gate, opens, channel)) = parts.take() else { return 125 };
+        let Some((mut gate, opens)) = parts.take() else { return 125 };
         drop(opens);
         // An end instead of a byte: it cannot be watched.
         match (gate.read(&mut [0]), sys::process::reset_signals()) {
             (Ok(1), Ok(())) => {}
             _ => return 125,
         }
-        let error = Command::new("/proc/self/exe")
-            .arg0(crate::client::PROGRAM)
-            .arg(supervisor::ARGUMENT)
-            .args(arguments)
-            .stdin(Stdio::from(channel))
-            .stdout(Stdio::null())
-            .exec();
-        eprintln!("error: start the stack's supervisor: {error}");
+        eprintln!("error: execute our own program again: {}", program.exec());
         125
     })
-    .context(|| "start the stack's supervisor".into())?;
+    .context(|| "start the process that is to be watched".into())?;
     // The calls of a process that has not been stopped are not told of.
     let watched = trace::seize(child.pid).and_then(|()| trace::interrupt(child.pid)).and_then(|()| {
         // Still there: only the child's copy of this variable was emptied.
-        parts.as_mut().map_or(Ok(()), |(_, opens, _)| opens.write_all(b"x"))
+        parts.as_mut().map_or(Ok(()), |(_, opens)| opens.write_all(b"x"))
     });
-    watched.context(|| "watch the stack's supervisor".into()).map_err(|error| {
+    watched.context(|| "watch a process of our own".into()).map_err(|error| {
         error.or_hint("/proc/sys/kernel/yama/ptrace_scope above 1 keeps that to root, or from everybody")
     })?;
     Ok(child.pid)
@@ -115,6 +132,10 @@ enum Pending {
 }
 
 struct Watch<'a> {
+    /// The process that was started here, and its exit code once it has ended.
+    first: (i32, Option<i32>),
+    /// It gets the signals that we get, and decides.
+    passes_on: bool,
     processes: HashMap<i32, Process>,
     /// New processes, stopped, whose makers have not been heard of.
     waiting: HashSet<i32>,
@@ -127,8 +148,10 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(supervisor: i32, tell: &'a mut dyn FnMut(&Step) -> io::Result<()>) -> Self {
+    fn new(first: i32, role: Role, tell: &'a mut dyn FnMut(&Step) -> io::Result<()>) -> Self {
         let mut watch = Self {
+            first: (first, None),
+            passes_on: false,
             processes: HashMap::new(),
             waiting: HashSet::new(),
             learned: Learned::default(),
@@ -136,7 +159,7 @@ impl<'a> Watch<'a> {
             ending: None,
             leaves: false,
         };
-        watch.add(supervisor, Role::Supervisor, None);
+        watch.add(first, role, None);
         watch
     }
 
@@ -144,19 +167,22 @@ impl<'a> Watch<'a> {
         self.processes.insert(pid, Process { who: Who { pid, role, container }, pending: None, held: None });
     }
 
-    fn run(&mut self, signals: &SignalFd) -> Result<(), RemoteError> {
+    /// Returns the exit code of the first process, 0 if that goes on.
+    fn run(&mut self, signals: &SignalFd) -> Result<i32, RemoteError> {
         loop {
             loop {
                 match trace::next() {
                     Ok(Some(stop)) => self.handle(stop),
                     Ok(None) => break,
-                    Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
+                    Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                        return Ok(self.first.1.unwrap_or(0));
+                    }
                     Err(error) => return Err(error).context(|| "wait for the stack's processes".into()),
                 }
             }
             let let_go = self.ending.is_some_and(|end| self.processes.is_empty() || Instant::now() >= end);
             if self.leaves && let_go {
-                return Ok(());
+                return Ok(0);
             }
             self.wait(signals)?;
         }
@@ -173,9 +199,16 @@ impl<'a> Watch<'a> {
             Err(errno) => return Err(io::Error::from(errno)).context(|| "wait for a signal".into()),
         }
         while let Ok(Some(signal)) = signals.read_signal() {
-            if signal.ssi_signo as i32 == Signal::SIGTERM as i32 {
-                self.leaves = true;
-                self.let_go();
+            match signal.ssi_signo as i32 {
+                // A terminal's Ctrl-C reaches it anyway.
+                number @ (libc::SIGTERM | libc::SIGHUP) if self.passes_on => {
+                    gone_is_fine(sys::process::kill(self.first.0, number));
+                }
+                libc::SIGTERM => {
+                    self.leaves = true;
+                    self.let_go();
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -196,7 +229,10 @@ impl<'a> Watch<'a> {
     }
 
     fn handle(&mut self, Stop { pid, cause }: Stop) {
-        if cause == Cause::Ended {
+        if let Cause::Ended(code) = cause {
+            if pid == self.first.0 {
+                self.first.1 = Some(code);
+            }
             self.waiting.remove(&pid);
             self.forget(pid);
             // It may have been killed before it was heard of what it has made.
@@ -237,7 +273,7 @@ impl<'a> Watch<'a> {
                 gone_is_fine(trace::go_on(pid, signal));
                 return;
             }
-            Cause::Other | Cause::Ended => {}
+            Cause::Other | Cause::Ended(_) => {}
         }
         gone_is_fine(trace::go_on(pid, 0));
     }
@@ -337,7 +373,7 @@ impl<'a> Watch<'a> {
         let becomes = match (process.who.role, &words[..]) {
             // Whatever the container's program is called.
             (Role::Program, _) => None,
-            (Role::Supervisor, _) => Some(Role::Supervisor),
+            (role @ (Role::Supervisor | Role::Command), _) => Some(role),
             (_, [program::NAME, "join"]) => Some(Role::Joiner),
             (_, [program::NAME, _]) => Some(Role::Init),
             _ => None,
@@ -386,7 +422,7 @@ impl<'a> Watch<'a> {
         }
         if let Err(error) = (self.tell)(step) {
             if error.kind() != io::ErrorKind::BrokenPipe {
-                eprintln!("warning: the stack goes on, and its steps are not told any more: {error}");
+                eprintln!("warning: everything goes on, and its steps are not told any more: {error}");
             }
             self.let_go();
         }
@@ -395,15 +431,18 @@ impl<'a> Watch<'a> {
 
 /// The part of a new process, by its maker's and the flags of the call.
 fn role_of_child(maker: Role, flags: u64) -> Role {
+    if flags & libc::CLONE_THREAD as u64 != 0 {
+        return maker;
+    }
     if flags & libc::CLONE_NEWUSER as u64 != 0 {
-        return Role::Hub;
+        return if maker == Role::Command { Role::Worker } else { Role::Hub };
     }
     if flags & libc::CLONE_NEWPID as u64 != 0 {
         return Role::Child;
     }
     match maker {
         Role::Init | Role::Joiner | Role::Program => Role::Program,
-        Role::Supervisor | Role::Hub | Role::Helper | Role::Child => Role::Helper,
+        _ => Role::Helper,
     }
 }
 
@@ -416,9 +455,15 @@ fn is_on_its_own(who: &Who, call: &Call) -> bool {
 }
 
 /// Whether it only found out what is there: directories that exist already or have no parent yet, and a program that is
-/// looked for in `PATH`; or a directory of our own that no container sees.
+/// looked for in `PATH`; or is about a thread, or a file of our own that no container sees, such as those of layers.
 fn is_search(step: &Step) -> bool {
     match (&step.call, step.outcome) {
+        (Call::Clone { flags, .. }, _) => flags & libc::CLONE_THREAD as u64 != 0,
+        (Call::Mkdir { .. } | Call::Mknod { .. } | Call::Symlink { .. }, _)
+            if matches!(step.who.role, Role::Command | Role::Worker) =>
+        {
+            true
+        }
         (Call::Mkdir { .. }, Outcome::Failed(libc::EEXIST | libc::ENOENT)) => true,
         (Call::Mkdir { path, .. }, _) => {
             step.who.role == Role::Supervisor && !path.as_deref().is_some_and(is_cgroup)
@@ -456,6 +501,9 @@ mod tests {
     fn parts_by_who_makes_whom() {
         let all = (libc::CLONE_NEWUSER | libc::CLONE_NEWPID) as u64;
         assert_eq!(role_of_child(Role::Supervisor, all), Role::Hub);
+        assert_eq!(role_of_child(Role::Command, all), Role::Worker);
+        assert_eq!(role_of_child(Role::Worker, libc::CLONE_NEWPID as u64), Role::Child);
+        assert_eq!(role_of_child(Role::Command, libc::CLONE_THREAD as u64), Role::Command);
         assert_eq!(role_of_child(Role::Supervisor, 0), Role::Helper);
         assert_eq!(role_of_child(Role::Hub, libc::CLONE_NEWPID as u64), Role::Child);
         assert_eq!(role_of_child(Role::Helper, libc::CLONE_NEWPID as u64), Role::Child);

@@ -162,6 +162,12 @@ impl<'a> Facts<'a> {
         line("status=0");
         line("wait $hub || status=$?");
         line("chmod -R u+rwx \"$scratch\" && rm -rf \"$scratch\"");
+        if let Some(cgroup) = self.cgroup {
+            // The last one is the innermost.
+            for directory in self.cgroup_directories(seen, cgroup).into_iter().rev() {
+                line(&format!("rmdir {}", quote(directory)));
+            }
+        }
         line("exit $status");
         line(";;\n");
         text
@@ -192,17 +198,25 @@ impl<'a> Facts<'a> {
         maps
     }
 
+    /// The cgroup and those above it, as far as they were made for it.
+    fn cgroup_directories<'b>(&self, seen: &[&'b Step], cgroup: &str) -> Vec<&'b str> {
+        let made = seen.iter().filter_map(|step| match &step.call {
+            Call::Mkdir { path: Some(path), .. } if step.who.role == Role::Supervisor => Some(path.as_str()),
+            _ => None,
+        });
+        made.filter(|path| is_cgroup(path) && is_above(path, cgroup)).collect()
+    }
+
     /// What makes a cgroup and those above it, and sets their limits.
     fn cgroup_commands(&self, seen: &[&Step], cgroup: &str) -> Vec<String> {
-        let above = |directory: &str| cgroup == directory || cgroup.starts_with(&format!("{directory}/"));
         let commands = seen.iter().filter(|step| step.who.role == Role::Supervisor).filter_map(|step| {
             match &step.call {
-                Call::Mkdir { path: Some(path), .. } if is_cgroup(path) && above(path) => {
+                Call::Mkdir { path: Some(path), .. } if is_cgroup(path) && is_above(path, cgroup) => {
                     Some(format!("mkdir -p {}", quote(path)))
                 }
                 Call::Write { path, text: Some(text), .. } if is_cgroup(path) => {
                     let (directory, file) = path.rsplit_once('/')?;
-                    let wanted = above(directory) && file != "cgroup.procs";
+                    let wanted = is_above(directory, cgroup) && file != "cgroup.procs";
                     wanted.then(|| format!("{} > {}", printf(text), quote(path)))
                 }
                 _ => None,
@@ -298,6 +312,11 @@ impl<'a> Facts<'a> {
         }
         part.text
     }
+}
+
+/// Whether a cgroup is this one, or above it.
+fn is_above(directory: &str, cgroup: &str) -> bool {
+    cgroup == directory || cgroup.starts_with(&format!("{directory}/"))
 }
 
 /// How the ids of the user namespace are mapped.

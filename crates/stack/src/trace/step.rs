@@ -21,7 +21,7 @@ pub struct Step {
     pub made: Option<i32>,
 }
 
-/// A process of a stack.
+/// A process of a stack, or of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Who {
     /// Its number on the host.
@@ -37,6 +37,10 @@ pub struct Who {
 pub enum Role {
     /// Decides; in no namespace of ours.
     Supervisor,
+    /// Builds images: reads, downloads, and has workers do the rest; in no namespace of ours.
+    Command,
+    /// Writes the layers of one image; root of a user namespace of its own.
+    Worker,
     /// Root of the stack's user namespace, PID 1 of the stack.
     Hub,
     /// Was forked for one task, or is about to become another program.
@@ -55,6 +59,8 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Supervisor => "supervisor",
+            Self::Command => "command",
+            Self::Worker => "worker",
             Self::Hub => "hub",
             Self::Helper => "helper",
             Self::Child => "child",

@@ -126,6 +126,24 @@ fn each_step_is_a_command() {
 }
 
 #[test]
+fn its_cgroup_goes_with_it() {
+    let mut steps = steps();
+    let group = "/sys/fs/cgroup/inception-run-s/web";
+    for step in &mut steps {
+        if let Call::Clone { cgroup, flags, .. } = &mut step.call
+            && *flags & libc::CLONE_NEWUSER as u64 == 0
+        {
+            *cgroup = some(group);
+        }
+    }
+    let mkdir = |path: &str| step(Role::Supervisor, 9, Call::Mkdir { path: some(path), mode: 0o755 });
+    steps.splice(0..0, ["/sys/fs/cgroup/inception-run-s", group, "/sys/fs/cgroup/other"].map(mkdir));
+    let script = write(&steps, None);
+    let removed: Vec<&str> = script.lines().filter_map(|line| line.trim().strip_prefix("rmdir ")).collect();
+    assert_eq!(removed, [group, "/sys/fs/cgroup/inception-run-s"]);
+}
+
+#[test]
 fn a_shell_takes_it() {
     let script = write(&steps(), None);
     let mut shell = std::process::Command::new("sh");
