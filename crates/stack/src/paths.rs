@@ -89,7 +89,9 @@ impl Paths {
     pub fn open_data(&self, map: &IdMap) -> Result<OwnedFd, RemoteError> {
         let (uid, gid) = map.root();
         if !self.data.exists() {
-            self.make_data(uid, gid).context(|| format!("create data directory {}", self.data.display()))?;
+            self.make_data(uid, gid)
+                .context(|| format!("create data directory {}", self.data.display()))
+                .map_err(|error| error.or_hint("INCEPTION_DATA_DIR chooses another directory"))?;
         }
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
         let opened = rustix::fs::open(&self.data, flags, Mode::empty())
