@@ -405,3 +405,140 @@ fn no_link_of_a_container_leads_out_of_it() {
     let _either = stack.run(&["cp", "web:/absolute", "dir"]);
     assert_eq!(std::fs::read_to_string(stack.path("outside/secret")).unwrap(), "secret");
 }
+
+/// A service with two containers, and one whose container has a name of its own.
+const NAMED: &str = r#"
+[services.web]
+command = ["sleep", "1000"]
+replicas = 2
+[services.db]
+command = ["sh", "-c", "touch /mark; echo here; exec sleep 1000"]
+container_name = "the-db"
+"#;
+
+#[test]
+fn the_list_has_what_is_asked_for() {
+    let stack = Stack::new(NAMED);
+    let ps = |options: &[&str]| {
+        let listed = stack.run(&[&["ps"], options].concat()).ok();
+        let mut names: Vec<String> = listed.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert!(ps(&["-q", "web"]).is_empty());
+    stack.up();
+    assert_eq!(ps(&["-q", "web"]), ["web", "web-2"]);
+    assert_eq!(ps(&["-q", "the-db"]), ["db"]);
+    assert_eq!(ps(&["--services"]), ["db", "web"]);
+    assert_eq!(ps(&["web-2"]).len(), 2, "a head and a row");
+    stack.run(&["stop", "-t", "0", "web-2", "db"]).ok();
+    assert_eq!(ps(&["-q", "web"]), ["web"]);
+    assert_eq!(ps(&["-aq"]), ["db", "web", "web-2"]);
+    assert_eq!(ps(&["-q", "--status", "exited"]), ["db", "web-2"]);
+    assert_eq!(ps(&["--services", "--filter", "status=running"]), ["web"]);
+    assert!(ps(&["-q", "--status", "dead"]).is_empty());
+    stack.run(&["ps", "webb"]).fails(2, &["`webb`", "did you mean `web`?"]);
+    stack.run(&["ps", "--status", "exitd"]).fails(2, &["did you mean `exited`?"]);
+    stack.run(&["ps", "--filter", "name=web"]).fails(2, &["status=STATE"]);
+}
+
+#[test]
+fn a_container_s_other_names_are_taken_everywhere() {
+    let stack = Stack::new(NAMED);
+    stack.up();
+    stack.wait_log("db", "here");
+    // While it runs the stack itself knows them, then its files.
+    for _ in 0..2 {
+        assert!(stack.run(&["diff", "the-db"]).ok().contains("A /mark"));
+        stack.run(&["commit", "the-db", "mark:1"]).ok();
+        for name in ["the-db", "db-1", "web-1"] {
+            let archive = stack.path(&format!("{name}.tar"));
+            stack.run(&["export", "-o", archive.to_str().unwrap(), name]).ok();
+            std::fs::remove_file(archive).unwrap();
+        }
+        assert!(stack.run(&["logs", "the-db"]).ok().contains("here"));
+        stack.run(&["stop", "-t", "0", "db"]).ok();
+    }
+    stack.run(&["logs", "a-db"]).fails(2, &["a-db"]);
+    // A reader that goes is no error of ours, and a target that is full is not the data directory.
+    let mut unread = stack.spawn(&["export", "db"]);
+    drop(unread.stdout.take());
+    let unread = unread.wait_with_output().unwrap();
+    assert_eq!((unread.status.code(), unread.stderr.as_slice()), (Some(141), &b""[..]));
+    let full = stack.run(&["export", "-o", "/dev/full", "db"]).fails(1, &["No space left on device"]);
+    assert!(!full.contains("INCEPTION_DATA_DIR"), "{full}");
+}
+
+#[test]
+fn help_is_there_in_all_its_forms() {
+    let stack = Stack::new("");
+    let help = stack.run(&["help", "ps"]).ok();
+    assert_eq!(help, stack.run(&["ps", "--help"]).ok());
+    // A command's own options first.
+    let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("no {text} in {help}"));
+    assert!(at("--quiet") < at("Global options:") && at("Global options:") < at("--project-name"));
+    stack.run(&["help", "pss"]).fails(2, &["pss"]);
+    let mut unread = stack.spawn(&["--help"]);
+    drop(unread.stdout.take());
+    // Who was quick has written it all.
+    let code = unread.wait().unwrap().code();
+    assert!(matches!(code, Some(0 | 141)), "{code:?}");
+}
+
+#[test]
+fn files_are_taken_for_what_they_are() {
+    let stack = Stack::new("");
+    for content in ["neither\n".to_owned(), "x".repeat(4096)] {
+        stack.write("other", &content);
+        let path = stack.path("other");
+        let path = path.to_str().unwrap();
+        stack.run(&["load", "-i", path]).fails(1, &["not a tar archive", "gzip"]);
+        stack.run(&["import", path, "other:1"]).fails(1, &["not a tar archive", "gzip"]);
+    }
+    // A name without an ending is a compose file's.
+    stack.write("plain", "services: { a: { image: i } }\n");
+    let path = stack.path("plain");
+    assert_eq!(stack.run(&["-f", path.to_str().unwrap(), "config", "--services"]).ok(), "a\n");
+}
+
+#[test]
+fn options_of_compose_are_understood() {
+    let stack = Stack::new(&format!("{NAMED}volumes = [\"data:/data\"]\n[volumes.data]\n"));
+    stack.run(&["--ansi", "never", "--progress", "plain", "up", "-d", "-y"]).ok();
+    stack.wait_log("db", "here");
+    assert!(stack.run(&["logs", "--index", "1", "db"]).ok().contains("here"));
+    stack.run(&["logs", "--index", "2", "db"]).fails(2, &["`db-2`"]);
+    stack.run(&["logs", "--index", "1"]).fails(2, &["SERVICES"]);
+    let events = stack.run(&["events", "--json", "--no-follow"]).ok();
+    assert!(events.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{events}");
+    assert_eq!(stack.run(&["volumes", "-q"]).ok(), "data\n");
+    let volumes: Value = serde_json::from_str(&stack.run(&["volumes", "--format", "json"]).ok()).unwrap();
+    assert_eq!((&volumes[0]["name"], &volumes[0]["driver"]), (&"data".into(), &"local".into()));
+    assert!(stack.run(&["df", "-v"]).ok().contains("/data"));
+    stack.run(&["down", "-t", "0", "web"]).ok();
+    assert_eq!(stack.row("web")["state"], "created");
+    assert_eq!(stack.row("db")["state"], "running");
+    stack.run(&["down", "-v", "web"]).fails(2, &["--volumes"]);
+    stack.run(&["pull", "--ignore-buildable", "--policy", "missing"]).ok();
+    stack.run(&["down", "-v", "-t", "0"]).ok();
+    assert_eq!(stack.run(&["volumes", "-q"]).ok(), "");
+}
+
+#[test]
+fn what_is_unknown_is_told_in_the_same_words() {
+    let stack = Stack::new(NAMED);
+    let unknown: [&[&str]; 4] =
+        [&["scale", "webb=2"], &["config", "webb"], &["diff", "webb"], &["up", "-d", "--scale", "webb=2"]];
+    for command in unknown {
+        stack.run(command).fails(2, &["no such service: `webb`", "did you mean `web`?"]);
+    }
+    stack.run(&["diff", "web"]).fails(1, &["`inception-run up -d`"]);
+    stack.run(&["create"]).ok();
+    stack.run(&["exec", "web", "true"]).fails(1, &["not running", "`inception-run start web`"]);
+    stack.run(&["diff", "webb"]).fails(2, &["no such service: `webb`"]);
+    stack.run(&["-p", &"x".repeat(64), "ps"]).fails(2, &["at most 63"]);
+    stack.run(&["explain"]).fails(2, &["<SERVICE>"]);
+    let page = stack.run(&["explain", "--html", "-", "web"]);
+    assert_eq!(page.out.is_empty(), page.code != 0, "{}", page.err);
+    assert!(!stack.path("-").exists());
+}

@@ -157,7 +157,7 @@ fn names_come_and_go_and_the_image_with_the_last() {
     assert!(cache["reclaimable"].as_u64().unwrap() > 1_000_000, "{df}");
     let dry = stack.run(&["prune", "--dry-run"]).ok();
     assert!(dry.contains("would be freed") && dry.contains("cache"), "{dry}");
-    stack.run(&["prune"]).fails(2, &["nobody is there to be asked", "--dry-run"]);
+    stack.run(&["prune"]).fails(2, &["not a terminal", "--dry-run"]);
     stack.run(&["prune", "-f", "--filter", "until=1h"]).ok();
     assert_ne!(fs::read_dir(stack.data().join("l")).unwrap().count(), 0, "it is young");
     stack.run(&["prune", "-f"]).ok();
@@ -175,7 +175,7 @@ fn changes_of_a_container_are_listed() {
     // Also when the image has lost its name to another one.
     finish(in_round(&stack, "other", &["build"])).ok();
     assert_eq!(stack.run(&["diff", "a"]).ok(), changes);
-    stack.run(&["diff", "b"]).fails(1, &["has no container `b`", "inception-run ps"]);
+    stack.run(&["diff", "b"]).fails(2, &["no such service: `b`", "did you mean `a`?"]);
 }
 
 #[test]

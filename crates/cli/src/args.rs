@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use stack::control::RunPort;
 
 use crate::build::Build;
+use crate::build_view::Form;
 use crate::config;
 use crate::create::{Create, Foreground, Recreation};
 use crate::down::Down;
@@ -21,7 +22,7 @@ use crate::transfer;
 
 /// Runs a stack of services on this machine, without a daemon and without root.
 #[derive(Debug, Parser)]
-#[command(name = "inception-run", version, disable_help_subcommand = true, subcommand_required = true)]
+#[command(name = "inception-run", version, subcommand_required = true)]
 #[command(override_usage = "inception-run [OPTIONS] COMMAND\n       inception-run FILE [OPTIONS OF `up`]")]
 #[command(after_help = "`inception-run FILE` is short for `inception-run up -f FILE`.")]
 pub(crate) struct Arguments {
@@ -32,6 +33,9 @@ pub(crate) struct Arguments {
     /// What the program does, on standard error: -v, -vv, -vvv (or RUST_LOG)
     #[arg(short, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+    /// How builds are shown, as `build --progress`
+    #[arg(id = "progress_of_builds", long = "progress", value_name = "FORM", hide = true)]
+    pub(crate) progress: Option<Form>,
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
@@ -40,6 +44,7 @@ pub(crate) struct Arguments {
 
 /// Options that may stand before and after the subcommand.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Name of the stack [default: the file's `name`, or its directory's name]
     #[arg(short, long, global = true, value_name = "NAME", value_parser = stack_name)]
@@ -67,6 +72,7 @@ pub(crate) struct Global {
     pub(crate) publish: Vec<Publish>,
     /// Colours; NO_COLOR is honoured too
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_default_value = true)]
+    #[arg(visible_alias = "ansi")]
     pub(crate) color: ColorChoice,
 }
 
@@ -123,9 +129,9 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Build what is missing, start the services in order and show their output; Ctrl-C stops them
     Up(Up),
-    /// Make what `up` would start, and start nothing
+    /// Create containers without starting them
     Create(Create),
-    /// Stop everything and take the stack down
+    /// Stop all containers and remove the stack
     Down(Down),
     /// Stop services; they stay stopped until they are started
     Stop(lifecycle::Stop),
@@ -133,36 +139,28 @@ pub(crate) enum Command {
     Start(Services),
     /// Stop services and start them again
     Restart(lifecycle::Restart),
-    /// Send containers a signal; SIGKILL if no other is named
+    /// Send a signal to containers, SIGKILL by default
     Kill(lifecycle::Kill),
-    /// Remove what is left of containers that do not run
+    /// Remove stopped containers
     Rm(lifecycle::Rm),
-    /// Have the processes of services stand still
+    /// Suspend all processes of services
     Pause(Services),
-    /// Have paused services go on
+    /// Resume paused services
     Unpause(Services),
-    /// Wait until containers have ended, and print their exit codes
+    /// Wait until containers have exited, and print their exit codes
     Wait(crate::wait::Wait),
     /// Show what a service's container writes from now on, and pass signals to it, until it ends
     Attach(crate::wait::Attach),
     /// Change how many containers run a service, until the next `up`
     Scale(Scale),
     /// List the containers of the services
-    Ps {
-        /// table or json
-        #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
-        format: Format,
-        /// Names of the running containers only
-        #[arg(short, long)]
-        quiet: bool,
-        /// As compose has it: those that do not run are always listed
-        #[arg(short, long, hide = true)]
-        all: bool,
-    },
+    Ps(crate::listing::Ps),
     /// Print where a port of a service is published
     Port(crate::port::Port),
     /// List the stacks of this user that run
     Ls(crate::stacks::Ls),
+    /// List the volumes of the stack
+    Volumes(crate::volumes::Volumes),
     /// Copy files between a service's container and here: SERVICE:PATH is inside, `-` is an archive
     Cp(crate::copy::Copy),
     /// Show what services use: processor, memory, network, block devices, processes, pressure
@@ -171,11 +169,11 @@ pub(crate) enum Command {
     Top,
     /// Show the stack in a browser: a page on this machine only, as long as this command runs
     Dashboard(crate::dashboard::Dashboard),
-    /// Show what services wrote
+    /// Show the logs of services
     Logs(Logs),
-    /// Show what happens: starts, ends, health, refused connections
+    /// Show events: starts, exits, health, refused connections
     Events(Events),
-    /// Slow down, break and mend the network of services, for teaching and for tests
+    /// Inject faults into the network of services, and remove them: delay, loss, rate, partition
     Net {
         #[command(subcommand)]
         net: Net,
@@ -186,39 +184,39 @@ pub(crate) enum Command {
     Run(crate::exec::Run),
     /// Build the images of the services, or the image of a directory with a Dockerfile
     Build(Box<Build>),
-    /// Fetch images from their registries
+    /// Pull images from their registries
     Pull(crate::registry::Pull),
-    /// Send images to their registries
+    /// Push images to their registries
     Push(crate::registry::Push),
     /// Log in to a registry
     Login(crate::registry::Login),
-    /// Forget the password of a registry
+    /// Log out of a registry: delete its credentials
     Logout(crate::registry::Logout),
     /// List the images
     Images(store::Images),
-    /// Give an image another name
+    /// Tag an image with another name
     Tag(store::Tag),
     /// Remove images
     Rmi(store::Rmi),
-    /// Show how an image came to be
+    /// Show the history of an image
     History(store::History),
     /// Show what a container has changed about its image: A is added, C changed, D deleted
     Diff(store::Diff),
-    /// Show what takes up room
+    /// Show disk usage
     Df(store::Df),
-    /// Remove what nobody uses: layers, images without a name, the build cache
+    /// Remove unused data: layers, untagged images, the build cache
     Prune(store::Prune),
-    /// Look whether images and layers are whole
+    /// Check the integrity of images and layers
     Verify(store::Verify),
     /// Write images to a file, for `load` here or elsewhere
     Save(transfer::Save),
     /// Load images that `save`, Docker, Podman or another tool wrote
     Load(transfer::Load),
-    /// Make an image of the archive of a root file system
+    /// Create an image from the archive of a root file system
     Import(transfer::Import),
     /// Write the file system of a service's container as an archive; or the stack for Kubernetes, Podman or systemd
     Export(crate::export::Arguments),
-    /// Make an image of a service's file system as it is now
+    /// Create an image from the file system of a service's container
     Commit(transfer::Commit),
     /// Show what a service runs with, or what an image is (JSON)
     Inspect(store::Inspect),
@@ -233,14 +231,14 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         base: Option<String>,
     },
-    /// Show the stack's files as one, with everything they refer to; or turn them into a `stack.toml`
+    /// Show the merged and resolved configuration of the stack, or convert it into a `stack.toml`
     #[command(visible_alias = "convert")]
     Config(config::Arguments),
     /// Print the script that completes command lines in a shell: `source <(inception-run completion bash)`
     Completion(crate::completion::Completion),
     /// Print the version of this program
     Version(crate::version::Version),
-    /// Look for everything on this machine that stands in the way, and show the fix
+    /// Check this machine for everything that prevents stacks from running, and show the fix
     Doctor {
         /// table or json
         #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
@@ -280,10 +278,10 @@ pub(crate) struct Up {
     /// Neither start nor wait for what these services depend on
     #[arg(long)]
     pub(crate) no_deps: bool,
-    /// Make the containers and start none
+    /// Create the containers without starting them
     #[arg(long, conflicts_with_all = ["detach", "wait"])]
     pub(crate) no_start: bool,
-    /// Seconds that a container has to stop in [default: what each service asks for]
+    /// Timeout of stops in seconds [default: what each service asks for]
     #[arg(short, long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
     #[command(flatten)]
@@ -371,12 +369,12 @@ pub(crate) enum Net {
         /// From whom [default: everybody]
         from: Vec<String>,
     },
-    /// Take all of that away
+    /// Remove all of these faults
     Heal {
         /// Services [default: all]
         services: Vec<String>,
     },
-    /// Show what is in force
+    /// Show the faults in force
     Show {
         /// table or json
         #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
@@ -393,7 +391,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> 
 }
 
 /// Options before the subcommand that take a value in the next argument.
-const WITH_VALUE: [&str; 11] = [
+const WITH_VALUE: [&str; 13] = [
     "-f",
     "--file",
     "-p",
@@ -405,6 +403,8 @@ const WITH_VALUE: [&str; 11] = [
     "--publish",
     "--log-format",
     "--color",
+    "--ansi",
+    "--progress",
 ];
 
 /// `inception-run FILE ...` becomes `inception-run up -f FILE ...`, and what `--publish` says before `run` goes behind
@@ -431,7 +431,8 @@ fn with_up(mut arguments: Vec<OsString>) -> Vec<OsString> {
             break;
         } else {
             // The names alone: to define the whole command line for them would take as long as to parse it.
-            if !Command::has_subcommand(&argument) && names_a_file(&arguments[at]) {
+            let is_command = argument == "help" || Command::has_subcommand(&argument);
+            if !is_command && names_a_file(&arguments[at]) {
                 arguments.splice(at..at, ["up".into(), "-f".into()]);
             }
             break;
@@ -467,7 +468,7 @@ pub(crate) fn count(text: &str) -> Result<(String, u16), String> {
     let pair = text.split_once('=').filter(|(service, _)| !service.is_empty());
     let (service, number) = pair.ok_or("a service and a number: `web=3`")?;
     let number =
-        number.parse().map_err(|_| format!("`{number}` is no number of containers: 0 to {}", u16::MAX))?;
+        number.parse().map_err(|_| format!("`{number}` is not a number of containers: 0 to {}", u16::MAX))?;
     Ok((service.to_owned(), number))
 }
 
@@ -489,7 +490,8 @@ pub(crate) fn stack_name(text: &str) -> Result<String, String> {
     if first && rest && text.len() <= 63 {
         Ok(text.to_owned())
     } else {
-        Err("lower-case letters, digits, `-` and `_`, beginning with a letter or a digit".to_owned())
+        Err("at most 63 lower-case letters, digits, `-` and `_`, beginning with a letter or a digit"
+            .to_owned())
     }
 }
 

@@ -80,7 +80,7 @@ pub(crate) struct Build {
     /// Show nothing but the image's id
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Look for mistakes in the Dockerfiles, and build nothing
+    /// Check the Dockerfiles for mistakes without building
     #[arg(long)]
     pub(crate) check: bool,
     /// Open a shell where a RUN failed

@@ -45,6 +45,9 @@ pub(crate) struct Recreation {
     /// Without effect: what is fetched is shown on a terminal only
     #[arg(long, hide = true)]
     quiet_pull: bool,
+    /// Without effect: there are no questions to answer
+    #[arg(short = 'y', long, hide = true)]
+    yes: bool,
     /// Without effect: a container that is replaced never hands on volumes without a name
     #[arg(short = 'V', long)]
     renew_anon_volumes: bool,

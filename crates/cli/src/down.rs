@@ -8,6 +8,7 @@ use stack::plan::{Plan, Source};
 
 use crate::args::Always;
 use crate::images;
+use crate::lifecycle;
 use crate::output::Failure;
 use crate::session::Session;
 
@@ -25,6 +26,9 @@ pub(crate) struct Down {
     timeout: Option<u32>,
     #[command(flatten)]
     always: Always,
+    /// Only stop these services, and remove their containers; the stack stays [default: everything]
+    #[arg(conflicts_with_all = ["volumes", "rmi"])]
+    services: Vec<String>,
 }
 
 impl Down {
@@ -43,6 +47,9 @@ enum Rmi {
 
 /// `down`.
 pub(crate) fn down(session: &Session, arguments: &Down) -> Result<u8, Failure> {
+    if !arguments.services.is_empty() {
+        return lifecycle::stop_and_remove(session, &arguments.services, arguments.timeout);
+    }
     // Before anything goes: a file that cannot be read says so now.
     let doomed = match arguments.rmi {
         Some(which) => images_of(&session.load(None)?.plan, which),

@@ -33,6 +33,9 @@ pub(crate) struct Events {
     /// table or json (an object a line)
     #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
     pub(crate) format: Format,
+    /// As `--format json`
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
     /// Services [default: all]
     pub(crate) services: Vec<String>,
 }
@@ -84,6 +87,7 @@ impl Events {
 
 /// Carries out `events`.
 pub(crate) fn events(session: &Session, arguments: &Events) -> Result<u8, Failure> {
+    let format = if arguments.json { Format::Json } else { arguments.format };
     let mut client = session.running()?;
     let end = arguments.until.map(Moment::instant).filter(|end| *end > Instant::now());
     let goes_on = !arguments.no_follow && (arguments.until.is_none() || end.is_some());
@@ -104,7 +108,7 @@ pub(crate) fn events(session: &Session, arguments: &Events) -> Result<u8, Failur
         };
         match notice {
             Notice::Event(event) if arguments.wants(&event) => {
-                output::print(&line(&event, arguments.format)?)?;
+                output::print(&line(&event, format)?)?;
             }
             Notice::Warning(text) => session.output.warning(&text),
             Notice::Failed(error) => return Err(error.into()),

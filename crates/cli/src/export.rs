@@ -15,7 +15,11 @@ use crate::transfer;
 
 /// `export`.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 #[command(override_usage = "inception-run export [-o FILE] [--] SERVICE\n       \
                             inception-run export kubernetes|quadlet|systemd [OPTIONS]")]
 #[command(

@@ -86,7 +86,8 @@ fn list(language: Language, format: Format) -> Result<u8, Failure> {
                 let directory = row.directory.as_ref().map(|path| path.display().to_string());
                 vec![
                     row.number.to_string(),
-                    row.title.to_owned(),
+                    // Its number stands beside it.
+                    row.title.split_once(": ").map_or(row.title, |(_, title)| title).to_owned(),
                     directory.unwrap_or_else(|| "-".to_owned()),
                 ]
             };

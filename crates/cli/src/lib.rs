@@ -44,6 +44,7 @@ mod trace;
 mod transfer;
 mod up;
 mod version;
+mod volumes;
 mod wait;
 
 use std::process::ExitCode;
@@ -81,8 +82,9 @@ pub fn main() -> ExitCode {
         // `--help` and `--version` come this way too, with exit code 0.
         Err(error) => {
             return match error.print() {
-                Ok(()) if !error.use_stderr() => ExitCode::SUCCESS,
-                _ => code(USAGE),
+                _ if error.use_stderr() => code(USAGE),
+                Ok(()) => ExitCode::SUCCESS,
+                Err(cause) => code(Failure::system("write to standard output")(cause).exit_code()),
             };
         }
     };
@@ -108,10 +110,13 @@ pub fn command() -> clap::Command {
 }
 
 fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
-    let Arguments { file, global, mut command, .. } = arguments;
+    let Arguments { file, global, progress, mut command, .. } = arguments;
     let mut files = file;
     if let Command::Up(up) = &mut command {
         files.append(&mut up.up_file);
+    }
+    if let (Command::Build(build), Some(form)) = (&mut command, progress) {
+        build.progress = form;
     }
     let session = Session::new(files, global, output)?;
     match command {
@@ -129,10 +134,11 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Attach(arguments) => wait::attach(&session, &arguments),
         Command::Port(arguments) => port::port(&session, &arguments),
         Command::Ls(arguments) => stacks::ls(&session, &arguments),
+        Command::Volumes(arguments) => volumes::volumes(&session, &arguments),
         Command::Cp(arguments) => copy::copy(&session, &arguments),
         Command::Version(arguments) => version::version(&arguments),
         Command::Scale(arguments) => up::scale(&session, &arguments),
-        Command::Ps { format, quiet, .. } => listing::ps(&session, format, quiet),
+        Command::Ps(arguments) => listing::ps(&session, &arguments),
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
         Command::Dashboard(arguments) => dashboard::dashboard(&session, &arguments),

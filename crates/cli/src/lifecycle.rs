@@ -3,6 +3,7 @@
 use std::io::{self, BufRead};
 
 use clap::Args;
+use stack::client::Client;
 use stack::control::{self, Command, State};
 
 use crate::args::Always;
@@ -84,17 +85,11 @@ pub(crate) fn kill(session: &Session, arguments: &Kill) -> Result<u8, Failure> {
 /// next start is like its first.
 pub(crate) fn rm(session: &Session, arguments: &Rm) -> Result<u8, Failure> {
     let mut client = session.running()?;
-    let services = &arguments.services;
     if arguments.stop {
-        let stop = control::Stop { services: services.clone(), timeout: None };
+        let stop = control::Stop { services: arguments.services.clone(), timeout: None };
         session.carry_out(&mut client, &Command::Stop(stop))?;
     }
-    client.send(&Command::Subjects(services.clone()), &[])?;
-    let stopped: Vec<String> = listing::subjects(&mut client)?
-        .into_iter()
-        .filter(|subject| matches!(subject.status.state, State::Exited | State::Created))
-        .map(|subject| subject.status.container)
-        .collect();
+    let stopped = stopped(&mut client, &arguments.services)?;
     if stopped.is_empty() {
         session.output.progress("no stopped containers");
         return Ok(0);
@@ -104,6 +99,30 @@ pub(crate) fn rm(session: &Session, arguments: &Rm) -> Result<u8, Failure> {
     }
     session.carry_out(&mut client, &Command::Remove(stopped))?;
     Ok(0)
+}
+
+/// `down SERVICE`: the same for services that run, without a question.
+pub(crate) fn stop_and_remove(
+    session: &Session,
+    services: &[String],
+    timeout: Option<u32>,
+) -> Result<u8, Failure> {
+    let mut client = session.running()?;
+    let stop = control::Stop { services: services.to_vec(), timeout };
+    session.carry_out(&mut client, &Command::Stop(stop))?;
+    let stopped = stopped(&mut client, services)?;
+    session.carry_out(&mut client, &Command::Remove(stopped))?;
+    Ok(0)
+}
+
+/// The containers of these services that do not run.
+fn stopped(client: &mut Client, services: &[String]) -> Result<Vec<String>, Failure> {
+    client.send(&Command::Subjects(services.to_vec()), &[])?;
+    let subjects = listing::subjects(client)?.into_iter();
+    Ok(subjects
+        .filter(|subject| matches!(subject.status.state, State::Exited | State::Created))
+        .map(|subject| subject.status.container)
+        .collect())
 }
 
 /// Asks on standard input, as compose does. No answer is a no.

@@ -1,7 +1,9 @@
 //! `ps`, `inspect` and `plan`.
 
+use clap::Args;
+use stack::client::Client;
 use stack::control::{Command, Health, Notice, State, Status, Subject};
-use stack::diagnostic::no_such_service;
+use stack::diagnostic::{nearest, no_such_service};
 use stack::plan::{
     Condition, Mode, MountKind, NetworkMode, Plan, Policy, Protocol, PublishedPort, Service, Source,
 };
@@ -11,12 +13,102 @@ use crate::output::{self, Failure, age};
 use crate::session::{Session, answer};
 
 /// `ps`.
-pub(crate) fn ps(session: &Session, format: Format, quiet: bool) -> Result<u8, Failure> {
-    let status = match session.connect()?.1 {
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// table or json
+    #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+    format: Format,
+    /// Names of the running containers only, or of those in the states that are asked for
+    #[arg(short, long)]
+    quiet: bool,
+    /// The same, but names of services
+    #[arg(long, conflicts_with = "quiet")]
+    services: bool,
+    /// Only containers in this state: created, waiting, running, paused, restarting, draining, stopping, exited
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    status: Vec<String>,
+    /// Only containers with status=STATE
+    #[arg(long, value_name = "status=STATE", value_parser = filter)]
+    filter: Vec<String>,
+    /// With -q and --services: those that do not run too; the table always has them
+    #[arg(short, long)]
+    all: bool,
+    /// As compose has it: nothing is ever cut off
+    #[arg(long, hide = true)]
+    no_trunc: bool,
+    /// Services, or single containers such as `web-2` [default: all]
+    #[arg(value_name = "SERVICE")]
+    names: Vec<String>,
+}
+
+/// All states, for messages.
+const STATES: [State; 8] = [
+    State::Created,
+    State::Waiting,
+    State::Running,
+    State::Paused,
+    State::Restarting,
+    State::Draining,
+    State::Stopping,
+    State::Exited,
+];
+
+/// The words for states that compose knows besides ours; no container is ever in one of these.
+const STATES_OF_COMPOSE: [&str; 2] = ["removing", "dead"];
+
+fn state(text: &str) -> Result<String, String> {
+    let words = STATES.map(state_word);
+    match words.iter().chain(&STATES_OF_COMPOSE).any(|word| *word == text) {
+        true => Ok(text.to_owned()),
+        false => Err(match nearest(text, words) {
+            Some(near) => format!("no state is called `{text}`; did you mean `{near}`?"),
+            None => format!("no state is called `{text}`; there are {}", words.join(", ")),
+        }),
+    }
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(("status", word)) => state(word),
+        _ => Err("the only filter is `status=STATE`".to_owned()),
+    }
+}
+
+impl Ps {
+    /// Whether the table has this container.
+    fn wants(&self, row: &Status) -> bool {
+        let mut states = self.status.iter().chain(&self.filter);
+        self.any_state() || states.any(|word| word == state_word(row.state))
+    }
+
+    /// Whether a list of names has it, of those that the table has.
+    fn names(&self, row: &Status) -> bool {
+        self.all || !self.any_state() || row.pid.is_some()
+    }
+
+    fn any_state(&self) -> bool {
+        self.status.is_empty() && self.filter.is_empty()
+    }
+}
+
+/// The rows of the named services and containers; of all, when none is named.
+fn rows(client: &mut Client, names: &[String]) -> Result<Vec<Status>, Failure> {
+    if names.is_empty() {
+        client.send(&Command::Status, &[])?;
+        return status(client);
+    }
+    client.send(&Command::Subjects(names.to_vec()), &[])?;
+    Ok(subjects(client)?.into_iter().map(|subject| subject.status).collect())
+}
+
+/// Carries out `ps`.
+pub(crate) fn ps(session: &Session, arguments: &Ps) -> Result<u8, Failure> {
+    let mut status = match session.connect()?.1 {
         Some(mut client) => {
-            let asked = client.send(&Command::Status, &[]).map_err(Failure::from);
-            match asked.and_then(|()| status(&mut client)) {
+            match rows(&mut client, &arguments.names) {
                 Ok(status) => status,
+                // Nobody is called so; said by who is there.
+                Err(failure) if failure.exit_code() == 2 => return Err(failure),
                 // A supervisor that was ending: what it had is gone with it.
                 Err(_) if client.wait_end().is_ok() => Vec::new(),
                 Err(failure) => return Err(failure),
@@ -25,12 +117,18 @@ pub(crate) fn ps(session: &Session, format: Format, quiet: bool) -> Result<u8, F
         // As compose: nothing runs, nothing is listed.
         None => Vec::new(),
     };
-    if quiet {
-        let running = status.iter().filter(|row| row.pid.is_some());
-        output::print(&running.map(|row| format!("{}\n", row.container)).collect::<String>())?;
+    status.retain(|row| arguments.wants(row));
+    if arguments.quiet || arguments.services {
+        let named = status.iter().filter(|row| arguments.names(row));
+        let name =
+            |row: &Status| if arguments.services { row.service.clone() } else { row.container.clone() };
+        let mut names: Vec<String> = named.map(name).collect();
+        // The containers of a service stand together.
+        names.dedup();
+        output::print(&names.into_iter().map(|name| name + "\n").collect::<String>())?;
         return Ok(0);
     }
-    match format {
+    match arguments.format {
         Format::Json => output::json(&status)?,
         Format::Table => {
             let rows: Vec<Vec<String>> = status.iter().map(row).collect();
@@ -49,7 +147,7 @@ pub(crate) fn ps(session: &Session, format: Format, quiet: bool) -> Result<u8, F
 }
 
 /// Receives the answer to [`Command::Status`].
-pub(crate) fn status(client: &mut stack::client::Client) -> Result<Vec<Status>, Failure> {
+pub(crate) fn status(client: &mut Client) -> Result<Vec<Status>, Failure> {
     loop {
         if let Notice::Status(status) = answer(client)? {
             return Ok(status);
@@ -58,7 +156,7 @@ pub(crate) fn status(client: &mut stack::client::Client) -> Result<Vec<Status>, 
 }
 
 /// Receives the answer to [`Command::Subjects`].
-pub(crate) fn subjects(client: &mut stack::client::Client) -> Result<Vec<Subject>, Failure> {
+pub(crate) fn subjects(client: &mut Client) -> Result<Vec<Subject>, Failure> {
     let mut found = Vec::new();
     loop {
         match answer(client)? {
@@ -235,7 +333,7 @@ fn facts(plan: &Plan, service: &Service) -> Vec<(&'static str, String)> {
     );
     add("secret", service.secrets.iter().map(|secret| secret.target.clone()).collect());
     let limits = &service.limits;
-    add("memory", limits.memory.iter().map(|bytes| output::size(*bytes)).collect());
+    add("memory", limits.memory.iter().map(|bytes| output::binary_size(*bytes)).collect());
     add("cpus", limits.cpus.iter().map(ToString::to_string).collect());
     add("pids", limits.pids.iter().map(ToString::to_string).collect());
     let policy = serde_json::to_value(service.restart).unwrap_or_default();

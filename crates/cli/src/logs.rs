@@ -116,11 +116,23 @@ pub(crate) struct Logs {
     /// No colours, as with `--color never`
     #[arg(long)]
     pub(crate) no_color: bool,
-    /// Services [default: all]
+    /// Which of a service's containers, from 1 [default: all]
+    #[arg(long, value_name = "N", requires = "services", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) index: Option<u16>,
+    /// Services, or single containers such as `web-2` [default: all]
     pub(crate) services: Vec<String>,
 }
 
 impl Logs {
+    /// Names of the services and containers whose logs are shown.
+    fn names(&self) -> Vec<String> {
+        let numbered = |name: &String| match self.index {
+            Some(index) => format!("{name}-{index}"),
+            None => name.clone(),
+        };
+        self.services.iter().map(numbered).collect()
+    }
+
     /// Whether a line is asked for.
     fn wants(&self, line: &Line) -> bool {
         self.since.is_none_or(|since| line.time >= since.0)
@@ -142,13 +154,14 @@ fn tail(text: &str) -> Result<Tail, String> {
 
 /// Carries out `logs`.
 pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
+    let names = arguments.names();
     let (name, client) = session.connect()?;
     let end = arguments.until.map(Moment::instant);
     let goes_on = arguments.follow && end.is_none_or(|end| end > Instant::now());
     // Before the files are read, so that no line falls in between.
     let client = match client.filter(|_| goes_on) {
         Some(client) => {
-            client.send(&Command::Follow(arguments.services.clone()), &[])?;
+            client.send(&Command::Follow(names.clone()), &[])?;
             Some(client)
         }
         None => None,
@@ -159,7 +172,9 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
             .or_hint("logs are kept while a stack is up; `inception-run up -d` starts it")
             .into());
     }
-    let services = asked_for(&arguments.services, kept::logged(&directory)?)?;
+    let logged = kept::logged(&directory)?;
+    let names: Vec<String> = names.iter().map(|name| own_name(session, &logged, name)).collect();
+    let services = asked_for(&names, logged)?;
     let output = Output { color_out: session.output.color_out && !arguments.no_color, ..session.output };
     let mut printer = Printer::new(output, services.clone())
         .with_prefix(!arguments.no_log_prefix)
@@ -170,6 +185,14 @@ pub(crate) fn logs(session: &Session, arguments: &Logs) -> Result<u8, Failure> {
     match client {
         Some(client) => follow(&mut printer, client, arguments, &seen, end),
         None => Ok(0),
+    }
+}
+
+/// A name as the logs have it: a `container_name` is another one.
+fn own_name(session: &Session, logged: &[String], name: &str) -> String {
+    match logged.iter().any(|log| is_meant(log, name)) {
+        true => name.to_owned(),
+        false => session.container_called(name).unwrap_or_else(|| name.to_owned()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rustix::termios::{self, LocalModes, OptionalActions};
 use stack::RemoteError;
 use stack::plan::{Plan, Service, Source};
@@ -22,9 +22,22 @@ pub(crate) struct Pull {
     /// Platform of the image: linux/amd64, linux/arm/v7 [default: this machine's]
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
+    /// When to ask the registry: always, or for images that are missing here
+    #[arg(long, value_name = "POLICY", default_value = "always", hide_possible_values = true)]
+    policy: Policy,
+    /// As compose has it: what is built here is never pulled
+    #[arg(long, hide = true)]
+    ignore_buildable: bool,
     /// Services or images [default: the images of all services that are not built]
     #[arg(value_name = "SERVICE|IMAGE")]
     names: Vec<String>,
+}
+
+/// `--policy` of `pull`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Policy {
+    Always,
+    Missing,
 }
 
 /// `push`.
@@ -70,9 +83,13 @@ pub(crate) fn pull(session: &Session, arguments: &Pull) -> Result<u8, Failure> {
         Source::Build(_) | Source::Rootfs(_) => None,
     })?;
     if names.is_empty() {
-        session.output.progress("nothing to pull: all services are built here");
+        session.output.progress("nothing to pull: no service has an `image` of a registry");
     }
     for (name, platform) in names {
+        if arguments.policy == Policy::Missing && stack::store::has(&session.paths, &name)? {
+            session.output.progress(&format!("[{name}] is here already"));
+            continue;
+        }
         let mut report = Report::new(session.output, arguments.quiet);
         let platform = arguments.platform.as_deref().or(platform.as_deref());
         let pulled = registry::pull(&session.paths, &name, platform, &mut |event| report.show(&name, event));

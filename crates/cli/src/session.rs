@@ -11,7 +11,7 @@ use stack::interpolate::Variables;
 use stack::load::{self, LoadOptions, Running};
 use stack::origin::Origin;
 use stack::paths::Paths;
-use stack::plan::{Plan, PortChoice};
+use stack::plan::{Plan, PortChoice, Service};
 use stack::stats;
 
 use crate::args::Global;
@@ -220,6 +220,31 @@ impl Session {
         }
         // What is wrong with the files is told by who reads more of them.
         load::origin(&self.options(&Wanted::default()), &HostFacts::gather().ok()?).ok()
+    }
+
+    /// The container of that `container_name`, or of a service's number, by the name that it has here: the running
+    /// stack knows, or its files. None if it is no other name of any container.
+    pub(crate) fn container_called(&self, name: &str) -> Option<String> {
+        if let Ok((_, Some(mut client))) = self.connect() {
+            let rows = stats::subjects(&mut client, &[name.to_owned()]).ok()?;
+            let own = |row: &stack::control::Status| row.service == name || row.container == name;
+            return match &rows[..] {
+                [only] if !own(&only.status) => Some(only.status.container.clone()),
+                _ => None,
+            };
+        }
+        // What is wrong with the files is told by who needs them.
+        let host = HostFacts::gather().ok()?;
+        let options = self.options(&Wanted::default());
+        let plan = load::load_keeping(&options, &host, |_| Running::default()).ok()?.plan;
+        if plan.services.iter().any(|service| service.name == name) {
+            return None;
+        }
+        let first = name.strip_suffix("-1");
+        let called = |service: &Service| {
+            service.container_name.as_deref() == Some(name) || first == Some(service.name.as_str())
+        };
+        plan.services.into_iter().find(called).map(|service| service.name)
     }
 
     /// Connects to the stack's supervisor, which must run.

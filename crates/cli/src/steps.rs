@@ -34,7 +34,7 @@ const WATCHED: (&str, &str) = ("INCEPTION_WATCHED", "1");
 /// Options of `up`, `run` and `build` that have to do with it.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Trace {
-    /// Tell every step by which the containers are made, as the kernel saw it: text, json, or script (a shell script that
+    /// Trace every step by which the containers are created, as the kernel saw it: text, json, or script (a shell script that
     /// builds the sandbox of the first service named here, or of what `run` starts, by hand; not of a build)
     #[arg(
         long,

@@ -12,6 +12,7 @@ use stack::RemoteError;
 use stack::store::{self, ChangeKind, PruneOptions, PrunePolicy, PruneReport};
 
 use crate::args::Format;
+use crate::listing::check_services;
 use crate::output::{self, Failure, size};
 use crate::session::Session;
 
@@ -82,10 +83,10 @@ pub(crate) struct Prune {
     /// The volumes of stacks that do not run, too: their data is lost
     #[arg(long)]
     volumes: bool,
-    /// Only what has not come or been used for so long: `until=24h`
+    /// Only what was neither created nor used within this time: `until=24h`
     #[arg(long, value_name = "until=TIME", value_parser = until)]
     filter: Option<Duration>,
-    /// Keep so much of the build cache, used last: `10GB`
+    /// Keep this much of the build cache, most recently used first: `10GB`
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     keep_storage: Option<u64>,
     /// Show what would be removed, and remove nothing
@@ -169,7 +170,25 @@ struct Changed<'a> {
 
 /// `diff`.
 pub(crate) fn diff(session: &Session, arguments: &Diff) -> Result<u8, Failure> {
-    let changes = store::changes(&session.paths, &session.connect()?.0, &arguments.service)?;
+    let other_name = session.container_called(&arguments.service);
+    let container = other_name.as_deref().unwrap_or(&arguments.service);
+    let (stack, client) = session.connect()?;
+    let changes = match (store::changes(&session.paths, &stack, container), client) {
+        (Ok(changes), _) => changes,
+        (Err(error), Some(mut client)) => {
+            // Who is there knows best that somebody is not.
+            stack::stats::subjects(&mut client, std::slice::from_ref(&arguments.service))?;
+            return Err(error.into());
+        }
+        (Err(error), None) => {
+            if session.has_stack_file() {
+                check_services(&session.load(None)?.plan, std::slice::from_ref(&arguments.service))?;
+            }
+            let RemoteError { chain, exit_code, .. } = error;
+            let error = RemoteError { chain, exit_code, hint: None };
+            return Err(error.or_hint("`inception-run up -d` starts the stack").into());
+        }
+    };
     let letter = |kind: ChangeKind| match kind {
         ChangeKind::Added => "A",
         ChangeKind::Changed => "C",
@@ -204,7 +223,7 @@ pub(crate) fn prune(session: &Session, arguments: &Prune) -> Result<u8, Failure>
         }
         if !io::stdin().is_terminal() {
             return Err(Failure::usage(
-                "nobody is there to be asked whether to remove all that",
+                "standard input is not a terminal to confirm on",
                 "`-f` removes without asking, `--dry-run` shows what",
             ));
         }

@@ -18,13 +18,14 @@ use crate::terminal;
 use screen::Screen;
 use view::{Key, View, keys};
 
-/// `top`. Where there is no terminal, one look at the stack.
+/// `top`. Where there is no terminal, or one that cannot move its cursor, one look at the stack.
 pub(crate) fn top(session: &Session) -> Result<u8, Failure> {
     let (name, client) = session.connect()?;
     let client = client.ok_or_else(|| crate::session::not_running(&name))?;
     let mut meter = Meter::new(client, Vec::new())?;
     let mut view = View::new(name, meter.host_memory(), session.output.color_out);
-    if !terminal::is_interactive() {
+    let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
+    if is_dumb || !terminal::is_interactive() {
         std::thread::sleep(FIRST_INTERVAL);
         let readings = meter.read()?;
         output::print(&view.snapshot(&readings))?;

@@ -56,7 +56,7 @@ pub(crate) struct Load {
     /// Read this file, or the directory of an OCI layout [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Print nothing but what went wrong
+    /// Print errors only
     #[arg(short, long)]
     quiet: bool,
 }
@@ -120,7 +120,7 @@ pub(crate) fn save(session: &Session, arguments: &Save) -> Result<u8, Failure> {
         None if directory.is_none() => ArchiveFormat::Docker,
         Some(Form::Oci) | None => ArchiveFormat::Oci(compression),
     };
-    let write = |target| Ok(transfer::save(&session.paths, &arguments.images, format, target)?);
+    let write = |target| transfer::save(&session.paths, &arguments.images, format, target).map_err(written);
     match directory {
         Some(path) => into_directory(path, write)?,
         None => into_file(arguments.output.as_deref(), |file| write(Target::File(file)))?,
@@ -168,17 +168,23 @@ pub(crate) fn import(session: &Session, arguments: &Import) -> Result<u8, Failur
 /// `export`.
 pub(crate) fn export(session: &Session, arguments: &Export) -> Result<u8, Failure> {
     let plan = session.load(None)?.plan;
-    let id = image_of(session, &plan, &arguments.service)?;
-    let container = transfer::Container { stack: &plan.name, name: &arguments.service, image: &id };
-    into_file(arguments.output.as_deref(), |file| Ok(transfer::export(&session.paths, &container, file)?))?;
+    let other_name = session.container_called(&arguments.service);
+    let name = other_name.as_deref().unwrap_or(&arguments.service);
+    let id = image_of(session, &plan, name)?;
+    let container = transfer::Container { stack: &plan.name, name, image: &id };
+    into_file(arguments.output.as_deref(), |file| {
+        transfer::export(&session.paths, &container, file).map_err(written)
+    })?;
     Ok(0)
 }
 
 /// `commit`.
 pub(crate) fn commit(session: &Session, arguments: &Commit) -> Result<u8, Failure> {
     let plan = session.load(None)?.plan;
-    let id = image_of(session, &plan, &arguments.service)?;
-    let container = transfer::Container { stack: &plan.name, name: &arguments.service, image: &id };
+    let other_name = session.container_called(&arguments.service);
+    let name = other_name.as_deref().unwrap_or(&arguments.service);
+    let id = image_of(session, &plan, name)?;
+    let container = transfer::Container { stack: &plan.name, name, image: &id };
     let commit = transfer::Commit {
         name: &arguments.image,
         author: arguments.author.clone(),
@@ -196,6 +202,11 @@ pub(crate) fn commit(session: &Session, arguments: &Commit) -> Result<u8, Failur
     let id = made?;
     output::print(&format!("{id}\n"))?;
     Ok(0)
+}
+
+/// What is said of an archive that could not be written: nothing, when its reader is gone.
+fn written(error: RemoteError) -> Failure {
+    if error.exit_code == transfer::UNREAD { Failure::Unread } else { error.into() }
 }
 
 /// The image that a container of a service runs.

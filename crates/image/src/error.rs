@@ -348,11 +348,17 @@ impl Error {
         match self {
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Self::DISK_FULL.to_owned()),
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("put the data on a disk that is writable with INCEPTION_DATA_DIR".to_owned())
+                }
                 _ => None,
             },
             Self::RunFailed { shown, .. } => shown.full.then(|| Self::DISK_FULL.to_owned()),
             Self::Dockerfile { hint, .. } | Self::CopySource { hint, .. } => hint.clone(),
             Self::Step { source, .. } | Self::Unpack { source, .. } => source.hint(),
+            Self::DamagedArchive { source, .. } if source.kind() == io::ErrorKind::Unsupported => {
+                Some("tar archives are read as they are, or compressed by gzip, zstd, xz or bzip2".to_owned())
+            }
             Self::DamagedArchive { .. } | Self::Checksum { .. } => {
                 Some("the file is damaged or was changed: fetch it again".to_owned())
             }

@@ -51,7 +51,11 @@ pub fn connect(paths: &Paths, stack: &str) -> Result<Option<Client>, RemoteError
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(io::Error::from)
             .context(context)?;
-    let address = SocketAddrUnix::new(&path).map_err(io::Error::from).context(context)?;
+    let address = SocketAddrUnix::new(&path).map_err(io::Error::from).context(context).map_err(|error| {
+        error.or_hint(
+            "the path of a socket has at most 107 bytes: INCEPTION_RUNTIME_DIR chooses a shorter one",
+        )
+    })?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) => {
             let mut client = Client { channel: Channel::from(socket), process: None };

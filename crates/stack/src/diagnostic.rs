@@ -151,6 +151,14 @@ pub fn no_such_service(name: &str, services: &[impl AsRef<str>]) -> RemoteError 
     error
 }
 
+impl FileError {
+    /// [`no_such_service`] for a name that an option brings to the files.
+    pub(crate) fn no_such_service(name: &str, services: &[impl AsRef<str>]) -> Self {
+        let RemoteError { chain, hint, .. } = no_such_service(name, services);
+        Self::Option { message: chain.join(": "), hint }
+    }
+}
+
 /// A text with the name it is shown under.
 pub(crate) struct SourceText {
     /// As the user wrote it, or relative to the current directory.

@@ -78,7 +78,9 @@ pub fn save(
         }
     }
     match target {
-        Target::File(mut file) => storage::run(paths, |store| Ok(store.save(&saved, format, &mut file)?)),
+        Target::File(mut file) => {
+            storage::run(paths, |store| store.save(&saved, format, &mut file).map_err(of_target))
+        }
         // The worker cannot write where only the user can: it sends the archive, and we make files of it.
         Target::Directory(path) => {
             let (read, write) = io::pipe()?;
@@ -144,6 +146,26 @@ impl Container<'_> {
     }
 }
 
+/// Exit code of a command whose output nobody reads any more, as of a program that SIGPIPE ended.
+pub const UNREAD: i32 = 141;
+
+/// An error of writing an archive. Its target is the caller's: the disk that is full is not the data directory's.
+fn of_target(error: image::Error) -> RemoteError {
+    let written = match &error {
+        image::Error::Io { operation, source, .. } if operation.starts_with("write") => Some(source.kind()),
+        _ => None,
+    };
+    let mut told = RemoteError::from(error);
+    match written {
+        Some(io::ErrorKind::BrokenPipe) => told.exit_code = UNREAD,
+        Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            told.hint = Some("there is no room left where the archive is written to".to_owned());
+        }
+        _ => {}
+    }
+    told
+}
+
 /// Writes the file system of a container, whether it runs or not, as one archive without volumes.
 ///
 /// # Errors
@@ -151,7 +173,7 @@ impl Container<'_> {
 pub fn export(paths: &Paths, container: &Container<'_>, mut to: File) -> Result<(), RemoteError> {
     storage::run(paths, |store| {
         let (image, upper) = container.files(store)?;
-        Ok(store.write_rootfs(&image.layers, Some(&upper), &mut to)?)
+        store.write_rootfs(&image.layers, Some(&upper), &mut to).map_err(of_target)
     })
 }
 

@@ -27,15 +27,16 @@ use html::Figure;
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// Explain an image instead: name, id, or the beginning of an id
-    #[arg(long, value_name = "IMAGE", conflicts_with = "service", required_unless_present = "service")]
+    #[arg(long, value_name = "IMAGE", conflicts_with = "service")]
     image: Option<String>,
     /// table or json
     #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
     format: Format,
-    /// Write one page with drawings instead, which needs no network and no other file
+    /// Write one page with drawings instead, which needs no network and no other file; `-` is standard output
     #[arg(long, value_name = "FILE", conflicts_with = "format")]
     html: Option<PathBuf>,
     /// Service, or one container of it such as `web-2`
+    #[arg(required_unless_present = "image")]
     service: Option<String>,
 }
 
@@ -59,6 +60,7 @@ fn show(
     page: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
     match (&arguments.html, arguments.format) {
+        (Some(path), _) if path == Path::new("-") => output::print(&page()),
         (Some(path), _) => {
             write(path, &page())?;
             session.output.progress(&format!("wrote {}", path.display()));

@@ -105,6 +105,7 @@ impl<'a, R: BufRead> Tape<'a, R> {
         let mut extra = Extra::default();
         let mut header_bytes = HEADER_BYTES;
         loop {
+            let is_first = self.position == 0;
             let Some(block) = self.block(true)? else {
                 self.ended = true;
                 return if extra.any { Err(cut_short()) } else { Ok(None) };
@@ -119,7 +120,8 @@ impl<'a, R: BufRead> Tape<'a, R> {
                 };
             }
             let header = Header(&block);
-            header.check()?;
+            // Whatever begins with no header is something else, not a damaged archive.
+            header.check().map_err(|fault| if is_first { not_tar() } else { fault })?;
             let mut size = header.size()?;
             let flag = header.0[156];
             if matches!(flag, b'x' | b'g' | b'L' | b'K') {
@@ -244,11 +246,13 @@ impl<'a, R: BufRead> Tape<'a, R> {
     /// One block; none at the end of the stream, where that may be.
     fn block(&mut self, may_end: bool) -> Result<Option<[u8; BLOCK]>, Fault> {
         let mut block = [0; BLOCK];
+        let is_first = self.position == 0;
         let length = read_full(&mut self.input, &mut block)?;
         self.literal(&block[..length]);
         match length {
             BLOCK => Ok(Some(block)),
             0 if may_end => Ok(None),
+            _ if is_first => Err(not_tar()),
             _ => Err(cut_short()),
         }
     }
@@ -519,6 +523,10 @@ fn check_fragments(fragments: &[Fragment], size: u64, held: u64) -> Result<(), F
         return Err(Fault::Malformed("the pieces of a sparse file are not what the archive holds"));
     }
     Ok(())
+}
+
+fn not_tar() -> Fault {
+    Fault::Io(io::Error::new(io::ErrorKind::Unsupported, "it is not a tar archive"))
 }
 
 fn cut_short() -> Fault {

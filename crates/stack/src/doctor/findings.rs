@@ -550,11 +550,11 @@ fn data_directory(facts: &Facts) -> Vec<Check> {
                 format!("{shown} is on {kind}, which overlayfs does not accept for its writable directory"),
                 elsewhere,
             ),
+            None if !data.writable => {
+                Check::error(name, format!("{} is not writable", data.existing.display()), elsewhere)
+            }
             None => Check::ok(name, shown.to_string()),
         }),
-    }
-    if !data.writable {
-        checks.push(Check::error(name, format!("{} is not writable", data.existing.display()), elsewhere));
     }
     checks
 }

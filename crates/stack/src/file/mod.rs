@@ -47,10 +47,11 @@ pub(crate) enum Format {
 }
 
 impl Format {
+    /// By the end of the name. A name without one (`/dev/fd/63`) is what only compose could have been given.
     pub(crate) fn of(path: &Path) -> Result<Self, FileError> {
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("toml") => Ok(Self::Stack),
-            Some("yaml" | "yml") => Ok(Self::Compose),
+        match path.extension().map(|extension| extension.to_str()) {
+            Some(Some("toml")) => Ok(Self::Stack),
+            Some(Some("yaml" | "yml")) | None => Ok(Self::Compose),
             _ => Err(FileError::Format { path: path.to_owned() }),
         }
     }

@@ -124,8 +124,6 @@ fn long(node: &Node, entries: &[(Key, Node)], warnings: &mut Vec<(Span, String)>
             "bind" => bind_details(value, &mut details, warnings)?,
             "volume" => volume_details(value, &mut details, warnings)?,
             "tmpfs" => tmpfs_details(value, &mut details, warnings)?,
-            // The type is refused.
-            "image" => {}
             _ => return Err(Level::unread(key, "a volume")),
         }
     }

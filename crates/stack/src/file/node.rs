@@ -174,6 +174,14 @@ impl Node {
         }
     }
 
+    /// A string that no number can stand for.
+    pub(crate) fn string(&self, what: &str) -> Checked<String> {
+        match &self.value {
+            Value::String(text) => Ok(text.clone()),
+            _ => Err(self.wrong(what, "a string")),
+        }
+    }
+
     /// As `text`, and `true`, `false` and nothing as compose writes them into an environment.
     pub(crate) fn loose_text(&self, what: &str) -> Checked<String> {
         match &self.value {

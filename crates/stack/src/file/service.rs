@@ -208,7 +208,7 @@ fn read_key(
     let settled = &mut service.settled;
     match name {
         "build" => service.build = Some(build::parse(node, place, warnings)?),
-        "image" => service.image = Some(located(node, node.text(name)?)),
+        "image" => service.image = Some(located(node, node.string(name)?)),
         "rootfs" => service.rootfs = Some(located(node, node.text(name)?)),
         "platform" => settled.platform = lifecycle::platform(node, place)?,
         "pull_policy" => settled.pull_policy = Some(lifecycle::pull_policy(node)?),

@@ -194,6 +194,8 @@ fn translate(service: &str, event: image::BuildEvent) -> Option<Progress> {
         image::BuildEvent::StepCached { step } => Progress::Cached { service, step },
         image::BuildEvent::StepDone { step, seconds } => Progress::Ran { service, step, seconds },
         image::BuildEvent::Output { step, line } => Progress::Output { service, step: Some(step), line },
+        // A directory that is built by itself is no service.
+        image::BuildEvent::Warning(text) if service.is_empty() => Progress::Warning(text),
         image::BuildEvent::Warning(text) => Progress::Warning(format!("{service}: {text}")),
         _ => return None,
     })

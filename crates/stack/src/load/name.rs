@@ -8,7 +8,7 @@ use crate::file;
 use crate::file::node::Node;
 use crate::interpolate::{Interpolation, Missing};
 
-const HINT: &str = "use lower-case letters, digits, `-` and `_`, starting with a letter or digit";
+const HINT: &str = "use at most 63 lower-case letters, digits, `-` and `_`, starting with a letter or digit";
 
 /// A name that is given beside the files.
 pub(super) fn given(name: &str) -> Result<String, FileError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::diagnostic::{Checked, Fault, FileError, Span, nearest};
+use crate::diagnostic::{Checked, Fault, FileError, Span};
 use crate::file::node::{Node, Value};
 
 /// Stands for every profile.
@@ -77,11 +77,8 @@ pub(super) fn only(root: &mut Node, named: &[String]) -> Result<(), FileError> {
             if !named.contains(&name) {
                 continue;
             }
-            let near = nearest(&name, services(root).map(|(other, _)| other));
-            return Err(FileError::Option {
-                message: format!("there is no service `{name}`"),
-                hint: near.map(|near| format!("did you mean `{near}`?")),
-            });
+            let known: Vec<&str> = services(root).map(|(other, _)| other).collect();
+            return Err(FileError::no_such_service(&name, &known));
         };
         if !wanted.contains(&name) {
             todo.extend(needs(service, true).into_iter().map(|(_, other)| other));

@@ -4,7 +4,7 @@ use network::balance::Balance;
 use network::plan::{Mode, Protocol, passive_slice, replica_name};
 
 use super::{Context, service_names};
-use crate::diagnostic::{Checked, Fault, FileError, Span, nearest};
+use crate::diagnostic::{Checked, Fault, FileError, Span};
 use crate::file::StackFile;
 use crate::file::network::ModeFile;
 use crate::file::replicas::{MAX, default_balance};
@@ -14,13 +14,7 @@ use crate::file::service::ServiceFile;
 pub(super) fn settle(file: &mut StackFile, context: &Context<'_>) -> Result<(), FileError> {
     for (name, number) in &context.options.scale {
         if !service_names(file).any(|known| known == name) {
-            let near = nearest(name, service_names(file)).map(|near| format!("did you mean `{near}`?"));
-            let names =
-                || format!("the services are: {}", service_names(file).collect::<Vec<_>>().join(", "));
-            return Err(FileError::Option {
-                message: format!("there is no service `{name}` to scale"),
-                hint: Some(near.unwrap_or_else(names)),
-            });
+            return Err(FileError::no_such_service(name, &service_names(file).collect::<Vec<_>>()));
         }
         if *number > MAX {
             return Err(FileError::Option {

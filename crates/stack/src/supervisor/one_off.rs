@@ -167,7 +167,7 @@ impl Supervisor {
         let (unit, run) = running.next().ok_or_else(|| {
             let which = index.map_or_else(String::new, |index| format!("replica {index} of "));
             RemoteError::message(format!("{which}service `{service}` is not running"))
-                .or_hint(format!("`inception-run run {service}` starts a container of its own"))
+                .or_hint(format!("`inception-run start {service}` starts it"))
         })?;
         if run.pause.is_some() {
             return Err(RemoteError::message(format!("service `{}` is paused", unit.name()))

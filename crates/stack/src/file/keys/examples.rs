@@ -39,7 +39,7 @@ const BESIDE: &[(&str, &str)] = &[
 ];
 
 /// Keys that no file that can be used has.
-const NEVER: &[(&str, &str)] = &[("Secrets and configs", "external"), ("`volumes` of a service", "image")];
+const NEVER: &[(&str, &str)] = &[("Secrets and configs", "external")];
 
 /// Keys that have been replaced by what they mean when the parsers get the file.
 const ELSEWHERE: &[(&str, &str)] =

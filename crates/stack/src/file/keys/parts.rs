@@ -156,7 +156,11 @@ pub(crate) const MOUNT: Level = Level {
     keys: &[
         honoured("bind", ""),
         accepted("consistency", "it is for virtual machines"),
-        honoured("image", ""),
+        refused(
+            "image",
+            "volumes of type `image` are not supported",
+            "use `volume`, which takes over what the image has at that place",
+        ),
         honoured("read_only", ""),
         honoured("source", ""),
         honoured("target", ""),

@@ -96,7 +96,7 @@ pub(crate) const SECRET: Level = Level {
         honoured("environment", ""),
         honoured(
             "external",
-            "refused: there is no store of secrets outside of the file, as with Docker without Swarm",
+            "only `false`: there is no store of secrets outside of the file, as with Docker without Swarm",
         ),
         honoured("file", ""),
         accepted("labels", "secrets have no labels"),

@@ -166,7 +166,7 @@ fn some_services_come_with_what_they_need() {
     assert_eq!(read(&["a"]).unwrap().networks(), ["n", "default"]);
     assert_eq!(read(&["b"]).unwrap().networks(), ["n"]);
     let error = read(&["e"]).err().unwrap().to_string();
-    assert_eq!(error, "there is no service `e`");
+    assert_eq!(error, "no such service: `e`");
 }
 
 /// What is written is read as the same again, for all that the fuzzer begins with.
