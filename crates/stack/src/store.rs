@@ -289,7 +289,9 @@ fn files(kind: &str, active: impl Fn(&str) -> Option<bool>) -> Result<Vec<Files>
     Ok(list)
 }
 
+/// Names of the directories there; beside a stack's volumes lies a file that is none.
 fn names(directory: &Path) -> Result<Vec<String>, RemoteError> {
+    let is_directory = |path: &&PathBuf| path.symlink_metadata().is_ok_and(|meta| meta.is_dir());
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(paths::entries(directory)?.iter().map(name).collect())
+    Ok(paths::entries(directory)?.iter().filter(is_directory).map(name).collect())
 }

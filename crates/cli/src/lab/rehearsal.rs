@@ -180,15 +180,27 @@ fn missing(blocks: &[Block], session: &Session) -> Vec<(usize, String)> {
 fn is_there(need: &str, session: &Session) -> bool {
     match need {
         "cgroup-v2" => has_limits(session),
-        server if server.contains('.') => is_reachable(server),
+        "debian-packages" => packages_are_reachable(),
         program => super::place::find_program(program).is_some(),
     }
 }
 
-/// Whether a server of packages accepts connections.
-fn is_reachable(server: &str) -> bool {
-    let addresses = (server, 80).to_socket_addrs().into_iter().flatten();
-    addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, PROBE).is_ok())
+/// Whether the server that this machine has its own packages from accepts connections, where it says which.
+fn packages_are_reachable() -> bool {
+    let directory = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = directory.map(|entry| entry.path()).collect();
+    files.push("/etc/apt/sources.list".into());
+    files.sort();
+    let texts: Vec<String> = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
+    let mut lines =
+        texts.iter().flat_map(|text| text.lines()).filter(|line| !line.trim_start().starts_with('#'));
+    let server = lines.find_map(|line| line.split_once("http://")?.1.split(['/', ' ']).next());
+    // A machine that says nothing finds out when it builds.
+    server.is_none_or(|server| {
+        let server = if server.contains(':') { server.to_owned() } else { format!("{server}:80") };
+        let addresses = server.to_socket_addrs().into_iter().flatten();
+        addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, PROBE).is_ok())
+    })
 }
 
 /// Whether limits of services are enforced here.

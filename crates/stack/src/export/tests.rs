@@ -263,7 +263,7 @@ fn namespaces_that_services_share() {
     assert!(pod.contains("shareProcessNamespace: true"), "{pod}");
     let told = |of: &str| export.warnings.iter().filter(|warning| warning.contains(of)).count();
     assert_eq!(
-        (told("`apart` and `web` share no namespace"), told("`side`")),
+        (told("`apart` and `web` share no namespace"), told("`side` and")),
         (2, 0),
         "{:?}",
         export.warnings

@@ -405,8 +405,8 @@ fn every_error_of_a_compose_file() {
         ),
         ("a provider", "services:\n  web: { provider: { type: aws } }\n"),
         (
-            "the IPC namespace of another",
-            "services:\n  web: { image: i, ipc: 'service:db' }\n  db: { image: i }\n",
+            "the IPC namespace of nobody",
+            "services:\n  web: { image: i, ipc: 'service:dd' }\n  db: { image: i }\n",
         ),
         ("a device that is not there", "services:\n  web: { image: i, devices: [/dev/nowhere] }\n"),
         ("volumes of nobody", "services:\n  web: { image: i, volumes_from: [d] }\n  db: { image: i }\n"),
