@@ -48,7 +48,17 @@ fn down_removes_images_if_it_is_asked_to() {
     build::build(&stack);
     build::run(&stack, &["tag", "named:1", "plain:1"]).ok();
     let own = format!("{}-built", stack.name);
-    build::run(&stack, &["up", "-d"]).ok();
+    // What is built on the way is shown, unless it is not wanted.
+    let shown = |options: &[&str]| {
+        let ended = build::run(&stack, options);
+        assert_eq!(ended.code, 0, "{}", ended.err);
+        ended.err.contains("FROM alpine:3.99")
+    };
+    assert!(
+        !shown(&["create", "--build", "--quiet-build"]) && !shown(&["up", "-d", "--build", "--quiet-build"])
+    );
+    assert!(!shown(&["--progress", "quiet", "up", "-d", "--build"]));
+    assert!(shown(&["--progress", "plain", "up", "-d", "--build"]));
     build::run(&stack, &["down", "--rmi", "local"]).ok();
     let left = names();
     assert!(!left.contains(&own) && left.contains("named") && left.contains("plain"), "{left}");

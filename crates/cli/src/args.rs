@@ -74,6 +74,9 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_default_value = true)]
     #[arg(visible_alias = "ansi")]
     pub(crate) color: ColorChoice,
+    /// How builds are shown: `--progress` before the command, or `--quiet-build`
+    #[arg(skip)]
+    pub(crate) builds: Form,
 }
 
 /// A value of `--publish`. Of `run` that is an option with a second meaning.

@@ -23,7 +23,7 @@ pub(crate) struct Create {
     #[arg(long, value_name = "SERVICE=N", value_parser = crate::args::count)]
     scale: Vec<(String, u16)>,
     #[command(flatten)]
-    recreation: Recreation,
+    pub(crate) recreation: Recreation,
     #[command(flatten)]
     always: Always,
     /// Only these services and what they depend on
@@ -45,6 +45,9 @@ pub(crate) struct Recreation {
     /// Without effect: what is fetched is shown on a terminal only
     #[arg(long, hide = true)]
     quiet_pull: bool,
+    /// Do not show builds
+    #[arg(long)]
+    pub(crate) quiet_build: bool,
     /// Without effect: there are no questions to answer
     #[arg(short = 'y', long, hide = true)]
     yes: bool,

@@ -6,7 +6,7 @@ use stack::images::{self, Options};
 use stack::plan::Plan;
 
 use crate::args;
-use crate::build_view::{Form, View};
+use crate::build_view::View;
 use crate::output::Failure;
 use crate::session::{Loaded, Session};
 
@@ -37,7 +37,7 @@ pub(crate) fn provide(
     plan: &Plan,
     mut options: Options,
 ) -> Result<BTreeMap<String, String>, Failure> {
-    let mut view = View::new(session.output, Form::Auto);
+    let mut view = View::new(session.output, session.builds());
     options.tick = view.is_live();
     let provided = images::provide(&session.paths, plan, &options, &mut |progress| view.show(progress));
     view.finish();

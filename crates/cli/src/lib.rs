@@ -52,6 +52,7 @@ use std::process::ExitCode;
 use stack::control::Command as Request;
 
 use args::{Arguments, Command};
+use build_view::Form;
 use output::{Failure, Output};
 use session::Session;
 
@@ -110,7 +111,7 @@ pub fn command() -> clap::Command {
 }
 
 fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
-    let Arguments { file, global, progress, mut command, .. } = arguments;
+    let Arguments { file, mut global, progress, mut command, .. } = arguments;
     let mut files = file;
     if let Command::Up(up) = &mut command {
         files.append(&mut up.up_file);
@@ -118,6 +119,12 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
     if let (Command::Build(build), Some(form)) = (&mut command, progress) {
         build.progress = form;
     }
+    let is_quiet = match &command {
+        Command::Up(up) => up.recreation.quiet_build,
+        Command::Create(create) => create.recreation.quiet_build,
+        _ => false,
+    };
+    global.builds = if is_quiet { Form::Quiet } else { progress.unwrap_or_default() };
     let session = Session::new(files, global, output)?;
     match command {
         Command::Up(arguments) => up::up(&session, &arguments),

@@ -15,6 +15,7 @@ use stack::plan::{Plan, PortChoice, Service};
 use stack::stats;
 
 use crate::args::Global;
+use crate::build_view::Form;
 use crate::output::{Failure, Output};
 
 /// The resolved global options.
@@ -67,6 +68,11 @@ impl Session {
     /// The same for the stack of this name, whatever files there are.
     pub(crate) fn of_stack(&self, name: String) -> Result<Self, Failure> {
         Self::new(Vec::new(), Global { project_name: Some(name), ..self.global.clone() }, self.output)
+    }
+
+    /// How builds are shown that a command makes besides what it is for.
+    pub(crate) fn builds(&self) -> Form {
+        self.global.builds
     }
 
     /// `--strict`.
