@@ -269,9 +269,7 @@ fn files(kind: &str, active: impl Fn(&str) -> Option<bool>) -> Result<Vec<Files>
     let mut list = Vec::new();
     for stack in names(Path::new(kind))? {
         let Some(active) = active(&stack) else { continue };
-        let names_inside = names(&Path::new(kind).join(&stack))?;
-        // Beside the volumes stands what is written down about them, under a name that no volume has.
-        for name in names_inside.into_iter().filter(|name| !name.starts_with('=')) {
+        for name in names(&Path::new(kind).join(&stack))? {
             let name = format!("{stack}/{name}");
             let path = Path::new(kind).join(&name);
             // Of a container, overlayfs' work directory is nothing that anybody wrote.
