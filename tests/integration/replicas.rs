@@ -68,7 +68,7 @@ fn those_with_the_highest_numbers_go_first() {
     stack.up();
     assert_eq!(names(&stack), ["web", "db"]);
     assert_eq!(stack.pid("db"), before[2]);
-    stack.run(&["scale", "nobody=2"]).fails(2, &["no service `nobody`"]);
+    stack.run(&["scale", "nobody=2"]).fails(2, &["no such service: `nobody`"]);
 }
 
 #[test]

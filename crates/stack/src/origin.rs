@@ -2,7 +2,7 @@
 //! neither may be taken for the other: not while one of them runs, and not in what it left in its volumes.
 
 use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,9 @@ impl Origin {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn keep(&self, runtime: &Path) -> io::Result<()> {
-        std::fs::write(runtime.join(IN_RUNTIME), serde_json::to_vec(self)?)
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(runtime.join(IN_RUNTIME));
+        file?.write_all(&serde_json::to_vec(self)?)
     }
 
     /// The same for a stack's volumes: a file, relative to the data directory, and what is to be in it. The data
