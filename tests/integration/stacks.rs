@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::net::TcpStream;
 
-use crate::harness::{DEADLINE, Stack, finish, free_ports, until};
+use crate::harness::{DEADLINE, Stack, ended, finish, free_ports, until};
 
 #[test]
 fn a_compose_file_runs_unchanged() {
@@ -171,4 +171,24 @@ fn who_was_started_by_name_stays_without_its_profile() {
     stack.run(&["stop", "db"]).ok();
     stack.run(&["up", "-d"]).ok();
     assert_eq!(names(), ["web"]);
+}
+
+#[test]
+fn an_empty_data_directory_that_was_made_before_is_taken() {
+    if !rustix::process::geteuid().is_root() {
+        println!(
+            "skipped: an_empty_data_directory_that_was_made_before_is_taken: only root's becomes another one's"
+        );
+        return;
+    }
+    let stack = Stack::new("[services.web]\ncommand = [\"true\"]\n");
+    let data = stack.path("other");
+    std::fs::create_dir(&data).unwrap();
+    ended(stack.command(&["run", "--rm", "-T", "web"]).env("INCEPTION_DATA_DIR", &data)).ok();
+    // One that is not empty is somebody's.
+    let used = stack.path("used");
+    std::fs::create_dir(&used).unwrap();
+    std::fs::write(used.join("file"), "").unwrap();
+    let refused = ended(stack.command(&["run", "--rm", "-T", "web"]).env("INCEPTION_DATA_DIR", &used));
+    refused.fails(1, &["belongs to user id 0", "INCEPTION_DATA_DIR"]);
 }

@@ -82,7 +82,8 @@ impl Paths {
         Ok(Arc::clone(self.lease.get_or_init(|| lease)))
     }
 
-    /// Makes and opens the data directory. As root it is given to the id map's root, who works in it.
+    /// Makes and opens the data directory. As root it is given to the id map's root, who works in it; so is an empty one
+    /// that somebody made for it.
     ///
     /// # Errors
     /// When it cannot be made, or belongs to somebody else.
@@ -98,7 +99,11 @@ impl Paths {
             .map_err(io::Error::from)
             .context(|| format!("open data directory {}", self.data.display()))?;
         let owner = rustix::fs::fstat(&opened).map_err(io::Error::from)?.st_uid;
-        if owner != uid {
+        let is_own = owner == rustix::process::geteuid().as_raw();
+        if owner != uid && is_own && entries(&self.data)?.is_empty() {
+            give(&opened, uid, gid)
+                .context(|| format!("give data directory {} to user id {uid}", self.data.display()))?;
+        } else if owner != uid {
             return Err(RemoteError::message(format!(
                 "data directory {} belongs to user id {owner}, not to {uid}",
                 self.data.display()
@@ -155,6 +160,12 @@ impl Paths {
     pub fn stack(&self, stack: &str) -> PathBuf {
         self.runtime.join(stack)
     }
+}
+
+/// Gives a directory to somebody who is to have it alone.
+fn give(directory: &OwnedFd, uid: u32, gid: u32) -> io::Result<()> {
+    rustix::fs::fchmod(directory, Mode::RWXU)?;
+    std::os::unix::fs::fchown(directory, Some(uid), Some(gid))
 }
 
 fn make_private(path: &Path) -> io::Result<()> {
