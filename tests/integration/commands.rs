@@ -8,7 +8,7 @@ use crate::harness::{Stack, ended, finish, until};
 /// A service that does not end when it is asked to, with more patience than any test has.
 const STUBBORN: &str = r#"
 [services.web]
-command = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"]
+command = ["sh", "-c", "trap '' TERM; echo ready; touch /dev/shm/ready; while :; do sleep 0.1; done"]
 stop_grace_period = "1000s"
 "#;
 
@@ -20,6 +20,10 @@ fn a_timeout_cuts_a_stop_short() {
     let before = stack.pid("web");
     stack.run(&["restart", "-t", "0"]).ok();
     assert_ne!(stack.pid("web"), before);
+    // Before that it would end as it is asked to.
+    until("the trap", || {
+        stack.run(&["exec", "-T", "web", "test", "-e", "/dev/shm/ready"]).code.eq(&0).then_some(())
+    });
     stack.run(&["stop", "--timeout", "0", "web"]).ok();
     assert_eq!(stack.row("web")["exit_code"], 137);
     // One that changes is stopped, too.

@@ -93,7 +93,7 @@ fn stacks_of_the_same_user_are_apart() {
     for name in &names {
         let exec = |script: &str| {
             let mut exec = stack.command(&["-p", name, "exec", "client", "sh", "-c", script]);
-            crate::harness::ended(exec.env("WHO", name))
+            ended(exec.env("WHO", name))
         };
         // The same name, and the same address, are another service in each.
         until("its own server", || (exec("nc -w 5 web 80 < /dev/null").out.trim() == name).then_some(()));
@@ -103,7 +103,7 @@ fn stacks_of_the_same_user_are_apart() {
     assert_eq!(layers, 1, "they share one layer");
     for name in &names {
         let mut down = stack.command(&["-p", name, "down", "-v"]);
-        crate::harness::ended(down.env("WHO", name)).ok();
+        ended(down.env("WHO", name)).ok();
     }
     stack.gone(std::time::Duration::from_secs(2));
     for directory in ["c", "v"] {
@@ -183,12 +183,12 @@ fn an_empty_data_directory_that_was_made_before_is_taken() {
     }
     let stack = Stack::new("[services.web]\ncommand = [\"true\"]\n");
     let data = stack.path("other");
-    std::fs::create_dir(&data).unwrap();
+    fs::create_dir(&data).unwrap();
     ended(stack.command(&["run", "--rm", "-T", "web"]).env("INCEPTION_DATA_DIR", &data)).ok();
     // One that is not empty is somebody's.
     let used = stack.path("used");
-    std::fs::create_dir(&used).unwrap();
-    std::fs::write(used.join("file"), "").unwrap();
+    fs::create_dir(&used).unwrap();
+    fs::write(used.join("file"), "").unwrap();
     let refused = ended(stack.command(&["run", "--rm", "-T", "web"]).env("INCEPTION_DATA_DIR", &used));
     refused.fails(1, &["belongs to user id 0", "INCEPTION_DATA_DIR"]);
 }
