@@ -8,9 +8,9 @@ use crate::harness::{Ended, Stack, ended, finish, is_root, skipped, until};
 use crate::killed::kill;
 
 const SLEEPER: &str = "[services.a]\ncommand = [\"sleep\", \"1000\"]\n";
-/// Ends by SIGKILL only, after a second.
+/// Ends by SIGKILL only, after longer than a command takes to ask for something.
 const STUBBORN: &str = "[services.a]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; while :; do sleep 0.02; done\"]\n\
-                        stop_grace_period = \"1s\"\n";
+                        stop_grace_period = \"5s\"\n";
 
 /// Waits until a command has written a line.
 fn line(child: &mut Child) -> String {
