@@ -282,8 +282,13 @@ impl Project {
     /// All containers run, but those that are to end.
     #[track_caller]
     fn states(&self) {
-        let rows = self.run(&["ps", "--format", "json"]).ok();
-        let rows: Vec<Value> = serde_json::from_str(&rows).unwrap();
+        let is_to_end = |row: &Value| self.expected.ended.iter().any(|end| row["service"] == *end.service);
+        // Who has said its last word may need a moment for its end.
+        let rows = harness::until("the ends of those that are to end", || {
+            let rows = self.run(&["ps", "--format", "json"]).ok();
+            let rows: Vec<Value> = serde_json::from_str(&rows).unwrap();
+            rows.iter().all(|row| !is_to_end(row) || !row["exit_code"].is_null()).then_some(rows)
+        });
         let count = self.expected.containers.unwrap_or(self.expected.services.len());
         assert_eq!(rows.len(), count, "{}: {rows:#?}", self.name);
         for row in rows {
