@@ -17,12 +17,8 @@ pub(crate) fn for_up(
     arguments: &args::Up,
 ) -> Result<BTreeMap<String, String>, Failure> {
     let plan = &loaded.plan;
-    let services = match arguments.no_deps {
-        true => arguments.services.clone(),
-        false => plan.with_dependencies(&arguments.services),
-    };
     let options = Options {
-        services,
+        services: plan.concerned(&arguments.services, arguments.no_deps),
         build: arguments.build,
         no_build: arguments.no_build,
         secrets: crate::build::secrets(loaded),

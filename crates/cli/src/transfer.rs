@@ -211,14 +211,15 @@ fn written(error: RemoteError) -> Failure {
 
 /// The image that a container of a service runs.
 fn image_of(session: &Session, plan: &Plan, container: &str) -> Result<String, Failure> {
-    let is_service = |name: &str| plan.services.iter().any(|service| service.name == name);
-    let service = match container.rsplit_once('-') {
-        Some((service, number)) if !is_service(container) && number.parse::<u16>().is_ok() => service,
+    let of = |name: &str| plan.services.iter().find(|service| service.name == name);
+    let name = match container.rsplit_once('-') {
+        Some((service, number)) if of(container).is_none() && number.parse::<u16>().is_ok() => service,
         _ => container,
     };
-    check_services(plan, &[service.to_owned()])?;
-    stack::images::present(&session.paths, plan)?.remove(service).ok_or_else(|| {
-        RemoteError::message(format!("service `{service}` has no image yet"))
+    check_services(plan, &[name.to_owned()])?;
+    let id = of(name).map(|service| stack::images::present(&session.paths, service)).transpose()?.flatten();
+    id.ok_or_else(|| {
+        RemoteError::message(format!("service `{name}` has no image yet"))
             .or_hint("`inception-run up -d` builds and starts it")
             .into()
     })

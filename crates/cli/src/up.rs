@@ -430,10 +430,7 @@ fn for_run(
     build: bool,
     no_deps: bool,
 ) -> Result<control::Up, Failure> {
-    let services = match no_deps {
-        true => vec![service.to_owned()],
-        false => loaded.plan.with_dependencies(&[service.to_owned()]),
-    };
+    let services = loaded.plan.concerned(&[service.to_owned()], no_deps);
     let options = Options { services, build, secrets: crate::build::secrets(&loaded), ..Options::default() };
     session.check_origin(&loaded.plan)?;
     let images = images::provide(session, &loaded.plan, options)?;

@@ -41,6 +41,16 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The services that a command for `names` (all when none is named) is about: those and what they depend on, unless
+    /// that is left alone (`--no-deps`).
+    #[must_use]
+    pub fn concerned(&self, names: &[String], no_deps: bool) -> Vec<String> {
+        match no_deps && !names.is_empty() {
+            true => names.to_vec(),
+            false => self.with_dependencies(names),
+        }
+    }
+
     /// The named services (all when none is named) with everything they depend on.
     #[must_use]
     pub fn with_dependencies(&self, names: &[String]) -> Vec<String> {

@@ -207,24 +207,18 @@ pub fn provide(
     Ok(ids)
 }
 
-/// The image ids of the services of a plan, as they are in the store.
+/// The image id of a service, if its image is in the store.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn present(paths: &Paths, plan: &Plan) -> Result<BTreeMap<String, String>, RemoteError> {
+pub fn present(paths: &Paths, service: &Service) -> Result<Option<String>, RemoteError> {
     let store = paths.store()?;
-    let mut ids = BTreeMap::new();
-    for service in &plan.services {
-        let image = match &service.source {
-            Source::Build(build) => existing(&store, build)?,
-            Source::Image(name) => store.image(&reference(name)?)?,
-            Source::Rootfs(path) => store.image(&rootfs_reference(path)?)?,
-        };
-        if let Some(image) = image {
-            ids.insert(service.name.clone(), image.id.to_string());
-        }
-    }
-    Ok(ids)
+    let image = match &service.source {
+        Source::Build(build) => existing(&store, build)?,
+        Source::Image(name) => store.image(&reference(name)?)?,
+        Source::Rootfs(path) => store.image(&rootfs_reference(path)?)?,
+    };
+    Ok(image.map(|image| image.id.to_string()))
 }
 
 /// Deletes what a stack without a supervisor left, and its volumes if asked to; returns the names of those.

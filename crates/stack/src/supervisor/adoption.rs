@@ -517,10 +517,7 @@ fn secrets_of(service: &Service, values: &BTreeMap<String, String>) -> BTreeMap<
 
 /// The services that an `up` is about.
 fn concerned(up: &Up) -> Vec<String> {
-    match up.options.no_deps && !up.services.is_empty() {
-        true => up.services.clone(),
-        false => up.plan.with_dependencies(&up.services),
-    }
+    up.plan.concerned(&up.services, up.options.no_deps)
 }
 
 /// Which containers of a service an `up` replaces.
