@@ -25,6 +25,8 @@ type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How long anything may take that is not to count as failed.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a command, and what it is for, may take.
+const COMMAND: Duration = Duration::from_secs(90);
 /// How long one datagram's answer is waited for, and how often it is asked again.
 const ANSWER: Duration = Duration::from_millis(500);
 const TRIES: usize = 8;
@@ -134,7 +136,7 @@ fn transfer(address: SocketAddr, active: bool, server: &mut Option<String>) -> i
         let command = format!("EPRT |1|{}|{}|\r\n", address.ip(), listener.local_addr()?.port());
         expect(ask(&mut control, command.as_bytes())?, "200")?;
         expect(ask(&mut control, b"RETR file\r\n")?, "150")?;
-        listener.accept()?.0
+        accept(&listener, &control)?
     } else {
         let reply = expect(ask(&mut control, b"EPSV\r\n")?, "229")?;
         let port = reply.split('|').nth(3).and_then(|port| port.parse().ok());
@@ -153,6 +155,28 @@ fn transfer(address: SocketAddr, active: bool, server: &mut Option<String>) -> i
         true => Ok(()),
         false => Err(io::Error::other(format!("control by {name}, data by {file}"))),
     }
+}
+
+/// The connection that a server makes, which never comes if the server or netd is killed before.
+fn accept(listener: &TcpListener, control: &BufReader<TcpStream>) -> io::Result<TcpStream> {
+    listener.set_nonblocking(true)?;
+    control.get_ref().set_nonblocking(true)?;
+    let until = Instant::now() + PATIENCE;
+    let data = loop {
+        match listener.accept() {
+            Ok((data, _)) => break data,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(_) if Instant::now() > until => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => {}
+        }
+        if matches!(control.get_ref().peek(&mut [0]), Ok(0)) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed without a data connection"));
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    control.get_ref().set_nonblocking(false)?;
+    data.set_nonblocking(false)?;
+    Ok(data)
 }
 
 /// A socket for datagrams to an address.
@@ -287,8 +311,20 @@ impl Stack {
         command
     }
 
+    /// What a command prints. It has a deadline, and is killed at it.
     fn run(&self, arguments: &[&str]) -> Outcome<String> {
-        let output = self.command(arguments).output()?;
+        let child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let pid = child.id().to_string();
+        let reader = thread::spawn(move || child.wait_with_output());
+        let until = Instant::now() + COMMAND;
+        while !reader.is_finished() {
+            if Instant::now() > until {
+                Command::new("kill").args(["-9", &pid]).status()?;
+                return Err(format!("{arguments:?} takes longer than {COMMAND:?}").into());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let output = reader.join().map_err(|_panic| "the reader panicked")??;
         if !output.status.success() {
             return Err(format!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
@@ -322,8 +358,12 @@ impl Stack {
         let begun = now();
         // An ordinary user may not send signals to other ids than his own; inside it can be done. The helper's own
         // end does not matter: its container may be gone before it.
-        let _ended_with_it = self.run(&["exec", "-T", name, "/bin/busybox", "killall", "-9", "load"]);
+        let killall = self.run(&["exec", "-T", name, "/bin/busybox", "killall", "-9", "load"]);
+        let until = Instant::now() + COMMAND;
         while self.replicas()?.get(name) == Some(pid) {
+            if Instant::now() > until {
+                return Err(format!("{name} does not end; killall: {killall:?}").into());
+            }
             thread::sleep(Duration::from_millis(1));
         }
         Ok(Incident { replica: Some(name.clone()), begun, over: now() })
@@ -333,7 +373,11 @@ impl Stack {
         let [_, netd, _] = self.processes()?;
         let begun = now();
         let status = Command::new("kill").args(["-9", &netd.to_string()]).status()?;
+        let until = Instant::now() + COMMAND;
         while self.processes().map_or(true, |[_, other, _]| other == netd) {
+            if Instant::now() > until {
+                return Err(format!("no new netd: {:?}", self.processes()).into());
+            }
             thread::sleep(Duration::from_millis(5));
         }
         let over = now();
