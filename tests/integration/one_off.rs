@@ -1,9 +1,9 @@
 //! Published ports of one-off containers.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 
-use crate::harness::{Stack, free_ports, until};
+use crate::harness::{DEADLINE, Stack, finish, free_ports, until};
 
 /// What a server says that says something to everybody.
 fn said(port: u16) -> Option<String> {
@@ -172,4 +172,73 @@ ports = ["{other}:80"]
     assert!(std::net::TcpListener::bind(("127.0.0.1", web)).is_err());
     stack.run(&["down"]).ok();
     stack.nothing_left();
+}
+
+/// A service that waits for another one to be healthy, which takes a file.
+fn waiting() -> Stack {
+    Stack::new(
+        r#"
+[volumes.data]
+[services.web]
+command = ["sleep", "1000"]
+volumes = ["data:/data"]
+depends_on = { db = "healthy" }
+[services.db]
+command = ["sh", "-c", "touch /ready; exec sleep 1000"]
+healthcheck = { test = ["CMD", "test", "-e", "/ready"], interval = "100ms", retries = 10 }
+"#,
+    )
+}
+
+#[test]
+fn several_runs_at_once_share_a_stack_that_ends_with_the_last() {
+    let stack = waiting();
+    let script = "echo $HOSTNAME runs; until [ -e /data/go ]; do sleep 0.02; done";
+    let mut runs: Vec<_> = (0..3).map(|_| stack.spawn(&["run", "web", "sh", "-c", script])).collect();
+    let mut names = Vec::new();
+    for run in &mut runs {
+        let mut line = String::new();
+        BufReader::new(run.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        names.push(line.strip_suffix(" runs\n").unwrap_or_else(|| panic!("{line}")).to_owned());
+    }
+    assert_eq!(stack.row("db")["health"], "healthy");
+    // Whoever of them started the stack takes it from nobody.
+    stack.run(&["kill", &names[0], &names[1]]).ok();
+    for run in runs.drain(..2) {
+        assert_eq!(finish(run).code, 137);
+    }
+    stack.run(&["run", "web", "touch", "/data/go"]).ok();
+    let last = finish(runs.remove(0));
+    assert_eq!(last.code, 0, "{}", last.err);
+    stack.gone(DEADLINE);
+    // An `up` meanwhile keeps it.
+    let mut run = stack.spawn(&["run", "web", "sh", "-c", "echo runs; exec sleep 1000"]);
+    BufReader::new(run.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+    stack.up();
+    stack.run(&["kill", "web-run-1"]).ok();
+    assert_eq!(finish(run).code, 137);
+    assert_eq!(stack.row("web")["state"], "running");
+    // What it depends on is started, where somebody has stopped it.
+    stack.run(&["stop", "db"]).ok();
+    stack.run(&["run", "--no-deps", "web", "true"]).ok();
+    assert_eq!(stack.row("db")["state"], "exited");
+    stack.run(&["run", "web", "true"]).ok();
+    assert_eq!(stack.row("db")["health"], "healthy");
+}
+
+#[test]
+fn a_run_says_as_much_as_is_wanted() {
+    let stack = waiting();
+    let told = |arguments: &[&str]| {
+        let ended = stack.run(&[arguments, &["web", "echo", "said"]].concat());
+        assert_eq!((ended.code, ended.out.as_str()), (0, "said\n"), "{}", ended.err);
+        ended.err
+    };
+    assert!(told(&["run"]).contains("db: running"));
+    assert_eq!(told(&["run", "--quiet"]), "");
+    stack.up();
+    assert!(told(&["run", "--build"]).contains("warning: the container has the image"));
+    stack.run(&["down"]).ok();
+    stack.rewrite("[services.web]\nimage = \"none.such:1\"\ncommand = [\"true\"]\n");
+    stack.run(&["run", "--pull", "never", "web"]).fails(1, &["none.such:1"]);
 }

@@ -273,6 +273,7 @@ impl Session {
     /// Shows a change of state or a warning.
     pub(crate) fn progress(&self, notice: &Notice) {
         match notice {
+            Notice::State { .. } if self.global.quiet => {}
             // A failed start: what waits for it is told in full.
             Notice::State { state: State::Created, detail: Some(_), .. } => {}
             Notice::State { service, state, detail } => {
@@ -306,9 +307,15 @@ fn standard_input() -> Result<String, Failure> {
 /// # Errors
 /// The command's failure, or the end of the supervisor.
 pub(crate) fn answer(client: &mut Client) -> Result<Notice, Failure> {
-    match client.next(None)? {
+    expected(client.next(None)?)
+}
+
+/// The same of what has been received, which is none at the end of the connection.
+pub(crate) fn expected(notice: Option<Notice>) -> Result<Notice, Failure> {
+    match notice {
         Some(Notice::Failed(error)) => Err(error.into()),
-        Some(Notice::TakenDown | Notice::Ending) => Err(taken_down()),
+        Some(Notice::TakenDown) => Err(taken_down()),
+        Some(Notice::Ending) => Err(stack::control::being_taken_down().into()),
         Some(Notice::Occupied) => Err(RemoteError::message("another command is starting this stack")
             .or_hint("the same command again works in that one")
             .into()),

@@ -404,6 +404,7 @@ impl Supervisor {
             tracing::warn!("write down the choice of ports: {error}");
         }
         self.files = up.options.files;
+        self.stays |= !up.options.one_off;
         if let Err(error) = self.keep_origin(&up.plan) {
             tracing::warn!("write down where the stack comes from: {error}");
         }

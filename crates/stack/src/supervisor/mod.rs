@@ -117,6 +117,8 @@ struct Supervisor {
     next_connection: u64,
     processes: HashMap<i32, Purpose>,
     next_run: u32,
+    /// Somebody wants the stack to be there; else it ends when nobody uses it any more.
+    stays: bool,
     /// Set when the stack is to end; whether the volumes go too.
     ending: Option<bool>,
 }
@@ -257,14 +259,22 @@ impl Supervisor {
         loop {
             self.take_known_events();
             let ended = self.take_known_exits();
+            let abandoned = self.end_if_abandoned();
             let stopped = self.stop_what_is_not_wanted();
             let started = self.start_what_is_ready();
             let switched = self.switch_plan();
             let rolled = self.roll();
             let followed = self.follow_partners();
             let swept = self.sweep();
-            let changed =
-                ended || stopped || started || switched || rolled || followed || swept || self.next_change();
+            let changed = ended
+                || abandoned
+                || stopped
+                || started
+                || switched
+                || rolled
+                || followed
+                || swept
+                || self.next_change();
             self.tell_netd();
             if !changed {
                 break;

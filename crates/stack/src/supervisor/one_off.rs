@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags};
 use super::connection::Pending;
 use super::logs::{Log, Output};
 use super::unit::Unit;
-use super::{Purpose, Supervisor, process};
-use crate::control::{Exec, Line, Notice, Run, Stream};
+use super::{Purpose, Supervisor, fleet, process};
+use crate::control::{Exec, Line, Needs, Notice, Run, Stream};
 use crate::hub::client::Exit;
 use crate::plan::{Plan, Service};
 use crate::remote::{Context, RemoteError};
@@ -266,6 +266,24 @@ impl Supervisor {
         self.notify(id, name);
         self.accompany(id, started.pid, pid, exec.detach);
         Ok(())
+    }
+
+    /// What a one-off container of this service would have to wait for.
+    pub(super) fn needs(&self, service: &str) -> Needs {
+        let Some(unit) = self.units.iter().find(|unit| unit.service.name == service) else {
+            return Needs::Container;
+        };
+        let mut missing = Vec::new();
+        for dependency in &unit.service.depends_on {
+            let replicas = self.replicas(&dependency.service);
+            match fleet::readiness(&replicas, dependency.condition) {
+                _ if replicas.is_empty() && dependency.optional => {}
+                _ if replicas.is_empty() => return Needs::Container,
+                Ok(true) => {}
+                Ok(false) | Err(_) => missing.push(dependency.service.clone()),
+            }
+        }
+        Needs::Services(missing)
     }
 
     /// A name for a one-off container that no service and no other one has.
