@@ -96,14 +96,22 @@ pub(crate) fn attach(session: &Session, arguments: &Attach) -> Result<u8, Failur
     let signals = Signals::block(if arguments.no_sig_proxy { &[] } else { &proxied })?;
     client.send(&Command::Follow(vec![container.clone()]), &[])?;
     let mut printer = Printer::new(session.output, vec![container.clone()]).with_prefix(false);
+    let stdout = std::io::stdout();
     loop {
-        let mut polled =
-            [PollFd::new(&client, PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        let mut polled = [
+            PollFd::new(&client, PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+            // Nobody may be there to read what comes.
+            PollFd::new(&stdout, PollFlags::empty()),
+        ];
         match poll(&mut polled, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(Failure::system("wait for the container")(errno)),
         }
-        let (notice, signal) = (!polled[0].revents().is_empty(), !polled[1].revents().is_empty());
+        let [notice, signal, unread] = polled.each_ref().map(|one| !one.revents().is_empty());
+        if unread && !notice && !signal {
+            return Err(Failure::Unread);
+        }
         if signal && let Some(signal) = signals.take()? {
             let kill = Command::Kill { services: vec![container.clone()], signal: signal.to_string() };
             // On a connection of its own: on this one the answer would come between lines.
