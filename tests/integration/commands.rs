@@ -45,7 +45,8 @@ fn a_timeout_cuts_a_stop_short() {
 fn down_removes_images_if_it_is_asked_to() {
     let stack = with_base(
         "[services.built]\nbuild = \"web\"\n[services.named]\nbuild = \"web\"\nimage = \"named:1\"\n\
-         [services.plain]\nimage = \"plain:1\"\ncommand = [\"sleep\", \"1000\"]\n",
+         [services.plain]\nimage = \"plain:1\"\ncommand = [\"sleep\", \"1000\"]\n\
+         [services.root]\ncommand = [\"sleep\", \"1000\"]\n",
     );
     stack.write("web/Dockerfile", "FROM alpine:3.99\nCMD [\"sleep\", \"1000\"]\n");
     let names = || build::run(&stack, &["images", "--format", "json"]).ok();
@@ -70,6 +71,8 @@ fn down_removes_images_if_it_is_asked_to() {
     build::run(&stack, &["down", "--rmi", "all"]).ok();
     let left = names();
     assert!(![own.as_str(), "named", "plain"].iter().any(|name| left.contains(name)), "{left}");
+    // What is made of a root file system has no name of anybody's.
+    assert!(!left.contains("rootfs-"), "{left}");
     build::run(&stack, &["down", "--rmi", "some"]).fails(2, &["all", "local"]);
 }
 
