@@ -625,7 +625,7 @@ fn the_repositorys_own_stack_makes_a_plan() {
     };
     for base in [Some("debian")] {
         options.base = base.map(str::to_owned);
-        let loaded = load_keeping(&options, &host(), |_| Running::default());
+        let loaded = load_keeping(&options, &host(), |_, _| Running::default());
         let Loaded { plan, variables, .. } = loaded.unwrap_or_else(|error| panic!("{}", error.render(false)));
         let names: Vec<&str> = plan.services.iter().map(|service| service.name.as_str()).collect();
         assert_eq!(names, ["mariadb", "redis", "wordpress", "nginx", "ftp"]);
