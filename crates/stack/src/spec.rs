@@ -74,15 +74,14 @@ pub(crate) fn shared_volume_directory(volume: &str) -> String {
     format!("v/=/{volume}")
 }
 
-/// Directories of the volumes that go with the stack though others can share them, likewise.
-pub(crate) fn named_volumes(plan: &Plan) -> Vec<String> {
+/// The volumes that go with the stack though others can share them.
+pub(crate) fn named_volumes(plan: &Plan) -> BTreeSet<String> {
     let mounts = plan.services.iter().flat_map(|service| &service.mounts);
     let named = mounts.filter_map(|mount| match &mount.kind {
-        MountKind::Volume { name, scope: Scope::Named, .. } => Some(shared_volume_directory(name)),
+        MountKind::Volume { name, scope: Scope::Named, .. } => Some(name.clone()),
         _ => None,
     });
-    let named: BTreeSet<String> = named.collect();
-    named.into_iter().collect()
+    named.collect()
 }
 
 /// Merges `service` with its image.

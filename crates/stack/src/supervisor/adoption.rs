@@ -13,7 +13,7 @@ use super::fleet::{self, Present};
 use super::logs::Log;
 use super::rolling::Rolling;
 use super::unit::{Standing, Unit};
-use super::{Purpose, Supervisor};
+use super::{Purpose, Supervisor, shared};
 use crate::control::{Notice, Recreate, Scale, Up, UpOptions};
 use crate::origin::Origin;
 use crate::plan::{NetworkMode, Plan, SecretSource, Service};
@@ -407,6 +407,9 @@ impl Supervisor {
         self.stays |= !up.options.one_off;
         if let Err(error) = self.keep_origin(&up.plan) {
             tracing::warn!("write down where the stack comes from: {error}");
+        }
+        if let Err(error) = shared::keep(&self.runtime, &up.plan) {
+            tracing::warn!("{error}");
         }
         (self.images, self.secrets, self.plan) = (up.images, up.secrets, Some(up.plan));
         self.take_in(made);

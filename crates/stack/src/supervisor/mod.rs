@@ -24,6 +24,7 @@ mod process;
 mod publish;
 mod request;
 mod rolling;
+mod shared;
 mod stop;
 mod unit;
 mod wiring;
