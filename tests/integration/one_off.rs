@@ -242,3 +242,29 @@ fn a_run_says_as_much_as_is_wanted() {
     stack.rewrite("[services.web]\nimage = \"none.such:1\"\ncommand = [\"true\"]\n");
     stack.run(&["run", "--pull", "never", "web"]).fails(1, &["none.such:1"]);
 }
+
+#[test]
+fn a_one_off_container_has_variables_and_capabilities_of_its_own() {
+    let stack =
+        Stack::new("[services.web]\ncommand = [\"true\"]\nenvironment = { A = \"file\", C = \"file\" }\n");
+    stack.write("extra.env", "A=extra\nB='of a file'\nHERE\n");
+    let script = "echo $A-$B-$C-$HERE; sed -n 's/CapEff:\\t//p' /proc/self/status";
+    let options = ["run", "--env-from-file", "extra.env", "-e", "B=own", "--cap-drop", "ALL"];
+    let run = |more: &[&str]| {
+        let arguments = [&options[..], more, &["-l", "a=b", "web", "sh", "-c", script]].concat();
+        crate::harness::ended(stack.command(&arguments).env("HERE", "here"))
+    };
+    assert_eq!(run(&[]).ok(), "extra-own-file-here\n0000000000000000\n");
+    assert_eq!(run(&["--cap-add", "NET_BIND_SERVICE"]).ok(), "extra-own-file-here\n0000000000000400\n");
+    run(&["--cap-add", "NET_BIND"]).fails(125, &["NET_BIND"]);
+    // And so has a process in a container that runs.
+    stack.rewrite("[services.web]\ncommand = [\"sleep\", \"1000\"]\ncap_drop = [\"ALL\"]\nuser = \"app\"\n");
+    stack.up();
+    let script = ["web", "sed", "-n", "s/CapEff:\t//p", "/proc/self/status"];
+    let own = stack.run(&[&["exec", "-u", "root"], &script[..]].concat()).ok();
+    let more = stack.run(&[&["exec", "-u", "root", "--privileged"], &script[..]].concat()).ok();
+    let number = |text: &str| u64::from_str_radix(text.trim(), 16).unwrap();
+    assert_eq!(number(&own), 0);
+    assert!(number(&more) & 1 << 21 != 0, "CAP_SYS_ADMIN is not in {more}");
+    run(&["--env-from-file", "none.env"]).fails(2, &["none.env"]);
+}

@@ -316,6 +316,9 @@ pub(crate) struct Always {
 /// `scale`.
 #[derive(Debug, Args)]
 pub(crate) struct Scale {
+    /// Do not start what these services depend on
+    #[arg(long)]
+    pub(crate) no_deps: bool,
     /// Service and number of its containers
     #[arg(required = true, value_name = "SERVICE=N", value_parser = count)]
     pub(crate) counts: Vec<(String, u16)>,

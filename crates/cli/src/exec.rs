@@ -60,6 +60,9 @@ pub(crate) struct Exec {
     /// Which of the service's containers, from 1 [default: the first that runs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     index: Option<u16>,
+    /// With all capabilities over what is the stack's own
+    #[arg(long)]
+    privileged: bool,
     /// Service, or one container of it such as `web-2`
     service: String,
     /// Command and its arguments
@@ -72,7 +75,7 @@ pub(crate) fn exec(session: &Session, arguments: &Exec) -> Result<u8, Failure> {
     let mut client = session.running()?;
     let tty = wants_tty(&arguments.inside);
     let exec = describe(&arguments.service, &arguments.argv, &arguments.inside, tty);
-    let exec = control::Exec { index: arguments.index, ..exec };
+    let exec = control::Exec { index: arguments.index, privileged: arguments.privileged, ..exec };
     if !arguments.inside.detach {
         return match relay(session, &mut client, &Command::Exec(exec), tty)? {
             End::Code(code) => Ok(code),
@@ -103,6 +106,7 @@ pub(crate) fn describe(service: &str, argv: &[String], inside: &Inside, tty: boo
         env,
         cwd: inside.workdir.clone(),
         user: inside.user.clone(),
+        privileged: false,
         tty,
         detach: inside.detach,
     }

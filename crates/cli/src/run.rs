@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use clap::Args;
 use stack::client::Client;
-use stack::control::{self, Command, Needs, Notice, RunPort, Start};
+use stack::control::{self, Command, Needs, Notice, Recreate, RunPort, Start};
+use stack::host::HostFacts;
 use stack::images::Options;
+use stack::load;
 use stack::plan::{Mount, MountKind, Scope};
 
 use crate::args::{Always, Publish, published, stack_name};
@@ -62,6 +64,18 @@ pub(crate) struct Run {
     /// Without effect: what is fetched is shown on a terminal only
     #[arg(long, hide = true)]
     quiet_pull: bool,
+    /// Set the variables of a file; those of `--env` count more
+    #[arg(long, value_name = "FILE")]
+    env_from_file: Vec<PathBuf>,
+    /// Give it a capability
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_add: Vec<String>,
+    /// Take a capability from it
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_drop: Vec<String>,
+    /// Without effect: nothing reads the labels of such a container
+    #[arg(short, long, hide = true)]
+    label: Vec<String>,
     #[command(flatten)]
     inside: Inside,
     #[command(flatten)]
@@ -87,13 +101,22 @@ impl Run {
 
     /// What the supervisor is asked for.
     fn container(&self, tty: bool) -> Result<control::Run, Failure> {
+        let mut exec = describe(&self.service, &self.argv, &self.inside, tty);
+        if !self.env_from_file.is_empty() {
+            let host = HostFacts::gather()?;
+            let files = self.env_from_file.iter().map(|file| load::variables_of(file, &host));
+            let files: Vec<_> = files.collect::<Result<_, _>>()?;
+            exec.env.splice(0..0, files.into_iter().flatten());
+        }
         Ok(control::Run {
-            exec: describe(&self.service, &self.argv, &self.inside, tty),
+            exec,
             name: self.name.clone(),
             entrypoint: self.entrypoint.as_deref().map(words).transpose()?,
             mounts: self.volume.clone(),
             ports: self.ports(),
             service_ports: self.service_ports,
+            cap_add: self.cap_add.clone(),
+            cap_drop: self.cap_drop.clone(),
         })
     }
 
@@ -130,7 +153,13 @@ impl Run {
             wait: true,
             strict: session.strict(),
             rolling: false,
-            options: control::UpOptions { files: loaded.files, one_off: true, ..control::UpOptions::default() },
+            options: control::UpOptions {
+                files: loaded.files,
+                one_off: true,
+                // Nobody has asked for that.
+                recreate: Recreate::Never,
+                ..control::UpOptions::default()
+            },
             plan: loaded.plan,
         })
     }
@@ -216,9 +245,7 @@ fn attempt(
     let result = prepared.and_then(|is_prepared| match (is_prepared, arguments.inside.detach) {
         (false, _) => Ok(End::Again),
         (true, true) => run_detached(session, &mut client, container, arguments, ours),
-        (true, false) => {
-            relay(session, &mut client, &Command::Run(container.clone()), container.exec.tty)
-        }
+        (true, false) => relay(session, &mut client, &Command::Run(container.clone()), container.exec.tty),
     });
     match result {
         Ok(End::Again) => up::wait_until_down(client, deadline).map(|()| End::Again),
@@ -267,12 +294,7 @@ fn before_joining(session: &Session, needs: Needs, arguments: &Run) -> Result<Op
 }
 
 /// Has a command carried out; false where the stack ends, or another command's takes its place.
-fn prepare(
-    session: &Session,
-    client: &mut Client,
-    command: &Command,
-    ours: bool,
-) -> Result<bool, Failure> {
+fn prepare(session: &Session, client: &mut Client, command: &Command, ours: bool) -> Result<bool, Failure> {
     client.send(command, &[])?;
     loop {
         match client.next(None)? {

@@ -11,7 +11,7 @@ use stack::RemoteError;
 use stack::client::{self, Client};
 use stack::control::{self, Command, Notice, State, Subject};
 use stack::event::{Event, What};
-use stack::plan::{Plan, SecretSource, Service};
+use stack::plan::SecretSource;
 use stack::stats;
 
 use crate::args;
@@ -34,6 +34,8 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     })?;
     check_services(&loaded.plan, &arguments.services)?;
     check_services(&loaded.plan, arguments.foreground.exit_code_from.as_slice())?;
+    check_services(&loaded.plan, &arguments.foreground.attach)?;
+    check_services(&loaded.plan, &arguments.foreground.no_attach)?;
     if let Some(policy) = arguments.recreation.pull {
         // No part of what tells whether a service has changed.
         loaded.plan.services.iter_mut().for_each(|service| service.pull_policy = Some(policy.into()));
@@ -42,7 +44,7 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     session.check_origin(&loaded.plan)?;
     let images = images::for_up(session, &loaded, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
-    let attached = attached(&loaded.plan);
+    let attached = arguments.foreground.attached(&loaded.plan);
     let up = control::Up {
         images,
         secrets: secrets(&loaded),
@@ -94,6 +96,7 @@ fn attempt(
         printer,
         phase: Phase::Starting,
         abort: foreground.aborts().then(|| foreground.exit_code_from.clone()),
+        only_failures: foreground.abort_on_container_failure,
         timeout: arguments.timeout,
         deadline,
         patience: Patience::new(arguments.wait_timeout),
@@ -116,17 +119,6 @@ fn attempt(
         end(session, command.client);
     }
     result
-}
-
-/// Whose output is shown (`attach`): empty for all, `None` for none.
-fn attached(plan: &Plan) -> Option<Vec<String>> {
-    let (hidden, shown): (Vec<&Service>, Vec<&Service>) =
-        plan.services.iter().partition(|service| service.unattached);
-    match (hidden.is_empty(), shown.is_empty()) {
-        (true, _) => Some(Vec::new()),
-        (false, true) => None,
-        (false, false) => Some(shown.into_iter().map(|service| service.name.clone()).collect()),
-    }
 }
 
 /// Values of the secrets that come from variables. They go to the supervisor over its private socket and
@@ -189,6 +181,8 @@ struct Run<'a> {
     phase: Phase,
     /// The first container that ends ends the stack, and the exit code is the named service's, or that container's.
     abort: Option<Option<String>>,
+    /// One that ends well does not count.
+    only_failures: bool,
     /// `--timeout`.
     timeout: Option<u32>,
     /// When a stack that is being taken down has to be gone.
@@ -350,10 +344,13 @@ impl Run<'_> {
         }
     }
 
-    /// `--abort-on-container-exit`: ends the stack when a container has ended for good. The exit code that counts is
+    /// `--abort-on-container-exit` and its like: ends the stack when a container has ended for good. The exit code that counts is
     /// that of a service's first container to end, which may come after that.
     fn ended(&mut self, container: &str, what: &What) -> Result<(), Failure> {
         let What::Exited { status, restarts: false, .. } = what else { return Ok(()) };
+        if self.only_failures && *status == 0 {
+            return Ok(());
+        }
         let Some(from) = &mut self.abort else { return Ok(()) };
         let counts = from.as_deref().is_none_or(|service| is_meant(container, service));
         let code = counts.then(|| u8::try_from(*status).unwrap_or(1));
@@ -459,7 +456,7 @@ pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Fa
     let counts: BTreeMap<String, u16> = arguments.counts.iter().cloned().collect();
     let mut groups = plan.network.groups;
     groups.retain(|group| counts.contains_key(&group.service));
-    lifecycle::change(session, &Command::Scale(control::Scale { counts, groups }))
+    lifecycle::change(session, &Command::Scale(control::Scale { counts, groups, no_deps: arguments.no_deps }))
 }
 
 /// Ends the stack of a supervisor that this process started, after a failure. If that fails too, the end of this process

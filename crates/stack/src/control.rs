@@ -187,6 +187,9 @@ pub struct Scale {
     pub counts: BTreeMap<String, u16>,
     /// What stands for these services, where nothing does yet.
     pub groups: Vec<network::plan::Group>,
+    /// As [`UpOptions::no_deps`].
+    #[serde(default)]
+    pub no_deps: bool,
 }
 
 /// A process to run inside.
@@ -205,6 +208,9 @@ pub struct Exec {
     pub cwd: Option<String>,
     /// User instead of the service's.
     pub user: Option<String>,
+    /// With all capabilities of the stack's user namespace.
+    #[serde(default)]
+    pub privileged: bool,
     /// Standard input is a terminal.
     pub tty: bool,
     /// Nobody waits for its end.
@@ -229,6 +235,12 @@ pub struct Run {
     /// It publishes what the service's file says, too.
     #[serde(default)]
     pub service_ports: bool,
+    /// Capabilities that it has besides the service's.
+    #[serde(default)]
+    pub cap_add: Vec<String>,
+    /// Capabilities of the service's that it does not have.
+    #[serde(default)]
+    pub cap_drop: Vec<String>,
 }
 
 /// A port that a one-off container publishes.

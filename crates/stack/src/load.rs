@@ -185,6 +185,15 @@ pub fn name(options: &LoadOptions, host: &HostFacts) -> Result<String, FileError
     })
 }
 
+/// The variables of a file as `env_file` has it; a name without a value has the one that it has here.
+///
+/// # Errors
+/// When it cannot be read, or is none.
+pub fn variables_of(file: &Path, host: &HostFacts) -> Result<BTreeMap<String, String>, FileError> {
+    let visible = Variables::new(host.environment.clone(), BTreeMap::new());
+    Ok(crate::env_file::parse(&read_private(file)?, &visible)?)
+}
+
 /// Whether there are files to load, be they good or not.
 pub fn has_files(options: &LoadOptions, host: &HostFacts) -> bool {
     !matches!(Project::find(options, &host.environment), Err(FileError::Option { .. }))

@@ -638,6 +638,24 @@ fn the_repositorys_own_stack_makes_a_plan() {
     }
 }
 
+#[test]
+fn which_services_run_is_asked_only_where_there_are_profiles() {
+    let fixture = Fixture::new(&[]);
+    for (name, text, expected) in [
+        ("plain.toml", WEB.to_owned(), false),
+        ("some.toml", format!("{WEB}[services.extra]\nimage = \"x\"\nprofiles = [\"p\"]\n"), true),
+    ] {
+        fixture.write(name, &text);
+        let mut asked = None;
+        let running = |_: &str, profiles| {
+            asked = Some(profiles);
+            Running::default()
+        };
+        load_keeping(&fixture.options(name), &host(), running).map(drop).unwrap();
+        assert_eq!(asked, Some(expected), "{name}");
+    }
+}
+
 /// Files that are made to exhaust the reader.
 #[test]
 fn hostile_files_are_refused() {

@@ -74,7 +74,7 @@ impl Supervisor {
     }
 
     /// The plan in force with other numbers of replicas.
-    fn scaled(&self, Scale { counts, groups }: Scale) -> Result<Up, RemoteError> {
+    fn scaled(&self, Scale { counts, groups, no_deps }: Scale) -> Result<Up, RemoteError> {
         let mut plan = self.plan.clone().ok_or_else(|| RemoteError::message("there is no plan"))?;
         for (name, count) in &counts {
             self.known(name)?;
@@ -102,7 +102,7 @@ impl Supervisor {
             wait: false,
             strict: false,
             rolling: false,
-            options: UpOptions { files: self.files.clone(), ..UpOptions::default() },
+            options: UpOptions { no_deps, files: self.files.clone(), ..UpOptions::default() },
         })
     }
 

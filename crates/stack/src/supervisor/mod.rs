@@ -440,17 +440,6 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Publishes the ports of a container's service, if it is the first that anybody wants of it.
-    fn open_ports(&mut self, index: usize) -> Result<(), RemoteError> {
-        let service = &self.units[index].service;
-        match &self.plan {
-            Some(plan) if !self.wiring.is_open(&service.name) => {
-                self.wiring.open(std::slice::from_ref(&service.name), plan, &mut self.hub)
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     fn ingredients<'a>(
         &'a self,
         unit: &'a Unit,

@@ -8,8 +8,7 @@ use rustix::event::PollFlags;
 
 use super::adoption::Change;
 use super::connection::Pending;
-use super::hooks;
-use super::shared::Turn;
+use super::hooks::Turn;
 use super::unit::{Readiness, Standing, Unit};
 use super::{Purpose, Supervisor};
 use crate::control::{
@@ -210,29 +209,6 @@ impl Supervisor {
             }
         }
         Ok(())
-    }
-
-    /// Takes the leash off.
-    fn let_go(&mut self, id: u64) -> Result<(), RemoteError> {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            (connection.leash, connection.uses) = (false, false);
-        }
-        rustix::process::set_parent_process_death_signal(None)
-            .map_err(std::io::Error::from)
-            .context(|| "detach from the command".into())
-    }
-
-    /// Ends a stack that is there for one-off containers, when the last of them has ended and nobody is about to run
-    /// another one. True when it ends for that.
-    pub(super) fn end_if_abandoned(&mut self) -> bool {
-        let is_used = self.stays
-            || !self.processes.is_empty()
-            || self.connections.values().any(|connection| connection.leash || connection.uses);
-        if is_used || self.ending.is_some() {
-            return false;
-        }
-        self.end(false);
-        true
     }
 
     pub(super) fn wait_for(&mut self, id: u64, pending: Pending) {
@@ -552,7 +528,7 @@ impl Supervisor {
             return None;
         }
         let units = || self.units.iter().filter(|unit| unit.is_among(services));
-        let begins = |unit: &Unit| unit.run.as_ref().is_some_and(|run| run.is_at(hooks::Turn::Start));
+        let begins = |unit: &Unit| unit.run.as_ref().is_some_and(|run| run.is_at(Turn::Start));
         if units().any(|unit| unit.pending || begins(unit) || unit.standing == Standing::Retired) {
             return None;
         }
@@ -594,37 +570,6 @@ impl Supervisor {
             self.delegation.remove(cgroup)?;
         }
         Ok(true)
-    }
-
-    /// Takes the volumes away that go with the stack though others can share them, but not those that others use.
-    fn remove_named_volumes(&mut self) -> Result<(), RemoteError> {
-        let mut names = self.plan.as_ref().map(spec::named_volumes).unwrap_or_default();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let mut kept = Vec::new();
-        let turn = Turn::take(&self.runtime).and_then(|turn| Ok((turn.used_elsewhere(&self.runtime)?, turn)));
-        let _turn = match turn {
-            Ok((used, turn)) => {
-                names.retain(|name| match used.get(name) {
-                    Some(stack) => {
-                        kept.push(format!("volume `{name}` stays: stack `{stack}`, which runs, uses it too"));
-                        false
-                    }
-                    None => true,
-                });
-                Some(turn)
-            }
-            Err(error) => {
-                let names: Vec<String> = std::mem::take(&mut names).into_iter().collect();
-                kept.push(format!("volumes `{}` stay, which others may use: {error}", names.join("`, `")));
-                None
-            }
-        };
-        for id in self.waiting(|pending| matches!(pending, Pending::Down)) {
-            kept.iter().for_each(|text| self.notify(id, Notice::Warning(text.clone())));
-        }
-        self.hub.remove(names.iter().map(|name| spec::shared_volume_directory(name)).collect())
     }
 
     /// Tells everybody that the end has come: the commands that wait for it, and those that lose what they had.

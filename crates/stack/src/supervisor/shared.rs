@@ -6,21 +6,24 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use super::Supervisor;
+use super::connection::Pending;
+use crate::control::Notice;
 use crate::plan::{MountKind, Plan, Scope};
 use crate::remote::{Context, RemoteError};
-use crate::{lock, paths};
+use crate::{lock, paths, spec};
 
 /// In the runtime directory of a stack that runs.
 const NAME: &str = "shared.json";
 
 /// As long as it is there, no other stack begins to use such a volume or takes one away.
-pub(super) struct Turn {
+struct Turn {
     _all: File,
 }
 
 impl Turn {
     /// Waits for it. `runtime` is a stack's runtime directory.
-    pub(super) fn take(runtime: &Path) -> Result<Self, RemoteError> {
+    fn take(runtime: &Path) -> Result<Self, RemoteError> {
         let all = runtime.parent().unwrap_or(runtime);
         let lock = || -> io::Result<File> {
             let directory = File::open(all)?;
@@ -31,7 +34,7 @@ impl Turn {
     }
 
     /// The volumes that other stacks use which run, with one of these stacks.
-    pub(super) fn used_elsewhere(&self, runtime: &Path) -> Result<BTreeMap<String, String>, RemoteError> {
+    fn used_elsewhere(&self, runtime: &Path) -> Result<BTreeMap<String, String>, RemoteError> {
         let mut used = BTreeMap::new();
         for other in paths::entries(runtime.parent().unwrap_or(runtime))? {
             if other == runtime || !runs(&other) {
@@ -39,7 +42,9 @@ impl Turn {
             }
             let stack = other.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let record = match fs::read(other.join(NAME)) {
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    continue;
+                }
                 read => read.context(|| format!("read which volumes stack `{stack}` uses"))?,
             };
             let volumes: BTreeSet<String> = serde_json::from_slice(&record)
@@ -48,6 +53,34 @@ impl Turn {
             used.extend(volumes.into_iter().map(|volume| (volume, stack.clone())));
         }
         Ok(used)
+    }
+}
+
+impl Supervisor {
+    /// Takes the volumes away that go with the stack though others can share them, but not those that others use, or may.
+    pub(super) fn remove_named_volumes(&mut self) -> Result<(), RemoteError> {
+        let names = self.plan.as_ref().map(spec::named_volumes).unwrap_or_default();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let turn = Turn::take(&self.runtime);
+        let used =
+            turn.as_ref().map_err(RemoteError::clone).and_then(|turn| turn.used_elsewhere(&self.runtime));
+        let why_not = |name: &String| match &used {
+            Ok(used) => used.get(name).map(|stack| format!("stack `{stack}`, which runs, uses it too")),
+            Err(error) => Some(format!("others may use it: {error}")),
+        };
+        let mut doomed = Vec::new();
+        for name in &names {
+            let Some(why) = why_not(name) else {
+                doomed.push(spec::shared_volume_directory(name));
+                continue;
+            };
+            for id in self.waiting(|pending| matches!(pending, Pending::Down)) {
+                self.notify(id, Notice::Warning(format!("volume `{name}` stays: {why}")));
+            }
+        }
+        self.hub.remove(doomed)
     }
 }
 

@@ -416,6 +416,17 @@ impl Wiring {
 }
 
 impl Supervisor {
+    /// Publishes the ports of a container's service, if it is the first that anybody wants of it.
+    pub(super) fn open_ports(&mut self, index: usize) -> Result<(), RemoteError> {
+        let service = &self.units[index].service;
+        match &self.plan {
+            Some(plan) if !self.wiring.is_open(&service.name) => {
+                self.wiring.open(std::slice::from_ref(&service.name), plan, &mut self.hub)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Opens the way out of the stack, or says why there is none, or not all of it.
     pub(super) fn open_way_out(&mut self, plan: &NetworkPlan, strict: bool) -> Result<(), RemoteError> {
         let Err(error) = self.wiring.open_way_out(plan, &mut self.hub) else { return Ok(()) };
