@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use crate::harness::{Stack, until};
+use crate::harness::{Stack, is_root, skipped, until};
 
 /// Name, type, size, mode, owner and content of everything below a directory.
 fn inventory(directory: &Path) -> Vec<String> {
@@ -160,4 +160,46 @@ fn a_container_cannot_harm_its_neighbours() {
     stack.sh("b", "mkdir -p /x/y; touch \"/x/y/$(printf 'a\\nb')\"; chmod 0 /x/y /x; chown -R 1000:2000 /x; mkfifo /pipe; ln -s / /root-link");
     stack.run(&["down"]).ok();
     stack.nothing_left();
+}
+
+#[test]
+fn the_users_keys_are_not_those_of_a_service_without_a_filter() {
+    if is_root() {
+        let reason = "a stack of root's is other users, who see none of root's keys";
+        return skipped("the_users_keys_are_not_those_of_a_service_without_a_filter", reason);
+    }
+    // Of this thread, and of what it starts.
+    sys::process::new_session_keyring(Some("of-the-user")).unwrap();
+    if !fs::read_to_string("/proc/keys").is_ok_and(|keys| keys.contains("of-the-user")) {
+        let reason = "the kernel has no keyrings, or a filter keeps us from them";
+        return skipped("the_users_keys_are_not_those_of_a_service_without_a_filter", reason);
+    }
+    let stack = Stack::new("[services.web]\ncommand = [\"sleep\", \"1000\"]\nprivileged = true\n");
+    stack.up();
+    let keys = stack.sh("web", "cat /proc/keys");
+    assert!(!keys.contains("of-the-user"), "{keys}");
+}
+
+#[test]
+fn a_file_of_a_strangers_does_not_control_the_terminal() {
+    let hostile = "\\u001b]0;title\\u0007\\u009b2J";
+    let stack =
+        Stack::new(&format!("[services.web]\ncommand = [\"{hostile}\"]\nlabels = {{ a = \"{hostile}\" }}\n"));
+    for arguments in [&["plan"][..], &["plan", "--format", "json"], &["config"]] {
+        let (ours, theirs) = crate::stats::terminal();
+        let mut child = stack.command(arguments).stdout(theirs).spawn().unwrap();
+        rustix::io::ioctl_fionbio(&ours, false).unwrap();
+        // It ends with an error (EIO) when nobody has the other end.
+        let (mut shown, mut part) = (Vec::new(), [0; 4096]);
+        while let Ok(length) = rustix::io::read(&ours, &mut part) {
+            shown.extend_from_slice(&part[..length]);
+        }
+        assert!(child.wait().unwrap().success());
+        let shown = String::from_utf8_lossy(&shown);
+        assert!(shown.contains("title"), "{shown}");
+        assert!(!shown.contains(['\x1b', '\x07', '\u{9b}']), "{arguments:?}: {shown:?}");
+    }
+    stack.rewrite(&format!("[services.web]\n\"com{hostile}\" = 1\n"));
+    let error = stack.run(&["plan"]).fails(2, &["unknown key", "title"]);
+    assert!(!error.contains(['\x1b', '\x07', '\u{9b}']), "{error:?}");
 }

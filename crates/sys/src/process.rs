@@ -213,18 +213,20 @@ pub fn set_personality(persona: u32) -> io::Result<()> {
     if unsafe { libc::personality(persona.into()) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Joins a new session keyring of this name (`keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING`). Nothing happens where the
-/// kernel has no keyrings.
+/// Leaves the session keyring that was inherited for a new one, of this name or without one (`keyctl(2)`,
+/// `KEYCTL_JOIN_SESSION_KEYRING`). Nothing happens where the kernel has no keyrings, and where a filter keeps this
+/// process, and with it all that it starts, from them.
 ///
 /// # Errors
 /// What `keyctl` reports, `EDQUOT` for a user with too many.
-pub fn new_session_keyring(name: &str) -> io::Result<()> {
-    let name = std::ffi::CString::new(name)?;
-    // SAFETY: the name is NUL-terminated and outlives the call, which only reads it.
-    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+pub fn new_session_keyring(name: Option<&str>) -> io::Result<()> {
+    let name = name.map(std::ffi::CString::new).transpose()?;
+    let pointer = name.as_ref().map_or(std::ptr::null(), |name| name.as_ptr());
+    // SAFETY: the name is NUL-terminated and outlives the call, which only reads it; without one the kernel makes one up.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, pointer) };
     match result {
         -1 => match io::Error::last_os_error() {
-            error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+            error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
             error => Err(error),
         },
         _ => Ok(()),
