@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use crate::harness::{Stack, is_root, skipped, until};
+use crate::harness::{Stack, until};
 
 /// Name, type, size, mode, owner and content of everything below a directory.
 fn inventory(directory: &Path) -> Vec<String> {
@@ -160,24 +160,6 @@ fn a_container_cannot_harm_its_neighbours() {
     stack.sh("b", "mkdir -p /x/y; touch \"/x/y/$(printf 'a\\nb')\"; chmod 0 /x/y /x; chown -R 1000:2000 /x; mkfifo /pipe; ln -s / /root-link");
     stack.run(&["down"]).ok();
     stack.nothing_left();
-}
-
-#[test]
-fn the_users_keys_are_not_those_of_a_service_without_a_filter() {
-    if is_root() {
-        let reason = "a stack of root's is other users, who see none of root's keys";
-        return skipped("the_users_keys_are_not_those_of_a_service_without_a_filter", reason);
-    }
-    // Of this thread, and of what it starts.
-    sys::process::new_session_keyring(Some("of-the-user")).unwrap();
-    if !fs::read_to_string("/proc/keys").is_ok_and(|keys| keys.contains("of-the-user")) {
-        let reason = "the kernel has no keyrings, or a filter keeps us from them";
-        return skipped("the_users_keys_are_not_those_of_a_service_without_a_filter", reason);
-    }
-    let stack = Stack::new("[services.web]\ncommand = [\"sleep\", \"1000\"]\nprivileged = true\n");
-    stack.up();
-    let keys = stack.sh("web", "cat /proc/keys");
-    assert!(!keys.contains("of-the-user"), "{keys}");
 }
 
 #[test]
