@@ -410,6 +410,15 @@ fn files_are_copied_in_and_out() {
     assert_eq!((read("got"), read("tree/sub/two")), ("secret\n".to_owned(), "two".to_owned()));
     let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(stack.path("got")).unwrap());
     assert_eq!(own, rustix::process::geteuid().as_raw());
+    // What is root's in there is the user's here, and is no program that gives everybody the user's rights.
+    stack.sh(
+        "web",
+        "mkdir /data/su; chmod 3777 /data/su; cp /bin/busybox /data/su/su; chmod 6755 /data/su/su",
+    );
+    stack.run(&["cp", "web:/data/su", "su"]).ok();
+    let mode =
+        |path: &str| std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(stack.path(path)).unwrap());
+    assert_eq!((mode("su") & 0o7777, mode("su/su") & 0o7777), (0o1777, 0o755));
     // As archives, from one to the other.
     let mut out = stack.command(&["cp", "web:/data/up", "-"]);
     let mut tar = out.stdout(std::process::Stdio::piped()).spawn().unwrap();
