@@ -9,7 +9,7 @@ use stack::event::{Event, KINDS, What};
 use crate::args::Format;
 use crate::logs::timestamp;
 use crate::moment::{Moment, moment};
-use crate::output::{self, Failure, visible};
+use crate::output::{self, Failure, escaped, visible};
 use crate::session::Session;
 
 /// `events`.
@@ -129,7 +129,7 @@ fn line(event: &Event, format: Format) -> Result<String, Failure> {
         Format::Json => {
             let row = Row { time, container: event.container.as_deref(), what: &event.what };
             let text = serde_json::to_string(&row).map_err(Failure::system("write JSON"))?;
-            format!("{text}\n")
+            format!("{}\n", escaped(&text))
         }
     })
 }

@@ -66,6 +66,7 @@ const USAGE: u8 = 2;
 /// The whole program. The exit code is the command's own for `exec` and `run`, 1 for a failure, 2 for bad usage
 /// or a bad file.
 pub fn main() -> ExitCode {
+    sys::process::survive_file_size_limit();
     let arguments: Vec<_> = std::env::args_os().collect();
     // The supervisor and netd are this binary too, and need nothing of what a command needs.
     let process: Option<fn() -> i32> = match arguments.get(1).and_then(|argument| argument.to_str()) {

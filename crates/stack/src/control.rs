@@ -13,6 +13,8 @@ use crate::event::Event;
 use crate::fault::{Change, Faulty};
 use crate::plan::{Plan, PublishedPort};
 use crate::remote::RemoteError;
+use crate::supervisor::memory;
+pub use crate::supervisor::memory::Shortage;
 use crate::topology::Topology;
 
 /// What a command asks for.
@@ -458,13 +460,15 @@ pub struct Subject {
     pub cgroup: Option<PathBuf>,
     /// The limits that the stack file asks for.
     pub limits: crate::plan::Limits,
+    /// Whose memory was used up when it was killed for that.
+    pub shortage: Option<Shortage>,
 }
 
 impl Subject {
     /// What there is to say about a container that was killed for memory.
     pub fn killed_for_memory(&self) -> Option<RemoteError> {
-        let report = || crate::supervisor::memory::report(&self.status.container, self.limits.memory);
-        self.status.oom_killed.then(report)
+        let shortage = self.shortage.filter(|_| self.status.oom_killed)?;
+        Some(memory::report(&self.status.container, shortage))
     }
 }
 

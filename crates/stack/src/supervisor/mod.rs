@@ -358,8 +358,10 @@ impl Supervisor {
                 RemoteError::message(format!("service `{name}` is unhealthy"))
                     .caused_by(format!("its last health check failed: {output}"))
             }
-            (None, Some(_)) if unit.oom_killed => memory::report(name, unit.service.limits.memory),
-            (None, Some(code)) => RemoteError::message(format!("service `{name}` exited with status {code}")),
+            (None, Some(code)) => match unit.shortage {
+                Some(shortage) => memory::report(name, shortage),
+                None => RemoteError::message(format!("service `{name}` exited with status {code}")),
+            },
             _ => RemoteError::message(format!("service `{name}` is not running")),
         };
         let lines: Vec<&str> = unit.log.recent().collect();
@@ -482,15 +484,15 @@ impl Supervisor {
             let namespace = unit.run.as_ref().and_then(|run| run.partners.pid).filter(|_| killed);
             unit.ended(exit.status, now);
             unit.bereft_of = namespace;
-            let how = match exit.signal {
-                _ if unit.oom_killed => memory::reason(unit.service.limits.memory),
-                Some(signal) => format!("ended by signal {signal}"),
-                None => format!("exited with status {}", exit.status),
+            let how = match (unit.shortage, exit.signal) {
+                (Some(shortage), _) => memory::reason(shortage),
+                (None, Some(signal)) => format!("ended by signal {signal}"),
+                (None, None) => format!("exited with status {}", exit.status),
             };
             let what = What::Exited {
                 status: exit.status,
                 how: how.clone(),
-                oom_killed: unit.oom_killed,
+                oom_killed: unit.shortage.is_some(),
                 restarts: unit.state == State::Restarting,
             };
             self.tell_state(index, Some(how));

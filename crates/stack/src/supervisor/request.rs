@@ -417,6 +417,7 @@ impl Supervisor {
             status: self.status(unit),
             cgroup: cgroup.map(|cgroup| cgroup.path().to_owned()),
             limits: unit.service.limits.clone(),
+            shortage: unit.shortage,
         }
     }
 
