@@ -170,6 +170,8 @@ pub(crate) enum Command {
     Stats(Stats),
     /// Watch the services: a live view of what they use; q leaves it
     Top,
+    /// Bring the services up and do what `develop.watch` says as files change, until Ctrl-C; the stack goes on
+    Watch(crate::watch::Watch),
     /// Show the stack in a browser: a page on this machine only, as long as this command runs
     Dashboard(crate::dashboard::Dashboard),
     /// Show the logs of services
@@ -263,6 +265,9 @@ pub(crate) struct Up {
     /// Wait until all services are healthy or running; implies -d
     #[arg(long)]
     pub(crate) wait: bool,
+    /// Do what `develop.watch` says as files change
+    #[arg(short, long, conflicts_with_all = ["detach", "wait", "no_start", "no_build"])]
+    pub(crate) watch: bool,
     /// Build the images even if they are there
     #[arg(long, conflicts_with = "no_build")]
     pub(crate) build: bool,

@@ -275,6 +275,7 @@ fn describe(service: &str, argv: &[String], inside: &Inside, tty: bool) -> contr
         env,
         cwd: inside.workdir.clone(),
         user: inside.user.clone(),
+        privileged: false,
         tty,
         detach: inside.detach,
     }

@@ -46,6 +46,7 @@ mod up;
 mod version;
 mod volumes;
 mod wait;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -122,6 +123,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
     let is_quiet = match &command {
         Command::Up(up) => up.recreation.quiet_build,
         Command::Create(create) => create.recreation.quiet_build,
+        Command::Watch(watch) => watch.quiet,
         _ => false,
     };
     global.builds = if is_quiet { Form::Quiet } else { progress.unwrap_or_default() };
@@ -148,6 +150,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Ps(arguments) => listing::ps(&session, &arguments),
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
+        Command::Watch(arguments) => watch::watch(&session, &arguments),
         Command::Dashboard(arguments) => dashboard::dashboard(&session, &arguments),
         Command::Logs(arguments) => logs::logs(&session, &arguments),
         Command::Events(arguments) => events::events(&session, &arguments),

@@ -231,6 +231,9 @@ pub(crate) fn process_for(base: &Process, exec: &Exec) -> Process {
     if let Some(user) = &exec.user {
         process.user = User::Named(user.clone());
     }
+    if exec.privileged {
+        process.capabilities = Capabilities::Bounding(u64::MAX);
+    }
     process.terminal = exec.tty;
     process
 }
@@ -242,13 +245,10 @@ pub(crate) fn process_of_hook(base: &Process, hook: &Hook) -> Process {
         env: hook.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         cwd: hook.working_dir.clone(),
         user: hook.user.clone(),
+        privileged: hook.privileged,
         ..Exec::default()
     };
-    let mut process = process_for(base, &exec);
-    if hook.privileged {
-        process.capabilities = Capabilities::Bounding(u64::MAX);
-    }
-    process
+    process_for(base, &exec)
 }
 
 fn mount_of(
