@@ -378,6 +378,8 @@ impl Run<'_> {
                 self.phase = Phase::Up;
                 self.all_ended()?;
                 if self.watches && self.phase == Phase::Up {
+                    // An image that is built anew takes the place of one that this process would hold.
+                    store::let_go(&self.session.paths)?;
                     self.beside = Some(Beside::start(self.session, self.services)?);
                 }
             }
@@ -468,6 +470,7 @@ pub(crate) fn rebuild(session: &Session, services: &[String], prune: bool) -> Re
         plan: loaded.plan,
     };
     session.carry_out(&mut client, &Command::Up(Box::new(up)))?;
+    store::let_go(&session.paths)?;
     if prune {
         let nameless = store::images(&session.paths)?.into_iter().filter(|image| {
             let names = &image.names;

@@ -18,6 +18,7 @@ use stack::client::Client;
 use stack::control::{self, Command, Notice};
 use stack::copy::Carried;
 use stack::plan::Plan;
+use stack::store;
 use stack::watch::{Rules, Tree, Work};
 
 use crate::args::Up;
@@ -80,6 +81,7 @@ pub(crate) fn watch(session: &Session, arguments: &Watch) -> Result<u8, Failure>
         if code != 0 {
             return Ok(code);
         }
+        store::let_go(&session.paths)?;
     }
     let client = session.running()?;
     // Nothing of what it writes; the end of the stack is told to all.
