@@ -47,3 +47,4 @@ mod together;
 mod trace;
 mod transfer;
 mod volumes;
+mod watch;

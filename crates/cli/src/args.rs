@@ -173,6 +173,8 @@ pub(crate) enum Command {
     Stats(Stats),
     /// Watch the services: a live view of what they use; q leaves it
     Top,
+    /// Bring the services up and do what `develop.watch` says as files change, until Ctrl-C; the stack goes on
+    Watch(crate::watch::Watch),
     /// Show the stack in a browser: a page on this machine only, as long as this command runs
     Dashboard(crate::dashboard::Dashboard),
     /// Show the logs of services
@@ -269,6 +271,9 @@ pub(crate) struct Up {
     /// How long that may take, in seconds; what was started goes on
     #[arg(long, value_name = "SECONDS", requires = "wait")]
     pub(crate) wait_timeout: Option<u32>,
+    /// Do what `develop.watch` says as files change
+    #[arg(short, long, conflicts_with_all = ["detach", "wait", "no_start", "no_build"])]
+    pub(crate) watch: bool,
     /// Build the images even if they are there
     #[arg(long, conflicts_with = "no_build")]
     pub(crate) build: bool,

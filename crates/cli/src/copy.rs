@@ -1,5 +1,6 @@
 //! `cp`: files between a service's container and here.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -9,7 +10,8 @@ use clap::Args;
 use stack::RemoteError;
 use stack::client::Client;
 use stack::control::{Command, Notice, Status, Subject};
-use stack::copy::{self, Container, Local, Options};
+use stack::copy::{self, Carried, Container, Local, Options};
+use stack::watch::Change;
 
 use crate::listing::subjects;
 use crate::output::Failure;
@@ -106,6 +108,32 @@ fn meant(session: &Session, service: &str, index: Option<u16>) -> Result<Vec<Sta
         return Err(RemoteError::message(format!("service `{service}` has no container{which}")).into());
     }
     Ok(if running.is_empty() { others } else { running })
+}
+
+/// Carries changes of files here over to the containers of a service (`watch`), as their user.
+pub(crate) fn carry(
+    session: &Session,
+    service: &str,
+    changes: &BTreeSet<Change>,
+) -> Result<Carried, Failure> {
+    let mut carried = Carried::default();
+    for container in meant(session, service, None)? {
+        let user = user(session, &container.container)?;
+        let opened = open(session, &container)?;
+        carried = copy::carry(&session.paths, &opened.container, changes, &user)?;
+    }
+    Ok(carried)
+}
+
+/// Whom a container's process runs as.
+fn user(session: &Session, container: &str) -> Result<String, Failure> {
+    let mut client = session.running()?;
+    client.send(&Command::Container(container.to_owned()), &[])?;
+    loop {
+        if let Notice::Container(container) = answer(&mut client)? {
+            return Ok(container.user());
+        }
+    }
 }
 
 /// A container whose files can be copied.

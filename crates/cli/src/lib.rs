@@ -48,6 +48,7 @@ mod up;
 mod version;
 mod volumes;
 mod wait;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -126,6 +127,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Up(up) => up.recreation.quiet_build,
         Command::Create(create) => create.recreation.quiet_build,
         Command::Run(run) => run.quiet || run.quiet_build,
+        Command::Watch(watch) => watch.quiet,
         _ => false,
     };
     global.builds = if is_quiet { Form::Quiet } else { progress.unwrap_or_default() };
@@ -153,6 +155,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Ps(arguments) => listing::ps(&session, &arguments),
         Command::Stats(arguments) => stats::stats(&session, &arguments),
         Command::Top => top::top(&session),
+        Command::Watch(arguments) => watch::watch(&session, &arguments),
         Command::Dashboard(arguments) => dashboard::dashboard(&session, &arguments),
         Command::Logs(arguments) => logs::logs(&session, &arguments),
         Command::Events(arguments) => events::events(&session, &arguments),

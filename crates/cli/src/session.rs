@@ -42,6 +42,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) services: &'a [String],
     /// Only the images of the plan.
     pub(crate) images_only: bool,
+    /// What `develop.watch` names is going to be watched.
+    pub(crate) watched: bool,
 }
 
 /// A plan, and what it was made with.
@@ -87,19 +89,25 @@ impl Session {
 
     /// The same for a command that wants something special.
     pub(crate) fn load_for(&self, wanted: &Wanted<'_>) -> Result<Loaded, Failure> {
-        let options = self.options(wanted);
-        let host = HostFacts::gather()?;
-        let loaded = load::load_keeping(&options, &host, |name, profiles| self.kept(name, profiles))?;
-        let load::Loaded { plan, files, variables } = loaded;
-        for warning in &plan.warnings {
+        let loaded = self.load_again(wanted)?;
+        for warning in &loaded.plan.warnings {
             self.output.warning(warning);
         }
-        for service in &plan.services {
+        for service in &loaded.plan.services {
             for (asked, published) in &service.moved_ports {
                 self.output
                     .progress(&format!("port {asked} of {} is published as {published}", service.name));
             }
         }
+        Ok(loaded)
+    }
+
+    /// The same where that has been said before.
+    pub(crate) fn load_again(&self, wanted: &Wanted<'_>) -> Result<Loaded, Failure> {
+        let options = self.options(wanted);
+        let host = HostFacts::gather()?;
+        let loaded = load::load_keeping(&options, &host, |name, profiles| self.kept(name, profiles))?;
+        let load::Loaded { plan, files, variables } = loaded;
         Ok(Loaded { plan, files, variables, host })
     }
 
@@ -118,6 +126,7 @@ impl Session {
             strict: self.global.strict,
             scale: wanted.scale.iter().cloned().collect(),
             images_only: wanted.images_only,
+            watched: wanted.watched,
             ports: PortChoice {
                 offset: self.global.port_offset,
                 publish: self.global.other_ports().collect(),
@@ -133,7 +142,10 @@ impl Session {
     pub(crate) fn words(&self) -> Result<Vec<String>, Failure> {
         if self.standard_input.is_some() {
             let hint = "write it to a file, and name that with `-f`";
-            return Err(Failure::usage("a unit cannot read the stack's file from standard input", hint));
+            return Err(Failure::usage(
+                "the stack's file came from standard input, which is read once",
+                hint,
+            ));
         }
         let shown = |path: &PathBuf| path.display().to_string();
         let global = &self.global;

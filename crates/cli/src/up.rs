@@ -11,8 +11,10 @@ use stack::RemoteError;
 use stack::client::{self, Client};
 use stack::control::{self, Command, Notice, State, Subject};
 use stack::event::{Event, What};
+use stack::images::Options;
 use stack::plan::SecretSource;
 use stack::stats;
+use stack::store;
 
 use crate::args;
 use crate::images;
@@ -23,15 +25,22 @@ use crate::output::Failure;
 use crate::patience::Patience;
 use crate::session::{Loaded, Session, Wanted, supervisor_gone};
 use crate::signals::Signals;
+use crate::watch::Beside;
 
 /// `up`.
 pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure> {
-    let mut loaded = session.load_for(&Wanted {
+    let loaded = session.load_for(&Wanted {
         base: arguments.base.as_deref(),
         scale: &arguments.scale,
         services: &arguments.services,
         images_only: false,
+        watched: arguments.watch,
     })?;
+    bring_up(session, arguments, loaded)
+}
+
+/// The same of files that were read already.
+pub(crate) fn bring_up(session: &Session, arguments: &args::Up, mut loaded: Loaded) -> Result<u8, Failure> {
     check_services(&loaded.plan, &arguments.services)?;
     check_services(&loaded.plan, arguments.foreground.exit_code_from.as_slice())?;
     check_services(&loaded.plan, &arguments.foreground.attach)?;
@@ -39,6 +48,9 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     if let Some(policy) = arguments.recreation.pull {
         // No part of what tells whether a service has changed.
         loaded.plan.services.iter_mut().for_each(|service| service.pull_policy = Some(policy.into()));
+    }
+    if arguments.watch {
+        Beside::check(session, &loaded.plan, &arguments.services)?;
     }
     // Before an image gets a name that is the other one's.
     session.check_origin(&loaded.plan)?;
@@ -102,6 +114,8 @@ fn attempt(
         patience: Patience::new(arguments.wait_timeout),
         services: &arguments.services,
         told: BTreeSet::new(),
+        watches: arguments.watch,
+        beside: None,
     };
     if let Some(attached) = attached.filter(|_| !detach) {
         command.client.send(&Command::Follow(attached.to_vec()), &[])?;
@@ -193,6 +207,10 @@ struct Run<'a> {
     services: &'a [String],
     /// The containers that something was told of.
     told: BTreeSet<String>,
+    /// `--watch`.
+    watches: bool,
+    /// What watches, once the stack is up.
+    beside: Option<Beside>,
 }
 
 impl Run<'_> {
@@ -385,6 +403,11 @@ impl Run<'_> {
             Phase::Starting => {
                 self.phase = Phase::Up;
                 self.all_ended()?;
+                if self.watches && self.phase == Phase::Up {
+                    // An image that is built anew takes the place of one that this process would hold.
+                    store::let_go(&self.session.paths)?;
+                    self.beside = Some(Beside::start(self.session, self.services)?);
+                }
             }
             Phase::Up | Phase::Refused | Phase::GivenUp => {}
             Phase::Detaching => return Ok(Some(0)),
@@ -457,6 +480,46 @@ pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Fa
     let mut groups = plan.network.groups;
     groups.retain(|group| counts.contains_key(&group.service));
     lifecycle::change(session, &Command::Scale(control::Scale { counts, groups, no_deps: arguments.no_deps }))
+}
+
+/// Builds the images of services of a stack that runs anew, and has it replace their containers where those have changed.
+/// What they depend on is left alone. With `prune` the images that were theirs go, where nobody else has them.
+pub(crate) fn rebuild(session: &Session, services: &[String], prune: bool) -> Result<(), Failure> {
+    let loaded = session.load_again(&Wanted { services, ..Wanted::default() })?;
+    check_services(&loaded.plan, services)?;
+    let theirs = || loaded.plan.services.iter().filter(|service| services.contains(&service.name));
+    let before: Vec<String> = theirs()
+        .filter_map(|service| stack::images::present(&session.paths, service).transpose())
+        .collect::<Result<_, _>>()?;
+    let secrets_of_build = crate::build::secrets(&loaded);
+    let options =
+        Options { services: services.to_vec(), build: true, secrets: secrets_of_build, ..Options::default() };
+    let images = images::provide(session, &loaded.plan, options)?;
+    // One that was taken down meanwhile is not brought up again.
+    let mut client = session.running()?;
+    let up = control::Up {
+        images,
+        secrets: secrets(&loaded),
+        services: services.to_vec(),
+        wait: false,
+        strict: session.strict(),
+        rolling: false,
+        options: control::UpOptions { no_deps: true, files: loaded.files, ..control::UpOptions::default() },
+        plan: loaded.plan,
+    };
+    session.carry_out(&mut client, &Command::Up(Box::new(up)))?;
+    store::let_go(&session.paths)?;
+    if prune {
+        let nameless = store::images(&session.paths)?.into_iter().filter(|image| {
+            let names = &image.names;
+            names.tags.is_empty() && names.digests.is_empty()
+        });
+        for image in nameless.filter(|image| before.contains(&image.id.to_string())) {
+            // Somebody may use it, and it is nobody's loss when it stays.
+            store::remove(&session.paths, &image.id.to_string(), false).ok();
+        }
+    }
+    Ok(())
 }
 
 /// Ends the stack of a supervisor that this process started, after a failure. If that fails too, the end of this process

@@ -138,20 +138,26 @@ pub(crate) fn is_pattern(text: &str) -> bool {
 
 /// The rules of a `.dockerignore` file.
 #[derive(Debug, Default)]
-pub(crate) struct Ignore {
+pub struct Ignore {
     rules: Vec<(bool, Pattern)>,
 }
 
 impl Ignore {
-    /// Parses the file; an error names the line.
-    pub(crate) fn parse(text: &str) -> Result<Self, (usize, String)> {
+    /// Parses the file.
+    ///
+    /// # Errors
+    /// The line, from 1, and what is wrong with its pattern.
+    pub fn parse(text: &str) -> Result<Self, (usize, String)> {
         let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines();
         // A comment takes a line, so that lines are counted right.
         Self::new(lines.map(|line| if line.starts_with('#') { "" } else { line }))
     }
 
-    /// Rules from patterns; an error names the pattern, from 1.
-    pub(crate) fn new<'a>(patterns: impl Iterator<Item = &'a str>) -> Result<Self, (usize, String)> {
+    /// Rules from patterns.
+    ///
+    /// # Errors
+    /// The pattern's number, from 1, and what is wrong with it.
+    pub fn new<'a>(patterns: impl Iterator<Item = &'a str>) -> Result<Self, (usize, String)> {
         let mut rules = Vec::new();
         for (index, line) in patterns.enumerate() {
             let line = line.trim();
@@ -175,7 +181,7 @@ impl Ignore {
 
     /// Whether a path (relative to the context) is left out: the last rule that matches it, or a
     /// directory above it, decides.
-    pub(crate) fn excludes(&self, path: &[u8]) -> bool {
+    pub fn excludes(&self, path: &[u8]) -> bool {
         let parents: Vec<&[u8]> =
             path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]).collect();
         let mut excluded = false;
@@ -190,7 +196,7 @@ impl Ignore {
     }
 
     /// Whether something below a directory that is left out may yet be wanted.
-    pub(crate) fn has_exceptions(&self) -> bool {
+    pub fn has_exceptions(&self) -> bool {
         self.rules.iter().any(|(negated, _)| *negated)
     }
 }

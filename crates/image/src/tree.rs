@@ -258,6 +258,43 @@ pub(crate) fn write_leaf_tar(
     stream.write(Path::new("."), &[0; 1024])
 }
 
+/// A node that is to be put into an archive under a name of its own.
+pub(crate) struct Named {
+    /// The directory that it is in.
+    pub(crate) dir: OwnedFd,
+    /// What it is called there.
+    pub(crate) own: OsString,
+    pub(crate) stat: Stat,
+    /// What it is called in the archive.
+    pub(crate) name: PathBuf,
+}
+
+/// The same for nodes of different directories; of one that is a directory, itself without what is in it. What is
+/// gone meanwhile is left out, and so are sockets.
+pub(crate) fn write_nodes_tar(
+    nodes: impl Iterator<Item = Result<Named>>,
+    tree: &Path,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let mut stream =
+        Stream { out: Out::Bytes(out), tree, seen: Seen::new(), size: 0, live: true, plain: true };
+    for node in nodes {
+        let Named { dir, own, stat, name } = node?;
+        let written = match node::kind(&stat) {
+            FileType::Directory => {
+                stream.entry(&name, &[bytes(&name), b"/"].concat(), b'5', &stat, 0, b"", &[])
+            }
+            FileType::Socket => Ok(()),
+            _ => stream.leaf(&dir, &own, &stat, &name),
+        };
+        match written {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            written => written?,
+        }
+    }
+    stream.write(Path::new("."), &[0; 1024])
+}
+
 /// Where an archive goes.
 enum Out<'a> {
     Bytes(&'a mut dyn Write),

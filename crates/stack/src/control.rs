@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use container::User;
+
 use crate::event::Event;
 use crate::fault::{Change, Faulty};
 use crate::plan::{Plan, PublishedPort};
@@ -483,6 +485,17 @@ pub struct Container {
     pub sandbox: container::sandbox::Sandbox,
     /// Its addresses, by network.
     pub addresses: BTreeMap<String, std::net::Ipv4Addr>,
+}
+
+impl Container {
+    /// Whom its process runs as, as its own files name users.
+    #[must_use]
+    pub fn user(&self) -> String {
+        match &self.sandbox.process.user {
+            User::Named(user) => user.clone(),
+            User::Ids { uid, gid, .. } => format!("{uid}:{gid}"),
+        }
+    }
 }
 
 /// What only the supervisor knows of a container: where in the kernel to look, and what things are called there.

@@ -10,14 +10,16 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use container::sandbox::{Mount, MountSource, Sandbox};
+use image::transfer::changes::{self, Change};
 use image::transfer::files::{self, Place};
 use rustix::fs::{Mode, OFlags};
+use serde::de::DeserializeOwned;
 
 use crate::control;
 use crate::paths::Paths;
 use crate::plan::MountKind;
 use crate::remote::{Context, RemoteError};
-use crate::storage::{self, Word};
+use crate::storage::{self, Word, Worker};
 
 /// The user's side.
 #[derive(Debug)]
@@ -192,8 +194,53 @@ pub fn into(
     };
     let written = found.write(name.as_deref().map(OsStr::new), &mut write);
     drop(write);
-    // That our archive was cut short is the worker's news, and our reason.
-    match (worker.finish::<Option<Vec<u8>>, ()>(drop), written) {
+    finish::<Option<Vec<u8>>>(worker, written)
+}
+
+/// What of changes was carried over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Files, links and directories that were made.
+    pub made: usize,
+    /// Paths that were not there any more, and are not inside now.
+    pub deleted: usize,
+}
+
+/// Carries changes of the user's files over to a container. What is made belongs to `user`, by the container's own
+/// names.
+///
+/// # Errors
+/// When something cannot be read, made or deleted.
+pub fn carry<'a>(
+    paths: &Paths,
+    container: &Container,
+    changes: impl IntoIterator<Item = &'a Change>,
+    user: &str,
+) -> Result<Carried, RemoteError> {
+    let (mut there, mut gone) = (Vec::new(), Vec::new());
+    for change in changes {
+        match change.is_there()? {
+            true => there.push(change),
+            false => gone.push(change.inside.clone()),
+        }
+    }
+    let mut ends = Some(pipe()?);
+    let worker = storage::start(paths, |_, _: &mut dyn FnMut(())| {
+        let (read, write) = ends.take().ok_or_else(no_pipe)?;
+        drop(write);
+        Ok(changes::apply(container.root()?, &gone, read, user)?)
+    })?;
+    let (read, mut write) = ends.ok_or_else(no_pipe)?;
+    drop(read);
+    let written = changes::write(there.iter().copied(), &mut write);
+    drop(write);
+    let carried = Carried { made: there.len(), deleted: gone.len() };
+    finish::<()>(worker, written).map(|()| carried)
+}
+
+/// The end of a worker that reads an archive of ours. That it was cut short is the worker's news, and our reason.
+fn finish<E: DeserializeOwned>(worker: Worker, written: image::Result<()>) -> Result<(), RemoteError> {
+    match (worker.finish::<E, ()>(drop), written) {
         (Err(error), Err(image::Error::Io { source, .. })) if source.kind() == io::ErrorKind::BrokenPipe => {
             Err(error)
         }

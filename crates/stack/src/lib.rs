@@ -36,6 +36,7 @@ pub mod supervisor;
 pub mod topology;
 pub mod trace;
 pub mod transfer;
+pub mod watch;
 pub mod words;
 
 pub use remote::RemoteError;

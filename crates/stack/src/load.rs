@@ -60,6 +60,8 @@ pub struct LoadOptions {
     pub scale: BTreeMap<String, u16>,
     /// Only the images of the plan are of interest: what stands in the way of running it is no error.
     pub images_only: bool,
+    /// What `develop.watch` names is going to be watched, and has to be there.
+    pub watched: bool,
     /// Which ports are published instead of the file's.
     pub ports: PortChoice,
 }

@@ -15,10 +15,12 @@ use image::Reference;
 use serde::{Deserialize, Serialize};
 
 mod files;
+mod watch;
 
 pub use files::{Mount, MountKind, Scope, SecretFile, SecretSource, Tmpfs};
 pub use network::egress::Policy;
 pub use network::plan::{Mode, Protocol, PublishedPort};
+pub use watch::{Watch, WatchAction};
 
 /// A whole stack, resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -288,6 +290,9 @@ pub struct Service {
     /// The platform that its image is pulled for, where the file names one: this machine's, and maybe a variant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+    /// What is watched while one works on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub watch: Vec<Watch>,
     /// SHA-256 over everything above that requires recreation when it changes (hex).
     pub config_hash: String,
 }

@@ -88,6 +88,14 @@ pub fn has(paths: &Paths, name: &str) -> Result<bool, RemoteError> {
     Ok(Store::reader(&paths.data).image(&name)?.is_some())
 }
 
+/// Says that this process uses nothing any more of what it has found and made: whose containers run on it says so itself.
+///
+/// # Errors
+/// When that cannot be written down.
+pub fn let_go(paths: &Paths) -> Result<(), RemoteError> {
+    Ok(paths.store()?.use_only(BTreeSet::new())?)
+}
+
 /// All images, sorted by id.
 ///
 /// # Errors

@@ -78,11 +78,11 @@ fn open(root: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn open_dir(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+pub(super) fn open_dir(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     open(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
-fn parent(path: &Path) -> &Path {
+pub(super) fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
@@ -120,6 +120,12 @@ impl Found {
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
         node::is_dir(&self.stat)
+    }
+
+    /// It alone, for an archive in which it has this name.
+    pub(super) fn named(self, name: &Path) -> Result<tree::Named> {
+        let own = self.name.ok_or_else(|| refuse(&self.path, "it has no name of its own"))?;
+        Ok(tree::Named { dir: self.dir, own, stat: self.stat, name: name.to_owned() })
     }
 
     /// Writes it as an archive in which it is called `name`; without a name only what is in the directory.
@@ -180,6 +186,11 @@ pub fn place(root: impl AsFd, path: &Path, base: Option<OsString>) -> Result<Pla
 }
 
 impl Place {
+    /// The root directory of a tree, for what is in an archive.
+    pub(super) fn of_root(root: OwnedFd) -> Self {
+        Self { dir: root, name: None, fit: Fit::Anything, path: PathBuf::from("/") }
+    }
+
     /// What it is called there; none where only the content of a directory goes there.
     pub fn name(&self) -> Option<&OsStr> {
         self.name.as_deref()

@@ -5,6 +5,7 @@
 
 mod blob;
 mod bundle;
+pub mod changes;
 mod docker;
 pub mod files;
 mod layout;

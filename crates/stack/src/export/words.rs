@@ -118,6 +118,7 @@ const WORDS: &[Word] = &[
         "`Requires=` and `After=`: the order of the start; a warning where health or the end is waited for",
     ),
     settled("services.*.deploy", "see its keys"),
+    settled("services.*.develop", "it is for who works on the service, here"),
     podman("services.*.devices", "device plugins of the cluster hand devices out", "`AddDevice=`"),
     podman("services.*.dns", "the cluster's own DNS is asked", "`--dns`"),
     said("services.*.dns_opt", "`dnsConfig.options`", "`--dns-option`"),

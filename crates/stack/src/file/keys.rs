@@ -172,6 +172,8 @@ mod tests {
         (&DEVICE, "services: {s: {devices: [{KEY}]}}"),
         (&LOGGING, "services: {s: {logging: {KEY}}}"),
         (&HOOK, "services: {s: {post_start: [{KEY}]}}"),
+        (&DEVELOP, "services: {s: {develop: {KEY}}}"),
+        (&WATCH, "services: {s: {develop: {watch: [{KEY}]}}}"),
         (&BLOCK_IO, "services: {s: {blkio_config: {KEY}}}"),
         (&DEPLOY, "services: {s: {deploy: {KEY}}}"),
         (&DEPLOY_LIMITS, "services: {s: {deploy: {resources: {limits: {KEY}}}}}"),

@@ -89,37 +89,43 @@ fn mode(node: &Node) -> Checked<Excess> {
 /// Reads `post_start` or `pre_stop`.
 pub(super) fn hooks(node: &Node, what: &str, warnings: &mut Vec<(Span, String)>) -> Checked<Vec<Hook>> {
     let place = format!("an entry of `{what}`");
-    let mut hooks = Vec::new();
-    for item in node.list(what)? {
-        let mut hook = Hook {
-            command: Vec::new(),
-            user: None,
-            privileged: false,
-            working_dir: None,
-            environment: BTreeMap::new(),
-        };
-        for (key, node) in item.map(what)? {
-            if !keys::HOOK.admits(key, &key.name, &place, warnings)? {
-                continue;
-            }
-            match key.name.as_str() {
-                "command" => hook.command = command(node, "command")?,
-                "user" => hook.user = user(node)?,
-                "privileged" => hook.privileged = node.boolean("privileged")?,
-                "working_dir" => hook.working_dir = Some(absolute(&node.span, &node.text("working_dir")?)?),
-                "environment" => {
-                    let pairs = node.pairs("environment")?.into_iter();
-                    hook.environment = pairs.filter_map(|(key, value)| Some((key.name, value?))).collect();
-                }
-                _ => return Err(Level::unread(key, &place)),
-            }
+    node.list(what)?.iter().map(|item| hook(item, what, &place, warnings)).collect()
+}
+
+/// Reads a command that is run inside.
+pub(super) fn hook(
+    item: &Node,
+    what: &str,
+    place: &str,
+    warnings: &mut Vec<(Span, String)>,
+) -> Checked<Hook> {
+    let mut hook = Hook {
+        command: Vec::new(),
+        user: None,
+        privileged: false,
+        working_dir: None,
+        environment: BTreeMap::new(),
+    };
+    for (key, node) in item.map(what)? {
+        if !keys::HOOK.admits(key, &key.name, place, warnings)? {
+            continue;
         }
-        if hook.command.is_empty() {
-            return Err(Fault::new(&item.span, format!("{place} needs `command`")));
+        match key.name.as_str() {
+            "command" => hook.command = command(node, "command")?,
+            "user" => hook.user = user(node)?,
+            "privileged" => hook.privileged = node.boolean("privileged")?,
+            "working_dir" => hook.working_dir = Some(absolute(&node.span, &node.text("working_dir")?)?),
+            "environment" => {
+                let pairs = node.pairs("environment")?.into_iter();
+                hook.environment = pairs.filter_map(|(key, value)| Some((key.name, value?))).collect();
+            }
+            _ => return Err(Level::unread(key, place)),
         }
-        hooks.push(hook);
     }
-    Ok(hooks)
+    if hook.command.is_empty() {
+        return Err(Fault::new(&item.span, format!("{place} needs `command`")));
+    }
+    Ok(hook)
 }
 
 /// A list, or a line that is split as a shell would.

@@ -8,6 +8,7 @@ pub(crate) mod build;
 pub(crate) mod confinement;
 pub(crate) mod dependencies;
 mod deploy;
+pub(crate) mod develop;
 pub(crate) mod health;
 pub(crate) mod keys;
 mod lifecycle;

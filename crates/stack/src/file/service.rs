@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::build::{self, BuildFile};
 use super::confinement::{self, DeviceFile};
 use super::dependencies::{self, DependencyFile};
+use super::develop::{self, WatchFile};
 use super::keys::{self, Level};
 use super::lifecycle::{self, command};
 use super::limits::{self, CpuTime};
@@ -48,6 +49,7 @@ pub(crate) struct ServiceFile {
     pub(crate) devices: Vec<DeviceFile>,
     /// The file of `security_opt: seccomp=FILE`.
     pub(crate) seccomp_profile: Option<Located<String>>,
+    pub(crate) watch: Vec<WatchFile>,
     /// Where `ulimits` is.
     pub(crate) ulimits: Option<Span>,
     /// `restart`, which outweighs that of `deploy`.
@@ -94,6 +96,7 @@ pub(crate) fn parse(
         volumes_from: Vec::new(),
         devices: Vec::new(),
         seccomp_profile: None,
+        watch: Vec::new(),
         ulimits: None,
         restart: None,
         deploy_restart: None,
@@ -193,6 +196,7 @@ fn defaults(name: &str, format: Format) -> Service {
         unattached: false,
         pull_policy: None,
         platform: None,
+        watch: Vec::new(),
         config_hash: String::new(),
     }
 }
@@ -262,6 +266,7 @@ fn read_key(
         "stdin_open" => settled.stdin_open = node.boolean(name)?,
         "tty" => settled.tty = node.boolean(name)?,
         "deploy" => deploy::parse(node, place, service, warnings)?,
+        "develop" => service.watch = develop::parse(node, place, warnings)?,
         "isolation" => lifecycle::isolation(node, place, warnings)?,
         name if confinement::KEYS.contains(&name) => confinement::read(service, name, node, place, warnings)?,
         name if replicas::KEYS.contains(&name) => service.replicas.read(name, node, place)?,

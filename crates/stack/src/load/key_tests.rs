@@ -4,7 +4,7 @@ use super::tests::{Fixture, host};
 use super::*;
 use crate::plan::{
     Condition, Confinement, Excess, Logging, MountKind, PullPolicy, RestartPolicy, Scope, Seccomp,
-    SecretSource, Service, Source, Tmpfs,
+    SecretSource, Service, Source, Tmpfs, WatchAction,
 };
 
 /// The first service of a compose file, and what was warned of.
@@ -174,6 +174,25 @@ fn hooks() {
     assert_eq!(service.post_start[0].environment["A"], "1");
     assert_eq!(service.pre_stop[0].command, ["sync"]);
     assert!(refused("pre_stop: [{ user: root }]").contains("needs `command`"));
+}
+
+#[test]
+fn what_is_watched() {
+    let entry = |keys: &str| format!("develop: {{ watch: [{{ path: ./src/, {keys} }}] }}");
+    let (service, warnings) = with(&entry(
+        "action: sync+exec, target: /srv/, include: '*.go', ignore: [a, b], exec: { command: app reload }",
+    ));
+    let [watch] = &service.watch[..] else { panic!("{:?}", service.watch) };
+    assert!(watch.path.is_absolute() && watch.path.ends_with("src") && warnings.is_empty());
+    assert_eq!((watch.action, watch.target.as_deref()), (WatchAction::SyncExec, Some("/srv/")));
+    assert_eq!((&watch.include[..], watch.ignore.len()), (&["*.go".to_owned()][..], 2));
+    assert_eq!(watch.exec.as_ref().unwrap().command, ["app", "reload"]);
+    assert!(!watch.initial_sync);
+    assert_eq!(service.config_hash, with("init: false").0.config_hash, "no container is replaced for it");
+    assert!(refused(&entry("action: syn, target: /x")).contains("did you mean `sync`?"));
+    assert!(refused(&entry("action: sync, target: srv")).contains("not an absolute path"));
+    assert!(refused(&entry("action: sync, target: /a/../b")).contains("not an absolute path"));
+    assert!(refused(&entry("action: restart, exec: { user: root }")).contains("needs `command`"));
 }
 
 #[test]

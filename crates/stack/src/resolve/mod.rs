@@ -4,6 +4,7 @@
 
 mod addresses;
 mod build;
+mod develop;
 mod files;
 mod host;
 mod mounts;
@@ -108,6 +109,7 @@ pub(crate) fn plan(
             dns_opt: named.settled.dns_opt.clone(),
             network_mode,
             sharing: shared::sharing(service, &file),
+            watch: develop::watched(service, context)?,
             ..service.settled.clone()
         };
         settled.config_hash = config_hash(&settled, service, &network);
@@ -277,7 +279,7 @@ fn labels(service: &ServiceFile, context: &Context<'_>) -> Result<BTreeMap<Strin
 
 /// What of a service's configuration needs a new container when it changes.
 ///
-/// Left out are what it waits for (the order of a start that is over), how many containers run it, and how its
+/// Left out are what it waits for (the order of a start that is over), what is watched on the host, how many containers run it, and how its
 /// image is built (a changed image is noticed by its own identity). Addresses that the file does not name are left out
 /// too: a service that is added in front of others shifts theirs, and nobody may rely on them.
 /// Published ports are in, though they live outside of the container: compose recreates for them, too. How
@@ -288,7 +290,7 @@ fn config_hash(service: &Service, file: &ServiceFile, network: &NetworkPlan) -> 
     relevant.config_hash = String::new();
     relevant.replicas = 1;
     relevant.depends_on = Vec::new();
-    relevant.replicas = 1;
+    relevant.watch = Vec::new();
     if let Source::Build(build) = &relevant.source {
         relevant.source = Source::Image(build.image.clone());
     }

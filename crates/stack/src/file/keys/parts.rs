@@ -135,6 +135,23 @@ pub(crate) const HOOK: Level = Level {
     ],
 };
 
+/// `develop`.
+pub(crate) const DEVELOP: Level = Level { title: "`develop` of a service", keys: &[honoured("watch", "")] };
+
+/// An entry of `watch` of that.
+pub(crate) const WATCH: Level = Level {
+    title: "`watch` in `develop` of a service",
+    keys: &[
+        honoured("action", "`sync`, `rebuild`, `restart`, `sync+restart`, `sync+exec`"),
+        honoured("exec", "as an entry of `post_start`, with `action: sync+exec`"),
+        honoured("ignore", "with the patterns of the build context's `.dockerignore`"),
+        honoured("include", ""),
+        honoured("initial_sync", "with every action that synchronises"),
+        honoured("path", "links to it are followed, and none below it"),
+        honoured("target", ""),
+    ],
+};
+
 /// `logging`.
 pub(crate) const LOGGING: Level = Level {
     title: "`logging` of a service",

@@ -33,7 +33,7 @@ const KEYS: &[Entry] = &[
     warned("credential_spec", "it is Windows's"),
     honoured("depends_on", ""),
     honoured("deploy", "see below"),
-    accepted("develop", "there is no `watch`; `up --build` builds what has changed"),
+    honoured("develop", "for `watch`, and `up --watch`"),
     warned("device_cgroup_rules", "an ordinary user gives no rules for devices; who owns a device decides"),
     honoured("devices", "those that everybody, or this user as its owner, can open; others with a warning"),
     honoured("dns", ""),

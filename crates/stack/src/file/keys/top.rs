@@ -124,6 +124,8 @@ pub(crate) const LEVELS: &[&Level] = &[
     &DEVICE,
     &LOGGING,
     &HOOK,
+    &DEVELOP,
+    &WATCH,
     &BLOCK_IO,
     &DEPLOY,
     &DEPLOY_LIMITS,
