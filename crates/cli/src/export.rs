@@ -156,12 +156,18 @@ fn service(session: &Session, wanted: &Systemd) -> Result<SystemdService, Failur
     // What the program and compose files heed, besides what the stack's own file refers to.
     let heeded = |name: &str| name.starts_with("INCEPTION_") || name.starts_with("COMPOSE_");
     let environment = loaded.host.environment.iter().filter(|(name, _)| heeded(name));
+    let directory = std::env::current_dir().map_err(Failure::system("find the current directory"))?;
+    // What stood behind a line end in its name would be keys of the unit.
+    if directory.to_string_lossy().contains(char::is_control) {
+        let message = format!("the name of the directory {directory:?} cannot stand in a unit");
+        return Err(Failure::usage(message, "give it one without line ends and control characters"));
+    }
     Ok(SystemdService {
         program,
         options: session.words()?,
         up: wanted.base.iter().flat_map(|base| ["--base".to_owned(), base.clone()]).collect(),
         environment: environment.map(|(name, value)| (name.clone(), value.clone())).collect(),
-        directory: std::env::current_dir().map_err(Failure::system("find the current directory"))?,
+        directory,
         is_root: loaded.host.is_root,
         lingers: stack::doctor::lingers(),
         stop,

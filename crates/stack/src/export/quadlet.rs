@@ -23,6 +23,7 @@ use crate::plan::{
     Tmpfs,
 };
 use crate::spec;
+use crate::words::quote;
 
 /// Longest start of a container whose image is fetched with it, in seconds, in the place of systemd's 90.
 const FETCH: u32 = 900;
@@ -160,6 +161,14 @@ impl Writer<'_> {
         if service.replicas > 0 {
             unit.section("Install");
             unit.line("WantedBy", "default.target");
+        }
+        if let Some(key) = unit.broken_line() {
+            let place = self.told.place("services", &service.name);
+            let message = format!(
+                "service `{}` has a value with a line end or another control character, which `{key}=` of a unit cannot have",
+                service.name
+            );
+            return Err(Fault::new(&place, message).into());
         }
         Ok(unit)
     }
@@ -558,7 +567,8 @@ fn script(secrets: &BTreeMap<String, Vec<u8>>) -> String {
         "#!/bin/sh\n# Makes the secrets that the units name. Whoever reads this file knows them.\nset -eu\n"
             .to_owned();
     for (name, value) in secrets {
-        let value = base64::engine::general_purpose::STANDARD.encode(value);
+        // A variable of the file may be called anything.
+        let (name, value) = (quote(name), base64::engine::general_purpose::STANDARD.encode(value));
         // Writing to a string does not fail.
         writeln!(text, "podman secret rm {name} >/dev/null 2>&1 || true\necho {value} | base64 -d | podman secret create {name} - >/dev/null").ok();
     }

@@ -287,3 +287,29 @@ fn what_says_nothing_is_not_written() {
         serde_json::json!({ "a": null, "b": [], "c": { "d": null }, "e": {}, "f": [{ "g": 1 }] });
     assert_eq!(yaml::document(&object), "e: {}\nf:\n  - g: 1\n");
 }
+
+#[test]
+fn nothing_of_a_file_becomes_a_command_of_the_host() {
+    let stack = compose(
+        "services:\n  web:\n    image: a\n    environment: { \"A_PASSWORD;touch /tmp/x\": b, \"TOKEN\\nreboot\": c }\n",
+        &[],
+    );
+    let export = quadlet(&stack).unwrap();
+    let script = &export.files.iter().find(|file| file.name == "secrets.sh").unwrap().text;
+    let name = stack.plan.name.clone();
+    for name in [format!("{name}-web-A_PASSWORD;touch /tmp/x"), format!("{name}-web-TOKEN\nreboot")] {
+        assert!(script.contains(&format!("podman secret rm '{name}' >")), "{script}");
+        assert!(script.contains(&format!("podman secret create '{name}' -")), "{script}");
+    }
+    for (key, text) in [
+        (
+            "Volume",
+            "volumes: [{ type: bind, source: /tmp, target: \"/x\\n[Service]\\nExecStartPre=reboot\" }]",
+        ),
+        ("AddDevice", "devices: [\"/dev/null:/dev/x\\nRestart=always\"]"),
+    ] {
+        let stack = compose(&format!("services:\n  web:\n    image: a\n    {text}\n"), &[]);
+        let error = quadlet(&stack).unwrap_err().render(false);
+        assert!(error.contains("compose.yaml:2:") && error.contains(&format!("`{key}=`")), "{error}");
+    }
+}

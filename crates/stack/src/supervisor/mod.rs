@@ -24,6 +24,7 @@ mod process;
 mod publish;
 mod request;
 mod rolling;
+mod shared;
 mod stop;
 mod unit;
 mod wiring;
@@ -117,6 +118,8 @@ struct Supervisor {
     next_connection: u64,
     processes: HashMap<i32, Purpose>,
     next_run: u32,
+    /// Somebody wants the stack to be there; else it ends when nobody uses it any more.
+    stays: bool,
     /// Set when the stack is to end; whether the volumes go too.
     ending: Option<bool>,
 }
@@ -257,14 +260,22 @@ impl Supervisor {
         loop {
             self.take_known_events();
             let ended = self.take_known_exits();
+            let abandoned = self.end_if_abandoned();
             let stopped = self.stop_what_is_not_wanted();
             let started = self.start_what_is_ready();
             let switched = self.switch_plan();
             let rolled = self.roll();
             let followed = self.follow_partners();
             let swept = self.sweep();
-            let changed =
-                ended || stopped || started || switched || rolled || followed || swept || self.next_change();
+            let changed = ended
+                || abandoned
+                || stopped
+                || started
+                || switched
+                || rolled
+                || followed
+                || swept
+                || self.next_change();
             self.tell_netd();
             if !changed {
                 break;
@@ -372,6 +383,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, index: usize) -> Result<(), RemoteError> {
+        self.open_ports(index)?;
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = &self.units[index];
         self.check_ports_are_own(&unit.service)?;

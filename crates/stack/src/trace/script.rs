@@ -14,7 +14,8 @@ use super::decode::is_cgroup;
 use super::flags;
 use super::netlink::Request;
 use super::step::{Role, Step};
-use words::{file_option, printf, quote, within};
+use crate::words::quote;
+use words::{file_option, printf, within};
 
 /// The script for `container`, or for the first container that was made. When there is none, the script says so.
 pub fn write(steps: &[Step], container: Option<&str>) -> String {
