@@ -518,7 +518,7 @@ fn the_foreground_ends_as_one_would_expect() {
     let child = stack.spawn(&["stack.toml"]);
     until("the service", || stack.run(&["logs"]).out.contains("ready").then_some(()));
     signal(&child, Signal::INT);
-    std::thread::sleep(Duration::from_millis(100));
+    stack.wait("a", "state", "stopping");
     signal(&child, Signal::INT);
     let start = Instant::now();
     finish(child);
