@@ -162,6 +162,11 @@ impl Writer<'_> {
             unit.section("Install");
             unit.line("WantedBy", "default.target");
         }
+        self.checked(service, unit)
+    }
+
+    /// A unit, if each of its lines is one.
+    fn checked(&self, service: &Service, unit: Unit) -> Result<Unit, FileError> {
         if let Some(key) = unit.broken_line() {
             let place = self.told.place("services", &service.name);
             let message = format!(

@@ -294,7 +294,7 @@ fn nothing_of_a_file_becomes_a_command_of_the_host() {
         "services:\n  web:\n    image: a\n    environment: { \"A_PASSWORD;touch /tmp/x\": b, \"TOKEN\\nreboot\": c }\n",
         &[],
     );
-    let export = quadlet(&stack, &QuadletOptions::default()).unwrap();
+    let export = units(&stack);
     let script = &export.files.iter().find(|file| file.name == "secrets.sh").unwrap().text;
     let name = stack.plan.name.clone();
     for name in [format!("{name}-web-A_PASSWORD;touch /tmp/x"), format!("{name}-web-TOKEN\nreboot")] {
@@ -307,9 +307,10 @@ fn nothing_of_a_file_becomes_a_command_of_the_host() {
             "volumes: [{ type: bind, source: /tmp, target: \"/x\\n[Service]\\nExecStartPre=reboot\" }]",
         ),
         ("AddDevice", "devices: [\"/dev/null:/dev/x\\nRestart=always\"]"),
+        ("Target", "build: { dockerfile_inline: FROM a, target: \"x\\n[Service]\\nExecStartPre=reboot\" }"),
     ] {
         let stack = compose(&format!("services:\n  web:\n    image: a\n    {text}\n"), &[]);
-        let error = quadlet(&stack, &QuadletOptions::default()).unwrap_err().render(false);
+        let error = quadlet(&stack, &QuadletOptions { build: true }).unwrap_err().render(false);
         assert!(error.contains("compose.yaml:2:") && error.contains(&format!("`{key}=`")), "{error}");
     }
 }

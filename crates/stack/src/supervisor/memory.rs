@@ -71,7 +71,7 @@ pub(crate) struct Watch {
     events: File,
     /// Where they are; the stack's cgroup is the one above.
     cgroup: PathBuf,
-    /// What is known already.
+    /// What there was when the last kills were noticed.
     seen: Counts,
     /// When the last kills were noticed, and what there was too little of.
     last: Option<(Instant, Shortage)>,
@@ -110,8 +110,9 @@ impl Watch {
     pub(crate) fn kills(&mut self, now: Instant) -> io::Result<Option<(u64, Shortage)>> {
         let counts = self.counts()?;
         let new = counts.since(&self.seen);
-        self.seen = counts;
+        // A limit is counted before the kill that it comes to, and may be all that is there to be seen yet.
         if let Some((_, shortage)) = new {
+            self.seen = counts;
             self.last = Some((now, shortage));
         }
         Ok(new)
@@ -247,6 +248,8 @@ mod tests {
         let now = Instant::now();
         assert_eq!(watch.kills(now).unwrap(), None);
         assert_eq!(watch.explains(137, now), None, "nothing was killed in this run");
+        cgroups.write(2, 3, 1);
+        assert_eq!(watch.kills(now).unwrap(), None, "the kernel has yet to kill");
         cgroups.write(3, 3, 1);
         let own = Shortage::Service(Some(64 << 20));
         assert_eq!(watch.kills(now).unwrap(), Some((1, own)));

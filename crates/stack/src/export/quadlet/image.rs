@@ -41,12 +41,14 @@ impl Writer<'_> {
         Ok(match (self.maker(service), &service.source) {
             (Some(name), Source::Build(build)) => {
                 let unit = self.build(service, build)?;
+                let unit = self.checked(service, unit)?;
                 // Whoever may read the unit may read the values of arguments.
                 let private = build.args.keys().any(|name| is_password(name));
                 Some(ExportedFile { name, text: unit.text(), private })
             }
             (Some(name), Source::Image(_)) if name == own => {
-                Some(ExportedFile::new(name, self.fetched(service).text()))
+                let unit = self.checked(service, self.fetched(service))?;
+                Some(ExportedFile::new(name, unit.text()))
             }
             // Another service's unit, or none.
             _ => None,
