@@ -8,7 +8,7 @@ use std::process::Stdio;
 use rustix::pty::{OpenptFlags, openpt};
 use serde_json::Value;
 
-use crate::harness::{Stack, until};
+use crate::harness::{Stack, exit_status, until};
 
 const BUSY: &str = r#"
 [services.busy]
@@ -102,7 +102,7 @@ fn top_takes_a_terminal_and_gives_it_back() {
         }
         // The cursor and the first screen are back, and so are the modes.
         read_until(&mut ours, "\x1b[?25h\x1b[?1049l");
-        assert_eq!(top.wait().unwrap().code(), Some(code));
+        assert_eq!(exit_status(&mut top).code(), Some(code));
         let after = rustix::termios::tcgetattr(&theirs).unwrap();
         assert_eq!(after.local_modes, before.local_modes);
         assert_eq!(after.output_modes, before.output_modes);

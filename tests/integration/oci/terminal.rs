@@ -12,11 +12,11 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::bundle::Bundle;
-use crate::harness::DEADLINE;
+use crate::harness::{DEADLINE, exit_status, patient};
 
 /// What comes over a console socket.
 fn accept(listener: &UnixListener) -> File {
-    let (stream, _) = listener.accept().unwrap();
+    let stream = patient(listener.accept().unwrap().0);
     let mut name = [0u8; 4096];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -63,7 +63,7 @@ fn it_goes_to_the_console_socket() {
     });
     // Without one there is nobody who could have it.
     bundle.refuses(&["terminal"]);
-    let listener = UnixListener::bind(bundle.path("console")).unwrap();
+    let listener = patient(UnixListener::bind(bundle.path("console")).unwrap());
     bundle.create_with(&["--console-socket", "console"]).ok();
     let mut terminal = accept(&listener);
     bundle.ok("start");
@@ -74,7 +74,7 @@ fn it_goes_to_the_console_socket() {
     // A second one for `exec`.
     let mut exec = bundle.command(&["exec", "-t", "-d", "--console-socket", "console", &bundle.id]);
     exec.args(["sh", "-c", "tty; echo hi from exec; sleep 1000"]);
-    assert!(exec.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    assert!(exit_status(&mut exec.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()).success());
     let mut terminal = accept(&listener);
     read_until(&mut terminal, "hi from exec");
     bundle.fails(&["run", "--console-socket", "console", "x"], &["--console-socket"]);
@@ -104,7 +104,7 @@ fn run_and_exec_carry_it() {
         read_until(&mut terminal, "21 63");
         terminal.write_all(b"hello\r").unwrap();
         read_until(&mut terminal, "got hello");
-        let code = child.wait().unwrap().code();
+        let code = exit_status(&mut child).code();
         // The modes are as they were.
         let after = rustix::termios::tcgetattr(&kept).unwrap();
         assert_eq!((before.local_modes, before.input_modes), (after.local_modes, after.input_modes));
@@ -135,5 +135,5 @@ fn a_container_never_gets_the_callers_terminal() {
     let mut terminal = File::from(master);
     let seen = read_until(&mut terminal, "end");
     assert!(seen.lines().filter(|line| line.starts_with("pipe:")).count() == 3, "{seen}");
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(exit_status(&mut child).code(), Some(0));
 }
