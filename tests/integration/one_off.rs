@@ -126,3 +126,50 @@ fn ports_that_a_one_off_container_cannot_publish() {
     stack.run(&["run", "-p", "80/sctp", "web"]).fails(2, &["sctp"]);
     stack.nothing_left();
 }
+
+#[test]
+fn a_run_publishes_the_ports_of_what_it_needs_and_no_other() {
+    let first = free_ports(3);
+    let (web, db, other) = (first, first + 1, first + 2);
+    let server = |word: &str| format!(r#"command = ["nc", "-ll", "-p", "80", "-e", "echo", "{word}"]"#);
+    let stack = Stack::new(&format!(
+        r#"
+[services.web]
+{}
+depends_on = ["db"]
+ports = ["{web}:80"]
+[services.db]
+{}
+ports = ["{db}:80"]
+[services.other]
+{}
+ports = ["{other}:80"]
+"#,
+        server("web"),
+        server("db"),
+        server("other"),
+    ));
+    // Somebody else has the ports that nobody is asked for.
+    let taken = [web, other].map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap());
+    let name = stack.run(&["run", "-d", "web", "sleep", "1000"]).ok();
+    says(db, "db");
+    for (service, ports) in [("web", 0), ("db", 1)] {
+        let row = stack.row(service);
+        assert_eq!(row["ports"].as_array().map(Vec::len), Some(ports), "{row}");
+    }
+    // A start asks for them, and so does an `up`.
+    stack.run(&["start", "web"]).fails(1, &["publish a port of service `web`", "in use"]);
+    stack.run(&["up", "-d"]).fails(1, &["in use"]);
+    drop(taken);
+    stack.run(&["start", "web"]).ok();
+    says(web, "web");
+    closed(other);
+    stack.run(&["kill", name.trim()]).ok();
+    stack.up();
+    says(other, "other");
+    // Once asked for, a port stays the stack's.
+    stack.run(&["stop", "web"]).ok();
+    assert!(std::net::TcpListener::bind(("127.0.0.1", web)).is_err());
+    stack.run(&["down"]).ok();
+    stack.nothing_left();
+}

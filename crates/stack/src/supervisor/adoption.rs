@@ -378,7 +378,8 @@ impl Supervisor {
             }
         }
         self.open_way_out(&up.plan.network, up.strict)?;
-        self.wire(&up.plan, &made)?;
+        self.tell_states_with(&up.plan, &made);
+        self.wiring.open(&services, &up.plan, &mut self.hub)?;
         let gone: Vec<String> = self
             .units
             .iter()
@@ -432,11 +433,16 @@ impl Supervisor {
 
     /// Wires the networks of `plan`. netd hears of the containers that are about to be there first.
     pub(super) fn wire(&mut self, plan: &Plan, made: &[Unit]) -> Result<(), RemoteError> {
+        self.tell_states_with(plan, made);
+        self.wiring.apply(plan, &mut self.hub)
+    }
+
+    /// Tells netd of all containers, those that are about to be there too.
+    fn tell_states_with(&mut self, plan: &Plan, made: &[Unit]) {
         let states = fleet::states(self.units.iter().chain(made), Some(plan));
         if let Err(error) = self.wiring.tell_states(states) {
             tracing::warn!("{error}");
         }
-        self.wiring.apply(plan, &mut self.hub)
     }
 
     /// Adds containers, in the order of the plan.

@@ -370,6 +370,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, index: usize) -> Result<(), RemoteError> {
+        self.open_ports(index)?;
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = &self.units[index];
         self.check_ports_are_own(&unit.service)?;
@@ -426,6 +427,17 @@ impl Supervisor {
         self.tell_event_of(index, What::Started { restarts });
         self.begin_welcome(index);
         Ok(())
+    }
+
+    /// Publishes the ports of a container's service, if it is the first that anybody wants of it.
+    fn open_ports(&mut self, index: usize) -> Result<(), RemoteError> {
+        let service = &self.units[index].service;
+        match &self.plan {
+            Some(plan) if !self.wiring.is_open(&service.name) => {
+                self.wiring.open(std::slice::from_ref(&service.name), plan, &mut self.hub)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn ingredients<'a>(
