@@ -56,7 +56,7 @@ impl RemoteError {
 
     /// The same error with `text` as its innermost cause.
     #[must_use]
-    pub fn caused_by(mut self, text: impl Into<String>) -> Self {
+    pub(crate) fn caused_by(mut self, text: impl Into<String>) -> Self {
         self.chain.push(text.into());
         self
     }
