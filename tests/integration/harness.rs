@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 
 /// No wait of a test lasts longer.
@@ -71,6 +73,19 @@ impl<P: Read + AsFd> Read for PatientPipe<P> {
             _ => self.0.read(buffer),
         }
     }
+}
+
+/// A terminal of this size: its master, which does not block, and the other end. It becomes nobody's controlling one.
+pub(crate) fn terminal(rows: u16, columns: u16) -> (fs::File, fs::File) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let other = ioctl_tiocgptpeer(&master, flags).unwrap();
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&other, size).unwrap();
+    rustix::io::ioctl_fionbio(&master, true).unwrap();
+    (master.into(), other.into())
 }
 
 /// Waits for the end of a program, and kills it when it takes too long.

@@ -118,7 +118,7 @@ pub fn spawn_with(spawn: SpawnArgs<'_>, body: impl FnOnce() -> i32) -> io::Resul
 ///
 /// # Errors
 /// When neither the kernel nor `/proc` would tell.
-pub fn is_single_threaded() -> io::Result<bool> {
+fn is_single_threaded() -> io::Result<bool> {
     // SAFETY: this unshare changes nothing: it is allowed only where there is nothing to undo (unshare(2)).
     if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
         return Ok(true);

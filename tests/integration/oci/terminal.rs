@@ -9,10 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::bundle::Bundle;
-use crate::harness::{DEADLINE, exit_status, patient};
+use crate::harness::{DEADLINE, exit_status, patient, terminal};
 
 /// What comes over a console socket.
 fn accept(listener: &UnixListener) -> File {
@@ -89,18 +88,11 @@ fn run_and_exec_carry_it() {
     let bundle = Bundle::new("tty; stty size; read line; echo \"got $line\"; exit 4");
     bundle.configure(|config| config["process"]["terminal"] = true.into());
     let carried = |mut command: Command| {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let open = || File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        let size = rustix::termios::Winsize { ws_row: 21, ws_col: 63, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(&master, size).unwrap();
-        let kept = open();
+        let (mut terminal, kept) = terminal(21, 63);
         let before = rustix::termios::tcgetattr(&kept).unwrap();
-        let mut child = command.stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+        let end = || kept.try_clone().unwrap();
+        let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
         drop(command);
-        let mut terminal = File::from(master);
         read_until(&mut terminal, "21 63");
         terminal.write_all(b"hello\r").unwrap();
         read_until(&mut terminal, "got hello");
@@ -124,15 +116,10 @@ fn run_and_exec_carry_it() {
 #[test]
 fn a_container_never_gets_the_callers_terminal() {
     let bundle = Bundle::new("for fd in 0 1 2; do readlink /proc/$$/fd/$fd; done; echo end");
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let open = || File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let (mut terminal, kept) = terminal(24, 80);
+    let end = || kept.try_clone().unwrap();
     let mut command = bundle.command(&["run", &bundle.id]);
-    let mut child = command.stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
-    let _kept = open();
-    let mut terminal = File::from(master);
+    let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
     let seen = read_until(&mut terminal, "end");
     assert!(seen.lines().filter(|line| line.starts_with("pipe:")).count() == 3, "{seen}");
     assert_eq!(exit_status(&mut child).code(), Some(0));
