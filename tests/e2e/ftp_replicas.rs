@@ -7,9 +7,11 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use crate::stand::{Said, Stand, is_root, run, spawn, tool, wait_for};
+use crate::stand::{Said, Stand, finish, is_root, run, spawn, tool, wait_for};
 
 /// The control port; no other one that is published is at an address of the stand's own.
+/// How long the other end of a connection may be silent.
+const PATIENCE: Duration = Duration::from_secs(30);
 const PORT: u16 = 2121;
 const LOGIN: &str = "ftpuser:word";
 const BIG: usize = 4_000_000;
@@ -167,10 +169,7 @@ fn many_sessions_of_one_client(stand: &Stand, site: &str) {
         let sessions: Vec<Child> = (0..20).map(start).collect();
         let mut seen = BTreeSet::new();
         for (at, session) in sessions.into_iter().enumerate() {
-            let ended = session.wait_with_output().unwrap();
-            let err = String::from_utf8_lossy(&ended.stderr).into_owned();
-            let said = Said { code: ended.status.code(), out: ended.stdout, err, took: Duration::ZERO };
-            let name = replica(&said);
+            let name = replica(&finish("curl", session));
             assert!(
                 fs::read(stand.directory.join(format!("big-{at}"))).unwrap() == content(&name, BIG),
                 "{name}"
@@ -197,7 +196,7 @@ struct Control(BufReader<TcpStream>);
 impl Control {
     fn open(stand: &Stand) -> Self {
         let stream = TcpStream::connect((&*stand.address, PORT)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut control = Self(BufReader::new(stream));
         assert!(control.line().starts_with("220"));
         control
@@ -237,7 +236,9 @@ impl Control {
             reply.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()).collect();
         let number = |at: usize| numbers[at].parse::<u16>().unwrap();
         let host = numbers[1..5].join(".");
-        TcpStream::connect((&*host, number(5) * 256 + number(6))).unwrap()
+        let stream = TcpStream::connect((&*host, number(5) * 256 + number(6))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
     }
 }
 
@@ -333,10 +334,10 @@ fn one_that_dies_takes_its_own_sessions_only(stand: &Stand, site: &str) {
     let dying = rows.iter().find(|row| row["container"] == "ftp-2").unwrap();
     run(&mut tool("kill", ["-KILL", &dying["pid"].to_string()]), &[]).ok();
     for (at, (session, with)) in sessions.into_iter().zip(with).enumerate() {
-        let ended = session.wait_with_output().unwrap();
+        let ended = finish("curl", session);
         let whole = fs::read(path("huge", at)).unwrap() == content(&with, HUGE);
         assert_eq!(
-            (ended.status.success(), whole),
+            (ended.code == Some(0), whole),
             (with == "ftp", with == "ftp"),
             "session {at} with {with}"
         );

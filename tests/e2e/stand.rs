@@ -57,27 +57,34 @@ impl Said {
 /// Runs a command to its end, with `input` as standard input.
 #[track_caller]
 pub(crate) fn run(command: &mut Command, input: &[u8]) -> Said {
-    let started = Instant::now();
     let mut child = spawn(command);
-    let (out, err) = (reader(child.stdout.take()), reader(child.stderr.take()));
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
     // A command may end without having read it all.
     thread::spawn(move || stdin.write_all(&input).ok());
+    finish(&format!("{command:?}"), child)
+}
+
+/// Waits for the end of what [`spawn`] has started.
+#[track_caller]
+pub(crate) fn finish(command: &str, mut child: Child) -> Said {
+    let started = Instant::now();
+    drop(child.stdin.take());
+    let (out, err) = (reader(child.stdout.take()), reader(child.stderr.take()));
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
         if started.elapsed() > LONGEST {
             child.kill().unwrap();
-            panic!("{command:?} did not end within {LONGEST:?}");
+            panic!("{command} did not end within {LONGEST:?}");
         }
         thread::sleep(Duration::from_millis(2));
     };
     let took = started.elapsed();
     let rest = |output: Receiver<Vec<u8>>| {
         output.recv_timeout(Duration::from_secs(5)).unwrap_or_else(|_| {
-            panic!("{command:?} left something behind that keeps its output open");
+            panic!("{command} left something behind that keeps its output open");
         })
     };
     let (out, err) = (rest(out), rest(err));

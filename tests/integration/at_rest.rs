@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::harness::{Links, Stack, ended, finish, until};
+use crate::harness::{Links, Stack, ended, exit_status, finish, until};
 
 const WEB: &str = r#"
 [services.web]
@@ -51,7 +51,7 @@ fn files_of_a_container_that_has_ended_are_copied() {
     assert_eq!(read("here/new"), "new");
     let archive = std::fs::File::create(stack.path("tar")).unwrap();
     let mut out = stack.command(&["cp", "web:/etc/emptied", "-"]);
-    assert!(out.stdout(archive).status().unwrap().success());
+    assert!(exit_status(&mut out.stdout(archive).spawn().unwrap()).success());
     let archive = std::fs::File::open(stack.path("tar")).unwrap();
     ended(stack.command(&["cp", "-", "web:/home"]).stdin(archive)).ok();
     stack.run(&["start"]).ok();

@@ -1,9 +1,11 @@
 //! The commands and options that people know from compose: what they do to a stack, and how they fail.
 
+use std::io::Read;
+
 use serde_json::Value;
 
 use crate::build::{self, with_base};
-use crate::harness::{Links, Stack, ended, finish, until};
+use crate::harness::{Links, PatientPipe, Stack, ended, exit_status, finish, until};
 
 /// A service that does not end when it is asked to, with more patience than any test has.
 const STUBBORN: &str = r#"
@@ -424,7 +426,7 @@ fn files_are_copied_in_and_out() {
     let mut tar = out.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut into = stack.command(&["cp", "-", "web:/home"]);
     ended(into.stdin(tar.stdout.take().unwrap())).ok();
-    assert!(tar.wait().unwrap().success());
+    assert!(exit_status(&mut tar).success());
     assert_eq!(stack.sh("web", "cat /home/up/sub/two"), "two");
     for (from, to, words) in [
         ("web:/none", "x", &["/none", "No such file"][..]),
@@ -517,8 +519,9 @@ fn a_container_s_other_names_are_taken_everywhere() {
     // A reader that goes is no error of ours, and a target that is full is not the data directory.
     let mut unread = stack.spawn(&["export", "db"]);
     drop(unread.stdout.take());
-    let unread = unread.wait_with_output().unwrap();
-    assert_eq!((unread.status.code(), unread.stderr.as_slice()), (Some(141), &b""[..]));
+    let mut said = String::new();
+    PatientPipe(unread.stderr.take().unwrap()).read_to_string(&mut said).unwrap();
+    assert_eq!((exit_status(&mut unread).code(), said.as_str()), (Some(141), ""));
     let full = stack.run(&["export", "-o", "/dev/full", "db"]).fails(1, &["No space left on device"]);
     assert!(!full.contains("INCEPTION_DATA_DIR"), "{full}");
 }
@@ -535,7 +538,7 @@ fn help_is_there_in_all_its_forms() {
     let mut unread = stack.spawn(&["--help"]);
     drop(unread.stdout.take());
     // Who was quick has written it all.
-    let code = unread.wait().unwrap().code();
+    let code = exit_status(&mut unread).code();
     assert!(matches!(code, Some(0 | 141)), "{code:?}");
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{DEADLINE, Stack, until};
+use crate::harness::{DEADLINE, PatientPipe, Stack, exit_status, patient, until};
 
 const TWO: &str = r#"
 [services.web]
@@ -43,16 +43,14 @@ impl Dashboard {
     fn from(command: &mut Command) -> Self {
         let mut command = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(command.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(PatientPipe(command.stdout.as_mut().unwrap())).read_line(&mut line).unwrap();
         let rest = line.strip_prefix("http://").unwrap_or_else(|| panic!("no address: `{line}`"));
         let (address, token) = rest.trim().split_once('/').unwrap();
         Self { address: address.parse().unwrap(), token: token.trim_end_matches('/').to_owned(), command }
     }
 
     fn connect(&self) -> TcpStream {
-        let socket = TcpStream::connect(self.address).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        socket
+        patient(TcpStream::connect(self.address).unwrap())
     }
 
     /// Status and body of the answer to a request with these fields.
@@ -246,7 +244,7 @@ fn the_browser_is_given_a_file_that_nobody_else_can_read() {
         format!("Host: {}\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Dest: document\r\n", dashboard.address);
     assert_eq!(dashboard.ask("GET", &format!("/{}/", dashboard.token), &fields).0, 200);
     kill_process(Pid::from_child(&dashboard.command), Signal::TERM).unwrap();
-    dashboard.command.wait().unwrap();
+    exit_status(&mut dashboard.command);
     assert!(!file.exists());
 }
 

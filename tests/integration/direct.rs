@@ -1,15 +1,14 @@
 //! Published ports that a service accepts on by itself (`mode = "direct"`).
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::harness::{DEADLINE, Stack, free_ports, until};
+use crate::harness::{Stack, connect, free_ports, until};
 
 /// What an HTTP server answers, and the client's own address.
 fn fetch(port: u16) -> std::io::Result<(String, SocketAddr)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(DEADLINE))?;
+    let mut stream = connect(port)?;
     stream.write_all(b"GET /hello HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -87,7 +86,7 @@ ports = [{{ target = 80, published = {port}, host_ip = "127.0.0.1", mode = "dire
     stack.up();
     let read = |port: u16| {
         let mut text = String::new();
-        TcpStream::connect(("127.0.0.1", port)).unwrap().read_to_string(&mut text).ok()?;
+        connect(port).unwrap().read_to_string(&mut text).ok()?;
         (!text.is_empty()).then_some(text)
     };
     assert_eq!(until("the direct port", || read(port)), "outside\n");

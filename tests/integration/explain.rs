@@ -1,13 +1,12 @@
 //! `explain`: what it shows is what the kernel says, and its page is one that a browser takes.
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::browser::Browser;
-use crate::harness::{Stack, free_ports};
+use crate::harness::{Stack, finish, free_ports};
 
 fn explain(stack: &Stack, name: &str) -> Value {
     serde_json::from_str(&stack.run(&["explain", name, "--format", "json"]).ok()).unwrap()
@@ -259,12 +258,12 @@ fn one_that_is_killed_again_and_again_is_explained_or_told() {
             // It may have ended by itself, having been killed before.
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
         }
-        let output = child.wait_with_output().unwrap();
-        let err = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.signal().is_none() && !err.contains("panicked"), "{err}");
-        match output.status.code() {
-            Some(0) => {
-                let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let ended = finish(child);
+        let err = ended.err;
+        assert!(ended.code < 128 && !err.contains("panicked"), "{err}");
+        match ended.code {
+            0 => {
+                let facts: Value = serde_json::from_str(&ended.out).unwrap();
                 assert_eq!(facts["container"], "web");
             }
             _ => {

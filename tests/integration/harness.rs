@@ -2,13 +2,18 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 
 /// No wait of a test lasts longer.
@@ -43,6 +48,64 @@ pub(crate) fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < end, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// A socket with a deadline for what it receives or accepts (SO_RCVTIMEO, socket(7)).
+pub(crate) fn patient<S: AsFd>(socket: S) -> S {
+    set_socket_timeout(&socket, Timeout::Recv, Some(DEADLINE)).unwrap();
+    socket
+}
+
+/// A connection to a port of the loopback, with a deadline for what comes by it.
+pub(crate) fn connect(port: u16) -> std::io::Result<TcpStream> {
+    TcpStream::connect(("127.0.0.1", port)).map(patient)
+}
+
+/// A pipe with a deadline for what comes by it.
+pub(crate) struct PatientPipe<P>(pub(crate) P);
+
+impl<P: Read + AsFd> Read for PatientPipe<P> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let timeout = DEADLINE.try_into().map_err(std::io::Error::other)?;
+        match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout))? {
+            0 => Err(std::io::ErrorKind::TimedOut.into()),
+            _ => self.0.read(buffer),
+        }
+    }
+}
+
+/// A terminal of this size: its master, which does not block, and the other end. It becomes nobody's controlling one.
+pub(crate) fn terminal(rows: u16, columns: u16) -> (fs::File, fs::File) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let other = ioctl_tiocgptpeer(&master, flags).unwrap();
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&other, size).unwrap();
+    rustix::io::ioctl_fionbio(&master, true).unwrap();
+    (master.into(), other.into())
+}
+
+/// Waits for the end of a program, and kills it when it takes too long.
+#[track_caller]
+pub(crate) fn exit_status(child: &mut Child) -> ExitStatus {
+    exit_status_within(COMMAND_DEADLINE, child).expect("a program ends in time")
+}
+
+/// The status of a program that ends in time; another one is killed.
+pub(crate) fn exit_status_within(deadline: Duration, child: &mut Child) -> Option<ExitStatus> {
+    let end = Instant::now() + deadline;
+    loop {
+        match child.try_wait().unwrap() {
+            None if Instant::now() > end => {
+                child.kill().unwrap();
+                return None;
+            }
+            None => std::thread::sleep(Duration::from_millis(3)),
+            status => return status,
+        }
     }
 }
 
@@ -117,7 +180,7 @@ pub(crate) fn finish_within(deadline: Duration, mut child: Child) -> Ended {
         texts[index] = text;
     }
     use std::os::unix::process::ExitStatusExt;
-    let status = child.wait().unwrap();
+    let status = exit_status(&mut child);
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     let [out, err] = texts;
     Ended { code, out, err }
@@ -394,12 +457,13 @@ fn parent(pid: i32) -> Option<i32> {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        let down = self.command(&["-p", &self.name, "down", "-v"]).output();
+        let mut down = self.command(&["-p", &self.name, "down", "-v"]);
         if !std::thread::panicking() {
-            let down = down.unwrap();
-            assert!(down.status.success(), "down -v: {}", String::from_utf8_lossy(&down.stderr));
+            ended(&mut down).ok();
             self.nothing_left();
         } else {
+            let down = down.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            down.ok().and_then(|mut down| exit_status_within(DEADLINE, &mut down));
             for pid in self.processes().into_iter().filter_map(rustix::process::Pid::from_raw) {
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
             }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use crate::harness::{Stack, until};
+use crate::harness::{Stack, exit_status, until};
 
 /// Name, type, size, mode, owner and content of everything below a directory.
 fn inventory(directory: &Path) -> Vec<String> {
@@ -168,7 +168,7 @@ fn a_file_of_a_strangers_does_not_control_the_terminal() {
     let stack =
         Stack::new(&format!("[services.web]\ncommand = [\"{hostile}\"]\nlabels = {{ a = \"{hostile}\" }}\n"));
     for arguments in [&["plan"][..], &["plan", "--format", "json"], &["config"]] {
-        let (ours, theirs) = crate::stats::terminal();
+        let (ours, theirs) = crate::harness::terminal(24, 100);
         let mut child = stack.command(arguments).stdout(theirs).spawn().unwrap();
         rustix::io::ioctl_fionbio(&ours, false).unwrap();
         // It ends with an error (EIO) when nobody has the other end.
@@ -176,7 +176,7 @@ fn a_file_of_a_strangers_does_not_control_the_terminal() {
         while let Ok(length) = rustix::io::read(&ours, &mut part) {
             shown.extend_from_slice(&part[..length]);
         }
-        assert!(child.wait().unwrap().success());
+        assert!(exit_status(&mut child).success());
         let shown = String::from_utf8_lossy(&shown);
         assert!(shown.contains("title"), "{shown}");
         assert!(!shown.contains(['\x1b', '\x07', '\u{9b}']), "{arguments:?}: {shown:?}");

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Stack, is_root, skipped, until};
+use crate::harness::{Stack, is_root, patient, skipped, until};
 
 fn status(text: &str, key: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
@@ -270,7 +270,7 @@ fn what_listens_on_the_host_is_reached_by_the_name_for_it() {
     if !own.is_ok_and(|own| !own.ip().is_loopback()) {
         return skipped("what_listens_on_the_host_is_reached_by_the_name_for_it", "the host has no address");
     }
-    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let listener = patient(std::net::TcpListener::bind("0.0.0.0:0").unwrap());
     let port = listener.local_addr().unwrap().port();
     let answer = std::thread::spawn(move || {
         let (mut client, _) = listener.accept().unwrap();

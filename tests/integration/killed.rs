@@ -1,12 +1,12 @@
 //! `kill -9` at any moment: the kernel takes everything away, and the next command works.
 
 use std::io::Read;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{DEADLINE, Stack, finish, free_ports, until};
+use crate::harness::{DEADLINE, Stack, connect, finish, free_ports, until};
 
 const ROUNDS: u32 = 50;
 
@@ -164,8 +164,7 @@ fn a_killed_netd_is_replaced_and_ports_stay_bound() {
     let stack = tiny(port);
     stack.up();
     let ask = || {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(DEADLINE))?;
+        let mut stream = connect(port)?;
         stream.shutdown(Shutdown::Write)?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map(|_| answer)

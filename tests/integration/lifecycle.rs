@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Stack, ended, finish, until};
+use crate::harness::{PatientPipe, Stack, ended, exit_status, finish, until};
 
 fn signal(child: &std::process::Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
@@ -238,7 +238,7 @@ fn a_second_up_joins_the_first() {
     // One that joined in the foreground leaves alone.
     let mut second = stack.spawn(&["up"]);
     let mut said = [0; "a: running already\n".len()];
-    second.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
+    PatientPipe(second.stderr.as_mut().unwrap()).read_exact(&mut said).unwrap();
     assert_eq!(&said, b"a: running already\n");
     signal(&second, Signal::INT);
     finish(second).ok();
@@ -374,7 +374,7 @@ command = ["sh", "-c", "echo from b; exec sleep 1000"]
     stack.run(&["logs", "nobody"]).fails(2, &["nobody"]);
     // A follower sees what comes, and the end.
     let mut follower = stack.spawn(&["logs", "-f", "--tail", "0", "a"]);
-    let mut output = follower.stdout.take().unwrap();
+    let mut output = PatientPipe(follower.stdout.take().unwrap());
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
         output.read_to_string(&mut text).unwrap();
@@ -386,7 +386,7 @@ command = ["sh", "-c", "echo from b; exec sleep 1000"]
     });
     stack.run(&["down"]).ok();
     assert!(reader.join().unwrap().contains("went"));
-    assert!(follower.wait().unwrap().success());
+    assert!(exit_status(&mut follower).success());
 }
 
 #[test]

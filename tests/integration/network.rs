@@ -1,10 +1,10 @@
 //! Names, isolation, published ports.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener};
 use std::time::{Duration, Instant};
 
-use crate::harness::{DEADLINE, Stack, free_ports, until};
+use crate::harness::{Stack, connect, free_ports, until};
 
 fn address(stack: &Stack, service: &str, network: &str) -> String {
     let inspect: serde_json::Value = serde_json::from_str(&stack.run(&["inspect", service]).ok()).unwrap();
@@ -13,8 +13,7 @@ fn address(stack: &Stack, service: &str, network: &str) -> String {
 
 /// Sends everything, and returns what comes back until the end.
 fn talk(port: u16, sent: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(DEADLINE))?;
+    let mut stream = connect(port)?;
     let mut writer = stream.try_clone()?;
     let bytes = sent.to_vec();
     let writing = std::thread::spawn(move || {

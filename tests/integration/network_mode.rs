@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::harness::{Stack, free_ports, until};
+use crate::harness::{Stack, connect, free_ports, until};
 
 fn namespace_of(pid: &str) -> String {
     std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap().to_str().unwrap().to_owned()
@@ -26,7 +26,7 @@ fn zombies_of(parent_of_them: i32) -> usize {
 
 fn read(port: u16) -> Option<String> {
     let mut text = String::new();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let mut stream = connect(port).ok()?;
     stream.write_all(b"\n").ok()?;
     stream.read_to_string(&mut text).ok()?;
     Some(text)

@@ -3,12 +3,12 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 
-use crate::harness::{DEADLINE, Stack, finish, free_ports, until};
+use crate::harness::{DEADLINE, Stack, connect, finish, free_ports, until};
 
 /// What a server says that says something to everybody.
 fn said(port: u16) -> Option<String> {
     let mut text = String::new();
-    TcpStream::connect(("127.0.0.1", port)).ok()?.read_to_string(&mut text).ok()?;
+    connect(port).ok()?.read_to_string(&mut text).ok()?;
     Some(text).filter(|text| !text.is_empty())
 }
 

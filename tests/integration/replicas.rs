@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
-use crate::harness::{DEADLINE, Stack, finish, free_ports, until};
+use crate::harness::{self, Stack, finish, free_ports, until};
 
 /// Names of all containers, in the order of `ps`.
 fn names(stack: &Stack) -> Vec<String> {
@@ -277,9 +277,7 @@ healthcheck = {{ test = ["TCP", "80"], interval = "20ms" }}
 
 /// A connection, with the name of the container that answered.
 fn connect(port: u16) -> std::io::Result<(BufReader<TcpStream>, String)> {
-    let stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    let mut reader = BufReader::new(stream);
+    let mut reader = BufReader::new(harness::connect(port)?);
     let mut name = String::new();
     reader.read_line(&mut name)?;
     match name.trim() {

@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::TcpStream;
 
-use crate::harness::{DEADLINE, Stack, ended, finish, free_ports, until};
+use crate::harness::{DEADLINE, Stack, connect, ended, finish, free_ports, until};
 
 #[test]
 fn a_compose_file_runs_unchanged() {
@@ -61,8 +60,7 @@ networks:
     assert_eq!(stack.row("web")["ports"][0], format!("0.0.0.0:{port}->80/tcp"));
     assert_eq!(stack.row("job")["exit_code"], 0);
     until("the page", || {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(DEADLINE)).ok()?;
+        let mut stream = connect(port).ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         (text == "two words\n").then_some(())

@@ -2,13 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
-use rustix::pty::{OpenptFlags, openpt};
 use serde_json::Value;
 
-use crate::harness::{Stack, until};
+use crate::harness::{Stack, exit_status, terminal, until};
 
 const BUSY: &str = r#"
 [services.busy]
@@ -73,12 +71,11 @@ fn top_takes_a_terminal_and_gives_it_back() {
     let once = stack.run(&["top"]).ok();
     assert!(once.contains("1 of 1 services run") && !once.contains('\x1b'), "{once}");
     for (end, code) in [("key", 0), ("signal", 143)] {
-        let (ours, theirs) = terminal();
+        let (mut ours, theirs) = terminal(24, 100);
         let before = rustix::termios::tcgetattr(&theirs).unwrap();
         let stdio = || Stdio::from(theirs.try_clone().unwrap());
         let mut command = stack.command(&["top"]);
         let mut top = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
-        let mut ours = File::from(ours);
         let mut seen = String::new();
         let mut read_until = |ours: &mut File, text: &str| {
             until(text, || {
@@ -102,23 +99,11 @@ fn top_takes_a_terminal_and_gives_it_back() {
         }
         // The cursor and the first screen are back, and so are the modes.
         read_until(&mut ours, "\x1b[?25h\x1b[?1049l");
-        assert_eq!(top.wait().unwrap().code(), Some(code));
+        assert_eq!(exit_status(&mut top).code(), Some(code));
         let after = rustix::termios::tcgetattr(&theirs).unwrap();
         assert_eq!(after.local_modes, before.local_modes);
         assert_eq!(after.output_modes, before.output_modes);
     }
-}
-
-/// A pseudoterminal of 24 lines and 100 columns: our end and the program's.
-pub(crate) fn terminal() -> (OwnedFd, OwnedFd) {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    rustix::pty::grantpt(&ours).unwrap();
-    rustix::pty::unlockpt(&ours).unwrap();
-    let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    let size = rustix::termios::Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(&theirs, size).unwrap();
-    rustix::io::ioctl_fionbio(&ours, true).unwrap();
-    (ours, theirs)
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod hierarchy;
 mod placement;
 mod resources;
 mod systemd;
+mod tree;
 pub mod usage;
 mod version1;
 
@@ -28,7 +29,7 @@ pub use directory::Cgroup;
 pub use error::Error;
 pub use placement::{Placement, is_rootless};
 pub use resources::Resources;
-pub use version1::thaw_the_dying;
+pub(crate) use version1::thaw_the_dying;
 
 /// What a service may use. `None` is unlimited, or the kernel's default.
 #[derive(Debug, Clone, Default, PartialEq)]

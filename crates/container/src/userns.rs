@@ -14,7 +14,7 @@ use sys::process::{Child, namespace};
 use crate::Error;
 use crate::idmap::{Extent, IdMap};
 
-/// How long the parent may take to write the id map.
+/// How long the parent may take to write the id map, and each of its helpers.
 const MAP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Makes a child in a new user namespace with the id map `map`, and in the other new `namespaces`, with
@@ -176,10 +176,11 @@ pub(crate) fn write_map(map: &IdMap, pid: i32) -> Result<(), Error> {
         return Ok(());
     }
     // Both at once: each is a process of its own, and together they are a third of a start.
+    let deadline = Instant::now() + MAP_DEADLINE;
     let uid = start_helper("newuidmap", pid, &map.uids)?;
     let gid = start_helper("newgidmap", pid, &map.gids);
-    finish_helper("newuidmap", uid)?;
-    finish_helper("newgidmap", gid?)
+    finish_helper("newuidmap", uid, deadline)?;
+    finish_helper("newgidmap", gid?, deadline)
 }
 
 fn start_helper(program: &'static str, pid: i32, extents: &[Extent]) -> Result<std::process::Child, Error> {
@@ -194,8 +195,21 @@ fn start_helper(program: &'static str, pid: i32, extents: &[Extent]) -> Result<s
         .map_err(|source| Error::NoMapHelper { program, source })
 }
 
-fn finish_helper(program: &'static str, child: std::process::Child) -> Result<(), Error> {
-    let output = child.wait_with_output().map_err(Error::system(format!("wait for {program}")))?;
+fn finish_helper(
+    program: &'static str,
+    mut child: std::process::Child,
+    deadline: Instant,
+) -> Result<(), Error> {
+    let mut wait = || -> io::Result<()> {
+        // What it says fits into a pipe: it need not be read before its end.
+        match sys::process::wait_until(&mut child, deadline)? {
+            Some(_) => Ok(()),
+            None => child.kill().and(Err(io::ErrorKind::TimedOut.into())),
+        }
+    };
+    let output = wait()
+        .and_then(|()| child.wait_with_output())
+        .map_err(Error::system(format!("wait for {program}")))?;
     if output.status.success() {
         return Ok(());
     }

@@ -353,6 +353,7 @@ pub fn download(
         fs::rename(&partial, destination).map_err(|cause| Error::io("create", destination, cause))
     });
     if result.is_err() {
+        // It may not have come into being.
         fs::remove_file(&partial).ok();
     }
     result.map(|()| expected)

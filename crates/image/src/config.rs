@@ -94,7 +94,7 @@ pub struct ContainerConfig {
 
 impl ContainerConfig {
     /// The value of an environment variable of the image.
-    pub fn env_value(&self, name: &str) -> Option<&str> {
+    pub(crate) fn env_value(&self, name: &str) -> Option<&str> {
         self.env
             .iter()
             .filter_map(|pair| pair.split_once('='))
@@ -198,7 +198,7 @@ impl Image {
     ///
     /// # Errors
     /// When it is no configuration of an image that can run here.
-    pub fn of_json(raw: &[u8]) -> Result<Self> {
+    pub(crate) fn of_json(raw: &[u8]) -> Result<Self> {
         let refused = |problem: String| Error::RefusedImage { problem };
         if raw.len() > MAX_CONFIG {
             return Err(refused(format!("its configuration has more than {MAX_CONFIG} bytes")));

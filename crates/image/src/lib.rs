@@ -38,7 +38,7 @@ pub use config::{
 pub use digest::{Digest, LayerId};
 pub use dockerfile::{BaseRequest, Warning, check, plan_bases};
 pub use error::{Error, FailedRun, Result};
-pub use layer::{LayerSource, StagedLayer};
+pub use layer::LayerSource;
 pub use pattern::Ignore;
 pub use reference::Reference;
 pub use remove::{remove_tree, tree_size};

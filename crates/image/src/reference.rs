@@ -58,7 +58,7 @@ impl Reference {
 
     /// The same repository's manifest with this digest.
     #[must_use]
-    pub fn pinned(&self, digest: &Digest) -> Self {
+    pub(crate) fn pinned(&self, digest: &Digest) -> Self {
         Self { name: self.name.clone(), tag: LATEST.to_owned(), digest: Some(digest.clone()) }
     }
 }

@@ -282,7 +282,8 @@ pub(crate) fn write_nodes_tar(
         let Named { dir, own, stat, name } = node?;
         let written = match node::kind(&stat) {
             FileType::Directory => {
-                stream.entry(&name, &[bytes(&name), b"/"].concat(), b'5', &stat, 0, b"", &[])
+                let with_slash = [bytes(&name), b"/"].concat();
+                stream.entry(&name, &Entry::of(Kind::Directory, &with_slash, &stat))
             }
             FileType::Socket => Ok(()),
             _ => stream.leaf(&dir, &own, &stat, &name),
@@ -341,7 +342,8 @@ impl Stream<'_> {
         check_depth(path, depth)?;
         let stat = dir.stat().map_err(|cause| self.fail(path, cause))?;
         let xattrs = node::xattrs(dir.fd()).map_err(|cause| self.fail(path, cause))?;
-        self.entry(path, &[bytes(path), b"/"].concat(), b'5', &stat, 0, b"", &xattrs)?;
+        let name = [bytes(path), b"/"].concat();
+        self.entry(path, &Entry { xattrs: &xattrs, ..Entry::of(Kind::Directory, &name, &stat) })?;
         for name in view.names(dir).map_err(|cause| self.fail(path, cause))? {
             match view.child(dir, &name) {
                 Ok(Some(Node::Dir(child))) => self.merged(view, &child, depth + 1)?,
@@ -365,9 +367,8 @@ impl Stream<'_> {
     fn dir(&mut self, dir: &OwnedFd, stat: &Stat, path: &Path, depth: usize) -> Result<()> {
         check_depth(path, depth)?;
         let xattrs = self.xattrs(dir).map_err(|cause| self.fail(path, cause))?;
-        let mut name = bytes(path).to_vec();
-        name.push(b'/');
-        self.entry(path, &name, b'5', stat, 0, b"", &xattrs)?;
+        let name = [bytes(path), b"/"].concat();
+        self.entry(path, &Entry { xattrs: &xattrs, ..Entry::of(Kind::Directory, &name, stat) })?;
         if depth > 0 && node::is_opaque(dir).map_err(|cause| self.fail(path, cause))? {
             let at = path.join(OsStr::from_bytes(OPAQUE_WHITEOUT));
             self.whiteout(&at)?;
@@ -408,15 +409,17 @@ impl Stream<'_> {
             return self.whiteout(&at.with_file_name(hidden));
         }
         if let Some(first) = first_seen(&mut self.seen, stat, at) {
-            return self.entry(at, bytes(at), b'1', stat, 0, bytes(&first), &[]);
+            let entry = Entry::of(Kind::HardLink, bytes(at), stat);
+            return self.entry(at, &Entry { link: bytes(&first), ..entry });
         }
         match node::kind(stat) {
             FileType::RegularFile => self.file(dir, name, stat, at),
             FileType::Symlink => {
                 let target = node::read_link(dir, name).map_err(|cause| self.fail(at, cause))?;
-                self.entry(at, bytes(at), b'2', stat, 0, target.as_bytes(), &[])
+                let entry = Entry::of(Kind::Symlink, bytes(at), stat);
+                self.entry(at, &Entry { mode: 0o777, link: target.as_bytes(), ..entry })
             }
-            FileType::Fifo => self.entry(at, bytes(at), b'6', stat, 0, b"", &[]),
+            FileType::Fifo => self.entry(at, &Entry::of(Kind::Fifo, bytes(at), stat)),
             FileType::Socket => Err(refuse(at, "it is a socket")),
             _ => Err(refuse(at, "it is a device")),
         }
@@ -426,7 +429,7 @@ impl Stream<'_> {
         let file = node::open_file(dir, name).map_err(|cause| self.fail(at, cause))?;
         let xattrs = self.xattrs(&file).map_err(|cause| self.fail(at, cause))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        self.entry(at, bytes(at), b'0', stat, size, b"", &xattrs)?;
+        self.entry(at, &Entry { size, xattrs: &xattrs, ..Entry::of(Kind::Regular, bytes(at), stat) })?;
         self.size += size;
         if let Out::Length(length) = &mut self.out {
             *length += size;
@@ -462,90 +465,111 @@ impl Stream<'_> {
     }
 
     fn whiteout(&mut self, path: &Path) -> Result<()> {
-        let mut header = tar::Header::new_ustar();
-        header.set_mode(0);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        self.header(path, header, b'0', bytes(path), b"", 0, &[], None)
+        self.entry(path, &Entry::new(Kind::Regular, bytes(path)))
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn entry(
-        &mut self,
-        at: &Path,
-        name: &[u8],
-        kind: u8,
-        stat: &Stat,
-        size: u64,
-        link: &[u8],
-        xattrs: &[(OsString, Vec<u8>)],
-    ) -> Result<()> {
-        let mut header = tar::Header::new_ustar();
-        let is_link = kind == b'2';
-        header.set_mode(if is_link { 0o777 } else { stat.st_mode & 0o7777 });
-        header.set_uid(stat.st_uid.into());
-        header.set_gid(stat.st_gid.into());
-        let mtime = stat.st_mtime;
-        header.set_mtime(u64::try_from(mtime).unwrap_or(0));
-        self.header(at, header, kind, name, link, size, xattrs, (mtime < 0).then_some(mtime))
-    }
-
-    /// Writes a header, with a pax record (POSIX.1, pax Interchange Format) for all that it cannot hold.
-    #[allow(clippy::too_many_arguments)]
-    fn header(
-        &mut self,
-        at: &Path,
-        mut header: tar::Header,
-        kind: u8,
-        name: &[u8],
-        link: &[u8],
-        size: u64,
-        xattrs: &[(OsString, Vec<u8>)],
-        early: Option<i64>,
-    ) -> Result<()> {
-        let mut records = Vec::new();
-        if name.len() > 100 {
-            record(&mut records, b"path", name);
-        }
-        if link.len() > 100 {
-            record(&mut records, b"linkpath", link);
-        }
-        if size >= 1 << 33 {
-            record(&mut records, b"size", size.to_string().as_bytes());
-        }
-        if let Some(mtime) = early {
-            record(&mut records, b"mtime", mtime.to_string().as_bytes());
-        }
-        for (key, value) in xattrs {
-            record(&mut records, &[b"SCHILY.xattr.", key.as_bytes()].concat(), value);
-        }
+    /// Writes the header of `entry`, after a pax record (POSIX.1, pax Interchange Format) for all that it cannot hold.
+    fn entry(&mut self, at: &Path, entry: &Entry<'_>) -> Result<()> {
+        let records = entry.records();
         if !records.is_empty() {
-            let mut pax = tar::Header::new_ustar();
-            pax.set_mode(0);
-            pax.set_uid(0);
-            pax.set_gid(0);
-            pax.set_mtime(0);
-            fill(&mut pax, b'x', b"./PaxHeaders/entry", b"", records.len() as u64);
-            self.write(at, pax.as_bytes())?;
+            let size = records.len() as u64;
+            let pax = Entry { size, ..Entry::new(Kind::Pax, b"./PaxHeaders/entry") };
+            self.write(at, pax.header().as_bytes())?;
             self.write(at, &records)?;
-            self.pad(at, records.len() as u64)?;
+            self.pad(at, size)?;
         }
-        fill(&mut header, kind, name, link, size);
-        self.write(at, header.as_bytes())
+        self.write(at, entry.header().as_bytes())
     }
 }
 
-/// Puts the fields that `tar::Header` would check or rewrite.
-fn fill(header: &mut tar::Header, kind: u8, name: &[u8], link: &[u8], size: u64) {
-    let old = header.as_old_mut();
-    let length = name.len().min(100);
-    old.name[..length].copy_from_slice(&name[..length]);
-    let length = link.len().min(100);
-    old.linkname[..length].copy_from_slice(&link[..length]);
-    old.linkflag = [kind];
-    header.set_size(size);
-    header.set_cksum();
+/// What an entry of an archive is: the type flag of its header.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+enum Kind {
+    Regular = b'0',
+    HardLink = b'1',
+    Symlink = b'2',
+    Directory = b'5',
+    Fifo = b'6',
+    /// Records about the entry that follows.
+    Pax = b'x',
+}
+
+/// An entry of an archive.
+struct Entry<'a> {
+    kind: Kind,
+    name: &'a [u8],
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    /// Seconds since 1970, which may be before.
+    mtime: i64,
+    /// Bytes that follow the header.
+    size: u64,
+    /// The target of a link.
+    link: &'a [u8],
+    xattrs: &'a [(OsString, Vec<u8>)],
+}
+
+/// Bytes of a name and of a target in a header.
+const NAME: usize = 100;
+/// The first size that the twelve bytes for it, eleven octal digits, cannot hold.
+const LARGE: u64 = 1 << 33;
+
+impl<'a> Entry<'a> {
+    /// One of root's, of 1970, without permissions.
+    fn new(kind: Kind, name: &'a [u8]) -> Self {
+        Self { kind, name, mode: 0, uid: 0, gid: 0, mtime: 0, size: 0, link: b"", xattrs: &[] }
+    }
+
+    /// One with a file's owner, permissions and time.
+    fn of(kind: Kind, name: &'a [u8], stat: &Stat) -> Self {
+        Self {
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: stat.st_mtime,
+            ..Self::new(kind, name)
+        }
+    }
+
+    /// What the header cannot hold.
+    fn records(&self) -> Vec<u8> {
+        let mut records = Vec::new();
+        if self.name.len() > NAME {
+            record(&mut records, b"path", self.name);
+        }
+        if self.link.len() > NAME {
+            record(&mut records, b"linkpath", self.link);
+        }
+        if self.size >= LARGE {
+            record(&mut records, b"size", self.size.to_string().as_bytes());
+        }
+        if self.mtime < 0 {
+            record(&mut records, b"mtime", self.mtime.to_string().as_bytes());
+        }
+        for (key, value) in self.xattrs {
+            record(&mut records, &[b"SCHILY.xattr.", key.as_bytes()].concat(), value);
+        }
+        records
+    }
+
+    fn header(&self) -> tar::Header {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(self.mode);
+        header.set_uid(self.uid.into());
+        header.set_gid(self.gid.into());
+        header.set_mtime(u64::try_from(self.mtime).unwrap_or(0));
+        header.set_size(self.size);
+        // Put as they are: the crate would check and rewrite them.
+        let old = header.as_old_mut();
+        let (name, link) = (self.name.len().min(NAME), self.link.len().min(NAME));
+        old.name[..name].copy_from_slice(&self.name[..name]);
+        old.linkname[..link].copy_from_slice(&self.link[..link]);
+        old.linkflag = [self.kind as u8];
+        header.set_cksum();
+        header
+    }
 }
 
 /// `LENGTH KEY=VALUE\n`, where the length counts itself.

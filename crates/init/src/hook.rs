@@ -1,9 +1,14 @@
 //! Running a hook: its state on standard input, and no longer than it may.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::entry::Hook;
 
@@ -31,18 +36,7 @@ pub fn run(hook: &Hook, state: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     let deadline = hook.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut said = Vec::new();
-    let mut work = || -> io::Result<Option<ExitStatus>> {
-        if let Some(mut stdin) = child.stdin.take() {
-            match stdin.write_all(state.as_bytes()) {
-                // It did not want to know.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                other => other?,
-            }
-        }
-        let stderr = child.stderr.take();
-        wait(&mut child, stderr, deadline, &mut said)
-    };
-    let status = match work() {
+    let status = match accompany(&mut child, state.as_bytes(), deadline, &mut said) {
         Ok(Some(status)) => status,
         result => {
             let reason = match result {
@@ -70,59 +64,75 @@ pub fn run(hook: &Hook, state: &str) -> Result<(), String> {
     })
 }
 
-/// Reads what the hook says until it closes its standard error, and waits for its end. `None` when that takes too long.
-fn wait(
-    child: &mut std::process::Child,
-    stderr: Option<std::process::ChildStderr>,
+/// Writes the state, reads what the hook says, and waits for its end. `None` when that takes too long.
+fn accompany(
+    child: &mut Child,
+    state: &[u8],
     deadline: Option<Instant>,
     said: &mut Vec<u8>,
 ) -> io::Result<Option<ExitStatus>> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let pidfd = rustix::process::Pid::from_raw(child.id() as i32)
-        .map(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()))
-        .ok_or(io::ErrorKind::InvalidInput)??;
-    let mut stderr = stderr;
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let (mut stdin, mut stderr) = (child.stdin.take(), child.stderr.take());
+    // A hook need not read its state, and may leave a process behind that holds its standard error: neither is waited for.
+    for pipe in [stdin.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
+        rustix::io::ioctl_fionbio(pipe, true)?;
+    }
+    let mut unwritten = state;
     loop {
-        if let Some(status) = child.try_wait()? {
-            // What it said last; not to its end, which a process that it left behind may hold open.
-            if let Some(pipe) = &mut stderr {
-                rustix::io::ioctl_fionbio(&*pipe, true)?;
-                while matches!(listen(pipe, said), Ok(length) if length > 0) {}
-            }
-            return Ok(Some(status));
+        let status = child.try_wait()?;
+        if stdin.as_mut().is_some_and(|pipe| !tell(pipe, &mut unwritten)) {
+            stdin = None;
         }
-        let timeout = match deadline {
-            Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
-                Some(left) => Some(left.try_into().map_err(|_| io::ErrorKind::InvalidInput)?),
-                None => return Ok(None),
-            },
+        if let Some(pipe) = &mut stderr
+            && !listen(pipe, said)?
+        {
+            stderr = None;
+        }
+        if status.is_some() {
+            return Ok(status);
+        }
+        let timeout = match deadline.map(|deadline| deadline.checked_duration_since(Instant::now())) {
+            Some(None) => return Ok(None),
+            Some(Some(left)) => Some(left.try_into().map_err(|_| io::ErrorKind::InvalidInput)?),
             None => None,
         };
         let mut polled = vec![PollFd::new(&pidfd, PollFlags::IN)];
-        if let Some(stderr) = &stderr {
-            polled.push(PollFd::new(stderr, PollFlags::IN));
-        }
+        polled.extend(stdin.iter().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+        polled.extend(stderr.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         match poll(&mut polled, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
-        }
-        let readable = polled.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        if readable
-            && let Some(pipe) = &mut stderr
-            && listen(pipe, said)? == 0
-        {
-            stderr = None;
         }
     }
 }
 
-/// Reads once and keeps the last of all.
-fn listen(pipe: &mut std::process::ChildStderr, said: &mut Vec<u8>) -> io::Result<usize> {
+/// Writes what the pipe takes. False when there is no more to write, or nobody who reads it.
+fn tell(pipe: &mut ChildStdin, unwritten: &mut &[u8]) -> bool {
+    while !unwritten.is_empty() {
+        match pipe.write(unwritten) {
+            Ok(length) => *unwritten = &unwritten[length..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+    false
+}
+
+/// Reads what is there, and keeps the last of all. False at its end.
+fn listen(pipe: &mut ChildStderr, said: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; KEPT];
-    let length = pipe.read(&mut buffer)?;
-    said.extend_from_slice(&buffer[..length]);
-    said.drain(..said.len().saturating_sub(KEPT));
-    Ok(length)
+    loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(false),
+            Ok(length) => {
+                said.extend_from_slice(&buffer[..length]);
+                said.drain(..said.len().saturating_sub(KEPT));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +148,8 @@ mod tests {
     fn the_state_is_read_and_the_environment_is_its_own() {
         run(&shell("test \"$(cat)\" = '{}' && test \"$A\" = b && test -z \"$HOME\"", Some(20)), "{}")
             .unwrap();
+        // More than a pipe takes at once.
+        run(&shell("test $(wc -c) = 1048576", Some(20)), &" ".repeat(1 << 20)).unwrap();
     }
 
     #[test]
@@ -145,6 +157,10 @@ mod tests {
         assert_eq!(run(&shell("echo no >&2; exit 3", None), "").unwrap_err(), "exit status 3: no");
         assert_eq!(run(&shell("kill -9 $$", None), "").unwrap_err(), "killed by signal 9");
         assert_eq!(run(&shell("sleep 60", Some(1)), "").unwrap_err(), "still running after 1 seconds");
+        // More than a pipe takes, and nobody who reads it.
+        let state = " ".repeat(1 << 20);
+        assert_eq!(run(&shell("sleep 60", Some(1)), &state).unwrap_err(), "still running after 1 seconds");
+        run(&shell("exit 0", Some(20)), &state).unwrap();
         let missing = Hook { path: "/no/such".into(), args: vec![], env: None, timeout: None };
         assert!(run(&missing, "").unwrap_err().contains("No such file"));
     }

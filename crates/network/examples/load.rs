@@ -20,12 +20,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// What is sent or read at once where it is about throughput.
 const BLOCK: usize = 128 * 1024;
-/// How long `wait` waits, and a request for its answer.
+/// How long `wait` waits, and whoever has a connection for the other end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> Outcome {
@@ -206,6 +207,7 @@ fn session(mut control: &TcpStream) -> Outcome {
             "PASS" => "230 Welcome".to_owned(),
             "EPSV" => {
                 let listener = TcpListener::bind((control.local_addr()?.ip(), 0))?;
+                set_socket_timeout(&listener, Timeout::Recv, Some(PATIENCE))?;
                 let port = listener.local_addr()?.port();
                 data = Some(Box::new(move || listener.accept().map(|(stream, _)| stream)));
                 format!("229 Entering Extended Passive Mode (|||{port}|)")
@@ -214,7 +216,7 @@ fn session(mut control: &TcpStream) -> Outcome {
                 let mut fields = argument.split('|').skip(2);
                 let (host, port) = fields.next().zip(fields.next()).ok_or("no address")?;
                 let address = SocketAddr::new(host.parse()?, port.parse()?);
-                data = Some(Box::new(move || TcpStream::connect(address)));
+                data = Some(Box::new(move || connect(address)));
                 "200 Understood".to_owned()
             }
             "RETR" => {
@@ -254,7 +256,7 @@ fn throughput(address: SocketAddr, time: Duration, connections: usize, load: Tra
 }
 
 fn send(address: SocketAddr, until: Instant) -> Outcome<u64> {
-    let mut stream = TcpStream::connect(address)?;
+    let mut stream = connect(address)?;
     stream.write_all(b"sink\n")?;
     // The request must not come together with what follows it.
     thread::sleep(Duration::from_millis(20));
@@ -269,7 +271,7 @@ fn send(address: SocketAddr, until: Instant) -> Outcome<u64> {
 }
 
 fn fetch(address: SocketAddr, until: Instant) -> Outcome<u64> {
-    let mut stream = TcpStream::connect(address)?;
+    let mut stream = connect(address)?;
     stream.write_all(b"source\n")?;
     let mut block = vec![0; BLOCK];
     let mut sum = 0;
@@ -299,9 +301,8 @@ fn latency(address: SocketAddr, time: Duration, connections: usize, load: Reques
 }
 
 fn requests(address: SocketAddr, until: Instant) -> Outcome<Vec<Duration>> {
-    let mut stream = BufReader::new(TcpStream::connect(address)?);
+    let mut stream = BufReader::new(connect(address)?);
     stream.get_ref().set_nodelay(true)?;
-    stream.get_ref().set_read_timeout(Some(PATIENCE))?;
     let mut times = Vec::new();
     while Instant::now() < until {
         let begun = Instant::now();
@@ -315,15 +316,21 @@ fn connections_one_by_one(address: SocketAddr, until: Instant) -> Outcome<Vec<Du
     let mut times = Vec::new();
     while Instant::now() < until {
         let begun = Instant::now();
-        let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut stream = BufReader::new(stream);
+        let mut stream = BufReader::new(connect(address)?);
         // The server closes, so that it is not the client's port that has to rest (TIME_WAIT).
         ask(&mut stream, b"close\n")?;
         stream.read_line(&mut String::new())?;
         times.push(begun.elapsed());
     }
     Ok(times)
+}
+
+/// A connection on which nothing is waited for without end.
+fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 fn ask(stream: &mut BufReader<TcpStream>, request: &[u8]) -> Outcome {
@@ -337,11 +344,7 @@ fn ask(stream: &mut BufReader<TcpStream>, request: &[u8]) -> Outcome {
 
 fn wait(address: SocketAddr) -> Outcome {
     let until = Instant::now() + PATIENCE;
-    let answered = || -> Outcome {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        ask(&mut BufReader::new(stream), b"ping\n")
-    };
+    let answered = || -> Outcome { ask(&mut BufReader::new(connect(address)?), b"ping\n") };
     loop {
         match answered() {
             Err(error) if Instant::now() > until => return Err(error),

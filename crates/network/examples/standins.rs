@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use simple_dns::rdata::RData;
 use simple_dns::{CLASS, Name, Packet, Question, TYPE};
 
@@ -233,6 +234,7 @@ fn files(mut control: &TcpStream, directory: &Path) -> Outcome {
             "TYPE" => "200 As ever".to_owned(),
             "EPSV" => {
                 let data = TcpListener::bind((control.local_addr()?.ip(), 0))?;
+                set_socket_timeout(&data, Timeout::Recv, Some(PATIENCE))?;
                 let port = data.local_addr()?.port();
                 listener = Some(data);
                 format!("229 Entering Extended Passive Mode (|||{port}|)")

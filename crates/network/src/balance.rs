@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use pool::{MemberId, Pick, Pool};
+pub(crate) use pool::{MemberId, Pick, Pool};
 
 /// How the connections to a service are spread over its replicas.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

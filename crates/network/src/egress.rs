@@ -51,7 +51,7 @@ impl Policy {
     /// Whether the name server forwards questions about `name`. Some rule must name it: a question carries data
     /// out as well as a connection does.
     #[must_use]
-    pub fn may_resolve(&self, name: &str) -> bool {
+    pub(crate) fn may_resolve(&self, name: &str) -> bool {
         match self {
             Self::All => true,
             Self::None => false,

@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, soc
 use crate::Error;
 use crate::error::{Doing, errno};
 use crate::netlink::{LOOPBACK, Netlink};
-use crate::nft::{self, Chain, Expression, Family, Header, Hook, Meta, Rejection, Rule, Table};
+use crate::nft::{self, Chain, Expression, Family, Header, Hook, Meta, Queueing, Rejection, Rule, Table};
 use crate::queue::{self, FIRST_FLAGS, MARK_AGAIN, MARK_RESET, MARK_UNREACHABLE, QUEUE, RST, SYN};
 
 /// Mark of packets that are delivered here whatever their destination is.
@@ -51,15 +51,6 @@ pub struct Intercepted {
     /// The queue in which the first packets of connections wait (a netlink socket); `None` where the kernel has
     /// none: connections are then accepted before it is known whether the other end is there.
     pub connections: Option<OwnedFd>,
-}
-
-/// How the kernel at hand puts packets into a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Queueing {
-    /// nftables' own expression.
-    Native,
-    /// The target of iptables, for kernels without that.
-    Target,
 }
 
 impl Intercepted {

@@ -76,7 +76,7 @@ pub fn answer(
 /// The name servers of a `resolv.conf` (resolv.conf(5)), three at the most as there. `index_of` tells the index of an
 /// interface, which link-local addresses come with.
 #[must_use]
-pub fn parse_resolvers(text: &str, index_of: impl Fn(&str) -> Option<u32>) -> Vec<SocketAddr> {
+pub(crate) fn parse_resolvers(text: &str, index_of: impl Fn(&str) -> Option<u32>) -> Vec<SocketAddr> {
     let server = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let address = (fields.next() == Some("nameserver")).then(|| fields.next()).flatten()?;

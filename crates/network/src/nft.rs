@@ -8,7 +8,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 
 use crate::Error;
 use crate::error::Doing;
-use crate::intercept::Queueing;
 use crate::netlink::attributes::{Attributes, netfilter_request};
 use crate::netlink::exchange;
 
@@ -60,6 +59,15 @@ pub(crate) enum Hook {
 
 /// Expressions, evaluated one after another until one says that the rule does not apply.
 pub(crate) type Rule = Vec<Expression>;
+
+/// How the kernel at hand puts packets into a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queueing {
+    /// nftables' own expression.
+    Native,
+    /// The target of iptables, for kernels without that.
+    Target,
+}
 
 /// A step of a rule. What is loaded goes to the first register, and what uses a value takes it from there. A key of
 /// several parts fills the registers that follow, too; each has four bytes.

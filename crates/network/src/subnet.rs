@@ -58,7 +58,7 @@ impl Subnet {
 
     /// Whether it is no more than one address.
     #[must_use]
-    pub fn is_single(self) -> bool {
+    pub(crate) fn is_single(self) -> bool {
         self.1 == length(self.0)
     }
 

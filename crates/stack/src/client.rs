@@ -169,7 +169,7 @@ impl Client {
         let pid = i32::try_from(process.id()).map_err(io::Error::other).context(doing)?;
         // Not reaped yet: the number is its own.
         sys::process::kill(pid, libc::SIGTERM).context(doing)?;
-        process.wait().map(drop).context(doing)
+        reap(process, Instant::now() + END_DEADLINE).context(doing)
     }
 
     /// Waits until the supervisor, which has been told to end, is gone.
@@ -180,10 +180,15 @@ impl Client {
         let deadline = Instant::now() + END_DEADLINE;
         while self.next(Some(deadline))?.is_some() {}
         if let Some(process) = &mut self.process {
-            process.wait().context(|| "wait for the stack's supervisor".into())?;
+            reap(process, deadline).context(|| "wait for the stack's supervisor".into())?;
         }
         Ok(())
     }
+}
+
+/// Waits for the end of a process that has been told to end.
+fn reap(process: &mut std::process::Child, deadline: Instant) -> io::Result<()> {
+    sys::process::wait_until(process, deadline)?.map(drop).ok_or_else(|| io::ErrorKind::TimedOut.into())
 }
 
 /// Takes the lock of a stack that has no supervisor, for one that begins or a command that works on what a stack left.

@@ -78,7 +78,7 @@ impl HostFacts {
 
     /// Subnets that a network of a stack keeps clear of: address and prefix length.
     #[must_use]
-    pub fn used_subnets(&self) -> Vec<(Ipv4Addr, u8)> {
+    pub(crate) fn used_subnets(&self) -> Vec<(Ipv4Addr, u8)> {
         let routes = self.routes.iter().map(|route| route.destination);
         routes.chain(self.name_servers.iter().map(|address| (*address, 32))).collect()
     }

@@ -87,7 +87,7 @@ impl Paths {
     ///
     /// # Errors
     /// When it cannot be made, or belongs to somebody else.
-    pub fn open_data(&self, map: &IdMap) -> Result<OwnedFd, RemoteError> {
+    pub(crate) fn open_data(&self, map: &IdMap) -> Result<OwnedFd, RemoteError> {
         let (uid, gid) = map.root();
         if !self.data.exists() {
             self.make_data(uid, gid)
@@ -131,7 +131,7 @@ impl Paths {
     ///
     /// # Errors
     /// When it cannot be made, or the common one is open to others: in `/tmp` somebody else may have been first.
-    pub fn make_runtime(&self, stack: &str) -> Result<PathBuf, RemoteError> {
+    pub(crate) fn make_runtime(&self, stack: &str) -> Result<PathBuf, RemoteError> {
         make_private(&self.runtime).context(|| format!("create {}", self.runtime.display()))?;
         let meta = fs::symlink_metadata(&self.runtime)?;
         let own = rustix::process::geteuid().as_raw();

@@ -5,21 +5,26 @@
 //! services a second `up` recreates.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use container::landlock::Landlock;
 use image::Reference;
 use serde::{Deserialize, Serialize};
 
+mod build;
 mod files;
+mod limits;
+mod port_choice;
 mod watch;
 
+pub use build::{BaseDockerfile, Build, BuildContext, BuildNetwork};
 pub use files::{Mount, MountKind, Scope, SecretFile, SecretSource, Tmpfs};
+pub use limits::{BlockIo, DeviceRate, DeviceWeight, Limits};
 pub use network::egress::Policy;
 pub use network::plan::{Mode, Protocol, PublishedPort};
+pub use port_choice::PortChoice;
 pub use watch::{Watch, WatchAction};
 
 /// A whole stack, resolved.
@@ -102,7 +107,7 @@ impl Plan {
 
     /// The service whose build makes the image `name`.
     #[must_use]
-    pub fn builder_of(&self, name: &str) -> Option<&str> {
+    pub(crate) fn builder_of(&self, name: &str) -> Option<&str> {
         let wanted = Reference::from_str(name).ok()?;
         let makes = |service: &&Service| match &service.source {
             Source::Build(build) => Reference::from_str(&build.image).is_ok_and(|made| made == wanted),
@@ -118,52 +123,6 @@ impl Plan {
         mounts.any(|mount| matches!(mount.kind, MountKind::Volume { scope: Scope::Stack, .. }))
     }
 }
-
-/// Ports of the host that stand for others (`--port-offset`, `--publish`). The stack keeps to it while it runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortChoice {
-    /// Added to the ports that this user may not listen on.
-    pub offset: Option<u16>,
-    /// Single ports, which outweigh that.
-    pub publish: BTreeMap<u16, u16>,
-    /// It is that of the running stack, and not of this command.
-    #[serde(skip)]
-    pub kept: bool,
-}
-
-impl PortChoice {
-    /// Whether nothing was chosen.
-    #[must_use]
-    pub fn is_none(&self) -> bool {
-        self.offset.is_none() && self.publish.is_empty()
-    }
-
-    /// What the running stack was started with, where it was with any. `runtime` is its runtime directory.
-    #[must_use]
-    pub fn kept(runtime: &Path) -> Option<Self> {
-        let text = std::fs::read(runtime.join(KEPT_CHOICE)).ok()?;
-        let choice: Self = serde_json::from_slice(&text).ok()?;
-        Some(Self { kept: true, ..choice })
-    }
-
-    /// Writes it down for [`PortChoice::kept`], or that nothing was chosen.
-    ///
-    /// # Errors
-    /// When the file cannot be written or removed.
-    pub(crate) fn keep(&self, runtime: &Path) -> io::Result<()> {
-        let path = runtime.join(KEPT_CHOICE);
-        if !self.is_none() {
-            return std::fs::write(path, serde_json::to_vec(self)?);
-        }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
-    }
-}
-
-/// In the stack's runtime directory, as long as it runs.
-const KEPT_CHOICE: &str = "ports.json";
 
 /// One service. Values that come from the image are `None` here and filled in at start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -200,7 +159,7 @@ pub struct Service {
     pub group_add: Vec<String>,
     /// Services this one waits for.
     pub depends_on: Vec<Dependency>,
-    /// Health check, if the file gives one (the image's is used otherwise); `disable: true` gives `Some(Health::Disabled)`.
+    /// Health check, if the file gives one (the image's is used otherwise); one without a test where it has `disable: true`.
     pub healthcheck: Option<Healthcheck>,
     /// What to do when it exits.
     pub restart: RestartPolicy,
@@ -377,120 +336,6 @@ pub enum Source {
     Rootfs(PathBuf),
 }
 
-/// How an image is built.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Build {
-    /// Name the image gets, `STACK-SERVICE:latest` unless the file says otherwise.
-    pub image: String,
-    /// The git repository that the build context is fetched from, as it was written; `context` and the Dockerfiles
-    /// are paths in what that means then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repository: Option<String>,
-    /// Absolute path of the build context.
-    pub context: PathBuf,
-    /// One Dockerfile per base in the order of preference; a single entry with base "" when the file names no bases.
-    pub dockerfiles: Vec<BaseDockerfile>,
-    /// The text of a Dockerfile that stands in the stack file; the path of the only entry above is its name then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub inline: Option<String>,
-    /// Build arguments.
-    pub args: BTreeMap<String, String>,
-    /// Stage to stop at.
-    pub target: Option<String>,
-    /// The network of `RUN` instructions that ask for none.
-    #[serde(default, skip_serializing_if = "BuildNetwork::is_own")]
-    pub network: BuildNetwork,
-    /// `RUN --network=host` gets what it asks for.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub allows_host_network: bool,
-    /// `RUN --security=insecure` gets what it asks for.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub allows_insecure: bool,
-    /// What names in the Dockerfile mean beside its stages and images.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub contexts: BTreeMap<String, BuildContext>,
-    /// What `RUN --mount=type=secret` can ask for, by id.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub secrets: BTreeMap<String, SecretSource>,
-    /// The sockets of SSH agents, by id.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub ssh: BTreeMap<String, PathBuf>,
-    /// Labels that the image gets beside those of the Dockerfile.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    /// More names for the image.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<String>,
-    /// Names and addresses that `RUN` instructions find in `/etc/hosts`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub extra_hosts: Vec<(String, IpAddr)>,
-    /// Shared memory of `RUN` instructions, bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shm_size: Option<u64>,
-    /// Resource limits of `RUN` instructions: soft, hard.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub ulimits: BTreeMap<String, (u64, u64)>,
-    /// Carry out every instruction again.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub no_cache: bool,
-    /// Fetch the images that it begins with again.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub pull: bool,
-}
-
-/// What a name in a Dockerfile means.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BuildContext {
-    /// A directory of the host, absolute.
-    Directory(PathBuf),
-    /// A git repository, as it was written.
-    Repository(String),
-    /// An image.
-    Image(String),
-    /// The image of a service, which is built first.
-    Service(String),
-}
-
-impl BuildContext {
-    /// The service whose image it is.
-    #[must_use]
-    pub fn service(&self) -> Option<&str> {
-        match self {
-            Self::Service(name) => Some(name),
-            _ => None,
-        }
-    }
-}
-
-/// The network of `RUN` instructions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BuildNetwork {
-    /// A namespace of their own, with a way out.
-    #[default]
-    Own,
-    /// A namespace of their own, without.
-    None,
-    /// The host's.
-    Host,
-}
-
-impl BuildNetwork {
-    fn is_own(&self) -> bool {
-        *self == Self::Own
-    }
-}
-
-/// The Dockerfile for one base distribution.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BaseDockerfile {
-    /// `alpine`, `debian`, or empty.
-    pub base: String,
-    /// Absolute path.
-    pub path: PathBuf,
-}
-
 /// A device of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
@@ -519,8 +364,7 @@ pub struct Confinement {
 
 impl Confinement {
     /// Whether nothing was said about it.
-    #[must_use]
-    pub fn is_usual(&self) -> bool {
+    fn is_usual(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -660,7 +504,6 @@ pub enum Probe {
     Image,
     /// A command inside the service; exit status 0 is healthy.
     Exec(Vec<String>),
-
     /// A TCP connection to this port on the service's own loopback.
     Tcp(u16),
     /// An HTTP GET on the service's own loopback; 200 to 399 is healthy.
@@ -684,65 +527,4 @@ pub enum RestartPolicy {
     Always,
     /// Start again unless the user stopped it.
     UnlessStopped,
-}
-
-/// Resource limits, enforced by cgroup v2.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Bytes.
-    pub memory: Option<u64>,
-    /// CPUs, 0.5 is half of one.
-    pub cpus: Option<f64>,
-    /// Number of processes.
-    pub pids: Option<u64>,
-    /// Bytes that are not reclaimed while others have more than theirs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_reservation: Option<u64>,
-    /// Bytes of memory and swap together; -1 is as much swap as there is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_swap: Option<i64>,
-    /// Weight when processor time is short, 2 to 262144, usually 1024.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_shares: Option<u64>,
-    /// CPUs by number: `0-2,5`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpuset: Option<String>,
-    /// Block devices.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub block_io: Option<BlockIo>,
-}
-
-/// `blkio_config`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct BlockIo {
-    /// 10 to 1000.
-    pub weight: Option<u16>,
-    /// Other weights for some devices.
-    pub weight_device: Vec<DeviceWeight>,
-    /// Bytes read in a second.
-    pub read_bps: Vec<DeviceRate>,
-    /// Bytes written in a second.
-    pub write_bps: Vec<DeviceRate>,
-    /// Reads in a second.
-    pub read_iops: Vec<DeviceRate>,
-    /// Writes in a second.
-    pub write_iops: Vec<DeviceRate>,
-}
-
-/// A weight for one device.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DeviceWeight {
-    /// Its node on the host.
-    pub path: String,
-    /// 10 to 1000.
-    pub weight: u16,
-}
-
-/// A limit for one device.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DeviceRate {
-    /// Its node on the host.
-    pub path: String,
-    /// In a second; 0 is no limit.
-    pub rate: u64,
 }

@@ -165,7 +165,7 @@ pub fn changes(paths: &Paths, stack: &str, container: &str) -> Result<Vec<Change
 ///
 /// # Errors
 /// When they cannot be looked at.
-pub fn written_by(paths: &Paths, stack: &str, container: &str) -> Result<u64, RemoteError> {
+pub(crate) fn written_by(paths: &Paths, stack: &str, container: &str) -> Result<u64, RemoteError> {
     let upper = format!("{}/u", crate::spec::container_directory(stack, container));
     storage::run(paths, |_store| Ok(image::tree_size(Path::new(&upper))?))
 }

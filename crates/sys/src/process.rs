@@ -1,7 +1,13 @@
 //! Processes: `clone3(2)` with pidfds, and what ties a child to its parent.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::process::ExitStatus;
+use std::time::Instant;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::channel::wait_readable;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -114,7 +120,7 @@ pub fn spawn_with(spawn: SpawnArgs<'_>, body: impl FnOnce() -> i32) -> io::Resul
 ///
 /// # Errors
 /// When neither the kernel nor `/proc` would tell.
-pub fn is_single_threaded() -> io::Result<bool> {
+fn is_single_threaded() -> io::Result<bool> {
     // SAFETY: this unshare changes nothing: it is allowed only where there is nothing to undo (unshare(2)).
     if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
         return Ok(true);
@@ -152,6 +158,22 @@ pub fn pidfd_kill(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
         )
     };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Waits for the end of a program until `deadline`, and reaps it; `None` when it still runs then.
+///
+/// # Errors
+/// What `pidfd_open(2)`, `poll(2)` and `waitid(2)` report.
+pub fn wait_until(child: &mut std::process::Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    if let Some(status) = child.try_wait()? {
+        return Ok(Some(status));
+    }
+    // Not reaped yet: the number is its own.
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    match wait_readable(pidfd.as_fd(), deadline) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
+        waited => waited.and_then(|()| child.try_wait()),
+    }
 }
 
 /// Gives every signal its default action again and unblocks all, as a program expects at its start

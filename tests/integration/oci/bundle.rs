@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Ended, busybox_rootfs, ended, is_root, until};
+use crate::harness::{
+    DEADLINE, Ended, busybox_rootfs, ended, exit_status, exit_status_within, is_root, until,
+};
 
 /// The runtime under test.
 pub(crate) fn binary() -> PathBuf {
@@ -115,8 +117,8 @@ impl Bundle {
         let file = |name| fs::File::create(self.path(name)).unwrap();
         let mut command = self.command(&["create"]);
         // No pipe: nobody would read what the container writes there later.
-        let status =
-            command.args(options).arg(&self.id).stdout(file("out")).stderr(file("err")).status().unwrap();
+        command.args(options).arg(&self.id).stdout(file("out")).stderr(file("err"));
+        let status = exit_status(&mut command.spawn().unwrap());
         let code = status.code().unwrap_or(-1);
         let err = if code == 0 { String::new() } else { fs::read_to_string(self.path("err")).unwrap() };
         Ended { code, out: String::new(), err }
@@ -272,12 +274,13 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
-        let delete = self.command(&["delete", "--force", &self.id]).output();
+        let mut delete = self.command(&["delete", "--force", &self.id]);
         if !std::thread::panicking() {
-            let delete = delete.unwrap();
-            assert!(delete.status.success(), "{}", String::from_utf8_lossy(&delete.stderr));
+            ended(&mut delete).ok();
             self.nothing_left();
         } else {
+            let delete = delete.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            delete.ok().and_then(|mut delete| exit_status_within(DEADLINE, &mut delete));
             for pid in self.processes().into_iter().filter_map(rustix::process::Pid::from_raw) {
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
             }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use serde_json::json;
 
 use super::bundle::Bundle;
-use crate::harness::{finish, is_root, until};
+use crate::harness::{exit_status, finish, is_root, until};
 
 #[test]
 fn it_is_the_program() {
@@ -113,7 +113,7 @@ fn detached_it_stays() {
     let bundle = Bundle::new("exec sleep 1000");
     bundle.start();
     let mut exec = bundle.command(&["exec", "-d", "--pid-file", "pid", &bundle.id, "sleep", "2000"]);
-    assert!(exec.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    assert!(exit_status(&mut exec.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()).success());
     let pid: i32 = fs::read_to_string(bundle.path("pid")).unwrap().parse().unwrap();
     let words = || fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     assert_eq!(words(), "sleep\x002000\0");

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use super::bundle::{Bundle, can_pause};
-use crate::harness::{ended, finish, is_root, skipped, until};
+use crate::harness::{PatientPipe, ended, exit_status, finish, is_root, skipped, until};
 
 #[test]
 fn a_life_in_all_its_states() {
@@ -74,7 +74,7 @@ fn run_is_the_program() {
     if is_root() {
         let file = fs::File::create(bundle.path("file")).unwrap();
         let mut command = bundle.command(&["run", &bundle.id]);
-        let status = command.stdout(file).spawn().unwrap().wait().unwrap();
+        let status = exit_status(&mut command.stdout(file).spawn().unwrap());
         assert_eq!(status.code(), Some(137));
         assert_eq!(fs::read_to_string(bundle.path("file")).unwrap(), "out\n");
     }
@@ -85,7 +85,7 @@ fn run_is_the_program() {
 fn run_passes_signals_on() {
     let bundle = Bundle::new("trap 'echo caught; exit 3' TERM; echo ready; while :; do sleep 0.01; done");
     let mut child = bundle.spawn(&["run", &bundle.id]);
-    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut out = std::io::BufReader::new(PatientPipe(child.stdout.take().unwrap()));
     let mut line = String::new();
     std::io::BufRead::read_line(&mut out, &mut line).unwrap();
     assert_eq!(line, "ready\n");
@@ -94,7 +94,7 @@ fn run_passes_signals_on() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     line.clear();
     std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-    assert_eq!((line.as_str(), child.wait().unwrap().code()), ("caught\n", Some(3)));
+    assert_eq!((line.as_str(), exit_status(&mut child).code()), ("caught\n", Some(3)));
     bundle.nothing_left();
 }
 
@@ -106,7 +106,7 @@ fn run_keeps_or_detaches_when_told() {
     bundle.ok("delete");
     let bundle = Bundle::new("exec sleep 1000");
     let mut run = bundle.command(&["run", "-d", "--pid-file", "pid", &bundle.id]);
-    let status = run.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    let status = exit_status(&mut run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     assert!(status.success());
     assert_eq!(fs::read_to_string(bundle.path("pid")).unwrap(), bundle.pid().to_string());
     assert_eq!(bundle.status(), "running");
@@ -204,7 +204,7 @@ fn two_commands_on_one_name() {
             command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
         };
         let children: Vec<_> = arguments.iter().map(spawn).collect();
-        children.into_iter().map(|mut child| child.wait().unwrap().code().unwrap()).collect()
+        children.into_iter().map(|mut child| exit_status(&mut child).code().unwrap()).collect()
     };
     let id = bundle.id.as_str();
     for _ in 0..5 {

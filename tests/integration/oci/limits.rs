@@ -9,7 +9,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use super::bundle::{Bundle, can_pause};
-use crate::harness::{finish, skipped};
+use crate::harness::{PatientPipe, exit_status, finish, skipped};
 
 /// The file with the limit of a container's processes, in whichever tree has the controller.
 fn pids_max(bundle: &Bundle) -> Option<PathBuf> {
@@ -66,14 +66,14 @@ fn events_are_lines_of_json() {
     };
     check(&bundle.run(&["events", "--stats", &bundle.id]).ok());
     let mut child = bundle.spawn(&["events", "--interval", "10ms", &bundle.id]);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(PatientPipe(child.stdout.take().unwrap())).lines();
     for _ in 0..3 {
         check(&lines.next().unwrap().unwrap());
     }
     // It ends with the container.
     bundle.run(&["kill", &bundle.id, "KILL"]).ok();
     lines.for_each(|line| check(&line.unwrap()));
-    assert!(child.wait().unwrap().success());
+    assert!(exit_status(&mut child).success());
     bundle.wait_status("stopped");
     bundle.fails(&["events", "--stats", &bundle.id], &["not running"]);
 }

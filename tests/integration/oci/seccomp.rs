@@ -10,7 +10,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::{Value, json};
 
 use super::bundle::Bundle;
-use crate::harness::finish;
+use crate::harness::{finish, patient};
 
 /// The bundle's process behind these rules.
 fn behind(bundle: &Bundle, rules: Value) {
@@ -41,7 +41,7 @@ fn rules_decide_by_number_and_argument() {
 #[test]
 fn an_agent_is_asked() {
     let bundle = Bundle::new("mkdir /made; echo end");
-    let listener = UnixListener::bind(bundle.path("agent")).unwrap();
+    let listener = patient(UnixListener::bind(bundle.path("agent")).unwrap());
     let agent = bundle.path("agent");
     behind(
         &bundle,
@@ -49,7 +49,7 @@ fn an_agent_is_asked() {
             "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}]}),
     );
     let run = bundle.spawn(&["run", &bundle.id]);
-    let (stream, _) = listener.accept().unwrap();
+    let stream = patient(listener.accept().unwrap().0);
     let mut text = vec![0u8; 1 << 16];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

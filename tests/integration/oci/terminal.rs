@@ -9,14 +9,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::bundle::Bundle;
-use crate::harness::DEADLINE;
+use crate::harness::{DEADLINE, exit_status, patient, terminal};
 
 /// What comes over a console socket.
 fn accept(listener: &UnixListener) -> File {
-    let (stream, _) = listener.accept().unwrap();
+    let stream = patient(listener.accept().unwrap().0);
     let mut name = [0u8; 4096];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -63,7 +62,7 @@ fn it_goes_to_the_console_socket() {
     });
     // Without one there is nobody who could have it.
     bundle.refuses(&["terminal"]);
-    let listener = UnixListener::bind(bundle.path("console")).unwrap();
+    let listener = patient(UnixListener::bind(bundle.path("console")).unwrap());
     bundle.create_with(&["--console-socket", "console"]).ok();
     let mut terminal = accept(&listener);
     bundle.ok("start");
@@ -74,7 +73,7 @@ fn it_goes_to_the_console_socket() {
     // A second one for `exec`.
     let mut exec = bundle.command(&["exec", "-t", "-d", "--console-socket", "console", &bundle.id]);
     exec.args(["sh", "-c", "tty; echo hi from exec; sleep 1000"]);
-    assert!(exec.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    assert!(exit_status(&mut exec.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()).success());
     let mut terminal = accept(&listener);
     read_until(&mut terminal, "hi from exec");
     bundle.fails(&["run", "--console-socket", "console", "x"], &["--console-socket"]);
@@ -89,22 +88,15 @@ fn run_and_exec_carry_it() {
     let bundle = Bundle::new("tty; stty size; read line; echo \"got $line\"; exit 4");
     bundle.configure(|config| config["process"]["terminal"] = true.into());
     let carried = |mut command: Command| {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let open = || File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        let size = rustix::termios::Winsize { ws_row: 21, ws_col: 63, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(&master, size).unwrap();
-        let kept = open();
+        let (mut terminal, kept) = terminal(21, 63);
         let before = rustix::termios::tcgetattr(&kept).unwrap();
-        let mut child = command.stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
+        let end = || kept.try_clone().unwrap();
+        let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
         drop(command);
-        let mut terminal = File::from(master);
         read_until(&mut terminal, "21 63");
         terminal.write_all(b"hello\r").unwrap();
         read_until(&mut terminal, "got hello");
-        let code = child.wait().unwrap().code();
+        let code = exit_status(&mut child).code();
         // The modes are as they were.
         let after = rustix::termios::tcgetattr(&kept).unwrap();
         assert_eq!((before.local_modes, before.input_modes), (after.local_modes, after.input_modes));
@@ -124,16 +116,11 @@ fn run_and_exec_carry_it() {
 #[test]
 fn a_container_never_gets_the_callers_terminal() {
     let bundle = Bundle::new("for fd in 0 1 2; do readlink /proc/$$/fd/$fd; done; echo end");
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let open = || File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let (mut terminal, kept) = terminal(24, 80);
+    let end = || kept.try_clone().unwrap();
     let mut command = bundle.command(&["run", &bundle.id]);
-    let mut child = command.stdin(open()).stdout(open()).stderr(open()).spawn().unwrap();
-    let _kept = open();
-    let mut terminal = File::from(master);
+    let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
     let seen = read_until(&mut terminal, "end");
     assert!(seen.lines().filter(|line| line.starts_with("pipe:")).count() == 3, "{seen}");
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(exit_status(&mut child).code(), Some(0));
 }

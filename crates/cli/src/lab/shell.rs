@@ -13,8 +13,6 @@ use crate::output::Failure;
 
 /// For one check. Most take milliseconds; one does what a limited service does slowly.
 const CHECK_DEADLINE: Duration = Duration::from_secs(60);
-/// How often a command is looked at.
-const INTERVAL: Duration = Duration::from_millis(10);
 
 /// A shell that will read `script`, in a process group of its own.
 pub(super) fn shell(script: &Path, directory: &Path) -> Result<Command, Failure> {
@@ -45,19 +43,12 @@ pub(super) fn succeeds(commands: &str, directory: &Path) -> Result<bool, Failure
 
 /// Waits for the end; whatever takes longer than the deadline is killed with its process group.
 pub(super) fn wait(child: &mut Child, deadline: Duration) -> Result<Option<ExitStatus>, Failure> {
-    let end = Instant::now() + deadline;
-    loop {
-        if let Some(status) = child.try_wait().map_err(Failure::system("wait for `sh`"))? {
-            return Ok(Some(status));
-        }
-        if Instant::now() > end {
-            if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-                kill_process_group(group, Signal::KILL)
-                    .map_err(Failure::system("kill commands that take too long"))?;
-            }
-            child.wait().map_err(Failure::system("wait for `sh`"))?;
-            return Ok(None);
-        }
-        std::thread::sleep(INTERVAL);
+    let waiting = Failure::system("wait for `sh`");
+    let ended = sys::process::wait_until(child, Instant::now() + deadline).map_err(waiting)?;
+    if ended.is_none() {
+        kill_process_group(Pid::from_child(child), Signal::KILL)
+            .map_err(Failure::system("kill commands that take too long"))?;
+        child.wait().map_err(Failure::system("wait for `sh`"))?;
     }
+    Ok(ended)
 }

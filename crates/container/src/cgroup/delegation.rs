@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
-use super::directory::{self, Cgroup};
+use super::directory::Cgroup;
 use super::hierarchy::Hierarchy;
-use super::{Error, Limits, systemd};
+use super::{Error, Limits, systemd, tree};
 
 /// Directories of ours begin with this.
 const PREFIX: &str = "inception-run-";
@@ -243,7 +243,7 @@ impl Delegation {
     /// When one is in use or cannot be removed.
     pub fn remove_stale(&self, name: &str) -> Result<(), Error> {
         let Some(parent) = &self.parent else { return Ok(()) };
-        directory::remove(&parent.join(format!("{PREFIX}{name}")))
+        tree::remove(&parent.join(format!("{PREFIX}{name}")))
     }
 
     /// Removes the cgroup that [`Self::stack`] made, but for the leaf that this process itself stands in: that one
@@ -253,7 +253,7 @@ impl Delegation {
     /// `EBUSY` while another process stands in one of them.
     pub fn remove(&self, stack: Cgroup) -> Result<(), Error> {
         match self.must_leave {
-            true => directory::below(&stack.path, |name| name != OWN_LEAF),
+            true => tree::remove_below(&stack.path, |name| name != OWN_LEAF),
             false => stack.remove(),
         }
     }
@@ -287,6 +287,7 @@ pub(super) fn pass_all_on(top: &Path, leaf: &Path) {
         };
         if cgroup.write(SUBTREE, &missing.join(" ")).is_err() {
             for controller in &missing {
+                // What is missing then is said by who sets a limit that needs it.
                 cgroup.write(SUBTREE, controller).ok();
             }
         }

@@ -1,18 +1,17 @@
 //! One cgroup: a directory, by its descriptor.
 
-use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::resources::{Absent, CURRENT, Resources, Setting};
+use super::tree::{self, DIRECTORY};
 use super::version1::Mirror;
 use super::{Error, devices};
 
@@ -205,25 +204,6 @@ impl Cgroup {
         std::os::unix::fs::chown(&path, Some(owner.0), Some(owner.1)).map_err(Error::at("give away", &path))
     }
 
-    /// Makes `owner`, a user and group of the host, the owner of what the kernel calls delegation: the directory
-    /// and the files with which one makes cgroups below. Limits stay ours.
-    ///
-    /// # Errors
-    /// What `chown(2)` reports.
-    pub fn delegate(&self, owner: (u32, u32)) -> Result<(), Error> {
-        let delegated = fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_default();
-        let files = delegated.lines().filter(|name| {
-            matches!(*name, "cgroup.procs" | "cgroup.threads" | "cgroup.subtree_control" | "memory.oom.group")
-        });
-        for path in std::iter::once(self.path.clone()).chain(files.map(|name| self.path.join(name))) {
-            match std::os::unix::fs::chown(&path, Some(owner.0), Some(owner.1)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other.map_err(Error::at("give away", &path))?,
-            }
-        }
-        Ok(())
-    }
-
     /// Moves a process in.
     ///
     /// # Errors
@@ -379,7 +359,7 @@ impl Cgroup {
     /// `EBUSY` when a process stands in one of them still after a while.
     pub fn remove(self) -> Result<(), Error> {
         self.version1.as_ref().map_or(Ok(()), |version1| version1.remove(0))?;
-        remove(&self.path)
+        tree::remove(&self.path)
     }
 
     pub(super) fn write(&self, file: &str, value: &str) -> Result<(), Error> {
@@ -444,12 +424,9 @@ impl Cgroup {
         &self,
         mut visit: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<()>,
     ) -> rustix::io::Result<()> {
-        walk(self.directory.as_fd(), &mut visit, &mut |_, _| Ok(()))
+        tree::walk(self.directory.as_fd(), &mut visit, &mut |_, _| Ok(()))
     }
 }
-
-const DIRECTORY: OFlags =
-    OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 fn read_at(directory: BorrowedFd<'_>, file: &str) -> rustix::io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -464,106 +441,6 @@ fn read_at(directory: BorrowedFd<'_>, file: &str) -> rustix::io::Result<String> 
 /// The number behind `name` in lines of names and numbers.
 fn value_of(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
-/// Visits a cgroup and all below it, each before its children; `leave` is called with the parent and the name
-/// when all below a child has been visited. Whoever is inside may have nested cgroups deeper than a path can say
-/// and than descriptors suffice, so this holds two at a time and goes back by `..`.
-pub(super) fn walk(
-    top: BorrowedFd<'_>,
-    visit: &mut dyn FnMut(BorrowedFd<'_>) -> rustix::io::Result<()>,
-    leave: &mut dyn FnMut(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
-) -> rustix::io::Result<()> {
-    visit(top)?;
-    let mut here = rustix::fs::openat(top, ".", DIRECTORY, Mode::empty())?;
-    let mut pending = vec![children(here.as_fd())?];
-    let mut names: Vec<CString> = Vec::new();
-    while let Some(level) = pending.last_mut() {
-        let Some(name) = level.pop() else {
-            pending.pop();
-            if let Some(name) = names.pop() {
-                here = rustix::fs::openat(&here, "..", DIRECTORY, Mode::empty())?;
-                leave(here.as_fd(), &name)?;
-            }
-            continue;
-        };
-        match rustix::fs::openat(&here, &name, DIRECTORY, Mode::empty()) {
-            // It has vanished meanwhile.
-            Err(Errno::NOENT | Errno::NODEV) => {}
-            Err(errno) => return Err(errno),
-            Ok(child) => {
-                visit(child.as_fd())?;
-                pending.push(children(child.as_fd())?);
-                names.push(name);
-                here = child;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The names of the cgroups directly below one; a cgroup's own files go with it.
-fn children(cgroup: BorrowedFd<'_>) -> rustix::io::Result<Vec<CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(cgroup)? {
-        let entry = entry?;
-        if entry.file_type() == FileType::Directory && !entry.file_name().to_bytes().starts_with(b".") {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    Ok(names)
-}
-
-/// Removes the cgroup at `path` and all below it; a missing one is fine. Waits for the last processes.
-///
-/// # Errors
-/// What `rmdir(2)` reports for the first that is still in use at the end.
-pub(super) fn remove(path: &Path) -> Result<(), Error> {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        match below(path, |_| true).and_then(|()| directory(path)) {
-            Err(error) if error.kind() == Some(io::ErrorKind::ResourceBusy) && Instant::now() < deadline => {
-                std::thread::sleep(PAUSE);
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Removes an empty cgroup; a missing one is fine.
-pub(super) fn directory(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir(path) {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound) => {
-            Err(Error::at("remove cgroup", path)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Removes those cgroups directly below `path` that `doomed` picks by name, with all below them; does not wait.
-pub(super) fn below(path: &Path, doomed: impl Fn(&OsStr) -> bool) -> Result<(), Error> {
-    let failed = |errno: Errno| Error::at("remove what is below cgroup", path)(errno.into());
-    let top = match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(()),
-        other => other.map_err(failed)?,
-    };
-    let unlink =
-        |parent: BorrowedFd<'_>, name: &CStr| match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOENT) => Ok(()),
-            other => other,
-        };
-    for name in children(top.as_fd()).map_err(failed)? {
-        if !doomed(OsStr::from_bytes(name.to_bytes())) {
-            continue;
-        }
-        match rustix::fs::openat(&top, &name, DIRECTORY, Mode::empty()) {
-            Err(Errno::NOENT | Errno::NODEV) => continue,
-            Err(errno) => return Err(failed(errno)),
-            Ok(child) => walk(child.as_fd(), &mut |_| Ok(()), &mut { unlink }).map_err(failed)?,
-        }
-        unlink(top.as_fd(), &name).map_err(failed)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -601,31 +478,6 @@ mod tests {
         };
         assert!(cgroup.apply(&resources(99), true).unwrap_err().to_string().contains("in use, 100"));
         cgroup.apply(&resources(101), true).unwrap();
-    }
-
-    #[test]
-    fn cgroups_that_are_nested_deeper_than_a_path_can_say_are_removed() {
-        let top = tempfile::tempdir().unwrap();
-        let path = top.path().join("c");
-        fs::create_dir(&path).unwrap();
-        let name = "x".repeat(200);
-        let mut here = rustix::fs::open(&path, DIRECTORY, Mode::empty()).unwrap();
-        for _ in 0..50 {
-            rustix::fs::mkdirat(&here, &*name, Mode::RWXU).unwrap();
-            here = rustix::fs::openat(&here, &*name, DIRECTORY, Mode::empty()).unwrap();
-        }
-        fs::create_dir(path.join("beside")).unwrap();
-        let mut visited = 0;
-        let opened = Cgroup::open(&path).unwrap();
-        opened
-            .walk(|_| {
-                visited += 1;
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(visited, 52);
-        opened.remove().unwrap();
-        assert!(!path.exists());
     }
 
     #[test]

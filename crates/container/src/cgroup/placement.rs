@@ -9,11 +9,11 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::delegation::{self, Reason};
-use super::directory::{self, Cgroup};
+use super::directory::Cgroup;
 use super::hierarchy::Hierarchy;
 use super::systemd::Scope;
 use super::version1::Mirror;
-use super::{Error, Resources};
+use super::{Error, Resources, tree};
 
 /// The cgroup of a container: from [`Placement::for_container`] on, through its state file, until
 /// [`Placement::remove`].
@@ -114,11 +114,6 @@ impl Placement {
         }
     }
 
-    /// Whether the cgroup comes into being with [`Self::admit`] only.
-    pub fn is_systemd(&self) -> bool {
-        matches!(self.place, Place::Scope(_))
-    }
-
     /// Where the cgroup of version 2 is; `None` before [`Self::admit`] for a scope, and where there is none.
     pub fn path(&self) -> Option<&Path> {
         match &self.place {
@@ -216,7 +211,7 @@ impl Placement {
     ///
     /// # Errors
     /// What `open(2)` reports.
-    pub fn also_entered(&self) -> Result<Vec<OwnedFd>, Error> {
+    pub(crate) fn also_entered(&self) -> Result<Vec<OwnedFd>, Error> {
         self.version1().map_or(Ok(Vec::new()), |version1| version1.procs())
     }
 
@@ -265,7 +260,7 @@ impl Placement {
             Place::Nowhere(_) => Ok(()),
             Place::Scope(scope) => {
                 scope.stop()?;
-                scope.path.as_deref().map_or(Ok(()), directory::remove)
+                scope.path.as_deref().map_or(Ok(()), tree::remove)
             }
             Place::Directory { path, made, .. } => {
                 let ours = |parent: &&Path| made.as_deref().is_some_and(|made| parent.starts_with(made));
@@ -273,10 +268,10 @@ impl Placement {
                 if let Some(version1) = self.version1() {
                     version1.remove(parents.len())?;
                 }
-                directory::remove(path)?;
+                tree::remove(path)?;
                 for parent in parents {
                     // In use by another container by now.
-                    if directory::directory(parent).is_err() {
+                    if tree::remove_empty(parent).is_err() {
                         break;
                     }
                 }
@@ -349,7 +344,7 @@ fn make_once(path: &Path) -> Result<Option<PathBuf>, Error> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
                 // Somebody else's may be in them by now; then they stay.
-                made.iter().rev().for_each(|made| drop(directory::directory(made)));
+                made.iter().rev().for_each(|made| drop(tree::remove_empty(made)));
                 return Err(Error::at("create cgroup", next)(error));
             }
         }

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 
-use super::directory::{self, Cgroup};
+use super::directory::Cgroup;
 use super::hierarchy::Hierarchy;
 use super::resources::{Absent, Resources, Setting, throttles};
-use super::{Error, devices};
+use super::{Error, devices, tree};
 
 /// The trees of cgroup v1, and the path of one cgroup in each.
 #[derive(Debug, Clone, Default)]
@@ -111,9 +111,9 @@ impl Mirror {
     /// Removes the counterparts, and as many levels above each as `parents` says, where they are empty.
     pub(super) fn remove(&self, parents: usize) -> Result<(), Error> {
         for path in self.existing() {
-            directory::remove(path)?;
+            tree::remove(path)?;
             for parent in path.ancestors().skip(1).take(parents) {
-                if directory::directory(parent).is_err() {
+                if tree::remove_empty(parent).is_err() {
                     break;
                 }
             }
@@ -161,7 +161,7 @@ fn check_kernel_memory(counterpart: &Cgroup, setting: &Setting) -> Result<(), Er
 ///
 /// # Errors
 /// When the cgroup's state cannot be changed.
-pub fn thaw_the_dying(pid: i32) -> Result<(), Error> {
+pub(crate) fn thaw_the_dying(pid: i32) -> Result<(), Error> {
     let Some(hierarchy) = Hierarchy::current() else { return Ok(()) };
     let Some(tree) = hierarchy.version1_of("freezer") else { return Ok(()) };
     let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();

@@ -125,6 +125,7 @@ fn unpack(
     let start = match blob.fill_buf() {
         Ok(start) => packing(start),
         Err(cause) => {
+            // A writer that is gone has failed before, and says why.
             to_writer.send(Word::Failed(cause)).ok();
             return Ok(None);
         }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::stage::{clean, healthcheck, ports_of};
+use super::stage::{healthcheck, ports_of};
 use crate::config::ContainerConfig;
-use crate::dockerfile::{Command, Dockerfile, Instruction, Kind};
+use crate::dockerfile::{Command, Dockerfile, Instruction, Kind, clean};
 use crate::error::Result;
 
 /// What stands before the changes, which are a Dockerfile without a base.

@@ -8,7 +8,7 @@ use crate::build::cache::{self, Claim};
 use crate::build::{Builder, Outcome, Step, epoch};
 use crate::config::{ContainerConfig, Healthcheck, History, ImageConfig};
 use crate::digest::{Digest, LayerId};
-use crate::dockerfile::{Command, Health, Kind, Scope, platform_args};
+use crate::dockerfile::{Command, Health, Kind, Scope, clean, platform_args};
 use crate::error::{Error, Result};
 use crate::layer::LayerWriter;
 use crate::scratch::Scratch;
@@ -161,20 +161,6 @@ pub(crate) fn is_proxy_arg(name: &str) -> bool {
         name.to_ascii_uppercase().as_str(),
         "HTTP_PROXY" | "HTTPS_PROXY" | "FTP_PROXY" | "NO_PROXY" | "ALL_PROXY"
     )
-}
-
-/// An absolute path without `.`, `..` and doubled slashes.
-pub(crate) fn clean(base: &str, path: &str) -> String {
-    let joined = if path.starts_with('/') { path.to_owned() } else { format!("{base}/{path}") };
-    let mut parts: Vec<&str> = Vec::new();
-    for part in joined.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 impl Builder<'_> {

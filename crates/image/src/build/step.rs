@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use crate::build::add_git::GitSource;
+use crate::dockerfile::Network;
 
 /// An error of a runner's.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -139,18 +140,6 @@ pub enum RunSource {
         /// Group inside.
         gid: u32,
     },
-}
-
-/// The network of a `RUN` instruction, as its flag `--network` says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Network {
-    /// What builds have when nothing is said.
-    #[default]
-    Default,
-    /// Its own loopback, and nothing else.
-    None,
-    /// The host's.
-    Host,
 }
 
 /// What must not be seen in a log or a message.

@@ -15,7 +15,6 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::build::Network;
 use crate::error::{Error, Result};
 use crate::reference::Reference;
 
@@ -51,6 +50,18 @@ pub struct Warning {
     pub rule: &'static str,
     /// What is the matter.
     pub message: String,
+}
+
+/// The network of a `RUN` instruction, as its flag `--network` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// What builds have when nothing is said.
+    #[default]
+    Default,
+    /// Its own loopback, and nothing else.
+    None,
+    /// The host's.
+    Host,
 }
 
 #[derive(Debug)]
@@ -492,4 +503,18 @@ fn is_own_platform(platform: &str) -> bool {
         arch => arch,
     };
     arch == crate::config::architecture()
+}
+
+/// `path`, taken from the directory `base`: an absolute one without `.`, `..` and doubled slashes.
+pub(crate) fn clean(base: &str, path: &str) -> String {
+    let joined = if path.starts_with('/') { path.to_owned() } else { format!("{base}/{path}") };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in joined.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }

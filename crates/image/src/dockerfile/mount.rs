@@ -1,8 +1,7 @@
 //! `RUN --mount`: what the flag says, and what it means once its variables have their values.
 
-use crate::build::clean;
 use crate::dockerfile::parse::{Parsed, Problem, nearest};
-use crate::dockerfile::{Scope, expand};
+use crate::dockerfile::{Scope, clean, expand};
 
 /// A flag `--mount` as written. Its values may hold variables, so all but `from` is looked at by [`MountFlag::resolve`].
 #[derive(Clone, Debug, PartialEq)]

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::build::Network;
 use crate::dockerfile::flags::Flags;
 use crate::dockerfile::lines::{self, Logical};
 use crate::dockerfile::mount::MountFlag;
 use crate::dockerfile::{
-    Command, Copy, Dockerfile, Health, Instruction, Kind, Run, Security, Stage, Warning, lint, words,
+    Command, Copy, Dockerfile, Health, Instruction, Kind, Network, Run, Security, Stage, Warning, lint, words,
 };
 use crate::error::{Error, Result};
 

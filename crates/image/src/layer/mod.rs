@@ -23,7 +23,8 @@ use crate::view::{Dir, Leaf, Node, Resolved, View};
 
 use recipe::Aside;
 
-pub use unpack::{LayerSource, StagedLayer};
+pub use unpack::LayerSource;
+pub(crate) use unpack::StagedLayer;
 
 /// Directories that are kept open, because what an archive holds next is likely to go there, too.
 const OPEN_DIRS: usize = 64;

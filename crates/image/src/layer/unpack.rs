@@ -39,7 +39,7 @@ impl<'a> LayerSource<'a> {
 
 /// A layer that is unpacked and verified, but not part of the store yet: see [`Store::publish_layers`].
 /// It is gone with this value.
-pub struct StagedLayer {
+pub(crate) struct StagedLayer {
     scratch: Scratch,
     top: PathBuf,
     recipe: PathBuf,
@@ -48,11 +48,6 @@ pub struct StagedLayer {
 }
 
 impl StagedLayer {
-    /// Its DiffID.
-    pub fn id(&self) -> &LayerId {
-        &self.id
-    }
-
     fn finished(&self) -> Finished<'_> {
         let record = LayerRecord { diff_id: self.id.clone(), size: self.size };
         Finished { top: &self.top, recipe: Some(&self.recipe), record }
@@ -83,7 +78,11 @@ impl Store {
     ///
     /// # Errors
     /// As for [`Store::unpack_layer`].
-    pub fn stage_layer(&self, blob: impl Read + Send, source: &LayerSource<'_>) -> Result<StagedLayer> {
+    pub(crate) fn stage_layer(
+        &self,
+        blob: impl Read + Send,
+        source: &LayerSource<'_>,
+    ) -> Result<StagedLayer> {
         let scratch = Scratch::new(&self.tmp())?;
         let top = self.new_layer(&scratch)?;
         let recipe_path = top.with_file_name("recipe");
@@ -129,7 +128,7 @@ impl Store {
     ///
     /// # Errors
     /// The store's own. Those layers that were published before stay.
-    pub fn publish_layers(&self, layers: Vec<StagedLayer>) -> Result<()> {
+    pub(crate) fn publish_layers(&self, layers: Vec<StagedLayer>) -> Result<()> {
         let finished: Vec<_> = layers.iter().map(StagedLayer::finished).collect();
         self.install(&finished)
     }

@@ -15,7 +15,7 @@ const TRIAL: Duration = Duration::from_secs(10);
 
 /// The replicas of one service: their states, their open connections, and who gets the next one.
 #[derive(Debug, Default)]
-pub struct Pool {
+pub(crate) struct Pool {
     balance: Balance,
     /// Places keep their index while a connection counts on them.
     places: Vec<Place>,
@@ -55,14 +55,14 @@ struct Ejection {
 
 /// Names a member for as long as it is one, or has open connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MemberId {
+pub(crate) struct MemberId {
     index: u32,
     generation: u32,
 }
 
 /// Who gets a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pick {
+pub(crate) enum Pick {
     /// This one.
     Member(MemberId),
     /// Nobody yet, but somebody is starting: hold the connection for a while and ask again.
@@ -74,24 +74,24 @@ pub enum Pick {
 impl Pool {
     /// A pool without members.
     #[must_use]
-    pub fn new(balance: Balance) -> Self {
+    pub(crate) fn new(balance: Balance) -> Self {
         Self { balance, ..Self::default() }
     }
 
     /// How it balances.
     #[must_use]
-    pub const fn balance(&self) -> &Balance {
+    pub(crate) const fn balance(&self) -> &Balance {
         &self.balance
     }
 
     /// Changes how it balances, from the next connection on.
-    pub fn set_balance(&mut self, balance: Balance) {
+    pub(crate) fn set_balance(&mut self, balance: Balance) {
         self.balance = balance;
     }
 
     /// Replaces the members. Those that stay keep state, count and ejection; new ones are ready; those that have
     /// left get no connection and are remembered until their last one is closed.
-    pub fn set_members<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+    pub(crate) fn set_members<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         let mut stays = vec![false; self.places.len()];
         let mut joining: Vec<&str> = Vec::new();
         for name in names {
@@ -130,7 +130,7 @@ impl Pool {
     /// the supervisor knows better than the failures before.
     ///
     /// Returns its name when it drains and has no open connection.
-    pub fn set_state(&mut self, name: &str, state: State) -> Option<String> {
+    pub(crate) fn set_state(&mut self, name: &str, state: State) -> Option<String> {
         let index = self.find(name)?;
         let member = self.places[index].member.as_mut()?;
         if state == State::Ready && member.state != State::Ready {
@@ -145,7 +145,7 @@ impl Pool {
     /// Ready ones first, then unhealthy ones, then ejected ones: the one whose ejection ends first. A pool is
     /// never empty because of ejections. Who was ejected and has waited long enough gets a connection as if it were
     /// not, but no second one while [`succeeded`](Self::succeeded) or [`failed`](Self::failed) has not been called.
-    pub fn pick(&mut self, client: IpAddr, tried: &[MemberId], now: Instant) -> Pick {
+    pub(crate) fn pick(&mut self, client: IpAddr, tried: &[MemberId], now: Instant) -> Pick {
         let chosen = self
             .choose(State::Ready, client, tried, now)
             .or_else(|| self.choose(State::Unhealthy, client, tried, now))
@@ -167,7 +167,7 @@ impl Pool {
     }
 
     /// A connection counts on the member from now on; call it as soon as one is attempted.
-    pub fn opened(&mut self, id: MemberId) {
+    pub(crate) fn opened(&mut self, id: MemberId) {
         if let Some(member) = self.get_mut(id) {
             member.open = member.open.saturating_add(1);
         }
@@ -176,7 +176,7 @@ impl Pool {
     /// A connection that [`opened`](Self::opened) has counted has ended, or could not be made.
     ///
     /// Returns the member's name when it drains and this was the last one.
-    pub fn closed(&mut self, id: MemberId) -> Option<String> {
+    pub(crate) fn closed(&mut self, id: MemberId) -> Option<String> {
         let member = self.get_mut(id)?;
         member.open = member.open.saturating_sub(1);
         let drained = member.drained();
@@ -185,7 +185,7 @@ impl Pool {
     }
 
     /// A connection to the member could not be made. Returns whether that has ejected it.
-    pub fn failed(&mut self, id: MemberId, now: Instant) -> bool {
+    pub(crate) fn failed(&mut self, id: MemberId, now: Instant) -> bool {
         let Some(member) = self.get_mut(id) else { return false };
         match &mut member.ejection {
             Some(ejection) if ejection.trial => {
@@ -203,27 +203,14 @@ impl Pool {
     }
 
     /// A connection to the member has been made. Returns whether that has ended its ejection.
-    pub fn succeeded(&mut self, id: MemberId) -> bool {
+    pub(crate) fn succeeded(&mut self, id: MemberId) -> bool {
         self.get_mut(id).is_some_and(|member| member.ejection.take().is_some())
-    }
-
-    /// The member with this name, be it only remembered.
-    #[must_use]
-    pub fn id(&self, name: &str) -> Option<MemberId> {
-        let index = self.find(name)?;
-        Some(MemberId { index: index as u32, generation: self.places[index].generation })
     }
 
     /// A member's name.
     #[must_use]
-    pub fn name(&self, id: MemberId) -> Option<&str> {
+    pub(crate) fn name(&self, id: MemberId) -> Option<&str> {
         self.get(id).map(|member| member.name.as_str())
-    }
-
-    /// A member's open connections.
-    #[must_use]
-    pub fn open(&self, id: MemberId) -> u32 {
-        self.get(id).map_or(0, |member| member.open)
     }
 
     fn get(&self, id: MemberId) -> Option<&Member> {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 pub use reply::{Received, Reply};
 
 /// Longest reply over UDP to a client that does not say otherwise (RFC 1035 section 2.3.4).
-pub const UDP_LIMIT: usize = 512;
+pub(crate) const UDP_LIMIT: usize = 512;
 /// Longest reply over UDP to any client.
 const UDP_LARGEST: u16 = 4096;
 /// What fits into one packet everywhere; what we take over UDP (<https://www.dnsflagday.net/2020/>).

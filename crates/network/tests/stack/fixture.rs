@@ -12,11 +12,26 @@ use network::link::Namespaces;
 use network::names::{NameSockets, bind_in_current_namespace};
 use network::netd::{self, Client, Configuration, Descriptors, Published};
 use network::plan::{Endpoint, Interface, Network, NetworkPlan, PublishedPort};
+use nix::unistd::alarm;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 use sys::channel::Channel;
 use sys::process::{Child, namespace, spawn};
+
+/// Longest that one check may take, in seconds.
+const LONGEST: u32 = 120;
+
+/// Runs a check, whose name is said before: SIGALRM ends this process when it takes too long.
+pub fn timed(name: &str, check: impl FnOnce()) {
+    print!("test {name} ... ");
+    std::io::stdout().flush().unwrap();
+    alarm::set(LONGEST);
+    let start = Instant::now();
+    check();
+    alarm::cancel();
+    println!("ok ({:?})", start.elapsed());
+}
 
 /// Ports that every service listens on: what comes is sent back; what comes is counted; see [`resets`].
 pub const ECHO: u16 = 7;

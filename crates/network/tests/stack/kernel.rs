@@ -20,7 +20,7 @@ use nix::sys::socket::{
 use rustix::event::{PollFd, PollFlags, poll};
 use sys::process::{namespace, spawn};
 
-use super::fixture::{endpoint, map_ids, network};
+use super::fixture::{endpoint, map_ids, network, timed};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -62,8 +62,7 @@ pub fn run() {
         rustix::io::read(&mapped.0, &mut [0]).unwrap();
         let mut hub = Hub::up();
         for (name, check) in CHECKS {
-            check(&mut hub);
-            println!("test {name} ... ok");
+            timed(name, || check(&mut hub));
         }
         0
     })

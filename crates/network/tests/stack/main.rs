@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use fixture::{ECHO, Outcome, SINK, Stack};
+use fixture::{ECHO, Outcome, SINK, Stack, timed};
 
 type Check = fn(&mut Stack);
 
@@ -64,9 +64,7 @@ fn main() {
         return;
     }
     for (name, check) in CHECKS {
-        let start = Instant::now();
-        check(&mut stack);
-        println!("test {name} ... ok ({:?})", start.elapsed());
+        timed(name, || check(&mut stack));
     }
 }
 

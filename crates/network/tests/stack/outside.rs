@@ -30,7 +30,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use sys::channel::Channel;
 use sys::process::{Child, namespace, spawn};
 
-use super::fixture::{endpoint, map_ids, network};
+use super::fixture::{endpoint, map_ids, network, timed};
 use super::resolver::{self, Fake};
 
 /// No wait of a check lasts longer.
@@ -86,9 +86,7 @@ pub fn run() {
         rustix::io::read(&mapped.0, &mut [0]).unwrap();
         let mut site = Site::up();
         for (name, check) in CHECKS {
-            let start = Instant::now();
-            check(&mut site);
-            println!("test {name} ... ok ({:?})", start.elapsed());
+            timed(name, || check(&mut site));
         }
         0
     })

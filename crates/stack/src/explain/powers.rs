@@ -221,6 +221,7 @@ fn list_devices(root: &File, directory: &str, depth: u32, found: &mut Vec<Device
             FileType::CharacterDevice => "character",
             FileType::BlockDevice => "block",
             FileType::Directory if depth > 1 => {
+                // One that vanished, or that nobody may read, has no devices to show.
                 list_devices(root, &path, depth - 1, found).ok();
                 continue;
             }

@@ -58,7 +58,7 @@ impl Stack {
 
     /// Images that the store does not have: what they say about ports and health is not known.
     #[must_use]
-    pub fn unknown_images(&self) -> Vec<String> {
+    pub(crate) fn unknown_images(&self) -> Vec<String> {
         let unknown = self.plan.services.iter().filter(|service| !self.images.contains_key(&service.name));
         let mut names: Vec<String> = unknown.map(spec::image_name).collect();
         names.sort();

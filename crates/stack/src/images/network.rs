@@ -166,6 +166,7 @@ fn make(plan: &NetworkPlan, command: &Channel) -> Result<Made, RemoteError> {
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     remote::send(command, &Question::WayOut(optional), &fds)
         .context(|| "ask for a way out for the build".into())?;
+    // The command may be stopped, and go on; its end is the end of this process.
     let answer = command.recv().context(|| "wait for a way out for the build".into())?;
     let answer: Result<(), RemoteError> = remote::decode(answer.ok_or_else(unexpected)?)?.0;
     answer.map(|()| Made { usual: Ok(usual), unconnected: Ok(unconnected) })
@@ -255,6 +256,7 @@ impl WayOut {
                 _ => Err(unexpected()),
             },
         };
+        // A worker that is gone needs no answer.
         remote::send(&self.worker, &answer, &[]).ok();
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use image::registry::{AuthFile, CredentialSource, Credentials};
@@ -195,20 +195,24 @@ fn run(name: &str, action: &str, input: &str) -> Result<(bool, String), RemoteEr
     }
     // What it says fits into a pipe: it need not be read before its end.
     let deadline = Instant::now() + HELPER;
-    let status = loop {
-        match child.try_wait().context(context)? {
-            Some(status) => break status,
-            None if Instant::now() >= deadline => {
-                child.kill().and_then(|()| child.wait()).context(context)?;
-                let text = format!("wait for {program}: it did not end within {} seconds", HELPER.as_secs());
-                return Err(RemoteError::message(text));
-            }
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
+    let Some(status) = sys::process::wait_until(&mut child, deadline).context(context)? else {
+        child.kill().and_then(|()| child.wait()).context(context)?;
+        let text = format!("wait for {program}: it did not end within {} seconds", HELPER.as_secs());
+        return Err(RemoteError::message(text));
     };
-    let mut said = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(64 * 1024).read_to_string(&mut said).context(context)?;
-    }
+    let said = child.stdout.take().map_or_else(|| Ok(String::new()), what_is_there).context(context)?;
     Ok((status.success(), said.trim().to_owned()))
+}
+
+/// What was written to a pipe, and not its end, which a process that a helper left behind may keep from coming.
+fn what_is_there(mut pipe: ChildStdout) -> io::Result<String> {
+    rustix::io::ioctl_fionbio(&pipe, true)?;
+    // The usual size of a pipe (pipe(7)): a read takes all of it.
+    let mut said = vec![0; 64 * 1024];
+    let length = match pipe.read(&mut said) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        read => read?,
+    };
+    said.truncate(length);
+    String::from_utf8(said).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }

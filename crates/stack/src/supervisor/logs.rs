@@ -7,14 +7,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use sys::channel::Channel;
 
+use super::Supervisor;
 use super::allowance::Allowance;
 use super::capped::Capped;
-use crate::control::{Line, Stream};
-use crate::event;
+use crate::control::{Line, Notice, Stream};
+use crate::event::{self, What};
 use crate::plan::{Excess, Logging, Service};
 
 /// A longer line is cut into pieces.
@@ -253,6 +255,61 @@ impl Log {
     /// The last lines, oldest first.
     pub(crate) fn recent(&self) -> impl Iterator<Item = &str> {
         self.recent.iter().map(String::as_str)
+    }
+}
+
+impl Supervisor {
+    pub(super) fn read_output(&mut self, index: usize, stream: usize) {
+        let unit = &mut self.units[index];
+        let Some(output) = unit.outputs.get_mut(stream) else { return };
+        let (lines, open) = output.read(&unit.container).unwrap_or_else(|error| {
+            tracing::warn!("read the output of service `{}`: {error}", unit.container);
+            (Vec::new(), false)
+        });
+        if !open {
+            unit.outputs.remove(stream);
+        }
+        let now = Instant::now();
+        let lines = unit.log.admit(lines, now);
+        if unit.log.is_held_anew(now) {
+            let rate = unit.service.logging.rate;
+            self.tell_event_of(index, What::LogHeld { rate });
+        }
+        self.keep_lines(index, lines);
+    }
+
+    /// Adds lines to a service's log, and shows them to those who follow it.
+    pub(super) fn keep_lines(&mut self, index: usize, lines: Vec<Line>) {
+        let unit = &mut self.units[index];
+        if lines.is_empty() {
+            return;
+        }
+        unit.log.write(&lines, Instant::now());
+        for line in lines {
+            self.tell_followers(index, &Notice::Log(line));
+        }
+    }
+
+    /// Tells how many lines are not in a service's log, where that is due.
+    pub(super) fn account(&mut self, index: usize, now: Instant) {
+        if let Some((line, lines, reason)) = self.units[index].log.account(now) {
+            self.tell_followers(index, &Notice::Log(line));
+            self.tell_event_of(index, What::LogLeftOut { lines, reason });
+        }
+    }
+
+    /// Reads what a service that just ended has written; what outlives it keeps its pipe.
+    pub(super) fn drain(&mut self, index: usize) {
+        let polled = |output: &Output| {
+            let mut poll = [PollFd::new(output, PollFlags::IN)];
+            let none = rustix::time::Timespec::default();
+            matches!(rustix::event::poll(&mut poll, Some(&none)), Ok(1))
+        };
+        // Bounded: a process that outlives its service may go on writing.
+        for _ in 0..4096 {
+            let Some(stream) = self.units[index].outputs.iter().position(polled) else { return };
+            self.read_output(index, stream);
+        }
     }
 }
 

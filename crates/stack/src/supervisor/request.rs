@@ -403,6 +403,7 @@ impl Supervisor {
         }
         for purpose in self.processes.values() {
             let (Purpose::Exec { pidfd, .. } | Purpose::Run { pidfd, .. }) = purpose;
+            // It may have ended in this moment.
             sys::process::pidfd_kill(pidfd.as_fd(), 9).ok();
         }
     }

@@ -7,6 +7,19 @@ use super::*;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
+impl Pool {
+    /// The member with this name, be it only remembered.
+    fn id(&self, name: &str) -> Option<MemberId> {
+        let index = self.find(name)?;
+        Some(MemberId { index: index as u32, generation: self.places[index].generation })
+    }
+
+    /// A member's open connections.
+    fn open(&self, id: MemberId) -> u32 {
+        self.get(id).map_or(0, |member| member.open)
+    }
+}
+
 fn pool(policy: Algorithm, names: &[&str]) -> Pool {
     let mut pool = Pool::new(Balance { policy, retry: 0 });
     pool.set_members(names.iter().copied());
