@@ -100,12 +100,10 @@ pub(crate) fn events(session: &Session, arguments: &Events) -> Result<u8, Failur
     client.send(&Command::Events { services: arguments.of(), since, follow: goes_on }, &[])?;
     loop {
         // Ends with the stack, by Ctrl-C, or with the time that is asked for.
-        let notice = match client.next(end) {
-            Ok(Some(notice)) => notice,
-            Ok(None) => break,
-            Err(_) if end.is_some_and(|end| end <= Instant::now()) => break,
-            Err(error) => return Err(error.into()),
-        };
+        if !output::wait_for(&client, end)? {
+            break;
+        }
+        let Some(notice) = client.next(None)? else { break };
         match notice {
             Notice::Event(event) if arguments.wants(&event) => {
                 output::print(&line(&event, format)?)?;

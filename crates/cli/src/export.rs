@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use stack::export::{self, Export, ExportedFile, KubernetesOptions, Stack, SystemdService};
+use stack::export::{self, Export, ExportedFile, KubernetesOptions, QuadletOptions, Stack, SystemdService};
 use stack::host::HostFacts;
 
 use crate::output::{self, Failure};
@@ -38,7 +38,7 @@ enum Form {
     /// Write manifests for Kubernetes: `kubectl apply -f DIR`, or `podman kube play FILE`
     Kubernetes(Kubernetes),
     /// Write units for Podman's Quadlet
-    Quadlet(Target),
+    Quadlet(Quadlet),
     /// Write a unit of systemd that starts the stack with the machine
     Systemd(Systemd),
 }
@@ -82,6 +82,20 @@ struct Kubernetes {
     no_secrets: bool,
 }
 
+/// `export quadlet`.
+#[derive(Debug, Args)]
+struct Quadlet {
+    #[command(flatten)]
+    target: Target,
+    /// Have Podman make the images, too: write a `.build` for each that is built, and an `.image` for each that is
+    /// pulled at every start (Podman 5.2 and newer)
+    #[arg(long)]
+    build: bool,
+    /// Base distribution that images are built on, as for `up`
+    #[arg(long, value_name = "NAME", requires = "build")]
+    base: Option<String>,
+}
+
 /// `export systemd`.
 #[derive(Debug, Args)]
 struct Systemd {
@@ -107,12 +121,13 @@ pub(crate) fn export(session: &Session, arguments: &Arguments) -> Result<u8, Fai
                 wait_image: waits.then(|| wanted.wait_image.clone()),
                 secrets: !wanted.no_secrets,
             };
-            let export = export::kubernetes(&read(session)?, &options)?;
+            let export = export::kubernetes(&read(session, None)?, &options)?;
             deliver(session, &export, &wanted.target.output, "---\n")
         }
-        (Some(Form::Quadlet(target)), _) => {
-            let export = export::quadlet(&read(session)?)?;
-            deliver(session, &export, &target.output, "\n")
+        (Some(Form::Quadlet(wanted)), _) => {
+            let options = QuadletOptions { build: wanted.build };
+            let export = export::quadlet(&read(session, wanted.base.as_deref())?, &options)?;
+            deliver(session, &export, &wanted.target.output, "\n")
         }
         (Some(Form::Systemd(wanted)), _) => {
             deliver(session, &export::systemd(&service(session, wanted)?), &wanted.target.output, "\n")
@@ -124,8 +139,8 @@ pub(crate) fn export(session: &Session, arguments: &Arguments) -> Result<u8, Fai
     }
 }
 
-fn read(session: &Session) -> Result<Stack, Failure> {
-    let options = session.options(&Wanted::default());
+fn read(session: &Session, base: Option<&str>) -> Result<Stack, Failure> {
+    let options = session.options(&Wanted { base, ..Wanted::default() });
     let stack = Stack::read(&options, &HostFacts::gather()?, &session.paths)?;
     for warning in &stack.plan.warnings {
         session.output.warning(warning);

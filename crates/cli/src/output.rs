@@ -1,7 +1,12 @@
 //! What reaches the user: errors in three parts, tables, colours where there is a terminal.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::time::Timespec;
 use stack::RemoteError;
 use stack::diagnostic::FileError;
 use stack::export::StackError;
@@ -165,6 +170,26 @@ pub(crate) fn draw(text: &str) -> Result<(), Failure> {
         .write_all(text.as_bytes())
         .and_then(|()| io::stdout().flush())
         .map_err(Failure::system("write to standard output"))
+}
+
+/// Waits until `source` has something to tell, which is then printed; false where the moment `end` comes before that.
+///
+/// # Errors
+/// [`Failure::Unread`] when the reader of our output is gone, who would not be noticed before there is something to print.
+pub(crate) fn wait_for(source: impl AsFd, end: Option<Instant>) -> Result<bool, Failure> {
+    let stdout = io::stdout();
+    loop {
+        // Without any flag there are still errors and the hang-up to hear of.
+        let mut polled = [PollFd::new(&source, PollFlags::IN), PollFd::new(&stdout, PollFlags::empty())];
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        match poll(&mut polled, left.and_then(|left| Timespec::try_from(left).ok()).as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) if polled[0].revents().is_empty() => return Err(Failure::Unread),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Failure::system("wait for something to print")(errno)),
+        }
+    }
 }
 
 /// Prints a value as indented JSON.

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
 /// A namespace to create (`clone3`) or to join (`setns`); the values of `clone(2)`.
 pub mod namespace {
     /// Cgroup namespace.
@@ -174,7 +176,25 @@ pub fn reset_signals() -> io::Result<()> {
             libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), set_size)
         };
     }
-    nix::sys::signal::SigSet::empty().thread_set_mask().map_err(io::Error::from)
+    SigSet::empty().thread_set_mask().map_err(io::Error::from)
+}
+
+/// Lets a write beyond the file size limit (`RLIMIT_FSIZE`) fail with `EFBIG` instead of ending this process by SIGXFSZ,
+/// whose default action that is (setrlimit(2)). By a handler that does nothing: unlike a signal that is ignored it ends
+/// with `execve(2)`, so programs that are started from here have the default. A caller's choice to ignore the signal
+/// stays.
+pub fn survive_file_size_limit() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let survive = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler touches nothing, so it may run at any moment in any thread.
+    let before = unsafe { sigaction(Signal::SIGXFSZ, &survive) };
+    // There is no error: the signal exists, and may be handled.
+    if let Ok(before) = &before
+        && matches!(before.handler(), SigHandler::SigIgn)
+    {
+        // SAFETY: the action that was there before has no handler.
+        unsafe { sigaction(Signal::SIGXFSZ, before) }.ok();
+    }
 }
 
 /// Has the process that `command` starts get `signal` when the thread that started it ends

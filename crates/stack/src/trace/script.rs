@@ -123,6 +123,8 @@ impl<'a> Facts<'a> {
             "host)\n    # 1. On the host. The namespaces of the stack; a user namespace owns all others.\n",
         );
         let mut line = |words: &str| writeln!(text, "    {words}").unwrap_or_default();
+        line("# `pivot_root` and `ip` may be where an ordinary user does not look for programs.");
+        line("PATH=$PATH:/usr/sbin:/sbin");
         line(&format!("data={}", quote(self.data)));
         line("scratch=$(mktemp -d)");
         line("cp \"$0\" \"$scratch/sandbox.sh\"");
