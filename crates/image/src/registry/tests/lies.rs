@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What a registry answers instead.
+type Lie = Box<dyn Fn(&Request) -> Option<Reply> + Send + Sync>;
+
 #[test]
 fn lies_are_found_out() {
     let sample = sample();
@@ -10,7 +13,6 @@ fn lies_are_found_out() {
     let mut flipped = sample.blobs[0].clone();
     flipped[30_000] ^= 1;
     let longer = [&sample.blobs[0][..], b"more"].concat();
-    type Lie = Box<dyn Fn(&Request) -> Option<Reply> + Send + Sync>;
     let (a, b, c, d) = (first.clone(), first.clone(), first, second);
     let lies: Vec<(&str, Lie)> = vec![
         (
@@ -139,7 +141,7 @@ fn a_registry_elsewhere_leads_to_nothing_of_this_machine() {
     let here = Server::start(|_| Some(Reply::new(200).body("{\"token\":\"x\"}")));
     let (to, realm) =
         (format!("http://{}/x", here.host), format!("Bearer realm=\"http://{}/token\"", here.host));
-    let led: [Box<dyn Fn(&Request) -> Option<Reply> + Send + Sync>; 2] = [
+    let led: [Lie; 2] = [
         Box::new(move |r| r.is("GET", "/manifests/").then(|| Reply::new(307).header("Location", to.clone()))),
         Box::new(move |_| Some(Reply::new(401).header("WWW-Authenticate", realm.clone()))),
     ];
