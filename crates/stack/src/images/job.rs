@@ -96,9 +96,7 @@ impl Job {
     /// The image's id, and what there is to tell of its build, if nothing of it has to be made. Runs in the command.
     pub(super) fn recall(&self, store: &Store, service: &str) -> Option<(String, Vec<Progress>)> {
         // A worker sees another path in place of one outside of the context, and may look beside it.
-        if self.inner_dockerfile().is_none() {
-            return None;
-        }
+        self.inner_dockerfile()?;
         let (image, events) = image::recall(store, &self.request)?;
         let told = events.into_iter().filter_map(|event| translate(service, event)).collect();
         Some((image.id.to_string(), told))
