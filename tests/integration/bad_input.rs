@@ -345,3 +345,16 @@ fn the_directories_must_be_ones_own() {
     fs::set_permissions(stack.path("r"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     stack.up();
 }
+
+#[test]
+fn a_limit_of_file_sizes_is_reported() {
+    let stack = Stack::new(GOOD);
+    let limited = |program: &str| {
+        let mut shell = stack.command_of("sh");
+        ended(shell.args(["-c", &format!("ulimit -f 0; exec {program}"), "sh"]).arg(binary()))
+    };
+    limited("\"$1\" up").fails(1, &["File too large"]);
+    // Whoever had the signal ignored, and runs us in the place of a program, has it ignored still.
+    limited("env --ignore-signal=XFSZ \"$1\" up").fails(1, &["File too large"]);
+    stack.nothing_left();
+}

@@ -6,7 +6,9 @@ use std::process::{Child, Command, Stdio};
 use crate::build::{build, command, run, with_base};
 use crate::harness::{Stack, ended, free_ports, skipped, until};
 
-const SERVICE: &str = "[services.web]\nbuild = \"web\"\ncommand = [\"sleep\", \"1000\"]\n";
+/// The server is on the host's loopback, which is not a Dockerfile's to reach.
+const SERVICE: &str = "[services.web]\nbuild = { context = \"web\", entitlements = [\"network.host\"] }\n\
+                       command = [\"sleep\", \"1000\"]\n";
 
 /// `git daemon`, which serves the repositories of a directory.
 struct Server {
@@ -165,6 +167,32 @@ fn what_git_says_is_shown() {
     }
     let without = ended(command(&stack, &["build"]).env("PATH", &programs));
     without.fails(1, &["Dockerfile:2", "run `git`, which has to be installed"]);
+}
+
+#[test]
+fn neither_the_users_keys_nor_what_lies_around_is_used() {
+    if !has_git("neither_the_users_keys_nor_what_lies_around_is_used") {
+        return;
+    }
+    let stack = with_base("[services.web]\nbuild = \"web\"\n");
+    for (source, word) in [
+        ("git://localhost:1/a", "the host's own"),
+        ("http://169.254.169.254/a.git", "the host's own"),
+        ("git@192.0.2.1:a/b.git", "`ssh` of `build` would have to name `default`"),
+        ("ssh://git@192.0.2.1/a/b", "`ssh` of `build` would have to name `default`"),
+    ] {
+        stack.write("web/Dockerfile", &format!("FROM alpine:3.99\nADD {source} /app\n"));
+        run(&stack, &["build"]).fails(1, &["Dockerfile:2", word]);
+    }
+    // A repository that came with an archive, say, whose settings name a program.
+    let around = Repository(stack.path("."));
+    around.git(&["init", "--quiet"]);
+    let ran = stack.path("ran");
+    stack.write("program", &format!("#!/bin/sh\ntouch {}\n", ran.display()));
+    ended(stack.command_of("chmod").args(["755", "program"])).ok();
+    around.git(&["config", "core.gitProxy", &stack.path("program").display().to_string()]);
+    run(&stack, &["build", "git://127.0.0.1:1/a"]).fails(1, &["fetch the build context"]);
+    assert!(!ran.exists());
 }
 
 #[test]

@@ -107,6 +107,19 @@ fn a_proxy_on_the_hosts_loopback_stays_within_reach() {
     let progress = build(&stack);
     assert!(progress.contains("] reached"), "{progress}");
     assert_eq!(progress.matches("`http_proxy` names a proxy").count(), 1, "{progress}");
+    // What the Dockerfile says opens nothing: whoever wrote it would have the host's network by asking for it.
+    stack.write("stack.toml", SERVICE);
+    for word in ["ENV", "ARG"] {
+        let text =
+            format!("FROM alpine:3.99\n{word} http_proxy=http://localhost:3128\nRUN {}\n", attempt(port));
+        stack.write("web/Dockerfile", &text);
+        let progress = run(&stack, &["build", "--no-cache"]).err;
+        assert!(
+            progress.contains("] out of reach") && !progress.contains("names a proxy"),
+            "{word}: {progress}"
+        );
+    }
+    stack.write("web/Dockerfile", &format!("FROM alpine:3.99\nRUN {}\n", attempt(port)));
     stack.write("stack.toml", &services("192.0.2.1"));
     let progress = run(&stack, &["build", "--no-cache"]).err;
     assert!(progress.contains("] out of reach") && !progress.contains("names a proxy"), "{progress}");

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::build::{self, with_base};
-use crate::harness::{Stack, ended, finish, until};
+use crate::harness::{Links, Stack, ended, finish, until};
 
 /// A service that does not end when it is asked to, with more patience than any test has.
 const STUBBORN: &str = r#"
@@ -45,7 +45,8 @@ fn a_timeout_cuts_a_stop_short() {
 fn down_removes_images_if_it_is_asked_to() {
     let stack = with_base(
         "[services.built]\nbuild = \"web\"\n[services.named]\nbuild = \"web\"\nimage = \"named:1\"\n\
-         [services.plain]\nimage = \"plain:1\"\ncommand = [\"sleep\", \"1000\"]\n",
+         [services.plain]\nimage = \"plain:1\"\ncommand = [\"sleep\", \"1000\"]\n\
+         [services.root]\ncommand = [\"sleep\", \"1000\"]\n",
     );
     stack.write("web/Dockerfile", "FROM alpine:3.99\nCMD [\"sleep\", \"1000\"]\n");
     let names = || build::run(&stack, &["images", "--format", "json"]).ok();
@@ -70,6 +71,8 @@ fn down_removes_images_if_it_is_asked_to() {
     build::run(&stack, &["down", "--rmi", "all"]).ok();
     let left = names();
     assert!(![own.as_str(), "named", "plain"].iter().any(|name| left.contains(name)), "{left}");
+    // What is made of a root file system has no name of anybody's.
+    assert!(!left.contains("rootfs-"), "{left}");
     build::run(&stack, &["down", "--rmi", "some"]).fails(2, &["all", "local"]);
 }
 
@@ -143,6 +146,40 @@ fn the_first_container_that_ends_ends_the_stack() {
     stack.nothing_left();
     stack.run(&["up", "--exit-code-from", "tets"]).fails(2, &["did you mean `test`?"]);
     stack.run(&["up", "-d", "--abort-on-container-exit"]).fails(2, &["--detach"]);
+}
+
+#[test]
+fn up_shows_whose_output_is_wanted_until_something_fails() {
+    let says = |who: &str| {
+        format!(
+            "[services.{who}]\ncommand = [\"sh\", \"-c\", \"echo from {who}; touch /said; exec sleep 1000\"]\n\
+             healthcheck = {{ test = [\"CMD\", \"test\", \"-e\", \"/said\"], interval = \"50ms\" }}\n\
+             stop_grace_period = \"0s\"\n"
+        )
+    };
+    let stack = Stack::new(&format!(
+        "{}depends_on = {{ db = \"healthy\" }}\n{}[services.well]\ncommand = [\"true\"]\n\
+         [services.bad]\ncommand = [\"sh\", \"-c\", \"echo from bad; exit 3\"]\n\
+         depends_on = {{ web = \"healthy\", well = \"completed\" }}\n",
+        says("web"),
+        says("db")
+    ));
+    for (options, shown) in [
+        (&[][..], &["bad", "db", "web"][..]),
+        (&["--attach", "web"], &["web"]),
+        (&["--attach", "web", "--attach-dependencies"], &["db", "web"]),
+        (&["--no-attach", "web", "--no-attach", "well"], &["bad", "db"]),
+    ] {
+        let up = ["up", "--no-log-prefix", "--abort-on-container-failure"];
+        let ended = stack.run(&[&up[..], options].concat());
+        assert_eq!(ended.code, 3, "{}", ended.err);
+        let mut lines: Vec<&str> = ended.out.lines().filter_map(|line| line.strip_prefix("from ")).collect();
+        lines.sort_unstable();
+        assert_eq!(lines, shown, "{options:?}");
+    }
+    stack.run(&["up", "--attach", "wbe"]).fails(2, &["did you mean `web`?"]);
+    stack.run(&["up", "-d", "--no-attach", "web"]).fails(2, &["--detach"]);
+    stack.nothing_left();
 }
 
 const SLEEPER: &str = "[services.web]\ncommand = [\"sleep\", \"1000\"]\n";
@@ -310,6 +347,8 @@ fn published_ports_stacks_and_the_version_are_told() {
     let file = stack.path("stack.toml").display().to_string();
     assert_eq!(rows, serde_json::json!([{ "name": stack.name, "status": "running(1)", "files": [file] }]));
     assert!(stack.run(&["ls", "-a"]).ok().contains(&file));
+    let named = |name: &str| stack.run(&["ls", "-q", "--filter", &format!("name={name}")]).ok();
+    assert_eq!((named(&stack.name), named("no-such-name")), (format!("{}\n", stack.name), String::new()));
     let short = stack.run(&["version", "--short"]).ok();
     let json: Value = serde_json::from_str(&stack.run(&["version", "--format", "json"]).ok()).unwrap();
     assert_eq!(json["version"], short.trim());
@@ -371,6 +410,15 @@ fn files_are_copied_in_and_out() {
     assert_eq!((read("got"), read("tree/sub/two")), ("secret\n".to_owned(), "two".to_owned()));
     let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(stack.path("got")).unwrap());
     assert_eq!(own, rustix::process::geteuid().as_raw());
+    // What is root's in there is the user's here, and is no program that gives everybody the user's rights.
+    stack.sh(
+        "web",
+        "mkdir /data/su; chmod 3777 /data/su; cp /bin/busybox /data/su/su; chmod 6755 /data/su/su",
+    );
+    stack.run(&["cp", "web:/data/su", "su"]).ok();
+    let mode =
+        |path: &str| std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(stack.path(path)).unwrap());
+    assert_eq!((mode("su") & 0o7777, mode("su/su") & 0o7777), (0o1777, 0o755));
     // As archives, from one to the other.
     let mut out = stack.command(&["cp", "web:/data/up", "-"]);
     let mut tar = out.stdout(std::process::Stdio::piped()).spawn().unwrap();
@@ -397,22 +445,14 @@ fn files_are_copied_in_and_out() {
 fn no_link_of_a_container_leads_out_of_it() {
     let stack = Stack::new(SLEEPER);
     stack.up();
-    stack.write("outside/secret", "secret");
-    let outside = stack.path("outside").display().to_string();
-    let up = "../".repeat(20);
-    stack.sh(
-        "web",
-        &format!("ln -s {outside} /absolute; ln -s {up}{outside} /climbs; ln -s /proc/1/root /root-link"),
-    );
-    for link in ["/absolute", "/climbs"] {
-        stack.run(&["cp", &format!("web:{link}/secret"), "got"]).fails(1, &["No such file"]);
-        stack.run(&["cp", "-L", &format!("web:{link}"), "got"]).fails(1, &["No such file"]);
-        stack.run(&["cp", "stack.toml", &format!("web:{link}/new")]).fails(1, &["No such file"]);
-    }
+    let links = Links::plant(&stack, "web");
+    links.lead_nowhere();
+    stack.sh("web", "ln -s /proc/1/root /root-link");
+    let outside = links.outside.display();
     stack.run(&["cp", &format!("web:/root-link{outside}/secret"), "got"]).fails(1, &["/root-link"]);
     // Copied as what it is, it is not written through by the next copy either.
     stack.run(&["cp", "web:/absolute", "here"]).ok();
-    assert_eq!(std::fs::read_link(stack.path("here")).unwrap(), std::path::Path::new(&outside));
+    assert_eq!(std::fs::read_link(stack.path("here")).unwrap(), links.outside);
     stack.sh("web", "rm /absolute; mkdir /absolute; echo evil > /absolute/secret");
     stack.write("dir/x", "");
     std::fs::rename(stack.path("here"), stack.path("dir/absolute")).unwrap();

@@ -43,6 +43,12 @@ fn a_stack_leaves_as_manifests_units_and_a_unit() {
     with(&["--strict", "export", "quadlet"]).fails(2, &["--strict", "egress"]);
 
     assert!(with(&["export", "quadlet"]).ok().contains("[Container]"));
+    let built = "[services.web]\nbuild = { dockerfile_inline = \"FROM scratch\" }\n";
+    stack.write("built.toml", &format!("base = [\"alpine\", \"debian\"]\n{built}"));
+    let quadlet = |words: &[&str]| stack.run(&[&["-f", "built.toml", "export", "quadlet"], words].concat());
+    assert!(!quadlet(&[]).ok().contains("[Build]"));
+    assert!(quadlet(&["--build", "--base", "debian"]).ok().contains("[Build]"));
+    quadlet(&["--base", "debian"]).fails(2, &["--build"]);
     let unit = with(&["--port-offset", "8000", "export", "systemd"]).ok();
     let command = format!("up\nWorkingDirectory={}", stack.path("").to_str().unwrap().trim_end_matches('/'));
     for word in

@@ -415,6 +415,42 @@ impl Drop for Stack {
     }
 }
 
+/// Links of a container's that point at a file of the host's, beside the stack.
+pub(crate) struct Links<'a> {
+    stack: &'a Stack,
+    service: &'a str,
+    /// The directory of the host's.
+    pub(crate) outside: PathBuf,
+    /// More steps up than there are.
+    pub(crate) up: String,
+}
+
+impl<'a> Links<'a> {
+    const NAMES: [&'static str; 2] = ["/absolute", "/climbs"];
+
+    /// Makes them in a service that runs.
+    #[track_caller]
+    pub(crate) fn plant(stack: &'a Stack, service: &'a str) -> Self {
+        stack.write("outside/secret", "secret");
+        let (outside, up) = (stack.path("outside"), "../".repeat(20));
+        let target = outside.display();
+        stack.sh(service, &format!("ln -s {target} /absolute; ln -s {up}{target} /climbs"));
+        Self { stack, service, outside, up }
+    }
+
+    /// `cp` follows none of them to the host.
+    #[track_caller]
+    pub(crate) fn lead_nowhere(&self) {
+        self.stack.write("theirs", "theirs");
+        for link in Self::NAMES.map(|link| format!("{}:{link}", self.service)) {
+            self.stack.run(&["cp", &format!("{link}/secret"), "got"]).fails(1, &["No such file"]);
+            self.stack.run(&["cp", "-L", &link, "got"]).fails(1, &["No such file"]);
+            self.stack.run(&["cp", "theirs", &format!("{link}/new")]).fails(1, &["No such file"]);
+        }
+        assert!(!self.outside.join("new").exists());
+    }
+}
+
 /// A root file system of busybox and a few accounts.
 pub(crate) fn busybox_rootfs(path: &Path) {
     for directory in ["bin", "etc", "tmp", "data", "home/app"] {

@@ -161,3 +161,27 @@ fn a_container_cannot_harm_its_neighbours() {
     stack.run(&["down"]).ok();
     stack.nothing_left();
 }
+
+#[test]
+fn a_file_of_a_strangers_does_not_control_the_terminal() {
+    let hostile = "\\u001b]0;title\\u0007\\u009b2J";
+    let stack =
+        Stack::new(&format!("[services.web]\ncommand = [\"{hostile}\"]\nlabels = {{ a = \"{hostile}\" }}\n"));
+    for arguments in [&["plan"][..], &["plan", "--format", "json"], &["config"]] {
+        let (ours, theirs) = crate::stats::terminal();
+        let mut child = stack.command(arguments).stdout(theirs).spawn().unwrap();
+        rustix::io::ioctl_fionbio(&ours, false).unwrap();
+        // It ends with an error (EIO) when nobody has the other end.
+        let (mut shown, mut part) = (Vec::new(), [0; 4096]);
+        while let Ok(length) = rustix::io::read(&ours, &mut part) {
+            shown.extend_from_slice(&part[..length]);
+        }
+        assert!(child.wait().unwrap().success());
+        let shown = String::from_utf8_lossy(&shown);
+        assert!(shown.contains("title"), "{shown}");
+        assert!(!shown.contains(['\x1b', '\x07', '\u{9b}']), "{arguments:?}: {shown:?}");
+    }
+    stack.rewrite(&format!("[services.web]\n\"com{hostile}\" = 1\n"));
+    let error = stack.run(&["plan"]).fails(2, &["unknown key", "title"]);
+    assert!(!error.contains(['\x1b', '\x07', '\u{9b}']), "{error:?}");
+}

@@ -533,3 +533,31 @@ fn the_foreground_ends_as_one_would_expect() {
         stack.nothing_left();
     }
 }
+
+#[test]
+fn a_start_waits_until_services_are_ready() {
+    let stack = Stack::new(
+        r#"
+[volumes.data]
+[services.web]
+command = ["sleep", "1000"]
+volumes = ["data:/data"]
+healthcheck = { test = ["CMD", "test", "-e", "/data/ready"], interval = "50ms", retries = 100000 }
+stop_grace_period = "0s"
+"#,
+    );
+    let words = &["not all services are ready after 1 s", "`web` runs, and is not healthy"];
+    stack.run(&["up", "--wait", "--wait-timeout", "1"]).fails(1, words);
+    // It goes on.
+    assert_eq!(stack.row("web")["health"], "starting");
+    stack.run(&["up", "--wait", "--wait-timeout", "1"]).fails(1, words);
+    stack.run(&["stop"]).ok();
+    stack.run(&["start", "--wait", "--wait-timeout", "1"]).fails(1, words);
+    stack.run(&["stop"]).ok();
+    let start = stack.spawn(&["start", "--wait"]);
+    stack.wait("web", "state", "running");
+    stack.sh("web", "touch /data/ready");
+    finish(start).ok();
+    assert_eq!(stack.row("web")["health"], "healthy");
+    stack.run(&["up", "--wait", "--wait-timeout", "60"]).ok();
+}

@@ -1,5 +1,6 @@
 //! What is kept of what services write, and how it is found again.
 
+use std::io::{BufRead, BufReader};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -165,4 +166,24 @@ fn a_full_disk_ends_nothing_and_is_told() {
     let said = ended(&mut command).ok();
     assert!(said.contains("log incomplete: ") && said.contains("left out here: No space left"), "{said}");
     assert!(said.contains("\"restarts\": 0") && said.contains("\"state\": \"running\""), "{said}");
+}
+
+#[test]
+fn who_follows_notices_that_nobody_reads() {
+    let stack = Stack::new(
+        "[services.a]\ncommand = [\"sh\", \"-c\", \"echo once; exec sleep 1000\"]\nstop_grace_period = \"0s\"\n",
+    );
+    stack.up();
+    stack.wait_log("a", "once");
+    for arguments in [&["logs", "-f"][..], &["events", "--recent"]] {
+        let mut child = stack.spawn(arguments);
+        let mut reader = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        assert!(line.contains("once") || line.contains("started"), "{line}");
+        // Nothing more is written.
+        drop(reader);
+        let status = until(&format!("{arguments:?} ends"), || child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(141), "{arguments:?}");
+    }
 }

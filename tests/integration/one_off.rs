@@ -1,9 +1,9 @@
 //! Published ports of one-off containers.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 
-use crate::harness::{Stack, free_ports, until};
+use crate::harness::{DEADLINE, Stack, finish, free_ports, until};
 
 /// What a server says that says something to everybody.
 fn said(port: u16) -> Option<String> {
@@ -125,4 +125,146 @@ fn ports_that_a_one_off_container_cannot_publish() {
     stack.run(&["run", "-p", "80:81-82", "web"]).fails(2, &["different lengths"]);
     stack.run(&["run", "-p", "80/sctp", "web"]).fails(2, &["sctp"]);
     stack.nothing_left();
+}
+
+#[test]
+fn a_run_publishes_the_ports_of_what_it_needs_and_no_other() {
+    let first = free_ports(3);
+    let (web, db, other) = (first, first + 1, first + 2);
+    let server = |word: &str| format!(r#"command = ["nc", "-ll", "-p", "80", "-e", "echo", "{word}"]"#);
+    let stack = Stack::new(&format!(
+        r#"
+[services.web]
+{}
+depends_on = ["db"]
+ports = ["{web}:80"]
+[services.db]
+{}
+ports = ["{db}:80"]
+[services.other]
+{}
+ports = ["{other}:80"]
+"#,
+        server("web"),
+        server("db"),
+        server("other"),
+    ));
+    // Somebody else has the ports that nobody is asked for.
+    let taken = [web, other].map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap());
+    let name = stack.run(&["run", "-d", "web", "sleep", "1000"]).ok();
+    says(db, "db");
+    for (service, ports) in [("web", 0), ("db", 1)] {
+        let row = stack.row(service);
+        assert_eq!(row["ports"].as_array().map(Vec::len), Some(ports), "{row}");
+    }
+    // A start asks for them, and so does an `up`.
+    stack.run(&["start", "web"]).fails(1, &["publish a port of service `web`", "in use"]);
+    stack.run(&["up", "-d"]).fails(1, &["in use"]);
+    drop(taken);
+    stack.run(&["start", "web"]).ok();
+    says(web, "web");
+    closed(other);
+    stack.run(&["kill", name.trim()]).ok();
+    stack.up();
+    says(other, "other");
+    // Once asked for, a port stays the stack's.
+    stack.run(&["stop", "web"]).ok();
+    assert!(std::net::TcpListener::bind(("127.0.0.1", web)).is_err());
+    stack.run(&["down"]).ok();
+    stack.nothing_left();
+}
+
+/// A service that waits for another one to be healthy, which takes a file.
+fn waiting() -> Stack {
+    Stack::new(
+        r#"
+[volumes.data]
+[services.web]
+command = ["sleep", "1000"]
+volumes = ["data:/data"]
+depends_on = { db = "healthy" }
+[services.db]
+command = ["sh", "-c", "touch /ready; exec sleep 1000"]
+healthcheck = { test = ["CMD", "test", "-e", "/ready"], interval = "100ms", retries = 10 }
+"#,
+    )
+}
+
+#[test]
+fn several_runs_at_once_share_a_stack_that_ends_with_the_last() {
+    let stack = waiting();
+    let script = "echo $HOSTNAME runs; until [ -e /data/go ]; do sleep 0.02; done";
+    let mut runs: Vec<_> = (0..3).map(|_| stack.spawn(&["run", "web", "sh", "-c", script])).collect();
+    let mut names = Vec::new();
+    for run in &mut runs {
+        let mut line = String::new();
+        BufReader::new(run.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        names.push(line.strip_suffix(" runs\n").unwrap_or_else(|| panic!("{line}")).to_owned());
+    }
+    assert_eq!(stack.row("db")["health"], "healthy");
+    // Whoever of them started the stack takes it from nobody.
+    stack.run(&["kill", &names[0], &names[1]]).ok();
+    for run in runs.drain(..2) {
+        assert_eq!(finish(run).code, 137);
+    }
+    stack.run(&["run", "web", "touch", "/data/go"]).ok();
+    let last = finish(runs.remove(0));
+    assert_eq!(last.code, 0, "{}", last.err);
+    stack.gone(DEADLINE);
+    // An `up` meanwhile keeps it.
+    let mut run = stack.spawn(&["run", "web", "sh", "-c", "echo runs; exec sleep 1000"]);
+    BufReader::new(run.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+    stack.up();
+    stack.run(&["kill", "web-run-1"]).ok();
+    assert_eq!(finish(run).code, 137);
+    assert_eq!(stack.row("web")["state"], "running");
+    // What it depends on is started, where somebody has stopped it.
+    stack.run(&["stop", "db"]).ok();
+    stack.run(&["run", "--no-deps", "web", "true"]).ok();
+    assert_eq!(stack.row("db")["state"], "exited");
+    stack.run(&["run", "web", "true"]).ok();
+    assert_eq!(stack.row("db")["health"], "healthy");
+}
+
+#[test]
+fn a_run_says_as_much_as_is_wanted() {
+    let stack = waiting();
+    let told = |arguments: &[&str]| {
+        let ended = stack.run(&[arguments, &["web", "echo", "said"]].concat());
+        assert_eq!((ended.code, ended.out.as_str()), (0, "said\n"), "{}", ended.err);
+        ended.err
+    };
+    assert!(told(&["run"]).contains("db: running"));
+    assert_eq!(told(&["run", "--quiet"]), "");
+    stack.up();
+    assert!(told(&["run", "--build"]).contains("warning: the container has the image"));
+    stack.run(&["down"]).ok();
+    stack.rewrite("[services.web]\nimage = \"none.such:1\"\ncommand = [\"true\"]\n");
+    stack.run(&["run", "--pull", "never", "web"]).fails(1, &["none.such:1"]);
+}
+
+#[test]
+fn a_one_off_container_has_variables_and_capabilities_of_its_own() {
+    let stack =
+        Stack::new("[services.web]\ncommand = [\"true\"]\nenvironment = { A = \"file\", C = \"file\" }\n");
+    stack.write("extra.env", "A=extra\nB='of a file'\nHERE\n");
+    let script = "echo $A-$B-$C-$HERE; sed -n 's/CapEff:\\t//p' /proc/self/status";
+    let options = ["run", "--env-from-file", "extra.env", "-e", "B=own", "--cap-drop", "ALL"];
+    let run = |more: &[&str]| {
+        let arguments = [&options[..], more, &["-l", "a=b", "web", "sh", "-c", script]].concat();
+        crate::harness::ended(stack.command(&arguments).env("HERE", "here"))
+    };
+    assert_eq!(run(&[]).ok(), "extra-own-file-here\n0000000000000000\n");
+    assert_eq!(run(&["--cap-add", "NET_BIND_SERVICE"]).ok(), "extra-own-file-here\n0000000000000400\n");
+    run(&["--cap-add", "NET_BIND"]).fails(125, &["NET_BIND"]);
+    // And so has a process in a container that runs.
+    stack.rewrite("[services.web]\ncommand = [\"sleep\", \"1000\"]\ncap_drop = [\"ALL\"]\nuser = \"app\"\n");
+    stack.up();
+    let script = ["web", "sed", "-n", "s/CapEff:\t//p", "/proc/self/status"];
+    let own = stack.run(&[&["exec", "-u", "root"], &script[..]].concat()).ok();
+    let more = stack.run(&[&["exec", "-u", "root", "--privileged"], &script[..]].concat()).ok();
+    let number = |text: &str| u64::from_str_radix(text.trim(), 16).unwrap();
+    assert_eq!(number(&own), 0);
+    assert!(number(&more) & 1 << 21 != 0, "CAP_SYS_ADMIN is not in {more}");
+    run(&["--env-from-file", "none.env"]).fails(2, &["none.env"]);
 }

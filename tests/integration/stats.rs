@@ -110,7 +110,7 @@ fn top_takes_a_terminal_and_gives_it_back() {
 }
 
 /// A pseudoterminal of 24 lines and 100 columns: our end and the program's.
-fn terminal() -> (OwnedFd, OwnedFd) {
+pub(crate) fn terminal() -> (OwnedFd, OwnedFd) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     rustix::pty::grantpt(&ours).unwrap();
     rustix::pty::unlockpt(&ours).unwrap();

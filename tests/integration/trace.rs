@@ -181,8 +181,8 @@ fn a_stack_goes_on_when_its_steps_cannot_be_told() {
 fn the_script_builds_the_same_sandbox() {
     const NAME: &str = "the_script_builds_the_same_sandbox";
     for tool in ["unshare", "nsenter", "setpriv", "ip", "pivot_root", "hostname", "ldd"] {
-        let found =
-            Command::new("sh").args(["-c", &format!("command -v {tool}")]).stdout(Stdio::null()).status();
+        let look = format!("PATH=$PATH:/usr/sbin:/sbin; command -v {tool}");
+        let found = Command::new("sh").args(["-c", &look]).stdout(Stdio::null()).status();
         if !found.unwrap().success() {
             return skipped(NAME, &format!("no {tool}"));
         }
@@ -195,6 +195,8 @@ fn the_script_builds_the_same_sandbox() {
     stack.nothing_left_but_volumes();
 
     let mut script = stack.command_of("sh");
+    // As an ordinary user of Debian has it.
+    script.env("PATH", "/usr/local/bin:/usr/bin:/bin");
     script.args(["sandbox.sh", "sleep", "777"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut script = script.spawn().unwrap();
     let built = until("the script runs its program", || {

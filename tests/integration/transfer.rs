@@ -40,3 +40,21 @@ fn images_and_file_systems_leave_as_files_and_come_back() {
     assert!(!stack.path("none.tar").exists());
     assert!(!stack.run(&["images"]).ok().contains("bad"));
 }
+
+#[test]
+fn an_index_means_one_of_several_containers() {
+    let stack = Stack::new("[services.a]\ncommand = [\"sleep\", \"1000\"]\nreplicas = 2\n");
+    stack.up();
+    for index in ["1", "2"] {
+        stack.run(&["exec", "--index", index, "a", "touch", &format!("/made-{index}")]).ok();
+    }
+    for (index, own, other) in [("1", "made-1", "made-2"), ("2", "made-2", "made-1")] {
+        let (flat, image) = (format!("flat{index}.tar"), format!("mine:{index}"));
+        stack.run(&["export", "--index", index, "-o", &flat, "a"]).ok();
+        stack.run(&["commit", "--index", index, "a", &image]).ok();
+        let names = fs::read(stack.path(&flat)).unwrap();
+        let has = |name: &str| names.windows(name.len()).any(|window| window == name.as_bytes());
+        assert!(has(own) && !has(other), "{index}");
+    }
+    stack.run(&["export", "--index", "3", "a"]).fails(1, &["a-3"]);
+}

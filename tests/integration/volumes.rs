@@ -151,3 +151,30 @@ volumes_from = ["a:ro"]
     assert_ne!(stack.exec("a", &run("/run/plain")).code, 0);
     assert_ne!(stack.exec("a", "head -c 100000 /dev/zero > /run/own/big").code, 0);
 }
+
+#[test]
+fn the_end_of_a_stack_takes_no_volume_away_from_another() {
+    let stack = Stack::new(
+        r#"
+[volumes.data]
+name = "common"
+[services.a]
+command = ["sleep", "1000"]
+volumes = ["data:/data"]
+"#,
+    );
+    let other = format!("{}-b", stack.name);
+    let of_other = |arguments: &[&str]| stack.run(&[&["-p", &other, "-f", "stack.toml"], arguments].concat());
+    stack.up();
+    of_other(&["up", "-d"]).ok();
+    stack.sh("a", "echo kept > /data/file");
+    let down = stack.run(&["down", "-v"]);
+    assert!(down.err.contains(&format!("volume `common` stays: stack `{other}`")), "{}", down.err);
+    down.ok();
+    assert_eq!(of_other(&["exec", "a", "cat", "/data/file"]).ok(), "kept\n");
+    // The last one takes it with it.
+    let down = of_other(&["down", "-v"]);
+    assert!(!down.err.contains("stays"), "{}", down.err);
+    down.ok();
+    assert!(!stack.data().join("v/=/common").exists());
+}

@@ -92,4 +92,24 @@ sed -i "s/^command = .*/&\n$check/" hog.toml
 out=$(inception-run -f hog.toml up --wait 2>&1)
 same 'up --wait ends with' 1 $?
 has 'its report' 'service `hog` was killed: out of memory, its limit is 32 MiB' "$out"
+succeeds inception-run -f hog.toml down -v
+
+# A limit that somebody sets for the whole stack is reached before the service's own.
+cat >whole.toml <<'TOML'
+name = "whole"
+[services.hog]
+rootfs = "rootfs"
+command = ["sh", "-c", "until [ -e /tmp/go ]; do sleep 0.1; done; exec dd if=/dev/zero of=/dev/null bs=200M count=1"]
+network_mode = "none"
+mem_limit = "400m"
+TOML
+export COMPOSE_FILE=whole.toml
+succeeds inception-run up -d --strict
+group=$(sed -n 's/^0:://p' "/proc/$(row hog | grep -o '"pid": [0-9]*' | tr -dc 0-9)/cgroup")
+echo 64M >"/sys/fs/cgroup${group%/*}/memory.max" || wrong "no limit for the stack above $group"
+succeeds inception-run exec -T hog sh -c ': >/tmp/go'
+eventually 20 'the service was killed for the limit of the stack' row_has hog '"oom_killed": true'
+has 'its log' 'out of memory \(the limit of the whole stack is 64 MiB\)' "$(inception-run logs hog 2>&1)"
+has 'the event' 'the limit of the whole stack is 64 MiB' "$(inception-run events --recent --no-follow 2>&1)"
+succeeds inception-run down -v
 finish

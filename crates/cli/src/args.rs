@@ -77,6 +77,9 @@ pub(crate) struct Global {
     /// How builds are shown: `--progress` before the command, or `--quiet-build`
     #[arg(skip)]
     pub(crate) builds: Form,
+    /// Containers that start for the sake of another one are not told of: `run --quiet`
+    #[arg(skip)]
+    pub(crate) quiet: bool,
 }
 
 /// A value of `--publish`. Of `run` that is an option with a second meaning.
@@ -139,7 +142,7 @@ pub(crate) enum Command {
     /// Stop services; they stay stopped until they are started
     Stop(lifecycle::Stop),
     /// Start stopped services
-    Start(Services),
+    Start(lifecycle::Start),
     /// Stop services and start them again
     Restart(lifecycle::Restart),
     /// Send a signal to containers, SIGKILL by default
@@ -184,7 +187,7 @@ pub(crate) enum Command {
     /// Run a command in a running service
     Exec(crate::exec::Exec),
     /// Run a one-off container with a service's configuration
-    Run(crate::exec::Run),
+    Run(Box<crate::run::Run>),
     /// Build the images of the services, or the image of a directory with a Dockerfile
     Build(Box<Build>),
     /// Pull images from their registries
@@ -263,6 +266,9 @@ pub(crate) struct Up {
     /// Wait until all services are healthy or running; implies -d
     #[arg(long)]
     pub(crate) wait: bool,
+    /// How long that may take, in seconds; what was started goes on
+    #[arg(long, value_name = "SECONDS", requires = "wait")]
+    pub(crate) wait_timeout: Option<u32>,
     /// Build the images even if they are there
     #[arg(long, conflicts_with = "no_build")]
     pub(crate) build: bool,
@@ -310,6 +316,9 @@ pub(crate) struct Always {
 /// `scale`.
 #[derive(Debug, Args)]
 pub(crate) struct Scale {
+    /// Do not start what these services depend on
+    #[arg(long)]
+    pub(crate) no_deps: bool,
     /// Service and number of its containers
     #[arg(required = true, value_name = "SERVICE=N", value_parser = count)]
     pub(crate) counts: Vec<(String, u16)>,

@@ -80,6 +80,9 @@ pub(crate) struct Build {
     /// Show nothing but the image's id
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Build what the services depend on, too
+    #[arg(long)]
+    pub(crate) with_dependencies: bool,
     /// Check the Dockerfiles for mistakes without building
     #[arg(long)]
     pub(crate) check: bool,
@@ -217,7 +220,11 @@ fn of_services(loaded: &Loaded, arguments: &Build) -> Result<Vec<(String, Plan)>
         ));
     }
     // With a service come those whose images it reads from.
-    let chosen = loaded.plan.with_image_sources(&arguments.what);
+    let named = match arguments.with_dependencies && !arguments.what.is_empty() {
+        true => loaded.plan.with_dependencies(&arguments.what),
+        false => arguments.what.clone(),
+    };
+    let chosen = loaded.plan.with_image_sources(&named);
     Ok(loaded
         .plan
         .services

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use stack::host::HostFacts;
 use stack::load::{self, Config};
 
+use crate::listing::check_services;
 use crate::output::{self, Failure};
 use crate::session::{Session, Wanted};
 
@@ -33,6 +34,9 @@ pub(crate) struct Arguments {
     /// Only the names of the profiles, active or not
     #[arg(long, group = "list")]
     profiles: bool,
+    /// Only the hash of a service's configuration, `*` for all: `up` replaces containers where it changes
+    #[arg(long, value_name = "SERVICE", group = "list", value_delimiter = ',')]
+    hash: Vec<String>,
     /// Leave variables as they are written
     #[arg(long)]
     no_interpolate: bool,
@@ -57,6 +61,9 @@ enum Notation {
 
 /// `config`.
 pub(crate) fn config(session: &Session, arguments: &Arguments) -> Result<u8, Failure> {
+    if !arguments.hash.is_empty() {
+        return hashes(session, &arguments.hash);
+    }
     let options = session.options(&Wanted { services: &arguments.what, ..Wanted::default() });
     let config = load::config(&options, &HostFacts::gather()?, !arguments.no_interpolate)?;
     for warning in config.warnings() {
@@ -73,6 +80,18 @@ pub(crate) fn config(session: &Session, arguments: &Arguments) -> Result<u8, Fai
         None => output::print(&text)?,
     }
     Ok(0)
+}
+
+/// `config --hash`.
+fn hashes(session: &Session, services: &[String]) -> Result<u8, Failure> {
+    let plan = session.load(None)?.plan;
+    let all = services == ["*"];
+    if !all {
+        check_services(&plan, services)?;
+    }
+    let meant = plan.services.iter().filter(|service| all || services.contains(&service.name));
+    let lines = meant.map(|service| format!("{} {}\n", service.name, service.config_hash));
+    output::print(&lines.collect::<String>()).map(|()| 0)
 }
 
 fn text(config: &Config, arguments: &Arguments) -> String {

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use stack::control::{Recreate, UpOptions};
-use stack::plan::PullPolicy;
+use stack::plan::{Plan, PullPolicy, Service};
 
 use crate::args::{Always, Up};
 use crate::logs::Printer;
@@ -83,9 +83,25 @@ pub(crate) struct Foreground {
     /// Stop everything when the first container ends; the exit code is that container's
     #[arg(long, conflicts_with_all = ["detach", "wait", "no_start"])]
     abort_on_container_exit: bool,
-    /// The same, but the exit code is this service's
-    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["detach", "wait", "no_start"])]
+    /// The same, but only for one that fails
+    #[arg(long, conflicts_with_all = ["abort_on_container_exit", "detach", "wait", "no_start"])]
+    pub(crate) abort_on_container_failure: bool,
+    /// As `--abort-on-container-exit`, but the exit code is this service's
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        conflicts_with_all = ["abort_on_container_failure", "detach", "wait", "no_start"]
+    )]
     pub(crate) exit_code_from: Option<String>,
+    /// Show the output of this service and of no other, as often as needed
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["detach", "wait", "no_start"])]
+    pub(crate) attach: Vec<String>,
+    /// Show the output of what these services depend on, too
+    #[arg(long, requires = "attach")]
+    pub(crate) attach_dependencies: bool,
+    /// Do not show the output of this service, as often as needed
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["detach", "wait", "no_start"])]
+    pub(crate) no_attach: Vec<String>,
     /// Leave out the services' names
     #[arg(long)]
     no_log_prefix: bool,
@@ -100,7 +116,25 @@ pub(crate) struct Foreground {
 impl Foreground {
     /// Whether the first container that ends ends the stack.
     pub(crate) fn aborts(&self) -> bool {
-        self.abort_on_container_exit || self.exit_code_from.is_some()
+        self.abort_on_container_exit || self.abort_on_container_failure || self.exit_code_from.is_some()
+    }
+
+    /// Whose output of the services of `plan` is shown: empty for all, `None` for none.
+    pub(crate) fn attached(&self, plan: &Plan) -> Option<Vec<String>> {
+        let named = match self.attach_dependencies {
+            true => plan.with_dependencies(&self.attach),
+            false => self.attach.clone(),
+        };
+        let is_shown = |service: &&Service| {
+            let is_meant = if named.is_empty() { !service.unattached } else { named.contains(&service.name) };
+            is_meant && !self.no_attach.contains(&service.name)
+        };
+        let (shown, hidden): (Vec<&Service>, Vec<&Service>) = plan.services.iter().partition(is_shown);
+        match (hidden.is_empty(), shown.is_empty()) {
+            (true, _) => Some(Vec::new()),
+            (false, true) => None,
+            (false, false) => Some(shown.into_iter().map(|service| service.name.clone()).collect()),
+        }
     }
 
     /// Prints what services write.

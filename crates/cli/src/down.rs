@@ -18,7 +18,7 @@ pub(crate) struct Down {
     /// Remove its named volumes too
     #[arg(short, long)]
     pub(crate) volumes: bool,
-    /// Remove its images too: `all`, or those that were built and that the files give no name (`local`)
+    /// Remove its images too: `all`, or those that were made here and that the files give no name (`local`)
     #[arg(long, value_name = "WHICH", hide_possible_values = true)]
     rmi: Option<Rmi>,
     /// Seconds from the stop signal to SIGKILL [default: what each service asks for]
@@ -52,7 +52,7 @@ pub(crate) fn down(session: &Session, arguments: &Down) -> Result<u8, Failure> {
     }
     // Before anything goes: a file that cannot be read says so now.
     let doomed = match arguments.rmi {
-        Some(which) => images_of(&session.load(None)?.plan, which),
+        Some(which) => images_of(&session.load(None)?.plan, which)?,
         None => Vec::new(),
     };
     end(session, arguments)?;
@@ -99,7 +99,7 @@ fn end_and_wait(session: &Session, client: &mut Client, arguments: &Down) -> Res
 }
 
 /// Names of the images that go with a stack.
-fn images_of(plan: &Plan, which: Rmi) -> Vec<String> {
+fn images_of(plan: &Plan, which: Rmi) -> Result<Vec<String>, Failure> {
     let mut names: Vec<String> = Vec::new();
     for service in &plan.services {
         let of_service: Vec<String> = match (&service.source, which) {
@@ -115,13 +115,14 @@ fn images_of(plan: &Plan, which: Rmi) -> Vec<String> {
                 std::iter::once(build.image.clone()).chain(based).chain(build.tags.clone()).collect()
             }
             (Source::Image(image), Rmi::All) => vec![image.clone()],
-            (Source::Image(_), Rmi::Local) | (Source::Rootfs(_), _) => Vec::new(),
+            (Source::Image(_), Rmi::Local) => Vec::new(),
+            (Source::Rootfs(path), _) => vec![stack::images::of_rootfs(path)?],
         };
         names.extend(of_service);
     }
     names.sort();
     names.dedup();
-    names
+    Ok(names)
 }
 
 /// Removes an image, if it is there. One that another stack uses stays, which is a warning: the stack is down.

@@ -9,7 +9,7 @@ use stack::event::{Event, KINDS, What};
 use crate::args::Format;
 use crate::logs::timestamp;
 use crate::moment::{Moment, moment};
-use crate::output::{self, Failure, visible};
+use crate::output::{self, Failure, escaped, visible};
 use crate::session::Session;
 
 /// `events`.
@@ -100,12 +100,10 @@ pub(crate) fn events(session: &Session, arguments: &Events) -> Result<u8, Failur
     client.send(&Command::Events { services: arguments.of(), since, follow: goes_on }, &[])?;
     loop {
         // Ends with the stack, by Ctrl-C, or with the time that is asked for.
-        let notice = match client.next(end) {
-            Ok(Some(notice)) => notice,
-            Ok(None) => break,
-            Err(_) if end.is_some_and(|end| end <= Instant::now()) => break,
-            Err(error) => return Err(error.into()),
-        };
+        if !output::wait_for(&client, end)? {
+            break;
+        }
+        let Some(notice) = client.next(None)? else { break };
         match notice {
             Notice::Event(event) if arguments.wants(&event) => {
                 output::print(&line(&event, format)?)?;
@@ -131,7 +129,7 @@ fn line(event: &Event, format: Format) -> Result<String, Failure> {
         Format::Json => {
             let row = Row { time, container: event.container.as_deref(), what: &event.what };
             let text = serde_json::to_string(&row).map_err(Failure::system("write JSON"))?;
-            format!("{text}\n")
+            format!("{}\n", escaped(&text))
         }
     })
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use stack::export::{self, Export, ExportedFile, KubernetesOptions, Stack, SystemdService};
+use stack::export::{self, Export, ExportedFile, KubernetesOptions, QuadletOptions, Stack, SystemdService};
 use stack::host::HostFacts;
 
 use crate::output::{self, Failure};
@@ -38,7 +38,7 @@ enum Form {
     /// Write manifests for Kubernetes: `kubectl apply -f DIR`, or `podman kube play FILE`
     Kubernetes(Kubernetes),
     /// Write units for Podman's Quadlet
-    Quadlet(Target),
+    Quadlet(Quadlet),
     /// Write a unit of systemd that starts the stack with the machine
     Systemd(Systemd),
 }
@@ -82,6 +82,20 @@ struct Kubernetes {
     no_secrets: bool,
 }
 
+/// `export quadlet`.
+#[derive(Debug, Args)]
+struct Quadlet {
+    #[command(flatten)]
+    target: Target,
+    /// Have Podman make the images, too: write a `.build` for each that is built, and an `.image` for each that is
+    /// pulled at every start (Podman 5.2 and newer)
+    #[arg(long)]
+    build: bool,
+    /// Base distribution that images are built on, as for `up`
+    #[arg(long, value_name = "NAME", requires = "build")]
+    base: Option<String>,
+}
+
 /// `export systemd`.
 #[derive(Debug, Args)]
 struct Systemd {
@@ -107,12 +121,13 @@ pub(crate) fn export(session: &Session, arguments: &Arguments) -> Result<u8, Fai
                 wait_image: waits.then(|| wanted.wait_image.clone()),
                 secrets: !wanted.no_secrets,
             };
-            let export = export::kubernetes(&read(session)?, &options)?;
+            let export = export::kubernetes(&read(session, None)?, &options)?;
             deliver(session, &export, &wanted.target.output, "---\n")
         }
-        (Some(Form::Quadlet(target)), _) => {
-            let export = export::quadlet(&read(session)?)?;
-            deliver(session, &export, &target.output, "\n")
+        (Some(Form::Quadlet(wanted)), _) => {
+            let options = QuadletOptions { build: wanted.build };
+            let export = export::quadlet(&read(session, wanted.base.as_deref())?, &options)?;
+            deliver(session, &export, &wanted.target.output, "\n")
         }
         (Some(Form::Systemd(wanted)), _) => {
             deliver(session, &export::systemd(&service(session, wanted)?), &wanted.target.output, "\n")
@@ -124,8 +139,8 @@ pub(crate) fn export(session: &Session, arguments: &Arguments) -> Result<u8, Fai
     }
 }
 
-fn read(session: &Session) -> Result<Stack, Failure> {
-    let options = session.options(&Wanted::default());
+fn read(session: &Session, base: Option<&str>) -> Result<Stack, Failure> {
+    let options = session.options(&Wanted { base, ..Wanted::default() });
     let stack = Stack::read(&options, &HostFacts::gather()?, &session.paths)?;
     for warning in &stack.plan.warnings {
         session.output.warning(warning);
@@ -141,12 +156,18 @@ fn service(session: &Session, wanted: &Systemd) -> Result<SystemdService, Failur
     // What the program and compose files heed, besides what the stack's own file refers to.
     let heeded = |name: &str| name.starts_with("INCEPTION_") || name.starts_with("COMPOSE_");
     let environment = loaded.host.environment.iter().filter(|(name, _)| heeded(name));
+    let directory = std::env::current_dir().map_err(Failure::system("find the current directory"))?;
+    // What stood behind a line end in its name would be keys of the unit.
+    if directory.to_string_lossy().contains(char::is_control) {
+        let message = format!("the name of the directory {directory:?} cannot stand in a unit");
+        return Err(Failure::usage(message, "give it one without line ends and control characters"));
+    }
     Ok(SystemdService {
         program,
         options: session.words()?,
         up: wanted.base.iter().flat_map(|base| ["--base".to_owned(), base.clone()]).collect(),
         environment: environment.map(|(name, value)| (name.clone(), value.clone())).collect(),
-        directory: std::env::current_dir().map_err(Failure::system("find the current directory"))?,
+        directory,
         is_root: loaded.host.is_root,
         lingers: stack::doctor::lingers(),
         stop,

@@ -30,8 +30,10 @@ mod moment;
 mod net;
 pub mod oci;
 mod output;
+mod patience;
 mod port;
 mod registry;
+mod run;
 mod session;
 mod signals;
 mod stacks;
@@ -64,6 +66,7 @@ const USAGE: u8 = 2;
 /// The whole program. The exit code is the command's own for `exec` and `run`, 1 for a failure, 2 for bad usage
 /// or a bad file.
 pub fn main() -> ExitCode {
+    sys::process::survive_file_size_limit();
     let arguments: Vec<_> = std::env::args_os().collect();
     // The supervisor and netd are this binary too, and need nothing of what a command needs.
     let process: Option<fn() -> i32> = match arguments.get(1).and_then(|argument| argument.to_str()) {
@@ -122,16 +125,18 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
     let is_quiet = match &command {
         Command::Up(up) => up.recreation.quiet_build,
         Command::Create(create) => create.recreation.quiet_build,
+        Command::Run(run) => run.quiet || run.quiet_build,
         _ => false,
     };
     global.builds = if is_quiet { Form::Quiet } else { progress.unwrap_or_default() };
+    global.quiet = matches!(&command, Command::Run(run) if run.quiet);
     let session = Session::new(files, global, output)?;
     match command {
         Command::Up(arguments) => up::up(&session, &arguments),
         Command::Create(arguments) => create::create(&session, arguments),
         Command::Down(arguments) => down::down(&session, &arguments),
         Command::Stop(arguments) => lifecycle::stop(&session, &arguments),
-        Command::Start(which) => lifecycle::change(&session, &Request::Start(which.services)),
+        Command::Start(arguments) => lifecycle::start(&session, &arguments),
         Command::Restart(arguments) => lifecycle::restart(&session, &arguments),
         Command::Kill(arguments) => lifecycle::kill(&session, &arguments),
         Command::Rm(arguments) => lifecycle::rm(&session, &arguments),
@@ -153,7 +158,7 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         Command::Events(arguments) => events::events(&session, &arguments),
         Command::Net { net } => net::net(&session, net),
         Command::Exec(arguments) => exec::exec(&session, &arguments),
-        Command::Run(arguments) => exec::run(&session, &arguments),
+        Command::Run(arguments) => run::run(&session, &arguments),
         Command::Build(arguments) => build::build(&session, &arguments),
         Command::Images(arguments) => store::images(&session, &arguments),
         Command::Tag(arguments) => store::tag(&session, &arguments),

@@ -4,12 +4,26 @@ use std::io::{self, BufRead};
 
 use clap::Args;
 use stack::client::Client;
-use stack::control::{self, Command, State};
+use stack::control::{self, Command, Notice, State};
 
 use crate::args::Always;
 use crate::listing;
 use crate::output::Failure;
-use crate::session::Session;
+use crate::patience::Patience;
+use crate::session::{self, Session};
+
+/// `start`.
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// Wait until they are healthy or running
+    #[arg(long)]
+    wait: bool,
+    /// How long that may take, in seconds; what was started goes on
+    #[arg(long, value_name = "SECONDS", requires = "wait")]
+    wait_timeout: Option<u32>,
+    /// Services, or single containers such as `web-2` [default: all]
+    services: Vec<String>,
+}
 
 /// `stop`.
 #[derive(Debug, Args)]
@@ -62,6 +76,27 @@ pub(crate) struct Rm {
 impl Stop {
     fn wanted(&self) -> control::Stop {
         control::Stop { services: self.services.clone(), timeout: self.timeout }
+    }
+}
+
+/// `start`.
+pub(crate) fn start(session: &Session, arguments: &Start) -> Result<u8, Failure> {
+    let Start { wait, wait_timeout, ref services } = *arguments;
+    let (stack, client) = session.connect()?;
+    let mut client = client.ok_or_else(|| session::not_running(&stack))?;
+    client.send(&Command::Follow(vec![String::new()]), &[])?;
+    let patience = Patience::new(wait_timeout);
+    client.send(&Command::Start(control::Start { services: services.clone(), wait }), &[])?;
+    loop {
+        match client.next(patience.end()) {
+            Err(_) if patience.is_over() => {
+                return Err(patience.failure(session, &stack, services));
+            }
+            next => match session::expected(next?)? {
+                Notice::Done => return Ok(0),
+                notice => session.progress(&notice),
+            },
+        }
     }
 }
 

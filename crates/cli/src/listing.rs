@@ -36,6 +36,9 @@ pub(crate) struct Ps {
     /// As compose has it: nothing is ever cut off
     #[arg(long, hide = true)]
     no_trunc: bool,
+    /// As compose has it: there never are any
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    orphans: Option<bool>,
     /// Services, or single containers such as `web-2` [default: all]
     #[arg(value_name = "SERVICE")]
     names: Vec<String>,

@@ -255,12 +255,10 @@ fn follow(
     client.send(&Command::Status, &[])?;
     let mut anew = false;
     loop {
-        let notice = match client.next(end) {
-            Ok(Some(notice)) => notice,
-            Ok(None) => return Ok(0),
-            Err(_) if end.is_some_and(|end| end <= Instant::now()) => return Ok(0),
-            Err(error) => return Err(error.into()),
-        };
+        if !output::wait_for(&client, end)? {
+            return Ok(0);
+        }
+        let Some(notice) = client.next(None)? else { return Ok(0) };
         match notice {
             Notice::Log(line) => {
                 let is_new = anew || seen.get(&line.service).is_none_or(|seen| line.time > seen.get());

@@ -1,7 +1,12 @@
 //! What reaches the user: errors in three parts, tables, colours where there is a terminal.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::time::Timespec;
 use stack::RemoteError;
 use stack::diagnostic::FileError;
 use stack::export::StackError;
@@ -98,7 +103,8 @@ impl Output {
     /// Prints the three-part message.
     pub(crate) fn failure(&self, failure: &Failure) {
         let text = match failure {
-            Failure::File(error) => error.render(self.color_err),
+            // What a file says may be anybody's.
+            Failure::File(error) => visible(&error.render(self.color_err)),
             Failure::Other(error) => self.three_parts(error),
             Failure::Unread => return,
         };
@@ -145,11 +151,20 @@ impl Output {
     }
 }
 
-/// Writes to standard output.
+/// Writes to standard output; to a terminal nothing that controls it, because files, images and containers have a part in
+/// most texts.
 ///
 /// # Errors
 /// [`Failure::Unread`] when its reader is gone.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    if io::stdout().is_terminal() { draw(&visible(text)) } else { draw(text) }
+}
+
+/// Writes to standard output what may control a terminal.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn draw(text: &str) -> Result<(), Failure> {
     io::stdout()
         .lock()
         .write_all(text.as_bytes())
@@ -157,16 +172,51 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
         .map_err(Failure::system("write to standard output"))
 }
 
+/// Waits until `source` has something to tell, which is then printed; false where the moment `end` comes before that.
+///
+/// # Errors
+/// [`Failure::Unread`] when the reader of our output is gone, who would not be noticed before there is something to print.
+pub(crate) fn wait_for(source: impl AsFd, end: Option<Instant>) -> Result<bool, Failure> {
+    let stdout = io::stdout();
+    loop {
+        // Without any flag there are still errors and the hang-up to hear of.
+        let mut polled = [PollFd::new(&source, PollFlags::IN), PollFd::new(&stdout, PollFlags::empty())];
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        match poll(&mut polled, left.and_then(|left| Timespec::try_from(left).ok()).as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) if polled[0].revents().is_empty() => return Err(Failure::Unread),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Failure::system("wait for something to print")(errno)),
+        }
+    }
+}
+
 /// Prints a value as indented JSON.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::system("write JSON"))?;
-    print(&format!("{text}\n"))
+    print(&format!("{}\n", escaped(&text)))
+}
+
+/// JSON with all control characters escaped: it has to be done to those of ASCII (RFC 8259, section 7), but terminals heed
+/// those from U+0080 to U+009F, too.
+pub(crate) fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// Columns as wide as they need to be, three spaces apart.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut lines = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
-    lines.extend(rows.iter().map(|row| row.iter().map(|cell| visible(cell)).collect()));
+    // A line end in a cell would make what stands behind it look like a row.
+    let shown = |cell: &String| visible(cell).replace(['\n', '\t'], " ");
+    lines.extend(rows.iter().map(|row| row.iter().map(shown).collect()));
     let width = |column: usize| {
         lines.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
@@ -275,6 +325,11 @@ mod tests {
         assert_eq!(visible("\x1b[1;31mred\x1b[0m"), "\x1b[1;31mred\x1b[0m");
         assert_eq!(visible("\x1b]0;title\x07\x1b[2J\r\u{9b}x"), "^[]0;title^G^[[2J^M\u{fffd}x");
         assert_eq!(visible("\x1b"), "^[");
+        let json = serde_json::to_string("\u{9b}2J\x07\x7fé").unwrap();
+        assert_eq!(escaped(&json), "\"\\u009b2J\\u0007\\u007fé\"");
+        assert_eq!(serde_json::from_str::<String>(&escaped(&json)).unwrap(), "\u{9b}2J\x07\x7fé");
+        let rows = [vec!["a\nb   running".to_owned()]];
+        assert_eq!(table(&["SERVICE"], &rows), "SERVICE\na b   running\n");
     }
 
     #[test]

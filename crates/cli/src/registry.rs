@@ -28,6 +28,8 @@ pub(crate) struct Pull {
     /// As compose has it: what is built here is never pulled
     #[arg(long, hide = true)]
     ignore_buildable: bool,
+    #[command(flatten)]
+    common: Common,
     /// Services or images [default: the images of all services that are not built]
     #[arg(value_name = "SERVICE|IMAGE")]
     names: Vec<String>,
@@ -40,6 +42,30 @@ enum Policy {
     Missing,
 }
 
+/// What both `pull` and `push` can be told.
+#[derive(Debug, Args)]
+struct Common {
+    /// The images of what the services depend on, too
+    #[arg(long)]
+    include_deps: bool,
+    /// Go on with the others when one fails
+    #[arg(long, visible_aliases = ["ignore-pull-failures", "ignore-push-failures"])]
+    ignore_failures: bool,
+}
+
+impl Common {
+    /// What becomes of one that failed.
+    fn failed(&self, session: &Session, error: RemoteError) -> Result<(), Failure> {
+        match self.ignore_failures {
+            true => {
+                session.output.warning(&error.to_string());
+                Ok(())
+            }
+            false => Err(error.into()),
+        }
+    }
+}
+
 /// `push`.
 #[derive(Debug, Args)]
 pub(crate) struct Push {
@@ -49,6 +75,8 @@ pub(crate) struct Push {
     /// All tags of the repositories
     #[arg(short, long, requires = "names")]
     all_tags: bool,
+    #[command(flatten)]
+    common: Common,
     /// Services or images [default: the images of all services that are built]
     #[arg(value_name = "SERVICE|IMAGE")]
     names: Vec<String>,
@@ -78,10 +106,13 @@ pub(crate) struct Logout {
 
 /// `pull`.
 pub(crate) fn pull(session: &Session, arguments: &Pull) -> Result<u8, Failure> {
-    let names = images(session, &arguments.names, |_, service| match &service.source {
-        Source::Image(name) => Some(name.clone()),
-        Source::Build(_) | Source::Rootfs(_) => None,
-    })?;
+    let names =
+        images(session, &arguments.names, arguments.common.include_deps, |_, service| {
+            match &service.source {
+                Source::Image(name) => Some(name.clone()),
+                Source::Build(_) | Source::Rootfs(_) => None,
+            }
+        })?;
     if names.is_empty() {
         session.output.progress("nothing to pull: no service has an `image` of a registry");
     }
@@ -94,7 +125,13 @@ pub(crate) fn pull(session: &Session, arguments: &Pull) -> Result<u8, Failure> {
         let platform = arguments.platform.as_deref().or(platform.as_deref());
         let pulled = registry::pull(&session.paths, &name, platform, &mut |event| report.show(&name, event));
         report.end();
-        let pulled = pulled.map_err(|failed| Failure::from(failed.error))?;
+        let pulled = match pulled {
+            Ok(pulled) => pulled,
+            Err(failed) => {
+                arguments.common.failed(session, failed.error)?;
+                continue;
+            }
+        };
         if !arguments.quiet {
             let how = if pulled.present { "up to date" } else { "pulled" };
             session.output.progress(&format!("[{}] {how}, {}", pulled.name, pulled.digest));
@@ -106,14 +143,16 @@ pub(crate) fn pull(session: &Session, arguments: &Pull) -> Result<u8, Failure> {
 
 /// `push`.
 pub(crate) fn push(session: &Session, arguments: &Push) -> Result<u8, Failure> {
-    let images = images(session, &arguments.names, |plan, service| match &service.source {
-        // A name that the file does not give is none of a registry's.
-        Source::Build(build)
-            if build.image != format!("{}-{}:latest", plan.name, service.name.to_lowercase()) =>
-        {
-            Some(build.image.clone())
+    let images = images(session, &arguments.names, arguments.common.include_deps, |plan, service| {
+        match &service.source {
+            // A name that the file does not give is none of a registry's.
+            Source::Build(build)
+                if build.image != format!("{}-{}:latest", plan.name, service.name.to_lowercase()) =>
+            {
+                Some(build.image.clone())
+            }
+            _ => None,
         }
-        _ => None,
     })?;
     let mut names: Vec<String> = images.into_iter().map(|(name, _)| name).collect();
     if arguments.all_tags {
@@ -134,7 +173,13 @@ pub(crate) fn push(session: &Session, arguments: &Push) -> Result<u8, Failure> {
         let mut report = Report::new(session.output, arguments.quiet);
         let pushed = registry::push(&session.paths, &name, &mut |event| report.show(&name, event));
         report.end();
-        let pushed = pushed?;
+        let pushed = match pushed {
+            Ok(pushed) => pushed,
+            Err(error) => {
+                arguments.common.failed(session, error)?;
+                continue;
+            }
+        };
         if !arguments.quiet {
             session.output.progress(&format!("[{}] pushed, {}", pushed.name, pushed.digest));
         }
@@ -148,6 +193,7 @@ pub(crate) fn push(session: &Session, arguments: &Push) -> Result<u8, Failure> {
 fn images(
     session: &Session,
     names: &[String],
+    include_deps: bool,
     of: impl Fn(&Plan, &Service) -> Option<String>,
 ) -> Result<Vec<(String, Option<String>)>, Failure> {
     let mut images = Vec::new();
@@ -182,6 +228,16 @@ fn images(
                 RemoteError::message(format!("service `{name}` has no image of a registry"))
                     .or_hint("give it an `image`: the name under which its registry is to have it")
             })?),
+        }
+    }
+    let Some(plan) = plan.filter(|_| include_deps) else { return Ok(images) };
+    // Of those that were not named, who has no such image is none of this command's.
+    let services: Vec<String> = names.iter().filter(|name| !certain(name)).cloned().collect();
+    let needed = if services.is_empty() { Vec::new() } else { plan.with_dependencies(&services) };
+    let needed = plan.services.iter().filter(|service| needed.contains(&service.name));
+    for image in needed.filter_map(|service| of(&plan, service)) {
+        if !images.contains(&image) {
+            images.push(image);
         }
     }
     Ok(images)

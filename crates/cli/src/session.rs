@@ -89,7 +89,7 @@ impl Session {
     pub(crate) fn load_for(&self, wanted: &Wanted<'_>) -> Result<Loaded, Failure> {
         let options = self.options(wanted);
         let host = HostFacts::gather()?;
-        let loaded = load::load_keeping(&options, &host, |name| self.kept(name))?;
+        let loaded = load::load_keeping(&options, &host, |name, profiles| self.kept(name, profiles))?;
         let load::Loaded { plan, files, variables } = loaded;
         for warning in &plan.warnings {
             self.output.warning(warning);
@@ -149,17 +149,21 @@ impl Session {
         Ok(words)
     }
 
-    /// What a stack keeps to, if it runs.
-    fn kept(&self, stack: &str) -> Running {
+    /// What a stack keeps to, if it runs. It is asked for as little as there can be to know.
+    fn kept(&self, stack: &str, has_profiles: bool) -> Running {
+        let ports = PortChoice::kept(&self.paths.stack(stack));
+        if ports.is_none() && !has_profiles {
+            return Running::default();
+        }
         let Ok(Some(mut client)) = client::connect(&self.paths, stack) else { return Running::default() };
-        // Who does not answer is asked again by the command itself, and what is wrong is told then.
-        let subjects = stats::subjects(&mut client, &[]).unwrap_or_default();
+        let subjects = match has_profiles {
+            // Who does not answer is asked again by the command itself, and what is wrong is told then.
+            true => stats::subjects(&mut client, &[]).unwrap_or_default(),
+            false => Vec::new(),
+        };
         let services = subjects.into_iter().map(|subject| subject.status);
         let services = services.filter(|row| !matches!(row.state, State::Exited | State::Created));
-        Running {
-            ports: PortChoice::kept(&self.paths.stack(stack)),
-            services: services.map(|row| row.service).collect(),
-        }
+        Running { ports, services: services.map(|row| row.service).collect() }
     }
 
     /// Whether a stack file is named, or lies here or above.
@@ -242,7 +246,7 @@ impl Session {
         // What is wrong with the files is told by who needs them.
         let host = HostFacts::gather().ok()?;
         let options = self.options(&Wanted::default());
-        let plan = load::load_keeping(&options, &host, |_| Running::default()).ok()?.plan;
+        let plan = load::load_keeping(&options, &host, |_, _| Running::default()).ok()?.plan;
         if plan.services.iter().any(|service| service.name == name) {
             return None;
         }
@@ -273,6 +277,7 @@ impl Session {
     /// Shows a change of state or a warning.
     pub(crate) fn progress(&self, notice: &Notice) {
         match notice {
+            Notice::State { .. } if self.global.quiet => {}
             // A failed start: what waits for it is told in full.
             Notice::State { state: State::Created, detail: Some(_), .. } => {}
             Notice::State { service, state, detail } => {
@@ -306,9 +311,15 @@ fn standard_input() -> Result<String, Failure> {
 /// # Errors
 /// The command's failure, or the end of the supervisor.
 pub(crate) fn answer(client: &mut Client) -> Result<Notice, Failure> {
-    match client.next(None)? {
+    expected(client.next(None)?)
+}
+
+/// The same of what has been received, which is none at the end of the connection.
+pub(crate) fn expected(notice: Option<Notice>) -> Result<Notice, Failure> {
+    match notice {
         Some(Notice::Failed(error)) => Err(error.into()),
-        Some(Notice::TakenDown | Notice::Ending) => Err(taken_down()),
+        Some(Notice::TakenDown) => Err(taken_down()),
+        Some(Notice::Ending) => Err(stack::control::being_taken_down().into()),
         Some(Notice::Occupied) => Err(RemoteError::message("another command is starting this stack")
             .or_hint("the same command again works in that one")
             .into()),

@@ -25,6 +25,16 @@ pub(crate) struct Ls {
     /// Without effect: of a stack that does not run there is nothing to list
     #[arg(short, long)]
     all: bool,
+    /// Only those with name=TEXT in their name
+    #[arg(long, value_name = "name=TEXT", value_parser = filter)]
+    filter: Vec<String>,
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(("name", part)) => Ok(part.to_owned()),
+        _ => Err("write `name=TEXT`".to_owned()),
+    }
 }
 
 /// A stack that runs.
@@ -39,7 +49,10 @@ struct Row {
 /// `ls`.
 pub(crate) fn ls(session: &Session, arguments: &Ls) -> Result<u8, Failure> {
     let mut rows = Vec::new();
-    for name in session.paths.stacks()? {
+    let is_meant = |name: &String| {
+        arguments.filter.is_empty() || arguments.filter.iter().any(|part| name.contains(part))
+    };
+    for name in session.paths.stacks()?.into_iter().filter(is_meant) {
         // One that is going, or that was killed, is none.
         let Some(mut client) = client::connect(&session.paths, &name)? else { continue };
         rows.extend(row(name, &mut client).ok());

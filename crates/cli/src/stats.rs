@@ -44,7 +44,7 @@ pub(crate) fn stats(session: &Session, arguments: &Stats) -> Result<u8, Failure>
             }
             Format::Table => {
                 let text = table(&readings, !arguments.services.is_empty());
-                output::print(&if session.output.terminal { frame(&text) } else { text })?;
+                output::draw(&if session.output.terminal { frame(&text) } else { text })?;
             }
         }
         // Until Ctrl-C, or the end of the stack, which is an error as any other.

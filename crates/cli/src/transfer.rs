@@ -82,6 +82,9 @@ pub(crate) struct Export {
     /// Write to this file [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Which of the service's containers, from 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    index: Option<u16>,
     /// Service, or one container of it such as `web-2`; it need not run
     service: String,
 }
@@ -101,6 +104,9 @@ pub(crate) struct Commit {
     /// Have its processes stand still meanwhile, if it runs, so that no file is half written
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pause: Option<bool>,
+    /// Which of the service's containers, from 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    index: Option<u16>,
     /// Service, or one container of it such as `web-2`
     service: String,
     /// Name of the image
@@ -168,8 +174,9 @@ pub(crate) fn import(session: &Session, arguments: &Import) -> Result<u8, Failur
 /// `export`.
 pub(crate) fn export(session: &Session, arguments: &Export) -> Result<u8, Failure> {
     let plan = session.load(None)?.plan;
-    let other_name = session.container_called(&arguments.service);
-    let name = other_name.as_deref().unwrap_or(&arguments.service);
+    let service = numbered(&arguments.service, arguments.index);
+    let other_name = session.container_called(&service);
+    let name = other_name.as_deref().unwrap_or(&service);
     let id = image_of(session, &plan, name)?;
     let container = transfer::Container { stack: &plan.name, name, image: &id };
     into_file(arguments.output.as_deref(), |file| {
@@ -181,8 +188,9 @@ pub(crate) fn export(session: &Session, arguments: &Export) -> Result<u8, Failur
 /// `commit`.
 pub(crate) fn commit(session: &Session, arguments: &Commit) -> Result<u8, Failure> {
     let plan = session.load(None)?.plan;
-    let other_name = session.container_called(&arguments.service);
-    let name = other_name.as_deref().unwrap_or(&arguments.service);
+    let service = numbered(&arguments.service, arguments.index);
+    let other_name = session.container_called(&service);
+    let name = other_name.as_deref().unwrap_or(&service);
     let id = image_of(session, &plan, name)?;
     let container = transfer::Container { stack: &plan.name, name, image: &id };
     let commit = transfer::Commit {
@@ -196,9 +204,9 @@ pub(crate) fn commit(session: &Session, arguments: &Commit) -> Result<u8, Failur
         Some(mut client) => session.carry_out(&mut client, &command),
         None => Ok(()),
     };
-    change(Command::Pause(vec![arguments.service.clone()]))?;
+    change(Command::Pause(vec![service.clone()]))?;
     let made = transfer::commit(&session.paths, &container, &commit);
-    change(Command::Unpause(vec![arguments.service.clone()]))?;
+    change(Command::Unpause(vec![service.clone()]))?;
     let id = made?;
     output::print(&format!("{id}\n"))?;
     Ok(0)
@@ -207,6 +215,14 @@ pub(crate) fn commit(session: &Session, arguments: &Commit) -> Result<u8, Failur
 /// What is said of an archive that could not be written: nothing, when its reader is gone.
 fn written(error: RemoteError) -> Failure {
     if error.exit_code == transfer::UNREAD { Failure::Unread } else { error.into() }
+}
+
+/// The container that `--index` means.
+fn numbered(service: &str, index: Option<u16>) -> String {
+    match index {
+        Some(index) if index > 1 => format!("{service}-{index}"),
+        Some(_) | None => service.to_owned(),
+    }
 }
 
 /// The image that a container of a service runs.

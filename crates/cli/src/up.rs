@@ -11,8 +11,7 @@ use stack::RemoteError;
 use stack::client::{self, Client};
 use stack::control::{self, Command, Notice, State, Subject};
 use stack::event::{Event, What};
-use stack::images::Options;
-use stack::plan::{Plan, SecretSource, Service};
+use stack::plan::SecretSource;
 use stack::stats;
 
 use crate::args;
@@ -21,6 +20,7 @@ use crate::lifecycle;
 use crate::listing::check_services;
 use crate::logs::{Printer, is_meant};
 use crate::output::Failure;
+use crate::patience::Patience;
 use crate::session::{Loaded, Session, Wanted, supervisor_gone};
 use crate::signals::Signals;
 
@@ -34,6 +34,8 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     })?;
     check_services(&loaded.plan, &arguments.services)?;
     check_services(&loaded.plan, arguments.foreground.exit_code_from.as_slice())?;
+    check_services(&loaded.plan, &arguments.foreground.attach)?;
+    check_services(&loaded.plan, &arguments.foreground.no_attach)?;
     if let Some(policy) = arguments.recreation.pull {
         // No part of what tells whether a service has changed.
         loaded.plan.services.iter_mut().for_each(|service| service.pull_policy = Some(policy.into()));
@@ -42,7 +44,7 @@ pub(crate) fn up(session: &Session, arguments: &args::Up) -> Result<u8, Failure>
     session.check_origin(&loaded.plan)?;
     let images = images::for_up(session, &loaded, arguments)?;
     let services: Vec<String> = loaded.plan.services.iter().map(|service| service.name.clone()).collect();
-    let attached = attached(&loaded.plan);
+    let attached = arguments.foreground.attached(&loaded.plan);
     let up = control::Up {
         images,
         secrets: secrets(&loaded),
@@ -94,8 +96,10 @@ fn attempt(
         printer,
         phase: Phase::Starting,
         abort: foreground.aborts().then(|| foreground.exit_code_from.clone()),
+        only_failures: foreground.abort_on_container_failure,
         timeout: arguments.timeout,
         deadline,
+        patience: Patience::new(arguments.wait_timeout),
         services: &arguments.services,
         told: BTreeSet::new(),
     };
@@ -107,25 +111,14 @@ fn attempt(
     }
     command.client.send(&Command::Up(Box::new(up.clone())), &[])?;
     let result = command.run();
-    if arguments.steps.is_wanted() && command.phase == Phase::Detaching {
+    if arguments.steps.is_wanted() && matches!(command.phase, Phase::Detaching | Phase::GivenUp) {
         command.client.end_trace()?;
     }
-    let in_order = matches!(command.phase, Phase::Ending(_) | Phase::Refused);
+    let in_order = matches!(command.phase, Phase::Ending(_) | Phase::Refused | Phase::GivenUp);
     if result.is_err() && !joined && !in_order {
         end(session, command.client);
     }
     result
-}
-
-/// Whose output is shown (`attach`): empty for all, `None` for none.
-fn attached(plan: &Plan) -> Option<Vec<String>> {
-    let (hidden, shown): (Vec<&Service>, Vec<&Service>) =
-        plan.services.iter().partition(|service| service.unattached);
-    match (hidden.is_empty(), shown.is_empty()) {
-        (true, _) => Some(Vec::new()),
-        (false, true) => None,
-        (false, false) => Some(shown.into_iter().map(|service| service.name.clone()).collect()),
-    }
 }
 
 /// Values of the secrets that come from variables. They go to the supervisor over its private socket and
@@ -147,12 +140,12 @@ pub(crate) fn values<'a>(
     names.filter_map(|name| Some((name.clone(), loaded.variables.get(name)?.to_owned()))).collect()
 }
 
-/// How long a stack that is being taken down may take for it, until an `up` gives up waiting.
-const DOWN_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a stack that is being taken down may take for it, until who waits for that gives up.
+pub(crate) const DOWN_DEADLINE: Duration = Duration::from_secs(120);
 
-/// How an attempt to bring a stack up ends.
+/// How an attempt to bring a stack up, or to run something in it, ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     /// With this exit code.
     Code(u8),
     /// Who was asked could not do it: another attempt has to be made.
@@ -168,6 +161,8 @@ enum Phase {
     Up,
     /// It is up, and told to go on without us.
     Detaching,
+    /// It is not up in time, and told to go on without us.
+    GivenUp,
     /// Everything has ended by itself, by a failure or by the first Ctrl-C; with the exit code that follows.
     Ending(u8),
 }
@@ -186,10 +181,14 @@ struct Run<'a> {
     phase: Phase,
     /// The first container that ends ends the stack, and the exit code is the named service's, or that container's.
     abort: Option<Option<String>>,
+    /// One that ends well does not count.
+    only_failures: bool,
     /// `--timeout`.
     timeout: Option<u32>,
     /// When a stack that is being taken down has to be gone.
     deadline: Instant,
+    /// How long services may take to be ready.
+    patience: Patience,
     /// The services that are named; all when empty.
     services: &'a [String],
     /// The containers that something was told of.
@@ -215,11 +214,17 @@ impl Run<'_> {
                 PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
             ];
             let left = match self.phase {
-                Phase::Refused => Some(self.deadline.saturating_duration_since(Instant::now())),
+                Phase::Refused => Some(self.deadline),
+                Phase::Starting => self.patience.end(),
                 _ => None,
             };
+            let left = left.map(|end| end.saturating_duration_since(Instant::now()));
             match poll(&mut polled, left.and_then(|left| Timespec::try_from(left).ok()).as_ref()) {
-                Ok(0) if left.is_some() => return Err(still_going_down()),
+                Ok(0) if self.phase == Phase::Refused => return Err(still_going_down()),
+                Ok(0) if self.patience.is_over() => {
+                    self.give_up()?;
+                    continue;
+                }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(Failure::system("wait for the stack")(errno)),
             }
@@ -258,6 +263,21 @@ impl Run<'_> {
         Ok(None)
     }
 
+    /// Leaves a stack that is not up in time as it is.
+    fn give_up(&mut self) -> Result<(), Failure> {
+        if self.joined {
+            return Err(self.not_ready());
+        }
+        self.phase = Phase::GivenUp;
+        self.client.send(&Command::Detach, &[])?;
+        // Its answer comes after everything that was under way.
+        self.client.send(&Command::Stack, &[]).map_err(Failure::from)
+    }
+
+    fn not_ready(&self) -> Failure {
+        self.patience.failure(self.session, &self.name, self.services)
+    }
+
     fn end(&mut self, code: u8) -> Result<(), Failure> {
         self.phase = Phase::Ending(code);
         let down = Command::Down { volumes: false, timeout: self.timeout };
@@ -272,6 +292,8 @@ impl Run<'_> {
                 self.session.output.progress("the stack is being taken down, and then brought up again");
                 self.phase = Phase::Refused;
             }
+            Notice::Stack(_) if self.phase == Phase::GivenUp => return Err(self.not_ready()),
+            Notice::Done if self.phase == Phase::GivenUp => {}
             Notice::Log(line) => self.printer.print([&line])?,
             Notice::Done => return Ok(self.done()?.map(End::Code)),
             Notice::Failed(error) => {
@@ -322,10 +344,13 @@ impl Run<'_> {
         }
     }
 
-    /// `--abort-on-container-exit`: ends the stack when a container has ended for good. The exit code that counts is
+    /// `--abort-on-container-exit` and its like: ends the stack when a container has ended for good. The exit code that counts is
     /// that of a service's first container to end, which may come after that.
     fn ended(&mut self, container: &str, what: &What) -> Result<(), Failure> {
         let What::Exited { status, restarts: false, .. } = what else { return Ok(()) };
+        if self.only_failures && *status == 0 {
+            return Ok(());
+        }
         let Some(from) = &mut self.abort else { return Ok(()) };
         let counts = from.as_deref().is_none_or(|service| is_meant(container, service));
         let code = counts.then(|| u8::try_from(*status).unwrap_or(1));
@@ -361,7 +386,7 @@ impl Run<'_> {
                 self.phase = Phase::Up;
                 self.all_ended()?;
             }
-            Phase::Up | Phase::Refused => {}
+            Phase::Up | Phase::Refused | Phase::GivenUp => {}
             Phase::Detaching => return Ok(Some(0)),
             Phase::Ending(code) => {
                 self.client.wait_end()?;
@@ -404,6 +429,18 @@ impl Run<'_> {
     }
 }
 
+/// Waits until a stack that is being taken down is gone.
+pub(crate) fn wait_until_down(mut client: Client, deadline: Instant) -> Result<(), Failure> {
+    loop {
+        match client.next(Some(deadline)) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(client.wait_end()?),
+            Err(_) if deadline <= Instant::now() => return Err(still_going_down()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 fn still_going_down() -> Failure {
     RemoteError::message(format!("the stack is still being taken down after {} s", DOWN_DEADLINE.as_secs()))
         .or_hint("`inception-run ps` shows what does not stop; `inception-run down -t 0` kills it")
@@ -419,71 +456,12 @@ pub(crate) fn scale(session: &Session, arguments: &args::Scale) -> Result<u8, Fa
     let counts: BTreeMap<String, u16> = arguments.counts.iter().cloned().collect();
     let mut groups = plan.network.groups;
     groups.retain(|group| counts.contains_key(&group.service));
-    lifecycle::change(session, &Command::Scale(control::Scale { counts, groups }))
+    lifecycle::change(session, &Command::Scale(control::Scale { counts, groups, no_deps: arguments.no_deps }))
 }
 
-/// What has a supervisor know a service and run no more than it depends on, for a one-off container.
-fn for_run(
-    session: &Session,
-    loaded: Loaded,
-    service: &str,
-    build: bool,
-    no_deps: bool,
-) -> Result<control::Up, Failure> {
-    let services = loaded.plan.concerned(&[service.to_owned()], no_deps);
-    let options = Options { services, build, secrets: crate::build::secrets(&loaded), ..Options::default() };
-    session.check_origin(&loaded.plan)?;
-    let images = images::provide(session, &loaded.plan, options)?;
-    let secrets = secrets(&loaded);
-    let options = control::UpOptions { files: loaded.files, ..control::UpOptions::default() };
-    let plan = loaded.plan;
-    let wanted = plan.services.iter().find(|s| s.name == service).filter(|_| !no_deps);
-    let mut services: Vec<String> =
-        wanted.into_iter().flat_map(|s| &s.depends_on).map(|d| d.service.clone()).collect();
-    if services.is_empty() {
-        // No list would mean all of them; a name that no service can have means none.
-        services.push(String::new());
-    }
-    let strict = session.strict();
-    Ok(control::Up { plan, images, secrets, services, wait: true, strict, rolling: false, options })
-}
-
-/// Has `start` start a supervisor for a one-off container of a stack that does not run. It ends with this process.
-pub(crate) fn start_for_run(
-    session: &Session,
-    loaded: Loaded,
-    service: &str,
-    build: bool,
-    no_deps: bool,
-    start: impl FnOnce(&Plan) -> Result<Client, Failure>,
-) -> Result<Client, Failure> {
-    let up = for_run(session, loaded, service, build, no_deps)?;
-    let mut client = start(&up.plan)?;
-    match session.carry_out(&mut client, &Command::Up(Box::new(up))) {
-        Ok(()) => Ok(client),
-        Err(failure) => {
-            end(session, client);
-            Err(failure)
-        }
-    }
-}
-
-/// Has the supervisor of a stack that runs know a service of which it has no container.
-pub(crate) fn join_for_run(
-    session: &Session,
-    client: &mut Client,
-    loaded: Loaded,
-    service: &str,
-    build: bool,
-    no_deps: bool,
-) -> Result<(), Failure> {
-    let up = for_run(session, loaded, service, build, no_deps)?;
-    session.carry_out(client, &Command::Up(Box::new(up)))
-}
-
-/// Ends the stack of a supervisor that this process started, after a failure or a `run`. If that fails too, the
-/// end of this process takes the stack with it, and the next command what is left of its files.
-pub(crate) fn end(session: &Session, mut client: Client) {
+/// Ends the stack of a supervisor that this process started, after a failure. If that fails too, the end of this process
+/// takes the stack with it, and the next command what is left of its files.
+fn end(session: &Session, mut client: Client) {
     let ended = session.carry_out(&mut client, &Command::Down { volumes: false, timeout: None });
     match ended.and_then(|()| client.wait_end().map_err(Failure::from)) {
         Ok(()) | Err(_) => {}

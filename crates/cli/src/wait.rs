@@ -37,6 +37,10 @@ pub(crate) struct Attach {
     /// Do not pass on signals: Ctrl-C leaves the container alone
     #[arg(long)]
     no_sig_proxy: bool,
+    /// As compose has it: `--sig-proxy=false`
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "true", hide = true, action = clap::ArgAction::Set)]
+    sig_proxy: bool,
     /// Without effect: standard input is never attached (`exec` starts a process with one)
     #[arg(long)]
     no_stdin: bool,
@@ -93,17 +97,28 @@ pub(crate) fn attach(session: &Session, arguments: &Attach) -> Result<u8, Failur
             .into());
     };
     let proxied = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
-    let signals = Signals::block(if arguments.no_sig_proxy { &[] } else { &proxied })?;
+    let signals = Signals::block(match arguments.sig_proxy && !arguments.no_sig_proxy {
+        true => &proxied,
+        false => &[],
+    })?;
     client.send(&Command::Follow(vec![container.clone()]), &[])?;
     let mut printer = Printer::new(session.output, vec![container.clone()]).with_prefix(false);
+    let stdout = std::io::stdout();
     loop {
-        let mut polled =
-            [PollFd::new(&client, PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        let mut polled = [
+            PollFd::new(&client, PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+            // Nobody may be there to read what comes.
+            PollFd::new(&stdout, PollFlags::empty()),
+        ];
         match poll(&mut polled, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(Failure::system("wait for the container")(errno)),
         }
-        let (notice, signal) = (!polled[0].revents().is_empty(), !polled[1].revents().is_empty());
+        let [notice, signal, unread] = polled.each_ref().map(|one| !one.revents().is_empty());
+        if unread && !notice && !signal {
+            return Err(Failure::Unread);
+        }
         if signal && let Some(signal) = signals.take()? {
             let kill = Command::Kill { services: vec![container.clone()], signal: signal.to_string() };
             // On a connection of its own: on this one the answer would come between lines.

@@ -111,7 +111,7 @@ fn enter(args: &[String], report: &OwnedFd) -> Result<(), Failure> {
             // The language's start-up code had SIGPIPE ignored, which would outlive exec.
             sys::process::reset_signals().map_err(setup("reset signals"))?;
             if let Some(name) = &joining.keyring {
-                sys::process::new_session_keyring(name).map_err(setup("make a session keyring"))?;
+                sys::process::new_session_keyring(Some(name)).map_err(setup("make a session keyring"))?;
             }
             run_on(last.as_deref())?;
             joining.process.assume(&filters, &[], Some(report.as_fd()))

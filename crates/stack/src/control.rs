@@ -13,6 +13,8 @@ use crate::event::Event;
 use crate::fault::{Change, Faulty};
 use crate::plan::{Plan, PublishedPort};
 use crate::remote::RemoteError;
+use crate::supervisor::memory;
+pub use crate::supervisor::memory::Shortage;
 use crate::topology::Topology;
 
 /// What a command asks for.
@@ -32,8 +34,8 @@ pub enum Command {
     },
     /// Stop services or single containers; they stay stopped until started.
     Stop(Stop),
-    /// Start services or single containers (all when empty).
-    Start(Vec<String>),
+    /// Start services or single containers.
+    Start(Start),
     /// Stop and start services or single containers.
     Restart {
         /// Which, and how long the stop may take.
@@ -90,10 +92,15 @@ pub enum Command {
     /// Run a one-off container with a service's configuration. Descriptors: standard input, output, error; none of a
     /// container whose output is kept because nobody waits for it.
     Run(Run),
+    /// What this service waits for, because a container of it is about to be run: answered by one [`Notice::Needs`].
+    Needs(String),
     /// On a connection that runs a process: send it this signal.
     Signal(i32),
     /// On the connection that started the supervisor: go on without it.
     Detach,
+    /// On the connection that started the supervisor for a `run`: go on without it if others use the stack, which is
+    /// answered by [`Notice::Done`]; else stop everything, and end.
+    Leave,
     /// Answered by one [`Notice::Container`].
     Container(String),
     /// The same of a container that does not run; it does not start before this connection is closed.
@@ -141,6 +148,8 @@ pub struct UpOptions {
     pub timeout: Option<u32>,
     /// The stack's files, for who asks where it comes from.
     pub files: Vec<PathBuf>,
+    /// It is for a one-off container: a stack that is there for such only ends with the last of them.
+    pub one_off: bool,
 }
 
 /// Which containers that are there an `up` replaces.
@@ -153,6 +162,15 @@ pub enum Recreate {
     Always,
     /// None; they keep the configuration that they have.
     Never,
+}
+
+/// What to start, and until when.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Services or single containers; all when empty.
+    pub services: Vec<String>,
+    /// As [`Up::wait`].
+    pub wait: bool,
 }
 
 /// What to stop, and how.
@@ -171,6 +189,9 @@ pub struct Scale {
     pub counts: BTreeMap<String, u16>,
     /// What stands for these services, where nothing does yet.
     pub groups: Vec<network::plan::Group>,
+    /// As [`UpOptions::no_deps`].
+    #[serde(default)]
+    pub no_deps: bool,
 }
 
 /// A process to run inside.
@@ -189,6 +210,9 @@ pub struct Exec {
     pub cwd: Option<String>,
     /// User instead of the service's.
     pub user: Option<String>,
+    /// With all capabilities of the stack's user namespace.
+    #[serde(default)]
+    pub privileged: bool,
     /// Standard input is a terminal.
     pub tty: bool,
     /// Nobody waits for its end.
@@ -213,6 +237,12 @@ pub struct Run {
     /// It publishes what the service's file says, too.
     #[serde(default)]
     pub service_ports: bool,
+    /// Capabilities that it has besides the service's.
+    #[serde(default)]
+    pub cap_add: Vec<String>,
+    /// Capabilities of the service's that it does not have.
+    #[serde(default)]
+    pub cap_drop: Vec<String>,
 }
 
 /// A port that a one-off container publishes.
@@ -284,6 +314,8 @@ pub enum Notice {
     Name(String),
     /// What only the supervisor knows of a container.
     Known(Box<Known>),
+    /// What is to be there before a one-off container.
+    Needs(Needs),
     /// The process of an `Exec` or `Run` was started.
     Started {
         /// Host process id.
@@ -296,7 +328,7 @@ pub enum Notice {
     },
     /// Of a supervisor that was just started, and ends: the stack has another one.
     Occupied,
-    /// To an `Up`: the stack is being taken down, and can be brought up again when it is gone.
+    /// To who would start something: the stack is being taken down, and can be brought up again when it is gone.
     Ending,
     /// The stack was taken down, and the supervisor ends. Without this word it has ended otherwise.
     TakenDown,
@@ -306,11 +338,27 @@ pub enum Notice {
     Failed(RemoteError),
 }
 
+/// What [`Notice::Ending`] means to who does not wait for the end.
+#[must_use]
+pub fn being_taken_down() -> RemoteError {
+    RemoteError::message("the stack is being taken down")
+        .or_hint("`inception-run up` waits for the end of that, and brings it up again")
+}
+
 /// A stack that runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stack {
     /// Its files, absolute; none where it was read from standard input.
     pub files: Vec<PathBuf>,
+}
+
+/// What is to be there before a one-off container of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Needs {
+    /// A container of the service that it can be like, or of one that it depends on: they are made by an `Up`.
+    Container,
+    /// These services, which are not what the service waits for.
+    Services(Vec<String>),
 }
 
 /// One line of a log.
@@ -412,13 +460,15 @@ pub struct Subject {
     pub cgroup: Option<PathBuf>,
     /// The limits that the stack file asks for.
     pub limits: crate::plan::Limits,
+    /// Whose memory was used up when it was killed for that.
+    pub shortage: Option<Shortage>,
 }
 
 impl Subject {
     /// What there is to say about a container that was killed for memory.
     pub fn killed_for_memory(&self) -> Option<RemoteError> {
-        let report = || crate::supervisor::memory::report(&self.status.container, self.limits.memory);
-        self.status.oom_killed.then(report)
+        let shortage = self.shortage.filter(|_| self.status.oom_killed)?;
+        Some(memory::report(&self.status.container, shortage))
     }
 }
 

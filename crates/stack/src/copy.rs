@@ -141,7 +141,7 @@ pub fn out_of(
     drop(write);
     let unpacked = match worker.next::<bool, ()>()? {
         Word::Last(failed) => return failed,
-        Word::Event(is_dir) => place.accept(is_dir).and_then(|()| place.unpack(read, owner(with))),
+        Word::Event(is_dir) => place.accept(is_dir).and_then(|()| place.unpack(read, owner(with), false)),
     };
     // What the worker says of itself is the reason for what we have seen.
     worker.finish::<bool, ()>(drop)?;
@@ -169,7 +169,7 @@ pub fn into(
                     return Err(RemoteError::message(format!("`{}` is no directory", path.display()))
                         .or_hint("an archive is unpacked into a directory that is there"));
                 }
-                Ok(place.unpack(archive, root)?)
+                Ok(place.unpack(archive, root, true)?)
             });
         }
     };
@@ -182,7 +182,7 @@ pub fn into(
         let place: Place = files::place(&container.root()?, path, base.clone())?;
         place.accept(is_dir)?;
         tell(place.name().map(|name| name.as_bytes().to_vec()));
-        Ok(place.unpack(read, root)?)
+        Ok(place.unpack(read, root, true)?)
     })?;
     let (read, mut write) = ends.ok_or_else(no_pipe)?;
     drop(read);

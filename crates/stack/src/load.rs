@@ -72,7 +72,7 @@ const MAX_FILE: u64 = 4 << 20;
 /// Besides the files, what they include and extend, `.env` and the files of `env_file` are read, and build
 /// directories, Dockerfiles and other paths are looked at; nothing is changed.
 pub fn load(options: &LoadOptions, host: &HostFacts) -> Result<Plan, FileError> {
-    Ok(load_keeping(options, host, |_| Running::default())?.plan)
+    Ok(load_keeping(options, host, |_, _| Running::default())?.plan)
 }
 
 /// A plan, and what is to be known of the files that it was made of.
@@ -95,11 +95,12 @@ pub struct Running {
     pub services: Vec<String>,
 }
 
-/// The same, with more than the plan; `running` says what the stack of this name keeps to.
+/// The same, with more than the plan; `running` says what the stack of this name keeps to, and which services of it are
+/// there only where it is told that there are profiles.
 pub fn load_keeping(
     options: &LoadOptions,
     host: &HostFacts,
-    running: impl FnOnce(&str) -> Running,
+    running: impl FnOnce(&str, bool) -> Running,
 ) -> Result<Loaded, FileError> {
     let model = Model::read(options, host, true, running)?;
     let (files, variables) = (model.project.absolute_files(), model.secret_variables());
@@ -119,7 +120,7 @@ pub(crate) struct Whole {
 
 /// Read the files of a stack, and keep what they say and where.
 pub(crate) fn load_whole(options: &LoadOptions, host: &HostFacts) -> Result<Whole, FileError> {
-    let model = Model::read(options, host, true, |_| Running::default())?;
+    let model = Model::read(options, host, true, |_, _| Running::default())?;
     let root = model.root.clone();
     let variables = model.secret_variables();
     // What there is to warn of is told with the plan.
@@ -182,6 +183,15 @@ pub fn name(options: &LoadOptions, host: &HostFacts) -> Result<String, FileError
         environment.remove("COMPOSE_ENV_FILES");
         read(&options, &environment).map_err(|_same| error)
     })
+}
+
+/// The variables of a file as `env_file` has it; a name without a value has the one that it has here.
+///
+/// # Errors
+/// When it cannot be read, or is none.
+pub fn variables_of(file: &Path, host: &HostFacts) -> Result<BTreeMap<String, String>, FileError> {
+    let visible = Variables::new(host.environment.clone(), BTreeMap::new());
+    Ok(crate::env_file::parse(&read_private(file)?, &visible)?)
 }
 
 /// Whether there are files to load, be they good or not.

@@ -74,15 +74,14 @@ pub(crate) fn shared_volume_directory(volume: &str) -> String {
     format!("v/=/{volume}")
 }
 
-/// Directories of the volumes that go with the stack though others can share them, likewise.
-pub(crate) fn named_volumes(plan: &Plan) -> Vec<String> {
+/// The volumes that go with the stack though others can share them.
+pub(crate) fn named_volumes(plan: &Plan) -> BTreeSet<String> {
     let mounts = plan.services.iter().flat_map(|service| &service.mounts);
     let named = mounts.filter_map(|mount| match &mount.kind {
-        MountKind::Volume { name, scope: Scope::Named, .. } => Some(shared_volume_directory(name)),
+        MountKind::Volume { name, scope: Scope::Named, .. } => Some(name.clone()),
         _ => None,
     });
-    let named: BTreeSet<String> = named.collect();
-    named.into_iter().collect()
+    named.collect()
 }
 
 /// Merges `service` with its image.
@@ -231,6 +230,9 @@ pub(crate) fn process_for(base: &Process, exec: &Exec) -> Process {
     if let Some(user) = &exec.user {
         process.user = User::Named(user.clone());
     }
+    if exec.privileged {
+        process.capabilities = Capabilities::Bounding(u64::MAX);
+    }
     process.terminal = exec.tty;
     process
 }
@@ -242,13 +244,10 @@ pub(crate) fn process_of_hook(base: &Process, hook: &Hook) -> Process {
         env: hook.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         cwd: hook.working_dir.clone(),
         user: hook.user.clone(),
+        privileged: hook.privileged,
         ..Exec::default()
     };
-    let mut process = process_for(base, &exec);
-    if hook.privileged {
-        process.capabilities = Capabilities::Bounding(u64::MAX);
-    }
-    process
+    process_for(base, &exec)
 }
 
 fn mount_of(

@@ -382,7 +382,11 @@ mod tests {
             uptime: Some(1.0),
         };
         let limits = crate::plan::Limits { pids: Some(10), ..crate::plan::Limits::default() };
-        Sample { subject: Subject { status, cgroup: None, limits }, at, counters: Some(counters) }
+        Sample {
+            subject: Subject { status, cgroup: None, limits, shortage: None },
+            at,
+            counters: Some(counters),
+        }
     }
 
     #[test]

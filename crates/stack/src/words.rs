@@ -1,4 +1,4 @@
-//! Splitting a command line into words, as compose does for `command: php -S 0.0.0.0:80`.
+//! Words of a command line: split, as compose does it for `command: php -S 0.0.0.0:80`, and quoted for a shell.
 
 /// Words of a command line: blanks separate, quotes and backslashes as in a POSIX shell, no expansion.
 /// `None` when a quote is not closed.
@@ -44,9 +44,18 @@ pub fn split(line: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
+/// A word of a POSIX shell that means this text.
+pub(crate) fn quote(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::split;
+    use super::{quote, split};
 
     #[test]
     fn words() {
@@ -60,5 +69,16 @@ mod tests {
         }
         assert_eq!(split("a 'b"), None);
         assert_eq!(split("a \"b\\"), None);
+    }
+
+    #[test]
+    fn words_mean_themselves() {
+        assert_eq!(quote("/a/b-c"), "/a/b-c");
+        assert_eq!(quote("a b"), "'a b'");
+        assert_eq!(quote("it's"), r"'it'\''s'");
+        assert_eq!(quote(""), "''");
+        for text in ["a;b", "$(a)", "a\nb", "~", "'\"'"] {
+            assert_eq!(split(&quote(text)), Some(vec![text.to_owned()]));
+        }
     }
 }

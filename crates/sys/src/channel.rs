@@ -93,7 +93,8 @@ impl Channel {
         loop {
             match rustix::net::sendmsg(&self.0, &parts, &mut ancillary, SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
+                // The latter is told once, as to `recv`; then comes EPIPE.
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -233,6 +234,16 @@ mod tests {
         assert_eq!((message.bytes.len(), message.fds.len()), (big.len(), 2));
         drop(a);
         assert!(b.recv().unwrap().is_none());
+    }
+
+    /// What the other end leaves unread makes the kernel answer the next call with another error, once.
+    #[test]
+    fn a_peer_that_ends_without_reading_is_gone_and_nothing_else() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(b"unread", &[]).unwrap();
+        drop(b);
+        assert_eq!(a.send(b"more", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(a.recv().unwrap().is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use stack::control::{Command, Stop};
+use stack::control::{Command, Start, Stop};
 
 use super::address::Token;
 
@@ -54,7 +54,7 @@ impl Verb {
     pub(super) fn command(self, name: String) -> Command {
         let services = vec![name];
         match self {
-            Self::Start => Command::Start(services),
+            Self::Start => Command::Start(Start { services, wait: false }),
             Self::Stop => Command::Stop(Stop { services, timeout: None }),
             Self::Restart => Command::Restart { stop: Stop { services, timeout: None }, no_deps: false },
         }

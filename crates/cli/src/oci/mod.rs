@@ -29,6 +29,7 @@ pub fn main() -> ExitCode {
     if let Some(code) = container::oci::act_as_init() {
         return ExitCode::from(code);
     }
+    sys::process::survive_file_size_limit();
     let mut failed = 1;
     let done = match args::parse(std::env::args_os().collect()) {
         Ok(Parsed::Version) => print(&version()).map(|()| 0),

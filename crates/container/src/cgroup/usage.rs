@@ -210,6 +210,15 @@ impl MemoryEvents {
         Directory(path).read("memory.events", memory_events)
     }
 
+    /// Reads what happened in the cgroup at `path` itself and not in those below it (`memory.events.local`); `None`
+    /// without the controller, and before Linux 5.2.
+    ///
+    /// # Errors
+    /// When it cannot be read or understood.
+    pub fn read_local(path: &Path) -> Result<Option<Self>, Error> {
+        Directory(path).read("memory.events.local", memory_events)
+    }
+
     /// Reads an open `memory.events` from its beginning. Whoever polls the file for changes has to, to be told of
     /// the next one.
     ///

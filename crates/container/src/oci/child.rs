@@ -86,7 +86,7 @@ fn enter(around: &Surroundings<'_>) -> Result<(Waiting, OwnedFd), Failure> {
     }
     let init = program::protected(around.acts_as_init).map_err(setup("protect inception-init"))?;
     if !around.no_new_keyring {
-        sys::process::new_session_keyring(&format!("_ses.{}", around.id))
+        sys::process::new_session_keyring(Some(&format!("_ses.{}", around.id)))
             .map_err(setup("make a session keyring"))?;
     }
     names(plan)?;

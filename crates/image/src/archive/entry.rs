@@ -20,6 +20,8 @@ use crate::tree::{OPAQUE_WHITEOUT, WHITEOUT};
 
 /// Deepest path of an entry.
 const MAX_COMPONENTS: usize = node::MAX_DEPTH;
+/// `S_ISUID` and `S_ISGID`.
+const SET_IDS: u32 = 0o6000;
 
 /// An archive on its way into a layer.
 pub(super) struct State<'a> {
@@ -212,12 +214,16 @@ impl<'a> State<'a> {
         }
         let mut xattrs: BTreeMap<OsString, Vec<u8>> = BTreeMap::new();
         for (key, value) in &member.xattrs {
+            if !self.options.powers && key == b"security.capability" {
+                continue;
+            }
             if let Some(value) = node::imported_xattr(key, value) {
                 xattrs.insert(OsString::from_vec(key.clone()), value);
             }
         }
         let xattrs = xattrs.into_iter().collect();
-        Ok(Attributes { mode: member.mode, uid, gid, mtime: Some(member.mtime), xattrs })
+        let mode = if self.options.powers { member.mode } else { member.mode & !SET_IDS };
+        Ok(Attributes { mode, uid, gid, mtime: Some(member.mtime), xattrs })
     }
 
     pub(super) fn set_dir_times(&self) -> Result<()> {

@@ -54,6 +54,8 @@ pub(crate) struct Unpack<'a> {
     pub(crate) sha256: Option<&'a str>,
     /// Replaces every owner in the archive.
     pub(crate) owner: Option<(u32, u32)>,
+    /// Programs keep what lets others have their owner's rights: set-user-ID and set-group-ID bits, and capabilities.
+    pub(crate) powers: bool,
 }
 
 /// Whether a file is a tar archive, plain or packed, so that `ADD` unpacks it.

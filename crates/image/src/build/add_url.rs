@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::archive;
-use crate::build::cache;
 use crate::build::source::refused;
+use crate::build::{cache, reach};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::scratch::{self, Scratch};
@@ -33,6 +33,8 @@ pub(super) struct Download {
     digest: Digest,
     modified: i64,
     scratch: Rc<Scratch>,
+    /// See [`BuildRequest::reaches_host`](crate::BuildRequest::reaches_host).
+    host: bool,
     /// The file, once it is here.
     file: OnceCell<PathBuf>,
 }
@@ -70,6 +72,7 @@ impl Download {
         url: &str,
         checksum: Option<&str>,
         scratch: &Rc<Scratch>,
+        host: bool,
     ) -> Result<Self> {
         let expected = checksum.map(|text| read_checksum(url, text)).transpose()?;
         let record = cache::path(store, &record_key(url));
@@ -87,6 +90,7 @@ impl Download {
             digest: known.digest.clone(),
             modified: known.last_modified.as_deref().and_then(http_date).unwrap_or(0),
             scratch: Rc::clone(scratch),
+            host,
             file: OnceCell::new(),
         };
         if let (Some(expected), Some(known)) = (&expected, &known)
@@ -94,7 +98,7 @@ impl Download {
         {
             return Ok(begun(known));
         }
-        let mut download = match (fetch(url, known.as_ref(), scratch)?, known) {
+        let mut download = match (fetch(url, known.as_ref(), scratch, host)?, known) {
             (Answer::Same, Some(known)) => begun(&known),
             (Answer::Same, None) => {
                 let problem = "it answers 304 to a question that named no earlier file".to_owned();
@@ -144,7 +148,7 @@ impl Download {
         let path = match self.file.get() {
             Some(path) => path,
             None => {
-                let Answer::Sent { file, known } = fetch(&self.url, None, &self.scratch)? else {
+                let Answer::Sent { file, known } = fetch(&self.url, None, &self.scratch, self.host)? else {
                     let problem = "it sends no file".to_owned();
                     return Err(Error::BadAnswer { url: self.url.clone(), problem });
                 };
@@ -168,7 +172,7 @@ fn read_checksum(url: &str, text: &str) -> Result<Digest> {
 }
 
 /// Asks a server for a file, unless it is what is known.
-fn fetch(url: &str, known: Option<&Known>, scratch: &Scratch) -> Result<Answer> {
+fn fetch(url: &str, known: Option<&Known>, scratch: &Scratch, host: bool) -> Result<Answer> {
     let failed = |source: ureq::Error| Error::Download { url: url.to_owned(), source: Box::new(source) };
     let config = ureq::Agent::config_builder()
         .timeout_global(Some(WHOLE))
@@ -176,7 +180,7 @@ fn fetch(url: &str, known: Option<&Known>, scratch: &Scratch) -> Result<Answer> 
         .timeout_recv_response(Some(CONNECT))
         .user_agent(concat!("inception-run/", env!("CARGO_PKG_VERSION")))
         .build();
-    let agent: ureq::Agent = config.into();
+    let agent = reach::agent(config, host);
     // What is packed stays packed: the file is what the server has, whatever it is.
     let mut request = agent.get(url).header("Accept-Encoding", "identity");
     if let Some(etag) = known.and_then(|known| known.etag.as_ref()) {
@@ -277,7 +281,7 @@ mod tests {
         ] {
             let (digest, scratch) = (Digest::of(b""), Rc::clone(&scratch));
             let url = url.to_owned();
-            let download = Download { url, digest, modified: 0, scratch, file: OnceCell::new() };
+            let download = Download { url, digest, modified: 0, scratch, host: false, file: OnceCell::new() };
             assert_eq!(download.file_name().as_deref(), name, "{}", download.url());
         }
     }

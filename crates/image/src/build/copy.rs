@@ -10,7 +10,7 @@ use crate::build::chmod::Chmod;
 use crate::build::item::{Content, Item, Origin};
 use crate::build::source::{Source, Wanted, refused};
 use crate::build::stage::{On, StageState, clean};
-use crate::build::{BuildEvent, Builder, Context, Files, Outcome, Step, cache};
+use crate::build::{BuildEvent, Builder, Context, Files, Outcome, Step, cache, reach};
 use crate::digest::Hasher;
 use crate::dockerfile::{Copy, expand_document};
 use crate::error::{Error, Result};
@@ -117,11 +117,15 @@ impl Builder<'_> {
         if !remote.is_empty() {
             let scratch = Rc::new(Scratch::new(&store.tmp())?);
             for url in remote {
+                if !self.request.reaches_host {
+                    reach::check(url)?;
+                }
                 if is_repository(url) {
                     items.push(self.repository_item(url, copy, &words, &wanted)?);
                     continue;
                 }
-                let download = Download::begin(store, url, words.checksum.as_deref(), &scratch)?;
+                let host = self.request.reaches_host;
+                let download = Download::begin(store, url, words.checksum.as_deref(), &scratch, host)?;
                 items.push(download_item(download, copy, &words, is_dir.any(), &wanted)?);
             }
         }

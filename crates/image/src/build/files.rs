@@ -33,6 +33,7 @@ pub fn unpack_files(archive: impl Read + Send, directory: &Path, owner: (u32, u3
         below: Path::new(""),
         sha256: None,
         owner: Some(owner),
+        powers: false,
     };
     archive::unpack(archive, &options, &writer)
 }

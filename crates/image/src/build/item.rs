@@ -133,6 +133,7 @@ impl Item {
                 below: &below,
                 sha256: Some(digest.hex()),
                 owner: wanted.owner,
+                powers: true,
             };
             return archive::unpack(file, &options, writer);
         }

@@ -13,6 +13,7 @@ mod files;
 mod item;
 mod mount;
 mod parents;
+mod reach;
 mod recall;
 mod run;
 mod schedule;
@@ -77,6 +78,8 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, Secret>,
     /// The agents that `RUN --mount=type=ssh` can ask for, by id: the runner has their sockets.
     pub agents: BTreeSet<String>,
+    /// `ADD` may fetch from servers that only the host itself reaches: on its loopback, and at link-local addresses.
+    pub reaches_host: bool,
     /// Which image a name in the Dockerfile means, where that is not the store's image of this name.
     pub bases: BTreeMap<Reference, Digest>,
 }

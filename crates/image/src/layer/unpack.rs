@@ -100,6 +100,7 @@ impl Store {
             below: Path::new(""),
             sha256: None,
             owner: None,
+            powers: true,
         };
         let promise =
             Promise { name: source.name, packed: source.blob, unpacked: source.diff_id, hash: true };

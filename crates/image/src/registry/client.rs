@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ureq::http::{HeaderMap, Method, Request, Response, header};
 use ureq::{Agent, Body, Proxy, SendBody};
 
-use super::address::{join, same_origin};
+use super::address::{join, origin, same_origin};
 use super::agent as connections;
 use super::auth::{Challenge, Token, TokenAnswer};
 use super::credentials::Credentials;
@@ -343,19 +343,17 @@ impl Client {
         Err(self.wrong(&call.operation, format!("it redirects us more than {REDIRECTS} times")))
     }
 
-    /// No way leads from TLS to plain HTTP that the user has not allowed.
+    /// No way leads from TLS to plain HTTP that the user has not allowed, and none from a registry elsewhere to what
+    /// listens on this machine.
     fn check_scheme(&self, url: &str, operation: &str) -> Result<()> {
-        let plain = url.strip_prefix("http://");
-        let allowed = |rest: &str| self.plain_http || is_loopback(rest.split('/').next().unwrap_or(rest));
-        match plain {
-            Some(rest) if !allowed(rest) => {
-                Err(self.wrong(operation, format!("it sends us to {}, which has no TLS", shown(url))))
-            }
-            None if !url.starts_with("https://") => {
-                Err(self.wrong(operation, format!("it sends us to {}, which is no address", shown(url))))
-            }
-            _ => Ok(()),
-        }
+        let allowed = if is_here(url) { is_here(&self.base) } else { self.plain_http };
+        let problem = match url.split_once("://") {
+            Some(("https", _)) => return Ok(()),
+            Some(("http", _)) if allowed => return Ok(()),
+            Some(("http", _)) => "has no TLS",
+            _ => "is no address",
+        };
+        Err(self.wrong(operation, format!("it sends us to {}, which {problem}", shown(url))))
     }
 
     fn agent(&self, url: &str) -> &Agent {
@@ -514,6 +512,12 @@ fn run(
             agent.run(agent.configure_request(request).proxy(proxy).build())
         }
     }
+}
+
+/// Whether an address is of a server on this machine.
+fn is_here(url: &str) -> bool {
+    let origin = origin(url);
+    is_loopback(origin.split_once("://").map_or(origin, |(_, authority)| authority))
 }
 
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {

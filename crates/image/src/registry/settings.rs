@@ -191,6 +191,10 @@ impl Access {
 
 /// Whether a host (with or without a port) is this machine itself.
 pub fn is_loopback(host: &str) -> bool {
+    // What stands before an `@` is a user, whatever it looks like.
+    if host.contains('@') {
+        return false;
+    }
     let bare = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.split(':').next().unwrap_or(host),

@@ -205,11 +205,12 @@ impl Place {
     }
 
     /// Unpacks an archive that [`Found::write`] wrote with this place's name, or somebody else for a directory. All
-    /// files get `owner`, if there is one.
+    /// files get `owner`, if there is one. With `powers`, programs keep the bits and capabilities by which others have their
+    /// owner's rights: a container's are nothing that the user should hand to everybody.
     ///
     /// # Errors
     /// A damaged archive, or one with what cannot be made here.
-    pub fn unpack(&self, archive: impl Read + Send, owner: Option<(u32, u32)>) -> Result<()> {
+    pub fn unpack(&self, archive: impl Read + Send, owner: Option<(u32, u32)>, powers: bool) -> Result<()> {
         let directory = PathBuf::from(format!("/proc/self/fd/{}", self.dir.as_raw_fd()));
         let writer = LayerWriter::open(&[], &directory)?;
         let (name, limits) = ("the archive", Limits::default());
@@ -220,6 +221,7 @@ impl Place {
             below: Path::new(""),
             sha256: None,
             owner,
+            powers,
         };
         let promise = Promise { name, packed: None, unpacked: None, hash: false };
         // An empty directory has no entries, which is no mistake here.
@@ -250,7 +252,7 @@ mod tests {
         let mut archive = Vec::new();
         found.write(place.name(), &mut archive)?;
         let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        place.unpack(archive.as_slice(), Some(own))
+        place.unpack(archive.as_slice(), Some(own), true)
     }
 
     #[test]

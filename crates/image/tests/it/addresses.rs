@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::{Arc, Mutex};
 
@@ -25,7 +25,11 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1")
+    }
+
+    fn start_at(address: &str) -> Self {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let files = Arc::new(Mutex::new(Files::default()));
         let shared = Arc::clone(&files);
@@ -39,6 +43,10 @@ impl Server {
 
     fn put(&self, name: &str, body: &[u8], headers: &str) {
         self.files.lock().unwrap().files.insert(name.to_owned(), (body.to_vec(), headers.to_owned()));
+    }
+
+    fn redirect(&self, name: &str, to: &str) {
+        self.put(name, b"", &format!("Location: {to}\r\n"));
     }
 
     fn answers(&self) -> Vec<String> {
@@ -60,7 +68,9 @@ fn answer(mut stream: TcpStream, files: &mut Files) {
                     value.strip_prefix("if-none-match: ").or(value.strip_prefix("if-modified-since: "));
                 value.is_some_and(|value| headers.to_ascii_lowercase().contains(value))
             });
-            if same {
+            if headers.starts_with("Location") {
+                ("302 Found", headers.clone(), Vec::new())
+            } else if same {
                 ("304 Not Modified", String::new(), Vec::new())
             } else {
                 ("200 OK", headers.clone(), body.clone())
@@ -203,4 +213,45 @@ fn a_repository_is_fetched_when_its_commit_is_new() {
     }
     write("main/file", "two", 0o644);
     assert_eq!(build("ADD https://example.org/a/b.git /src").fetched.len(), 1);
+}
+
+#[test]
+fn the_hosts_own_servers_are_for_the_stack_file_to_grant() {
+    if delegated("addresses::the_hosts_own_servers_are_for_the_stack_file_to_grant") {
+        return;
+    }
+    let (place, server) = (Place::new(), Server::start());
+    place.base();
+    server.put("f", b"of the host's alone", "");
+    let build = |url: &str| {
+        let dockerfile = format!("FROM base:1\nADD {url} /f\n");
+        place.build_with(&dockerfile, |request| request.reaches_host = false).error()
+    };
+    let port = server.address.rsplit_once(':').unwrap().1;
+    for host in ["127.0.0.1", "localhost", "127.1", "0.0.0.0", "[::ffff:127.0.0.1]", "user:x@127.0.0.1"] {
+        let error = build(&format!("http://{host}:{port}/f"));
+        assert!(error.contains("is the host's own"), "{host}: {error}");
+    }
+    for repository in [format!("http://127.0.0.1:{port}/a.git"), "ssh://git@localhost/a".to_owned()] {
+        let error = build(&repository);
+        assert!(error.contains("is the host's own"), "{repository}: {error}");
+    }
+    // Nor is anybody else to lead there. An address of this machine that is not its loopback is a server outside.
+    let outward = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        // Nothing is sent.
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    let Ok(outward) = outward else {
+        println!(
+            "skipped: the_hosts_own_servers_are_for_the_stack_file_to_grant: no address but the loopback's"
+        );
+        return;
+    };
+    let elsewhere = Server::start_at(&outward.ip().to_string());
+    elsewhere.redirect("to", &format!("{}/f", server.address));
+    let error = build(&format!("{}/to", elsewhere.address));
+    assert!(error.contains("only the host itself reaches"), "{error}");
+    assert_eq!(elsewhere.answers(), ["to 302 Found"]);
+    assert_eq!(server.answers(), Vec::<String>::new());
 }

@@ -135,6 +135,8 @@ impl Place {
             dockerfile: path,
             dockerfile_name: Some("Dockerfile".to_owned()),
             args: BTreeMap::new(),
+            // The tests' servers are there.
+            reaches_host: true,
             ..BuildRequest::default()
         };
         change(&mut request);

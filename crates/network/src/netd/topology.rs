@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Event;
 use crate::balance::{Balance, MemberId, Pick, Pool, State};
-use crate::egress::Learned;
+use crate::egress::{Learned, METADATA};
 use crate::plan::{Endpoint, Interface, Network, NetworkPlan};
 
 /// How long after a container began to take connections one that it refuses is tried again: its program may not
@@ -397,6 +397,7 @@ fn is_unreachable(address: IpAddr) -> bool {
         || address.is_unspecified()
         || address.is_multicast()
         || is_link_local(address)
+        || METADATA.contains(&address)
 }
 
 #[cfg(test)]
@@ -424,6 +425,10 @@ mod tests {
         for to in ["127.0.0.1:80", "0.0.0.0:80", "255.255.255.255:80", "224.0.0.1:80", "169.254.169.254:80"] {
             assert_eq!(way(v4, to), Way::Nowhere, "{to}");
             assert_eq!(way(v6, &format!("[::ffff:{}]:80", to.trim_end_matches(":80"))), Way::Nowhere, "{to}");
+        }
+        assert_eq!(way(v4, "100.100.100.200:80"), Way::Nowhere);
+        for to in ["[fd00:ec2::254]:80", "[fd20:ce::254]:80"] {
+            assert_eq!(way(v6, to), Way::Nowhere, "{to}");
         }
         for to in ["[::]:80", "[::1]:80", "[fe80::1]:80", "[ff02::1]:80", "[::ffff:192.0.2.1]:80"] {
             assert_eq!(way(v6, to), Way::Nowhere, "{to}");

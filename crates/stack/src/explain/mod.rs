@@ -244,6 +244,7 @@ fn usage(known: &Known) -> Result<Option<stats::Measured>, RemoteError> {
         status: known.container.status.clone(),
         cgroup: known.cgroup.clone(),
         limits: known.container.service.limits.clone(),
+        shortage: None,
     };
     let samples = stats::sample(vec![subject])?;
     let readings = stats::readings(&[], &samples, stats::host_memory());

@@ -14,7 +14,7 @@ mod words;
 mod yaml;
 
 pub use kubernetes::{Options as KubernetesOptions, kubernetes};
-pub use quadlet::quadlet;
+pub use quadlet::{Options as QuadletOptions, quadlet};
 pub use stack::{Stack, StackError};
 pub use systemd::{Service as SystemdService, systemd};
 

@@ -1,7 +1,10 @@
-//! Units for Quadlet, the generator of Podman: a `.container` for each service, a `.network` and a `.volume` each.
+//! Units for Quadlet, the generator of Podman: a `.container` for each service, a `.network` and a `.volume` each, and
+//! where that is asked for units that make the images ([`image`]).
 //!
 //! Keys are those of Podman 4.4, the first with Quadlet; what came later is said with `PodmanArgs=`, which all have.
 //! Secrets and configs are secrets of Podman, which `secrets.sh` makes.
+
+mod image;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -20,9 +23,21 @@ use crate::plan::{
     Tmpfs,
 };
 use crate::spec;
+use crate::words::quote;
+
+/// Longest start of a container whose image is fetched with it, in seconds, in the place of systemd's 90.
+const FETCH: u32 = 900;
+
+/// What the units are to do.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Podman makes the images: units build them, and fetch those that are fetched at every start. Podman 5.2 can.
+    pub build: bool,
+}
 
 struct Writer<'a> {
     stack: &'a Stack,
+    options: &'a Options,
     told: Told<'a>,
     /// Secrets of Podman that `secrets.sh` makes.
     secrets: BTreeMap<String, Vec<u8>>,
@@ -32,9 +47,9 @@ struct Writer<'a> {
 ///
 /// # Errors
 /// What cannot be said at all, and with `--strict` what there is to warn of.
-pub fn quadlet(stack: &Stack) -> Result<Export, FileError> {
+pub fn quadlet(stack: &Stack, options: &Options) -> Result<Export, FileError> {
     let told = Told::new(&stack.root, Side::Quadlet);
-    let mut writer = Writer { stack, told, secrets: BTreeMap::new() };
+    let mut writer = Writer { stack, options, told, secrets: BTreeMap::new() };
     let mut files = writer.networks();
     files.extend(stack.plan.volumes.iter().map(|name| {
         let mut unit = Unit::default();
@@ -42,6 +57,7 @@ pub fn quadlet(stack: &Stack) -> Result<Export, FileError> {
         ExportedFile::new(format!("{}.volume", writer.name(name)), unit.text())
     }));
     for service in &stack.plan.services {
+        files.extend(writer.image(service)?);
         let unit = writer.container(service)?;
         files.push(ExportedFile::new(format!("{}.container", writer.name(&service.name)), unit.text()));
     }
@@ -52,12 +68,8 @@ pub fn quadlet(stack: &Stack) -> Result<Export, FileError> {
             private: true,
         });
     }
-    let built = stack.plan.services.iter().filter(|service| matches!(service.source, Source::Build(_)));
-    let images: Vec<String> = built.map(spec::image_name).collect();
     let mut notes = Vec::new();
-    if !images.is_empty() {
-        notes.push(format!("images for Podman: inception-run save {} | podman load", images.join(" ")));
-    }
+    notes.extend(about_images(stack, options));
     if !writer.secrets.is_empty() {
         notes.push("secrets for Podman: sh secrets.sh".to_owned());
     }
@@ -68,6 +80,31 @@ pub fn quadlet(stack: &Stack) -> Result<Export, FileError> {
     );
     let warnings = writer.told.settle(stack.strict)?;
     Ok(Export { files, warnings, notes })
+}
+
+/// How Podman gets the images that are built.
+fn about_images(stack: &Stack, options: &Options) -> Option<String> {
+    let built = |service: &&Service| matches!(service.source, Source::Build(_));
+    let built: Vec<&Service> = stack.plan.services.iter().filter(built).collect();
+    let first = built.first()?;
+    if options.build {
+        let unit = format!("{}-{}-build", stack.plan.name, first.name);
+        let on_base = |service: &&Service| match &service.source {
+            Source::Build(build) if build.dockerfiles.len() > 1 => {
+                Some(build.dockerfiles.first()?.base.clone())
+            }
+            _ => None,
+        };
+        let base = built.iter().find_map(on_base);
+        let base = base.map(|base| format!(", on the base {base} (`--base` names another one)"));
+        return Some(format!(
+            "images are built with the first start of who needs them, by Podman 5.2 or newer{}; `systemctl --user restart \
+             {unit}` builds one anew",
+            base.unwrap_or_default()
+        ));
+    }
+    let images: Vec<String> = built.into_iter().map(spec::image_name).collect();
+    Some(format!("images for Podman: inception-run save {} | podman load", images.join(" ")))
 }
 
 impl Writer<'_> {
@@ -112,7 +149,7 @@ impl Writer<'_> {
         self.dependencies(service, &mut unit);
         unit.section("Container");
         unit.line("ContainerName", self.name(&service.name));
-        unit.line("Image", spec::image_name(service));
+        unit.line("Image", self.maker(service).unwrap_or_else(|| spec::image_name(service)));
         self.program(service, &mut unit);
         self.network(service, &mut unit);
         self.environment(service, &mut unit);
@@ -124,6 +161,14 @@ impl Writer<'_> {
         if service.replicas > 0 {
             unit.section("Install");
             unit.line("WantedBy", "default.target");
+        }
+        if let Some(key) = unit.broken_line() {
+            let place = self.told.place("services", &service.name);
+            let message = format!(
+                "service `{}` has a value with a line end or another control character, which `{key}=` of a unit cannot have",
+                service.name
+            );
+            return Err(Fault::new(&place, message).into());
         }
         Ok(unit)
     }
@@ -187,6 +232,8 @@ impl Writer<'_> {
             unit.option("--platform", platform);
         }
         match service.pull_policy {
+            // Whoever makes it sees to that.
+            _ if self.maker(service).is_some() => {}
             Some(PullPolicy::Always | PullPolicy::Every(_)) => unit.option("--pull", "always"),
             Some(PullPolicy::Never) => unit.option("--pull", "never"),
             Some(PullPolicy::Missing | PullPolicy::Build) | None => {}
@@ -418,6 +465,12 @@ impl Writer<'_> {
         }
     }
 
+    /// Whether its start may have to fetch its image.
+    fn fetches(&self, service: &Service) -> bool {
+        let from_registry = matches!(service.source, Source::Image(_)) && self.maker(service).is_none();
+        from_registry && service.pull_policy != Some(PullPolicy::Never)
+    }
+
     /// Restarts and the end.
     fn life(&mut self, service: &Service, unit: &mut Unit) {
         if let Some(signal) = &service.stop_signal {
@@ -444,6 +497,8 @@ impl Writer<'_> {
         if self.stack.plan.services.iter().flat_map(|other| &other.depends_on).any(awaited) {
             unit.line("Type", "oneshot");
             unit.line("RemainAfterExit", "yes");
+        } else if self.fetches(service) {
+            unit.line("TimeoutStartSec", FETCH);
         }
         match service.restart {
             RestartPolicy::No => {}
@@ -495,10 +550,14 @@ fn limits(service: &Service, unit: &mut Unit) {
             unit.option(option, &value);
         }
     }
-    let bound = |limit: u64| if limit == u64::MAX { "-1".to_owned() } else { limit.to_string() };
     for (name, (soft, hard)) in &service.ulimits {
         unit.option("--ulimit", &format!("{name}={}:{}", bound(*soft), bound(*hard)));
     }
+}
+
+/// One end of a `ulimit`.
+fn bound(limit: u64) -> String {
+    if limit == u64::MAX { "-1".to_owned() } else { limit.to_string() }
 }
 
 /// A script that makes secrets of Podman, or makes them anew.
@@ -508,7 +567,8 @@ fn script(secrets: &BTreeMap<String, Vec<u8>>) -> String {
         "#!/bin/sh\n# Makes the secrets that the units name. Whoever reads this file knows them.\nset -eu\n"
             .to_owned();
     for (name, value) in secrets {
-        let value = base64::engine::general_purpose::STANDARD.encode(value);
+        // A variable of the file may be called anything.
+        let (name, value) = (quote(name), base64::engine::general_purpose::STANDARD.encode(value));
         // Writing to a string does not fail.
         writeln!(text, "podman secret rm {name} >/dev/null 2>&1 || true\necho {value} | base64 -d | podman secret create {name} - >/dev/null").ok();
     }

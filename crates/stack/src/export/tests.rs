@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+mod units;
+
 use super::*;
 use crate::host::HostFacts;
 use crate::load::LoadOptions;
@@ -74,6 +76,10 @@ fn manifests(stack: &Stack) -> Export {
     kubernetes(stack, &KubernetesOptions::default()).unwrap()
 }
 
+fn units(stack: &Stack) -> Export {
+    quadlet(stack, &QuadletOptions::default()).unwrap()
+}
+
 #[test]
 fn the_five_services_for_kubernetes() {
     insta::assert_snapshot!(text(&manifests(&read(&repository().join("stack.toml"), false))));
@@ -95,7 +101,7 @@ fn the_five_services_for_podman() {
 
 #[test]
 fn the_five_services_for_quadlet() {
-    insta::assert_snapshot!(text(&quadlet(&read(&repository().join("stack.toml"), false)).unwrap()));
+    insta::assert_snapshot!(text(&units(&read(&repository().join("stack.toml"), false))));
 }
 
 #[test]
@@ -109,7 +115,7 @@ fn warnings_are_errors_where_that_is_wanted() {
     let stack = read(&repository().join("stack.toml"), true);
     let error = kubernetes(&stack, &KubernetesOptions::default()).unwrap_err().render(false);
     assert!(error.contains("--strict") && error.contains("stack.toml:"), "{error}");
-    assert!(quadlet(&stack).is_err());
+    assert!(quadlet(&stack, &QuadletOptions::default()).is_err());
 }
 
 #[test]
@@ -152,7 +158,7 @@ fn what_has_no_word_is_told_with_its_line() {
     }
     // A service whose end is waited for is a Job, which starts again as the file says.
     assert!(!warnings.contains("`restart: on-failure`"), "{warnings}");
-    let podman = quadlet(&stack).unwrap().warnings.join("\n");
+    let podman = units(&stack).warnings.join("\n");
     assert!(podman.contains("`x-egress` of service `web`") && !podman.contains("cpuset"), "{podman}");
 }
 
@@ -188,7 +194,7 @@ secrets: { x: { file: ./x } }
     let without = KubernetesOptions { secrets: false, ..KubernetesOptions::default() };
     let export = kubernetes(&stack, &without).unwrap();
     assert!(!text(&export).contains(password) && export.notes.iter().any(|note| note.contains("Secret")));
-    let units = quadlet(&stack).unwrap();
+    let units = units(&stack);
     assert!(units.files.iter().all(|file| file.private == file.text.contains(password)));
 }
 
@@ -268,7 +274,7 @@ fn namespaces_that_services_share() {
         "{:?}",
         export.warnings
     );
-    let export = quadlet(&stack).unwrap();
+    let export = units(&stack);
     let unit = &export.files.iter().find(|file| file.name.ends_with("-apart.container")).unwrap().text;
     for option in ["--pid=container:", "--ipc=container:", "Requires="] {
         assert!(unit.contains(option), "{unit}");
@@ -280,4 +286,30 @@ fn what_says_nothing_is_not_written() {
     let object: Value =
         serde_json::json!({ "a": null, "b": [], "c": { "d": null }, "e": {}, "f": [{ "g": 1 }] });
     assert_eq!(yaml::document(&object), "e: {}\nf:\n  - g: 1\n");
+}
+
+#[test]
+fn nothing_of_a_file_becomes_a_command_of_the_host() {
+    let stack = compose(
+        "services:\n  web:\n    image: a\n    environment: { \"A_PASSWORD;touch /tmp/x\": b, \"TOKEN\\nreboot\": c }\n",
+        &[],
+    );
+    let export = quadlet(&stack).unwrap();
+    let script = &export.files.iter().find(|file| file.name == "secrets.sh").unwrap().text;
+    let name = stack.plan.name.clone();
+    for name in [format!("{name}-web-A_PASSWORD;touch /tmp/x"), format!("{name}-web-TOKEN\nreboot")] {
+        assert!(script.contains(&format!("podman secret rm '{name}' >")), "{script}");
+        assert!(script.contains(&format!("podman secret create '{name}' -")), "{script}");
+    }
+    for (key, text) in [
+        (
+            "Volume",
+            "volumes: [{ type: bind, source: /tmp, target: \"/x\\n[Service]\\nExecStartPre=reboot\" }]",
+        ),
+        ("AddDevice", "devices: [\"/dev/null:/dev/x\\nRestart=always\"]"),
+    ] {
+        let stack = compose(&format!("services:\n  web:\n    image: a\n    {text}\n"), &[]);
+        let error = quadlet(&stack).unwrap_err().render(false);
+        assert!(error.contains("compose.yaml:2:") && error.contains(&format!("`{key}=`")), "{error}");
+    }
 }

@@ -28,10 +28,15 @@ impl<'a> Told<'a> {
 
     /// Says something about the first of these keys of a service that its file has, or about the service.
     pub(super) fn service(&mut self, service: &str, keys: &[&str], message: impl Into<String>) {
+        let place = self.place_of(service, keys);
+        self.found.push((place, message.into()));
+    }
+
+    /// Where the first of these keys of a service is that its file has, or the service.
+    pub(super) fn place_of(&self, service: &str, keys: &[&str]) -> Span {
         let path = |key: &&str| places(self.root, &format!("services.{service}.{key}")).into_iter().next();
         let place = keys.iter().find_map(path);
-        let place = place.map_or_else(|| self.place("services", service), |place| place.span);
-        self.found.push((place, message.into()));
+        place.map_or_else(|| self.place("services", service), |place| place.span)
     }
 
     /// Says something about an entry of a list of a service.

@@ -29,6 +29,15 @@ impl Unit {
         self.line("PodmanArgs", word(&format!("{option}={value}")));
     }
 
+    /// The key of a line that is none: its value has a line end or another control character, for which most keys have no
+    /// spelling. What stood behind it would be lines of their own, with keys that the stack's file is not asked for.
+    pub(super) fn broken_line(&self) -> Option<&str> {
+        let lines = self.sections.iter().flat_map(|(_, lines)| lines);
+        let mut broken = lines
+            .filter(|line| line.strip_suffix('\n').unwrap_or(line).contains(|c: char| c.is_ascii_control()));
+        broken.find_map(|line| line.split_once('=')).map(|(key, _)| key)
+    }
+
     pub(super) fn flag(&mut self, option: &str) {
         self.line("PodmanArgs", option);
     }
@@ -85,6 +94,22 @@ mod tests {
             ("it's", "\"it's\""),
         ] {
             assert_eq!(word(text), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_line() {
+        let unit = |value: &str| {
+            let mut unit = Unit::default();
+            unit.section("Container");
+            unit.line("Image", "a");
+            unit.line("Volume", value);
+            unit
+        };
+        assert_eq!(unit("/a:/b c").broken_line(), None);
+        assert_eq!(unit(&word("a\nb\u{7f}\u{85}")).broken_line(), None);
+        for value in ["/a:/b\n[Service]\nExecStartPre=true", "/a\r", "/a\n"] {
+            assert_eq!(unit(value).broken_line(), Some("Volume"), "{value:?}");
         }
     }
 }

@@ -58,6 +58,11 @@ const fn settled(path: &'static str, about: &'static str) -> Word {
     Word { path, kubernetes: Fate::Settled(about), quadlet: Fate::Settled(about) }
 }
 
+/// Only Podman builds images, where it is asked to.
+const fn built(path: &'static str, quadlet: Fate) -> Word {
+    Word { path, kubernetes: Fate::Settled("the image is built here; see [Images](#images)"), quadlet }
+}
+
 const fn lost(path: &'static str, because: &'static str) -> Word {
     Word { path, kubernetes: Fate::Lost(because), quadlet: Fate::Lost(because) }
 }
@@ -90,7 +95,10 @@ const WORDS: &[Word] = &[
     settled("services.*.attach", "it is about what `up` shows"),
     lost("services.*.balance", "connections are spread by the network there, at random or in turn"),
     lost("services.*.blkio_config", "block devices are not limited"),
-    settled("services.*.build", "the image is built here; see [Images](#images)"),
+    built(
+        "services.*.build",
+        Fate::Said("`.build` with `--build`; else the image is built here, see [Images](#images)"),
+    ),
     said("services.*.cap_add", "`capabilities.add`", "`AddCapability=`"),
     said("services.*.cap_drop", "`capabilities.drop`", "`DropCapability=`"),
     settled("services.*.cgroup", "`private` is what there is"),
@@ -177,7 +185,11 @@ const WORDS: &[Word] = &[
     said("services.*.pre_stop", "`lifecycle.preStop`: one command", "`ExecStop=`"),
     said("services.*.privileged", "`privileged`: of the whole machine there", "`--privileged`"),
     settled("services.*.profiles", "services of inactive profiles are not exported"),
-    said("services.*.pull_policy", "`imagePullPolicy`", "`--pull`"),
+    said(
+        "services.*.pull_policy",
+        "`imagePullPolicy`",
+        "`--pull`; with `--build` an `.image` where it is `always`",
+    ),
     settled("services.*.pull_refresh_after", "as `pull_policy: missing`"),
     said("services.*.read_only", "`readOnlyRootFilesystem`", "`ReadOnly=`"),
     cluster("services.*.replicas", "`replicas`", "a unit is one container"),
@@ -222,7 +234,35 @@ const WORDS: &[Word] = &[
     ),
     settled("services.*.volumes_from", "as if the volumes were written there"),
     said("services.*.working_dir", "`workingDir`", "`--workdir`"),
-    // --- parts of a service
+    // --- parts of a service; of `build` with `--build`
+    built(
+        "services.*.build.additional_contexts",
+        Fate::Said("`--build-context`; `Requires=` for `service:NAME`"),
+    ),
+    built("services.*.build.args", Fate::Said("`--build-arg`")),
+    built("services.*.build.cache_from", Fate::Settled("layers are found in Podman's own store")),
+    built("services.*.build.cache_to", Fate::Settled("layers are kept in Podman's own store")),
+    built("services.*.build.context", Fate::Said("`SetWorkingDirectory=`; a repository over SSH is refused")),
+    built("services.*.build.dockerfile", Fate::Said("`File=`")),
+    built("services.*.build.dockerfile_inline", Fate::Said("`File=-` and `StandardInputData=`")),
+    built("services.*.build.entitlements", Fate::Said("a warning for `security.insecure`")),
+    built("services.*.build.extra_hosts", Fate::Said("`--add-host`")),
+    built("services.*.build.isolation", Fate::Settled("it is Windows's")),
+    built("services.*.build.labels", Fate::Said("`Label=`")),
+    built("services.*.build.network", Fate::Said("`Network=`")),
+    built("services.*.build.no_cache", Fate::Said("`--no-cache`")),
+    built("services.*.build.platforms", Fate::Settled("this machine's")),
+    built("services.*.build.privileged", Fate::Said("a warning")),
+    built("services.*.build.pull", Fate::Said("`--pull`")),
+    built(
+        "services.*.build.secrets",
+        Fate::Said("`Secret=`; a warning where the value is in the stack's file or in a variable"),
+    ),
+    built("services.*.build.shm_size", Fate::Said("`--shm-size`")),
+    built("services.*.build.ssh", Fate::Said("`--ssh`, with a warning: the agent must be there")),
+    built("services.*.build.tags", Fate::Said("`--tag`")),
+    built("services.*.build.target", Fate::Said("`Target=`")),
+    built("services.*.build.ulimits", Fate::Said("`--ulimit`")),
     settled("services.*.deploy.endpoint_mode", "names lead to the pods, to the container themselves"),
     settled("services.*.deploy.mode", "`replicated`"),
     cluster("services.*.deploy.replicas", "`replicas`", "a unit is one container"),

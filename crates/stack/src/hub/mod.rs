@@ -161,6 +161,9 @@ impl Hub {
             .map_err(io::Error::from)
             .context(|| "open a signalfd".into())?;
         prepare_mounts().context(|| "prepare the stack's mount namespace".into())?;
+        // Keyrings are not namespaced: with the user's, a service without the filter of system calls would have the user's
+        // keys.
+        sys::process::new_session_keyring(None).context(|| "make a session keyring".into())?;
         let launcher = Launcher::new(readable)?;
         let mut porter = None;
         if on_host {

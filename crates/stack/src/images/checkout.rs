@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use image::Repository;
 use rustix::fs::Mode;
 
+use super::Progress;
+use super::git::{self, Keys};
 use super::scratch::Scratch;
-use super::{Progress, git};
 use crate::plan::{Build, BuildContext};
 use crate::remote::{Context, RemoteError};
 
@@ -115,12 +116,12 @@ impl Checkouts<'_> {
 
 fn fetch(address: &str, keep: bool, root: &Path) -> Result<PathBuf, RemoteError> {
     let mut repository = Repository::parse(address, keep, None)?;
-    let commit =
-        repository.find_commit(|source| git::commit(source).map_err(|error| error.to_string().into()))?;
+    let commit = repository
+        .find_commit(|source| git::commit(source, Keys::Users).map_err(|error| error.to_string().into()))?;
     let commit = commit.to_owned();
     std::fs::create_dir(root).context(|| format!("create {}", root.display()))?;
     let before = rustix::process::umask(Mode::from_raw_mode(UMASK));
-    let fetched = git::fetch(repository.source(), &commit, root);
+    let fetched = git::fetch(repository.source(), &commit, root, Keys::Users);
     rustix::process::umask(before);
     fetched?;
     within(root, Path::new(repository.directory().trim_start_matches('/')), address)

@@ -22,6 +22,17 @@ const SETTINGS: [&str; 9] = [
     "http.lowSpeedTime=60",
 ];
 
+/// Whose keys git has: those of the user who runs it, where the stack file names a repository or lends them (`ssh` of
+/// `build`). Who wrote a Dockerfile could send what is in the user's own repositories anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keys {
+    Users,
+    None,
+}
+
+/// What takes them away.
+const WITHOUT_KEYS: [&str; 2] = ["protocol.ssh.allow=never", "credential.helper="];
+
 /// Nobody is asked for a password, and a silent peer is given up.
 const SSH: &str = "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30";
 
@@ -29,9 +40,15 @@ const SSH: &str = "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInter
 const SHOWN_LINES: usize = 5;
 
 /// The commit that a repository's branch or tag means now.
-pub(super) fn commit(source: &GitSource) -> Result<String, RemoteError> {
+pub(super) fn commit(source: &GitSource, keys: Keys) -> Result<String, RemoteError> {
     let name = source.reference.as_deref().unwrap_or("HEAD");
-    let refs = git(None, &["ls-remote", "--", &source.remote])?;
+    let by_ssh = source.remote.starts_with("ssh://") || !source.remote.contains("://");
+    if by_ssh && keys == Keys::None {
+        let why = "it is fetched with your SSH keys, and the stack file does not lend them: `ssh` of `build` would have \
+                   to name `default`";
+        return Err(RemoteError::message(why));
+    }
+    let refs = git(None, keys, &["ls-remote", "--", &source.remote])?;
     choose(&refs, name).ok_or_else(|| {
         RemoteError::message(format!(
             "it has no branch or tag `{name}`, and a commit is named with all of its digits"
@@ -55,20 +72,25 @@ fn choose(refs: &str, name: &str) -> Option<String> {
 }
 
 /// Puts the files of a commit into an empty directory. Returns the commit's time, seconds since 1970.
-pub(super) fn fetch(source: &GitSource, commit: &str, directory: &Path) -> Result<i64, RemoteError> {
-    let here = Some(directory);
-    git(here, &["init", "--quiet", "--template="])?;
-    git(here, &["remote", "add", "--", "origin", &source.remote])?;
-    let shallow = git(here, &["fetch", "--quiet", "--no-tags", "--depth=1", "origin", commit]);
+pub(super) fn fetch(
+    source: &GitSource,
+    commit: &str,
+    directory: &Path,
+    keys: Keys,
+) -> Result<i64, RemoteError> {
+    let git = |arguments: &[&str]| git(Some(directory), keys, arguments);
+    git(&["init", "--quiet", "--template="])?;
+    git(&["remote", "add", "--", "origin", &source.remote])?;
+    let shallow = git(&["fetch", "--quiet", "--no-tags", "--depth=1", "origin", commit]);
     if shallow.is_err() {
         // Not every server gives single commits; its error is that of all of it, if that fails, too.
-        git(here, &["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"])?;
+        git(&["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"])?;
     }
-    git(here, &["checkout", "--quiet", "--detach", commit])?;
+    git(&["checkout", "--quiet", "--detach", commit])?;
     if source.submodules {
-        git(here, &["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"])?;
+        git(&["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"])?;
     }
-    let time = git(here, &["log", "--max-count=1", "--format=%ct"])?;
+    let time = git(&["log", "--max-count=1", "--format=%ct"])?;
     if !source.keep_git_dir {
         let own = directory.join(".git");
         std::fs::remove_dir_all(&own).context(|| format!("remove {}", own.display()))?;
@@ -78,14 +100,20 @@ pub(super) fn fetch(source: &GitSource, commit: &str, directory: &Path) -> Resul
         .map_err(|_bad| RemoteError::message(format!("git says that a commit is of `{}`", time.trim())))
 }
 
-/// Runs git, and returns what it wrote.
-fn git(directory: Option<&Path>, arguments: &[&str]) -> Result<String, RemoteError> {
+/// Runs git in a directory, or away from all repositories, and returns what it wrote.
+fn git(directory: Option<&Path>, keys: Keys, arguments: &[&str]) -> Result<String, RemoteError> {
     let mut command = Command::new("git");
-    if let Some(directory) = directory {
-        command.arg("-C").arg(directory);
-    }
+    // Not where the user is: the settings of a repository there, which may have come with an archive, name programs.
+    command.arg("-C").arg(directory.unwrap_or(Path::new("/")));
     for setting in SETTINGS {
         command.args(["-c", setting]);
+    }
+    if keys == Keys::None {
+        for setting in WITHOUT_KEYS {
+            command.args(["-c", setting]);
+        }
+        // What editors set to answer for the user.
+        command.env("GIT_ASKPASS", "true");
     }
     command.args(arguments);
     command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_SSH_COMMAND", SSH);

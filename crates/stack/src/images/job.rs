@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use container::rlimit;
 use image::{BuildRequest, Digest, NamedContext, Secret, Store};
 
-use super::network::Networks;
+use super::network::{self, Networks};
 use super::run::{Rules, SandboxRunner};
 use super::{Options, Progress, based_name, reference};
 use crate::plan::{BaseDockerfile, Build, BuildContext, SecretSource};
@@ -72,6 +72,7 @@ impl Job {
             contexts,
             secrets,
             agents: build.ssh.keys().cloned().collect(),
+            reaches_host: build.allows_host_network,
             bases: BTreeMap::new(),
         };
         let mut rlimits = Vec::new();
@@ -84,6 +85,8 @@ impl Job {
             usual: build.network,
             allows_host: build.allows_host_network,
             allows_insecure: build.allows_insecure,
+            lends_keys: !build.ssh.is_empty(),
+            proxies: network::loopback_proxies(&build.args),
             extra_hosts: build.extra_hosts.clone(),
             shm_size: build.shm_size,
             rlimits,

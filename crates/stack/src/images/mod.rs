@@ -221,6 +221,14 @@ pub fn present(paths: &Paths, service: &Service) -> Result<Option<String>, Remot
     Ok(image.map(|image| image.id.to_string()))
 }
 
+/// The name of the image that is made of a root file system in the state in which it is now.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn of_rootfs(path: &Path) -> Result<String, RemoteError> {
+    Ok(rootfs_reference(path)?.to_string())
+}
+
 /// Deletes what a stack without a supervisor left, and its volumes if asked to; returns the names of those.
 ///
 /// # Errors

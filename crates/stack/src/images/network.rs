@@ -303,14 +303,14 @@ pub(super) fn resolv(host: &str, server: Option<Ipv4Addr>) -> String {
     server.map(|server| format!("nameserver {server}\n")).unwrap_or_default() + &others
 }
 
-/// The first variable that names a proxy on the host's loopback, where only those in its namespace reach it.
-pub(super) fn loopback_proxy(env: &[(String, String)]) -> Option<&str> {
+/// The variables that name a proxy on the host's loopback, where only those in its namespace reach it.
+pub(super) fn loopback_proxies(args: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let is_proxy = |name: &str| {
         let name = name.to_ascii_lowercase();
         matches!(name.as_str(), "http_proxy" | "https_proxy" | "ftp_proxy" | "all_proxy")
     };
-    let found = env.iter().find(|(name, url)| is_proxy(name) && is_loopback(host_of(url)));
-    found.map(|(name, _)| name.as_str())
+    let found = args.iter().filter(|(name, url)| is_proxy(name) && is_loopback(host_of(url)));
+    found.map(|(name, url)| (name.clone(), url.clone())).collect()
 }
 
 /// The host in `[SCHEME://][USER@]HOST[:PORT][/PATH]`.
@@ -343,8 +343,8 @@ mod tests {
     #[test]
     fn proxies_on_the_loopback_are_known() {
         let proxy = |name: &str, url: &str| {
-            let env = [("PATH".to_owned(), "localhost".to_owned()), (name.to_owned(), url.to_owned())];
-            loopback_proxy(&env).is_some()
+            let args = [("PATH".to_owned(), "localhost".to_owned()), (name.to_owned(), url.to_owned())];
+            loopback_proxies(&args.into()).contains_key(name)
         };
         for url in [
             "http://127.0.0.1:3142",

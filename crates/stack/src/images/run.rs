@@ -1,5 +1,6 @@
 //! `RUN`: a sandbox of ours on the layers so far.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +15,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use sys::process::Child;
 
-use super::git;
+use super::git::{self, Keys};
 use super::mounts::{self, Mounted};
 use super::network::{self, Networks};
 use crate::plan::BuildNetwork;
@@ -34,6 +35,10 @@ pub(super) struct Rules {
     pub(super) allows_host: bool,
     /// `--security=insecure` is granted.
     pub(super) allows_insecure: bool,
+    /// `ADD` of a repository has the user's keys.
+    pub(super) lends_keys: bool,
+    /// Proxies on the host's loopback that the stack file names: variables and their values.
+    pub(super) proxies: BTreeMap<String, String>,
     /// More lines of `/etc/hosts`.
     pub(super) extra_hosts: Vec<(String, IpAddr)>,
     /// Size of `/dev/shm`, bytes.
@@ -80,6 +85,10 @@ impl<'a> SandboxRunner<'a> {
         warn: &'a dyn Fn(String),
         shell: &'a dyn Fn(Option<i32>),
     ) -> Result<Self, RemoteError> {
+        if rules.allows_insecure {
+            // As a stack's hub does.
+            sys::process::new_session_keyring(None).context(|| "make a session keyring".into())?;
+        }
         let capabilities = capability::set(&[], &[])?;
         let all_capabilities = capability::set(&["ALL".to_owned()], &[])?;
         Ok(Self { capabilities, all_capabilities, equipment: None, rules, networks, warn, shell })
@@ -101,8 +110,10 @@ impl<'a> SandboxRunner<'a> {
         if asked != BuildNetwork::Own {
             return Ok(asked);
         }
-        let why = match network::loopback_proxy(&step.env) {
-            Some(variable) => format!("`{variable}` names a proxy on the host's loopback"),
+        // What a Dockerfile or its base says of proxies opens nothing.
+        let mut proxies = step.env.iter().filter(|(name, url)| self.rules.proxies.get(name) == Some(url));
+        let why = match proxies.next() {
+            Some((variable, _)) => format!("`{variable}` names a proxy on the host's loopback"),
             None => match self.networks.usual()? {
                 Ok(_) => return Ok(BuildNetwork::Own),
                 Err(error) => error.to_string(),
@@ -110,6 +121,11 @@ impl<'a> SandboxRunner<'a> {
         };
         (self.warn)(format!("RUN instructions have the host's network, its loopback included: {why}"));
         Ok(BuildNetwork::Host)
+    }
+
+    /// Whose keys `ADD` has.
+    fn keys(&self) -> Keys {
+        if self.rules.lends_keys { Keys::Users } else { Keys::None }
     }
 
     /// Starts a step's sandbox; within the result, that its program cannot be executed.
@@ -328,10 +344,10 @@ impl Runner for SandboxRunner<'_> {
     }
 
     fn git_commit(&mut self, source: &GitSource) -> Result<String, BoxError> {
-        git::commit(source).map_err(|error| error.to_string().into())
+        git::commit(source, self.keys()).map_err(|error| error.to_string().into())
     }
 
     fn git_fetch(&mut self, source: &GitSource, commit: &str, directory: &Path) -> Result<i64, BoxError> {
-        git::fetch(source, commit, directory).map_err(|error| error.to_string().into())
+        git::fetch(source, commit, directory, self.keys()).map_err(|error| error.to_string().into())
     }
 }

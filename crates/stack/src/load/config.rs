@@ -25,7 +25,7 @@ const SECTIONS: [&str; 7] = ["name", "base", "services", "networks", "volumes", 
 /// Read a stack's files into one model; with `services` in the options, of those and what they need. Without `interpolate` variables are left as they are written, and nothing is
 /// checked but what merging needs.
 pub fn config(options: &LoadOptions, host: &HostFacts, interpolate: bool) -> Result<Config, FileError> {
-    let mut model = Model::read(options, host, interpolate, |_| Running::default())?;
+    let mut model = Model::read(options, host, interpolate, |_, _| Running::default())?;
     let mut warnings = std::mem::take(&mut model.warnings);
     if !options.services.is_empty() {
         profiles::only(&mut model.root, &options.services)?;

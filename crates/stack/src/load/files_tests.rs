@@ -455,10 +455,10 @@ fn an_included_files_secrets_have_its_variables() {
     let plan = loaded(&fixture, &options);
     assert_eq!(service(&plan, "web").environment.get("KEY_one"), None);
     assert_eq!(service(&plan, "one").environment["KEY_one"], "first");
-    let values = load_keeping(&options, &host(), |_| Running::default()).unwrap().variables;
+    let values = load_keeping(&options, &host(), |_, _| Running::default()).unwrap().variables;
     assert_eq!((values.get("KEY_one"), values.get("KEY_two")), (Some("first"), Some("second")));
     // That of the whole comes first.
-    let values = load_keeping(&options, &host_with(&[("KEY_two", "outer")]), |_| Running::default())
+    let values = load_keeping(&options, &host_with(&[("KEY_two", "outer")]), |_, _| Running::default())
         .unwrap()
         .variables;
     assert_eq!(values.get("KEY_two"), Some("outer"));

@@ -33,7 +33,7 @@ impl Model {
         options: &LoadOptions,
         host: &HostFacts,
         interpolate: bool,
-        running: impl FnOnce(&str) -> Running,
+        running: impl FnOnce(&str, bool) -> Running,
     ) -> Result<Self, FileError> {
         let mut project = Project::find(options, &host.environment)?;
         let documents = project.documents(options)?;
@@ -48,7 +48,7 @@ impl Model {
         let mut root = layers.model(documents, &scope, &[])?;
         let Layers { mut warnings, included, .. } = layers;
         let known = profiles::known(&root)?;
-        let Running { ports: kept_ports, services: running } = running(&name);
+        let Running { ports: kept_ports, services: running } = running(&name, !known.is_empty());
         profiles::select(&mut root, &project.profiles, &options.services, &running)?;
         if interpolate {
             environment::read_files(&mut root, &scope, host.home.as_deref(), &mut warnings)?;

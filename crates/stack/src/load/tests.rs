@@ -625,7 +625,7 @@ fn the_repositorys_own_stack_makes_a_plan() {
     };
     for base in [Some("debian")] {
         options.base = base.map(str::to_owned);
-        let loaded = load_keeping(&options, &host(), |_| Running::default());
+        let loaded = load_keeping(&options, &host(), |_, _| Running::default());
         let Loaded { plan, variables, .. } = loaded.unwrap_or_else(|error| panic!("{}", error.render(false)));
         let names: Vec<&str> = plan.services.iter().map(|service| service.name.as_str()).collect();
         assert_eq!(names, ["mariadb", "redis", "wordpress", "nginx", "ftp"]);
@@ -635,6 +635,24 @@ fn the_repositorys_own_stack_makes_a_plan() {
             let value = variables.get(name).unwrap();
             assert!(!serde_json::to_string(&plan).unwrap().contains(value), "{name} is in the plan");
         }
+    }
+}
+
+#[test]
+fn which_services_run_is_asked_only_where_there_are_profiles() {
+    let fixture = Fixture::new(&[]);
+    for (name, text, expected) in [
+        ("plain.toml", WEB.to_owned(), false),
+        ("some.toml", format!("{WEB}[services.extra]\nimage = \"x\"\nprofiles = [\"p\"]\n"), true),
+    ] {
+        fixture.write(name, &text);
+        let mut asked = None;
+        let running = |_: &str, profiles| {
+            asked = Some(profiles);
+            Running::default()
+        };
+        load_keeping(&fixture.options(name), &host(), running).map(drop).unwrap();
+        assert_eq!(asked, Some(expected), "{name}");
     }
 }
 

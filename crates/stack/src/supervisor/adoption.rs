@@ -13,7 +13,7 @@ use super::fleet::{self, Present};
 use super::logs::Log;
 use super::rolling::Rolling;
 use super::unit::{Standing, Unit};
-use super::{Purpose, Supervisor};
+use super::{Purpose, Supervisor, shared};
 use crate::control::{Notice, Recreate, Scale, Up, UpOptions};
 use crate::origin::Origin;
 use crate::plan::{NetworkMode, Plan, SecretSource, Service};
@@ -74,7 +74,7 @@ impl Supervisor {
     }
 
     /// The plan in force with other numbers of replicas.
-    fn scaled(&self, Scale { counts, groups }: Scale) -> Result<Up, RemoteError> {
+    fn scaled(&self, Scale { counts, groups, no_deps }: Scale) -> Result<Up, RemoteError> {
         let mut plan = self.plan.clone().ok_or_else(|| RemoteError::message("there is no plan"))?;
         for (name, count) in &counts {
             self.known(name)?;
@@ -102,7 +102,7 @@ impl Supervisor {
             wait: false,
             strict: false,
             rolling: false,
-            options: UpOptions { files: self.files.clone(), ..UpOptions::default() },
+            options: UpOptions { no_deps, files: self.files.clone(), ..UpOptions::default() },
         })
     }
 
@@ -378,7 +378,8 @@ impl Supervisor {
             }
         }
         self.open_way_out(&up.plan.network, up.strict)?;
-        self.wire(&up.plan, &made)?;
+        self.tell_states_with(&up.plan, &made);
+        self.wiring.open(&services, &up.plan, &mut self.hub)?;
         let gone: Vec<String> = self
             .units
             .iter()
@@ -403,8 +404,12 @@ impl Supervisor {
             tracing::warn!("write down the choice of ports: {error}");
         }
         self.files = up.options.files;
+        self.stays |= !up.options.one_off;
         if let Err(error) = self.keep_origin(&up.plan) {
             tracing::warn!("write down where the stack comes from: {error}");
+        }
+        if let Err(error) = shared::keep(&self.runtime, &up.plan) {
+            tracing::warn!("{error}");
         }
         (self.images, self.secrets, self.plan) = (up.images, up.secrets, Some(up.plan));
         self.take_in(made);
@@ -432,11 +437,16 @@ impl Supervisor {
 
     /// Wires the networks of `plan`. netd hears of the containers that are about to be there first.
     pub(super) fn wire(&mut self, plan: &Plan, made: &[Unit]) -> Result<(), RemoteError> {
+        self.tell_states_with(plan, made);
+        self.wiring.apply(plan, &mut self.hub)
+    }
+
+    /// Tells netd of all containers, those that are about to be there too.
+    fn tell_states_with(&mut self, plan: &Plan, made: &[Unit]) {
         let states = fleet::states(self.units.iter().chain(made), Some(plan));
         if let Err(error) = self.wiring.tell_states(states) {
             tracing::warn!("{error}");
         }
-        self.wiring.apply(plan, &mut self.hub)
     }
 
     /// Adds containers, in the order of the plan.

@@ -29,6 +29,8 @@ pub(crate) struct Connection {
     skipped: u64,
     /// Its end ends the stack (it started the supervisor and has not detached).
     pub(crate) leash: bool,
+    /// It brings something up, or runs something: no stack is without a use meanwhile.
+    pub(crate) uses: bool,
     /// Services and containers whose log lines and states it wants; empty for all.
     pub(crate) follow: Option<Vec<String>>,
     /// Whose events it wants.
@@ -71,7 +73,17 @@ impl Connection {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let channel = Channel::from(fd);
         let queue = VecDeque::new();
-        Ok(Self { channel, queue, backlog: 0, skipped: 0, leash, follow: None, events: None, pending: None })
+        Ok(Self {
+            channel,
+            queue,
+            backlog: 0,
+            skipped: 0,
+            leash,
+            uses: false,
+            follow: None,
+            events: None,
+            pending: None,
+        })
     }
 
     /// The next command; `Ok(None)` when there is none at the moment, `Err` at the end.

@@ -24,6 +24,7 @@ mod process;
 mod publish;
 mod request;
 mod rolling;
+mod shared;
 mod stop;
 mod unit;
 mod wiring;
@@ -117,6 +118,8 @@ struct Supervisor {
     next_connection: u64,
     processes: HashMap<i32, Purpose>,
     next_run: u32,
+    /// Somebody wants the stack to be there; else it ends when nobody uses it any more.
+    stays: bool,
     /// Set when the stack is to end; whether the volumes go too.
     ending: Option<bool>,
 }
@@ -257,14 +260,22 @@ impl Supervisor {
         loop {
             self.take_known_events();
             let ended = self.take_known_exits();
+            let abandoned = self.end_if_abandoned();
             let stopped = self.stop_what_is_not_wanted();
             let started = self.start_what_is_ready();
             let switched = self.switch_plan();
             let rolled = self.roll();
             let followed = self.follow_partners();
             let swept = self.sweep();
-            let changed =
-                ended || stopped || started || switched || rolled || followed || swept || self.next_change();
+            let changed = ended
+                || abandoned
+                || stopped
+                || started
+                || switched
+                || rolled
+                || followed
+                || swept
+                || self.next_change();
             self.tell_netd();
             if !changed {
                 break;
@@ -347,8 +358,10 @@ impl Supervisor {
                 RemoteError::message(format!("service `{name}` is unhealthy"))
                     .caused_by(format!("its last health check failed: {output}"))
             }
-            (None, Some(_)) if unit.oom_killed => memory::report(name, unit.service.limits.memory),
-            (None, Some(code)) => RemoteError::message(format!("service `{name}` exited with status {code}")),
+            (None, Some(code)) => match unit.shortage {
+                Some(shortage) => memory::report(name, shortage),
+                None => RemoteError::message(format!("service `{name}` exited with status {code}")),
+            },
             _ => RemoteError::message(format!("service `{name}` is not running")),
         };
         let lines: Vec<&str> = unit.log.recent().collect();
@@ -370,6 +383,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, index: usize) -> Result<(), RemoteError> {
+        self.open_ports(index)?;
         let plan = self.plan.as_ref().ok_or_else(|| RemoteError::message("there is no plan"))?;
         let unit = &self.units[index];
         self.check_ports_are_own(&unit.service)?;
@@ -470,15 +484,15 @@ impl Supervisor {
             let namespace = unit.run.as_ref().and_then(|run| run.partners.pid).filter(|_| killed);
             unit.ended(exit.status, now);
             unit.bereft_of = namespace;
-            let how = match exit.signal {
-                _ if unit.oom_killed => memory::reason(unit.service.limits.memory),
-                Some(signal) => format!("ended by signal {signal}"),
-                None => format!("exited with status {}", exit.status),
+            let how = match (unit.shortage, exit.signal) {
+                (Some(shortage), _) => memory::reason(shortage),
+                (None, Some(signal)) => format!("ended by signal {signal}"),
+                (None, None) => format!("exited with status {}", exit.status),
             };
             let what = What::Exited {
                 status: exit.status,
                 how: how.clone(),
-                oom_killed: unit.oom_killed,
+                oom_killed: unit.shortage.is_some(),
                 restarts: unit.state == State::Restarting,
             };
             self.tell_state(index, Some(how));

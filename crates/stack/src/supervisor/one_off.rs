@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags};
 use super::connection::Pending;
 use super::logs::{Log, Output};
 use super::unit::Unit;
-use super::{Purpose, Supervisor, process};
-use crate::control::{Exec, Line, Notice, Run, Stream};
+use super::{Purpose, Supervisor, fleet, process};
+use crate::control::{Exec, Line, Needs, Notice, Run, Stream};
 use crate::hub::client::Exit;
 use crate::plan::{Plan, Service};
 use crate::remote::{Context, RemoteError};
@@ -220,6 +220,9 @@ impl Supervisor {
         }
         service.mounts.retain(|mount| run.mounts.iter().all(|other| other.target != mount.target));
         service.mounts.extend(run.mounts.iter().cloned());
+        service.cap_add.retain(|name| !run.cap_drop.contains(name));
+        service.cap_add.extend(run.cap_add.iter().cloned());
+        service.cap_drop.extend(run.cap_drop.iter().cloned());
         if !exec.argv.is_empty() {
             // As in the file, a command leaves the entrypoint alone.
             service.command = Some(exec.argv.clone());
@@ -266,6 +269,47 @@ impl Supervisor {
         self.notify(id, name);
         self.accompany(id, started.pid, pid, exec.detach);
         Ok(())
+    }
+
+    /// Takes the leash off.
+    pub(super) fn let_go(&mut self, id: u64) -> Result<(), RemoteError> {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            (connection.leash, connection.uses) = (false, false);
+        }
+        rustix::process::set_parent_process_death_signal(None)
+            .map_err(std::io::Error::from)
+            .context(|| "detach from the command".into())
+    }
+
+    /// Ends a stack that is there for one-off containers, when the last of them has ended and nobody is about to run
+    /// another one. True when it ends for that.
+    pub(super) fn end_if_abandoned(&mut self) -> bool {
+        let is_used = self.stays
+            || !self.processes.is_empty()
+            || self.connections.values().any(|connection| connection.leash || connection.uses);
+        if is_used || self.ending.is_some() {
+            return false;
+        }
+        self.end(false);
+        true
+    }
+
+    /// What a one-off container of this service would have to wait for.
+    pub(super) fn needs(&self, service: &str) -> Needs {
+        let Some(unit) = self.units.iter().find(|unit| unit.service.name == service) else {
+            return Needs::Container;
+        };
+        let mut missing = Vec::new();
+        for dependency in &unit.service.depends_on {
+            let replicas = self.replicas(&dependency.service);
+            match fleet::readiness(&replicas, dependency.condition) {
+                _ if replicas.is_empty() && dependency.optional => {}
+                _ if replicas.is_empty() => return Needs::Container,
+                Ok(true) => {}
+                Ok(false) | Err(_) => missing.push(dependency.service.clone()),
+            }
+        }
+        Needs::Services(missing)
     }
 
     /// A name for a one-off container that no service and no other one has.

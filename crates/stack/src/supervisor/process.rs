@@ -166,6 +166,7 @@ fn assemble(stack: &str, needs: Needs, paths: &Paths, lock: File) -> Result<Supe
         next_connection: 0,
         processes: Default::default(),
         next_run: 1,
+        stays: false,
         ending: None,
     };
     supervisor.tell_recovery();

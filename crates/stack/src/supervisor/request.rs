@@ -11,7 +11,9 @@ use super::connection::Pending;
 use super::hooks::Turn;
 use super::unit::{Readiness, Standing, Unit};
 use super::{Purpose, Supervisor};
-use crate::control::{Command, Container, Known, Notice, Stack, State, Stop, Subject};
+use crate::control::{
+    Command, Container, Known, Notice, Stack, Start, State, Stop, Subject, being_taken_down,
+};
 use crate::diagnostic::no_such_service;
 use crate::plan::Condition;
 use crate::remote::{Context, RemoteError};
@@ -66,13 +68,19 @@ impl Supervisor {
                     | Command::Follow(_)
                     | Command::Events { .. }
                     | Command::Signal(_)
+                    | Command::Leave
             )
         {
-            if !matches!(command, Command::Up(_)) {
+            if !starts(&command) {
                 return Err(being_taken_down());
             }
             self.notify(id, Notice::Ending);
             return Ok(());
+        }
+        if starts(&command)
+            && let Some(connection) = self.connections.get_mut(&id)
+        {
+            connection.uses = true;
         }
         match command {
             Command::Up(up) => self.change(id, Change::Up(up))?,
@@ -88,14 +96,14 @@ impl Supervisor {
                 self.limit_stop(&names, timeout);
                 self.wait_for(id, Pending::Stopped(names));
             }
-            Command::Start(names) => {
-                self.made(&names)?;
-                let names = self.with_dependencies(&self.select(&names)?);
+            Command::Start(Start { services, wait }) => {
+                self.made(&services)?;
+                let names = self.with_dependencies(&self.select(&services)?);
                 for unit in self.units.iter_mut().filter(|unit| unit.is_among(&names)) {
                     unit.no_deps = false;
                 }
                 self.want(&names);
-                self.wait_for(id, Pending::Up { services: names, wait: false });
+                self.wait_for(id, Pending::Up { services: names, wait });
             }
             Command::Restart { stop: Stop { services, timeout }, no_deps } => {
                 self.made(&services)?;
@@ -167,14 +175,22 @@ impl Supervisor {
             }
             Command::Run(run) => self.run_once(id, &run, fds)?,
             Command::Signal(signal) => self.signal(id, signal)?,
-            Command::Detach => {
-                if let Some(connection) = self.connections.get_mut(&id) {
-                    connection.leash = false;
-                }
-                rustix::process::set_parent_process_death_signal(None)
-                    .map_err(std::io::Error::from)
-                    .context(|| "detach from the command".into())?;
+            Command::Needs(service) => {
+                let needs = self.needs(&service);
+                self.notify(id, Notice::Needs(needs));
                 self.notify(id, Notice::Done);
+            }
+            Command::Detach => {
+                self.stays = true;
+                self.let_go(id)?;
+                self.notify(id, Notice::Done);
+            }
+            Command::Leave if self.ending.is_some() => {}
+            Command::Leave => {
+                self.let_go(id)?;
+                if !self.end_if_abandoned() {
+                    self.notify(id, Notice::Done);
+                }
             }
             Command::Container(service) => {
                 let container = self.container(&service)?;
@@ -401,6 +417,7 @@ impl Supervisor {
             status: self.status(unit),
             cgroup: cgroup.map(|cgroup| cgroup.path().to_owned()),
             limits: unit.service.limits.clone(),
+            shortage: unit.shortage,
         }
     }
 
@@ -545,7 +562,7 @@ impl Supervisor {
         let mut paths = vec![format!("c/{}", self.stack)];
         if volumes {
             paths.push(spec::volumes_directory(&self.stack));
-            paths.extend(self.plan.iter().flat_map(spec::named_volumes));
+            self.remove_named_volumes()?;
         }
         self.hub.remove(paths)?;
         self.wiring.close().context(|| "end netd".into())?;
@@ -572,9 +589,9 @@ fn busy(container: &str) -> RemoteError {
         .or_hint("try again when `cp` has ended")
 }
 
-fn being_taken_down() -> RemoteError {
-    RemoteError::message("the stack is being taken down")
-        .or_hint("`inception-run up` waits for the end of that, and brings it up again")
+/// Whether a command is for something that is to run: it can be asked again when the stack is down.
+fn starts(command: &Command) -> bool {
+    matches!(command, Command::Up(_) | Command::Start(_) | Command::Needs(_) | Command::Run(_))
 }
 
 /// Whether a container is one that a user can start: not one that is on its way out.

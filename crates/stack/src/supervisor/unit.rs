@@ -14,7 +14,7 @@ use super::direct::Binds;
 use super::health::Monitor;
 use super::hooks::{Hooks, Turn};
 use super::logs::{Log, Output};
-use super::memory::Watch;
+use super::memory::{Shortage, Watch};
 use super::pause::Pause;
 use crate::control::{Health, State, Status};
 use crate::hub::Partners;
@@ -56,8 +56,8 @@ pub(crate) struct Unit {
     pub(crate) state: State,
     pub(crate) run: Option<Run>,
     pub(crate) exit_code: Option<i32>,
-    /// Whether the last run was ended for memory.
-    pub(crate) oom_killed: bool,
+    /// Whose memory was used up when the last run was ended for that.
+    pub(crate) shortage: Option<Shortage>,
     pub(crate) restarts: u32,
     backoff: Duration,
     /// When the restart that is waited for is due.
@@ -183,7 +183,7 @@ impl Unit {
             state: State::Created,
             run: None,
             exit_code: None,
-            oom_killed: false,
+            shortage: None,
             restarts: 0,
             backoff,
             restart_at: None,
@@ -333,7 +333,7 @@ impl Unit {
     /// Forgets its last run: its next start begins with the files of its image.
     pub(crate) fn forget(&mut self) {
         self.recreate = true;
-        (self.exit_code, self.oom_killed, self.failure, self.restarts) = (None, false, None, 0);
+        (self.exit_code, self.shortage, self.failure, self.restarts) = (None, None, None, 0);
         self.state = State::Created;
     }
 
@@ -381,9 +381,8 @@ impl Unit {
         let run = self.run.take();
         self.parting = None;
         // Who was being stopped had SIGKILL from us.
-        self.oom_killed = run.as_ref().is_some_and(|run| {
-            run.kill_at.is_none() && run.memory.as_ref().is_some_and(|watch| watch.explains(status, now))
-        });
+        let watch = run.as_ref().filter(|run| run.kill_at.is_none()).and_then(|run| run.memory.as_ref());
+        self.shortage = watch.and_then(|watch| watch.explains(status, now));
         let ran = run.as_ref().map_or(Duration::ZERO, |run| now.duration_since(run.started));
         if let Some(Err(error)) = run.and_then(|run| run.cgroup).map(Cgroup::remove) {
             // The next command removes what is left.
@@ -429,7 +428,7 @@ impl Unit {
             image: crate::spec::image_name(&self.service),
             pid: self.run.as_ref().map(|run| run.host_pid),
             exit_code: if self.run.is_some() { None } else { self.exit_code },
-            oom_killed: self.run.is_none() && self.oom_killed,
+            oom_killed: self.run.is_none() && self.shortage.is_some(),
             restarts: self.restarts,
             uptime: self.run.as_ref().map(|run| now.duration_since(run.started).as_secs_f64()),
         }

@@ -64,6 +64,8 @@ pub(crate) struct Wiring {
     plan: NetworkPlan,
     /// The ports that are published.
     published: Vec<Published>,
+    /// Services that somebody has asked for. The ports of the others are nobody's business yet, and stay free.
+    open: BTreeSet<String>,
     /// What one-off containers publish, by container. A service has no port that one of these has.
     lent: BTreeMap<String, Vec<PublishedPort>>,
     /// Ports of containers that lead to the host, with what listens there.
@@ -85,6 +87,7 @@ impl Wiring {
             detour: None,
             plan: NetworkPlan::default(),
             published: Vec::new(),
+            open: BTreeSet::new(),
             lent: BTreeMap::new(),
             inward: Vec::new(),
             states: BTreeMap::new(),
@@ -134,6 +137,28 @@ impl Wiring {
         self.configure(fresh, hub).map(drop)
     }
 
+    /// The same, with the ports of `services` among those that are bound, from now on.
+    pub(super) fn open(
+        &mut self,
+        services: &[String],
+        plan: &Plan,
+        hub: &mut Hub,
+    ) -> Result<(), RemoteError> {
+        let before = self.open.clone();
+        self.open.extend(services.iter().cloned());
+        let applied = self.apply(plan, hub);
+        match &applied {
+            Ok(()) => self.open.retain(|name| plan.services.iter().any(|service| service.name == *name)),
+            Err(_) => self.open = before,
+        }
+        applied
+    }
+
+    /// Whether a service's ports are bound, as far as nobody has borrowed them.
+    pub(super) fn is_open(&self, service: &str) -> bool {
+        self.open.contains(service)
+    }
+
     /// Everything that is to be published: by one-off containers, and by services what is left.
     fn wanted(&self, plan: &Plan) -> Vec<Published> {
         let expand = |owner: &String, ports: &[PublishedPort]| -> Vec<Published> {
@@ -141,7 +166,8 @@ impl Wiring {
         };
         let mut wanted: Vec<Published> =
             self.lent.iter().flat_map(|(owner, ports)| expand(owner, ports)).collect();
-        let of_services = plan.services.iter().flat_map(|service| expand(&service.name, &service.ports));
+        let open = plan.services.iter().filter(|service| self.is_open(&service.name));
+        let of_services = open.flat_map(|service| expand(&service.name, &service.ports));
         wanted.extend(of_services.filter(|one| self.borrower(&one.service, &one.port).is_none()));
         wanted
     }
@@ -368,7 +394,7 @@ impl Wiring {
     }
 
     /// A service's or one-off container's published ports, with those that the kernel chose. What another container has
-    /// meanwhile is not among them.
+    /// meanwhile is not among them, nor what nobody has asked for yet.
     pub(crate) fn published<'a>(
         &'a self,
         service: &'a str,
@@ -377,9 +403,10 @@ impl Wiring {
         let real = |port: &PublishedPort| {
             self.listeners.get(&place(service, port)).map_or(port.host_port, |(_, address)| address.port())
         };
-        let own =
-            ports.iter().filter(move |port| self.borrower(service, port).is_none_or(|it| it == service));
-        own.map(move |port| PublishedPort { host_port: real(port), ..*port })
+        let bound = self.is_open(service) || self.lent.contains_key(service);
+        let is_own =
+            move |port: &&PublishedPort| bound && self.borrower(service, port).is_none_or(|it| it == service);
+        ports.iter().filter(is_own).map(move |port| PublishedPort { host_port: real(port), ..*port })
     }
 
     /// Process id of netd, while it runs.
@@ -389,6 +416,17 @@ impl Wiring {
 }
 
 impl Supervisor {
+    /// Publishes the ports of a container's service, if it is the first that anybody wants of it.
+    pub(super) fn open_ports(&mut self, index: usize) -> Result<(), RemoteError> {
+        let service = &self.units[index].service;
+        match &self.plan {
+            Some(plan) if !self.wiring.is_open(&service.name) => {
+                self.wiring.open(std::slice::from_ref(&service.name), plan, &mut self.hub)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Opens the way out of the stack, or says why there is none, or not all of it.
     pub(super) fn open_way_out(&mut self, plan: &NetworkPlan, strict: bool) -> Result<(), RemoteError> {
         let Err(error) = self.wiring.open_way_out(plan, &mut self.hub) else { return Ok(()) };

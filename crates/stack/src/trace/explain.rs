@@ -3,8 +3,9 @@
 use super::call::{Call, Control, Object, Origin, amount};
 use super::flags::{self, ANY_NAMESPACE};
 use super::netlink::Request;
-use super::script::words::{file_option, printf, quote};
+use super::script::words::{file_option, printf};
 use super::step::{Role, Step};
+use crate::words::quote;
 
 /// What there is to say of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]

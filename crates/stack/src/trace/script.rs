@@ -14,7 +14,8 @@ use super::decode::is_cgroup;
 use super::flags;
 use super::netlink::Request;
 use super::step::{Role, Step};
-use words::{file_option, printf, quote, within};
+use crate::words::quote;
+use words::{file_option, printf, within};
 
 /// The script for `container`, or for the first container that was made. When there is none, the script says so.
 pub fn write(steps: &[Step], container: Option<&str>) -> String {
@@ -122,6 +123,8 @@ impl<'a> Facts<'a> {
             "host)\n    # 1. On the host. The namespaces of the stack; a user namespace owns all others.\n",
         );
         let mut line = |words: &str| writeln!(text, "    {words}").unwrap_or_default();
+        line("# `pivot_root` and `ip` may be where an ordinary user does not look for programs.");
+        line("PATH=$PATH:/usr/sbin:/sbin");
         line(&format!("data={}", quote(self.data)));
         line("scratch=$(mktemp -d)");
         line("cp \"$0\" \"$scratch/sandbox.sh\"");

@@ -53,6 +53,14 @@ fn lies_are_found_out() {
             }),
         ),
         (
+            // The host is what stands behind the `@`.
+            "has no TLS",
+            Box::new(|r| {
+                let to = "http://127.0.0.1:1@192.0.2.1/x";
+                r.is("GET", "/manifests/").then(|| Reply::new(307).header("Location", to))
+            }),
+        ),
+        (
             "no token",
             Box::new(|r| {
                 let realm = format!("Bearer realm=\"http://{}/token\"", r.header("host").unwrap());
@@ -113,4 +121,34 @@ proptest::proptest! {
             proptest::prop_assert!(!mirror.host().is_empty());
         }
     }
+}
+
+#[test]
+fn a_registry_elsewhere_leads_to_nothing_of_this_machine() {
+    // An address of this machine that is not its loopback is a registry elsewhere. Nothing is sent.
+    let outward = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    let Ok(outward) = outward else {
+        println!(
+            "skipped: a_registry_elsewhere_leads_to_nothing_of_this_machine: no address but the loopback's"
+        );
+        return;
+    };
+    let here = Server::start(|_| Some(Reply::new(200).body("{\"token\":\"x\"}")));
+    let (to, realm) =
+        (format!("http://{}/x", here.host), format!("Bearer realm=\"http://{}/token\"", here.host));
+    let led: [Box<dyn Fn(&Request) -> Option<Reply> + Send + Sync>; 2] = [
+        Box::new(move |r| r.is("GET", "/manifests/").then(|| Reply::new(307).header("Location", to.clone()))),
+        Box::new(move |_| Some(Reply::new(401).header("WWW-Authenticate", realm.clone()))),
+    ];
+    for led in led {
+        let server = Server::start_at(&outward.ip().to_string(), led);
+        let mut access = access(Some((&server.host, password("ann", "secret"))));
+        access.registries.get_mut(&server.host).unwrap().plain_http = true;
+        let error = Place::new().pull(&server.name("team/app:1"), &access).unwrap_err();
+        assert!(text(&error).contains("which has no TLS"), "{}", text(&error));
+    }
+    assert_eq!(here.content.lock().unwrap().log.len(), 0);
 }

@@ -98,7 +98,14 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start(hook: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1", hook)
+    }
+
+    pub(super) fn start_at(
+        address: &str,
+        hook: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let server = Self { host, content: Arc::default() };
         let (hook, inside): (Arc<Hook>, _) = (Arc::new(hook), server.clone());

@@ -42,6 +42,7 @@ fn the_documentation_has_the_table_of_the_code() {
 const COVERED: &[(&Level, &str)] = &[
     (&keys::FILE, ""),
     (&keys::SERVICE, "services.*."),
+    (&keys::BUILD, "services.*.build."),
     (&keys::DEPENDENCY, "services.*.depends_on.*."),
     (&keys::HEALTHCHECK, "services.*.healthcheck."),
     (&keys::NETWORK_USE, "services.*.networks.*."),

@@ -2,15 +2,7 @@
 
 use super::super::call::{Object, Origin};
 use super::super::flags;
-
-/// A word of a shell that means this text.
-pub(in super::super) fn quote(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@%+".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
+use crate::words::quote;
 
 /// A word that means a path below the directory in a variable.
 pub(in super::super) fn within(variable: &str, below: &str) -> String {
@@ -77,14 +69,6 @@ pub(in super::super) fn mount(object: &Object, target: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_mean_themselves() {
-        assert_eq!(quote("/a/b-c"), "/a/b-c");
-        assert_eq!(quote("a b"), "'a b'");
-        assert_eq!(quote("it's"), r"'it'\''s'");
-        assert_eq!(quote(""), "''");
-    }
 
     #[test]
     fn text_is_written_as_it_is() {
