@@ -71,7 +71,7 @@ pub(crate) fn join_as<E: From<Error>>(
     let fail = |what: &'static str| Error::system(what);
     let encoded = entry::encode(joining, target.filters).map_err(fail("encode the process"))?;
     let description =
-        sys::fd::sealed(c"process", &encoded, false).map_err(fail("store the process in memory"))?;
+        sys::fd::sealed(c"process", &encoded[..], false).map_err(fail("store the process in memory"))?;
     let (read, write) = Channel::pair().map_err(fail("create a socket pair"))?;
     let spawn =
         sys::process::SpawnArgs { cgroup: target.cgroup, sibling: target.beside, ..Default::default() };

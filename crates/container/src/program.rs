@@ -1,8 +1,10 @@
 //! The program of ours that is executed inside of containers. What is inside must not be able to write to its file
 //! through `/proc/PID/exe` (CVE-2019-5736).
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Take};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{Mode, OFlags};
 use sys::mount::attribute;
@@ -19,7 +21,41 @@ static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inception-init"))
 /// # Errors
 /// What `memfd_create(2)` and writing report.
 pub fn init() -> io::Result<OwnedFd> {
-    sys::fd::sealed(c"inception-init", INIT, true)
+    const NAME: &std::ffi::CStr = c"inception-init";
+    match embedded() {
+        Ok(file) => sys::fd::sealed(NAME, file, true),
+        Err(_) => sys::fd::sealed(NAME, INIT, true),
+    }
+}
+
+/// The embedded program, read from the file of this one: who copies it once need not have its pages mapped ever after.
+fn embedded() -> io::Result<Take<File>> {
+    let mut own = File::open("/proc/self/exe")?;
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let (offset, inode) = place(&maps, INIT.as_ptr().addr(), INIT.len()).ok_or(io::ErrorKind::NotFound)?;
+    if own.metadata()?.ino() != inode {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    own.seek(SeekFrom::Start(offset))?;
+    let length = u64::try_from(INIT.len()).map_err(io::Error::other)?;
+    Ok(own.take(length))
+}
+
+/// Where in its file, by its inode number, something of this process's memory lies (proc_pid_maps(5)); none where it is
+/// not in one mapping.
+fn place(maps: &str, address: usize, length: usize) -> Option<(u64, u64)> {
+    maps.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let [start, end] = [start, end].map(|bound| usize::from_str_radix(bound, 16));
+        let (start, end) = (start.ok()?, end.ok()?);
+        let offset = u64::from_str_radix(fields.nth(1)?, 16).ok()?;
+        let inode = fields.nth(1)?.parse().ok()?;
+        if address < start || address.checked_add(length)? > end {
+            return None;
+        }
+        Some((offset + u64::try_from(address - start).ok()?, inode))
+    })
 }
 
 /// What is executed: this process's own program, if it `acts` as `inception-init` and can be protected, or the embedded
@@ -60,6 +96,24 @@ fn own() -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_embedded_is_found_in_the_own_file() {
+        let mut read = Vec::new();
+        embedded().unwrap().read_to_end(&mut read).unwrap();
+        assert!(read == INIT, "{} bytes of {}", read.len(), INIT.len());
+        let sealed = File::from(init().unwrap());
+        assert_eq!(sealed.metadata().unwrap().len(), INIT.len() as u64);
+    }
+
+    #[test]
+    fn a_place_in_memory_is_one_in_a_file() {
+        let maps =
+            "00200000-00605000 r--p 00001000 fe:00 42   /bin/x\n00605000-00700000 rw-p 00000000 00:00 0\n";
+        assert_eq!(place(maps, 0x0020_0010, 0x10), Some((0x1010, 42)));
+        assert_eq!(place(maps, 0x0060_4ff8, 0x10), None, "it goes on in another mapping");
+        assert_eq!(place("nonsense\n", 0, 1), None);
+    }
 
     #[test]
     fn nobody_makes_our_own_program_writable() {

@@ -35,6 +35,13 @@ pub struct ImageConfig {
     pub history: Vec<History>,
 }
 
+impl ImageConfig {
+    /// As it is kept: its digest is the image's id.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an image configuration has string keys only")
+    }
+}
+
 impl Default for ImageConfig {
     fn default() -> Self {
         Self {

@@ -237,6 +237,9 @@ pub enum Error {
         /// The id that the instruction asks for.
         id: String,
     },
+    /// A build that only looks has come to something that is not there yet, or that it cannot judge.
+    #[error("not everything is made yet")]
+    ToBeMade,
     /// A source of `COPY` or `ADD` cannot be used.
     #[error("`{pattern}` {problem}")]
     CopySource {

@@ -30,7 +30,7 @@ mod view;
 pub use archive::{FREE_BYTES, Limits};
 pub use build::{
     BoxError, BuildEvent, BuildRequest, CacheMount, GitSource, NamedContext, Network, Repository, RunMount,
-    RunSource, RunStep, Runner, Running, Secret, build, is_repository, unpack_files,
+    RunSource, RunStep, Runner, Running, Secret, build, is_repository, recall, unpack_files,
 };
 pub use config::{
     ContainerConfig, DEFAULT_PATH, Healthcheck, History, Image, ImageConfig, MAX_CONFIG, RootFs, architecture,

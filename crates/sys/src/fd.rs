@@ -1,7 +1,7 @@
 //! File descriptors: inheritance and sealed memory.
 
 use std::ffi::CStr;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -59,7 +59,7 @@ pub fn start_writeback(file: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Errors
 /// What `memfd_create`, `write` or `fcntl` reports.
-pub fn sealed(name: &CStr, content: &[u8], executable: bool) -> io::Result<OwnedFd> {
+pub fn sealed(name: &CStr, mut content: impl io::Read, executable: bool) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // MFD_EXEC and MFD_NOEXEC_SEAL exist since Linux 6.3; an older kernel answers EINVAL.
     let kind = if executable { MemfdFlags::EXEC } else { MemfdFlags::NOEXEC_SEAL };
@@ -68,7 +68,7 @@ pub fn sealed(name: &CStr, content: &[u8], executable: bool) -> io::Result<Owned
         other => other?,
     };
     let mut file = std::fs::File::from(fd);
-    file.write_all(content)?;
+    io::copy(&mut content, &mut file)?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(file.into())

@@ -316,7 +316,7 @@ fn finish_root(plan: &Plan) -> Result<(), Failure> {
 fn become_init(around: &Surroundings<'_>, waiting: &Waiting, program: BorrowedFd<'_>) -> Failure {
     let filters = around.plan.program.as_ref().map_or(&[][..], |program| &program.filters);
     let prepare = || -> io::Result<OwnedFd> {
-        let description = sys::fd::sealed(c"process", &entry::encode(waiting, filters)?, false)?;
+        let description = sys::fd::sealed(c"process", entry::encode(waiting, filters)?.as_slice(), false)?;
         sys::fd::close_on_exec_from(3 + around.preserve_fds)?;
         for fd in [description.as_fd(), around.channel, around.start] {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;

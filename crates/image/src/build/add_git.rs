@@ -204,7 +204,7 @@ impl Builder<'_> {
         let time = self.runner.git_fetch(source, commit, &dir).map_err(|cause| failed(source, cause))?;
         let view =
             View::open(&[dir]).map_err(|(path, cause)| Error::io("open the repository", path, cause))?;
-        let files = Source { view: &view, ignore: None, image: false };
+        let files = Source { view: &view, ignore: None, image: false, allowance: None };
         let mut items = Vec::new();
         for (named, node) in files.find(&repository.directory)? {
             files.collect(&named, node, target, true, wanted, &mut items)?;

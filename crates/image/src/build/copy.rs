@@ -65,6 +65,11 @@ impl Builder<'_> {
             return Err(refused(url, "is an address: COPY takes no address".to_owned(), hint));
         }
         let from = self.files(copy.from.as_deref(), stage, step.line)?;
+        // Outside of the id map an image's files have other owners; and who asks a server does more than look.
+        if !remote.is_empty() || matches!(from, Files::Layers(_)) {
+            self.begin_to_make()?;
+        }
+        let allowance = self.allowance.clone();
         let image_view = match &from {
             Files::Layers(layers) => Some(store.view(layers)?),
             Files::Context(_) => None,
@@ -75,9 +80,10 @@ impl Builder<'_> {
             Files::Context(_) | Files::Layers(_) => None,
         };
         let source = match (&image_view, context) {
-            (Some(view), _) => Some(Source { view, ignore: None, image: true }),
+            (Some(view), _) => Some(Source { view, ignore: None, image: true, allowance }),
             (None, Some(context)) => {
-                Some(Source { view: &context.view, ignore: Some(&context.ignore), image: false })
+                let (view, ignore) = (&context.view, Some(&context.ignore));
+                Some(Source { view, ignore, image: false, allowance })
             }
             (None, None) => None,
         };
@@ -226,8 +232,9 @@ impl Builder<'_> {
 
     /// What is at the path `from` in a context, without what `.dockerignore` leaves out.
     pub(super) fn gather(&mut self, context: &Option<String>, from: &str) -> Result<Gathered> {
+        let allowance = self.allowance.clone();
         let context = self.open_context(context)?;
-        let source = Source { view: &context.view, ignore: Some(&context.ignore), image: false };
+        let source = Source { view: &context.view, ignore: Some(&context.ignore), image: false, allowance };
         let mut items = Vec::new();
         for (name, node) in source.find(from)? {
             source.collect(&name, node, Path::new(Gathered::NAME), false, &Wanted::default(), &mut items)?;

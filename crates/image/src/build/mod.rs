@@ -14,6 +14,7 @@ mod item;
 mod mount;
 mod parents;
 mod reach;
+mod recall;
 mod run;
 mod schedule;
 mod source;
@@ -28,6 +29,8 @@ use std::time::SystemTime;
 pub use crate::build::add_git::{GitSource, Repository, is_repository};
 pub use crate::build::cache_dir::CacheMount;
 pub use crate::build::files::unpack_files;
+use crate::build::recall::Allowance;
+pub use crate::build::recall::recall;
 use crate::build::run::Underway;
 use crate::build::stage::Built;
 pub use crate::build::step::{BoxError, RunMount, RunSource, RunStep, Runner, Running, Secret};
@@ -195,6 +198,22 @@ pub fn build(
     runner: &mut dyn Runner,
     progress: &mut dyn FnMut(BuildEvent),
 ) -> Result<Image> {
+    let image = store.put_image(&configuration(store, request, runner, None, progress)?)?;
+    for tag in &request.tags {
+        store.tag(tag, &image.id)?;
+    }
+    Ok(image)
+}
+
+/// Carries out all instructions that the target needs; with an allowance, none whose layer is still to be made. The
+/// configuration of the image that they make is the result.
+fn configuration(
+    store: &Store,
+    request: &BuildRequest,
+    runner: &mut dyn Runner,
+    allowance: Option<Allowance>,
+    progress: &mut dyn FnMut(BuildEvent),
+) -> Result<ImageConfig> {
     let name = match &request.dockerfile_name {
         Some(name) => name.clone(),
         None => request.dockerfile.display().to_string(),
@@ -219,6 +238,7 @@ pub fn build(
         store,
         request,
         runner,
+        allowance,
         progress,
         dockerfile: &dockerfile,
         text: &text,
@@ -228,7 +248,6 @@ pub fn build(
         needed,
         steps: 0,
         running: 0,
-        parallel: std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
     };
     builder.stages()?;
     let mut built = builder.built.remove(&target).expect("the target is among the stages it needs");
@@ -236,11 +255,7 @@ pub fn build(
     if let Some(epoch) = request.epoch {
         epoch::clamp_dates(&mut built, epoch);
     }
-    let image = store.put_image(&built.into_config())?;
-    for tag in &request.tags {
-        store.tag(tag, &image.id)?;
-    }
-    Ok(image)
+    Ok(built.into_config())
 }
 
 /// The text of a Dockerfile.
@@ -315,6 +330,8 @@ struct Builder<'a> {
     store: &'a Store,
     request: &'a BuildRequest,
     runner: &'a mut dyn Runner,
+    /// What may be read where nothing may be made.
+    allowance: Option<Allowance>,
     progress: &'a mut dyn FnMut(BuildEvent),
     dockerfile: &'a Dockerfile,
     /// Its text.
@@ -327,12 +344,16 @@ struct Builder<'a> {
     needed: Vec<usize>,
     /// How many steps have begun.
     steps: usize,
-    /// How many commands run now, and how many may.
+    /// How many commands run now.
     running: usize,
-    parallel: usize,
 }
 
 impl<'a> Builder<'a> {
+    /// Goes on to something that is more than a look at what is there, if that is allowed.
+    pub(crate) fn begin_to_make(&self) -> Result<()> {
+        self.allowance.as_ref().map_or(Ok(()), |_| Err(Error::ToBeMade))
+    }
+
     /// Where the files come from that `--from` or `from=` names; without it, from the build context.
     pub(crate) fn files(&self, from: Option<&str>, stage: usize, line: usize) -> Result<Files> {
         let Some(from) = from else { return Ok(Files::Context(None)) };

@@ -77,7 +77,7 @@ impl Search<'_> {
         };
         let names = match part {
             Part::Name(name) => vec![name.clone()],
-            _ => self.source.view.names(dir).map_err(|cause| self.source.read_error(&place.named, cause))?,
+            _ => self.source.names(dir, &place.named)?,
         };
         if matches!(part, Part::Any) {
             self.dir(place, dir, at + 1, above)?;

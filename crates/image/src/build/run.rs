@@ -43,6 +43,11 @@ pub(crate) struct Underway {
     _scratch: Scratch,
 }
 
+/// How many commands of a build run at the same time.
+fn most_commands() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
+}
+
 impl Builder<'_> {
     pub(super) fn run(
         &mut self,
@@ -99,7 +104,7 @@ impl Builder<'_> {
         let claim = match self.look_up(state, (key.finish(), On::Below), step)? {
             Layer::Cached => return Ok(Outcome::Cached),
             Layer::Awaited => return Ok(Outcome::Awaited),
-            Layer::Claimed(claim) if self.running < self.parallel => claim,
+            Layer::Claimed(claim) if self.running < most_commands() => claim,
             Layer::Claimed(_) => return Ok(Outcome::Queued),
         };
         for (name, value) in &self.request.args {

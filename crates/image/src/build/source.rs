@@ -1,6 +1,7 @@
 //! Where `COPY` and `ADD` find files: the build context, a stage, an image, or a repository.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use crate::archive;
 use crate::build::chmod::Chmod;
 use crate::build::item::{Content, Item, Origin, hash};
 use crate::build::parents;
+use crate::build::recall::Allowance;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layer::bytes;
 use crate::node::{self, Attributes, MAX_DEPTH};
@@ -22,6 +25,8 @@ pub(super) struct Source<'a> {
     pub(super) ignore: Option<&'a Ignore>,
     /// Owners and extended attributes mean something: it is an image, not a directory of the host.
     pub(super) image: bool,
+    /// How much of it may be read, where that is limited.
+    pub(super) allowance: Option<Allowance>,
 }
 
 /// What all items of one instruction have in common.
@@ -66,6 +71,24 @@ impl Source<'_> {
         Error::io(operation, path, cause)
     }
 
+    /// The names of a directory.
+    pub(super) fn names(&self, dir: &Dir, path: &Path) -> Result<Vec<OsString>> {
+        let names = self.view.names(dir).map_err(|cause| self.read_error(path, cause))?;
+        if let Some(allowance) = &self.allowance {
+            allowance.spend_files(names.len())?;
+        }
+        Ok(names)
+    }
+
+    /// The digest of a file.
+    fn digest(&self, file: File, path: &Path) -> Result<Digest> {
+        let fail = |cause| self.read_error(path, cause);
+        if let Some(allowance) = &self.allowance {
+            allowance.spend(file.metadata().map_err(fail)?.len())?;
+        }
+        hash(file).map_err(fail)
+    }
+
     pub(super) fn ignored(&self, path: &Path) -> bool {
         self.ignore.is_some_and(|ignore| !path.as_os_str().is_empty() && ignore.excludes(bytes(path)))
     }
@@ -88,7 +111,7 @@ impl Source<'_> {
             let mut next = Vec::new();
             for path in found {
                 let Some(Node::Dir(dir)) = self.lookup(&path)? else { continue };
-                for name in self.view.names(&dir).map_err(|cause| self.read_error(&path, cause))? {
+                for name in self.names(&dir, &path)? {
                     if compiled.matches(name.as_bytes()) {
                         next.push(path.join(name));
                     }
@@ -208,7 +231,7 @@ impl Source<'_> {
             let hint = Some("set the modes in a RUN instruction".to_owned());
             return Err(refused(&place.named.to_string_lossy(), problem, hint));
         }
-        let content = Content::Archive(hash(file).map_err(fail)?);
+        let content = Content::Archive(self.digest(file, &place.named)?);
         let (attributes, target) = (Attributes::of(&leaf.stat), place.target.clone());
         items.push(Item { origin: Origin::View(leaf.path.clone()), target, attributes, content });
         Ok(true)
@@ -236,7 +259,7 @@ impl Source<'_> {
             items.push(self.dir_item(place, dir, wanted, depth > 0)?);
         }
         let exceptions = self.ignore.is_some_and(Ignore::has_exceptions) || wanted.exclude.has_exceptions();
-        for name in self.view.names(dir).map_err(|cause| self.read_error(&place.named, cause))? {
+        for name in self.names(dir, &place.named)? {
             let place = place.child(&name);
             let left_out = self.left_out(&place, wanted);
             match self.view.child(dir, &name).map_err(|cause| self.read_error(&place.named, cause))? {
@@ -282,7 +305,7 @@ impl Source<'_> {
             if self.image {
                 attributes.xattrs = node::xattrs(&file).map_err(fail)?;
             }
-            Content::File(hash(file).map_err(fail)?)
+            Content::File(self.digest(file, &place.named)?)
         } else if leaf.is_link() {
             Content::Link(leaf.read_link().map_err(fail)?)
         } else if node::kind(&leaf.stat) == rustix::fs::FileType::Fifo {
@@ -320,7 +343,7 @@ pub(super) fn refused(pattern: &str, problem: String, hint: Option<String>) -> E
 }
 
 /// The names of a source's path. `..` leads to the root at most, as BuildKit has it.
-fn cleaned(path: &str) -> Vec<std::ffi::OsString> {
+fn cleaned(path: &str) -> Vec<OsString> {
     let mut parts = Vec::new();
     for part in components(OsStr::new(path)) {
         if part == ".." {

@@ -319,6 +319,7 @@ impl Builder<'_> {
         if self.cached(state, (&key, on), step)? {
             return Ok(Layer::Cached);
         }
+        self.begin_to_make()?;
         let held = state.claim.take().filter(|claim| *claim.key() == key);
         let Some(claim) = held.map_or_else(|| Claim::take(self.store, &key), |claim| Ok(Some(claim)))? else {
             state.wanted = Some(key);

@@ -106,7 +106,7 @@ impl Store {
     /// Keeps an image's configuration; its layers must be in the store. It stays for as long as this store's lease,
     /// with or without a name.
     pub(crate) fn put_image(&self, config: &ImageConfig) -> Result<Image> {
-        let json = serde_json::to_vec(config).expect("an image configuration has string keys only");
+        let json = config.to_json();
         let id = Digest::of(&json);
         self.keep_config(&id, &json)?;
         Ok(Image { id, config: config.clone(), layers: config::mounted(&config.rootfs.diff_ids) })

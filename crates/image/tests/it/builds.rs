@@ -57,6 +57,49 @@ fn a_change_rebuilds_from_the_changed_layer_on() {
     assert_eq!(anew.steps.len(), 3);
 }
 
+/// Where nothing has changed, a look is enough; where it is not, it says nothing. That it says what the build does is
+/// asserted of every build of these tests.
+#[test]
+fn what_a_look_finds_is_what_nothing_has_changed_of() {
+    if delegated("builds::what_a_look_finds_is_what_nothing_has_changed_of") {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    place.context("src/a", "a");
+    place.context("ignored", "1");
+    place.context(".dockerignore", "ignored\n");
+    let text =
+        "FROM base:1\nWORKDIR /srv\nCOPY src src/\nRUN --mount=type=bind,target=/m echo one > 1\nCMD x\n";
+    let named = |request: &mut image::BuildRequest| request.tags = vec![reference("it:1")];
+    let recalls = |text: &str| place.build_with(text, named).recalled.is_some();
+    assert!(!recalls(text), "nothing was ever built");
+    assert!(recalls(text));
+
+    place.context("ignored", "2");
+    assert!(recalls(text), "a file that is left out has no say");
+    place.context("src/a", "b");
+    assert!(!recalls(text), "another content");
+    assert!(recalls(text));
+    place.context("src/a", "a");
+    assert!(!recalls(text), "all is there, but the name means another image");
+    assert!(recalls(text));
+    let fresh = |request: &mut image::BuildRequest| request.fresh = Some(SystemTime::now());
+    assert!(place.build_with(text, fresh).recalled.is_none(), "everything anew");
+
+    // Owners in an image cannot be read outside of the id map.
+    let stages = "FROM base:1 AS one\nRUN echo > 1\nFROM base:1\nCOPY --from=one 1 /\n";
+    assert!(!recalls(stages) && !recalls(stages));
+    // Much would be read twice where it does not help.
+    place.context("large", &"x".repeat(3 << 20));
+    let large = "FROM base:1\nCOPY large /\n";
+    assert!(!recalls(large) && !recalls(large));
+
+    let image = place.build_with(text, named).image();
+    fs::remove_dir_all(place.layer(&image, 0)).unwrap();
+    assert!(!recalls(text), "a layer is gone");
+}
+
 /// Images of BuildKit's have one and the same empty layer for each `WORKDIR`; overlayfs takes no directory twice.
 #[test]
 fn a_layer_that_an_image_has_twice_is_mounted_once() {

@@ -141,15 +141,34 @@ impl Place {
         };
         change(&mut request);
         let mut runner = Shell::new(self.data());
+        let recalled = image::recall(&self.store, &request);
         let mut events = Vec::new();
         let result = image::build(&self.store, &request, &mut runner, &mut |event| events.push(event));
         assert_eq!(list(&self.data().join("tmp")), Vec::<String>::new());
-        Built { result, steps: runner.steps, fetched: runner.fetched, events }
+        // What a look says, the build must say, too, and make nothing for it.
+        let recalled = recalled.map(|(image, told)| {
+            assert_eq!(result.as_ref().unwrap(), &image, "a look found another image");
+            assert_eq!((runner.steps.len(), runner.fetched.len()), (0, 0));
+            assert_eq!(timeless(&told), timeless(&events));
+            image
+        });
+        Built { result, recalled, steps: runner.steps, fetched: runner.fetched, events }
     }
+}
+
+/// Events without how long things took.
+fn timeless(events: &[BuildEvent]) -> Vec<BuildEvent> {
+    let timeless = |event: &BuildEvent| match event {
+        BuildEvent::StepDone { step, .. } => BuildEvent::StepDone { step: *step, seconds: 0.0 },
+        other => other.clone(),
+    };
+    events.iter().map(timeless).collect()
 }
 
 pub(crate) struct Built {
     pub(crate) result: image::Result<Image>,
+    /// What a look found before.
+    pub(crate) recalled: Option<Image>,
     pub(crate) steps: Vec<RunStep>,
     pub(crate) fetched: Vec<String>,
     pub(crate) events: Vec<BuildEvent>,

@@ -104,8 +104,9 @@ fn earlier<'a>(
     bases: &[&'a str],
 ) -> Result<Option<&'a str>, RemoteError> {
     let mut found = None;
+    let is_named = bases.iter().any(|base| !base.is_empty());
     for (_, build) in builds {
-        if build.image.is_empty() {
+        if build.image.is_empty() || !is_named {
             continue;
         }
         let Some(used) = store.image(&super::reference(&build.image)?)? else { continue };

@@ -1,5 +1,6 @@
 //! Builds of several images at the same time, each in a storage worker of its own.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -7,6 +8,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::SystemTime;
 
+use ::network::plan::NetworkPlan;
 use image::Digest;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
@@ -14,7 +16,6 @@ use rustix::fs::{Mode, OFlags};
 use super::job::Job;
 use super::network::{self, Networks, WayOut};
 use super::{Options, Progress, base, checkout};
-use crate::host::HostFacts;
 use crate::netd::Starter;
 use crate::paths::Paths;
 use crate::plan::{Build, BuildContext};
@@ -28,6 +29,7 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 struct Building<'a> {
     service: &'a str,
     build: &'a Build,
+    network: &'a NetworkPlan,
     worker: Worker,
     way_out: WayOut,
 }
@@ -59,8 +61,8 @@ fn local(
     let begun = SystemTime::now();
     let store = paths.store()?;
     let choice = base::choose(paths, &store, builds, progress)?;
-    let host = HostFacts::gather().map_err(|error| RemoteError::new(&error, None, 1))?;
-    let network = network::plan(&host, network::has_ipv6())?;
+    // Made for the first worker.
+    let network = OnceCell::new();
     let starter = Starter { stack: stack.to_owned(), lock: None };
     let mut waiting: Vec<(&str, &Build)> = builds.to_vec();
     let mut running: Vec<Building<'_>> = Vec::new();
@@ -70,7 +72,12 @@ fn local(
     let mut failed = None;
     // What holds for all builds is said once.
     let mut warned = BTreeSet::new();
+    let mut tell = |event: Progress| match event {
+        Progress::Warning(text) if !warned.insert(text.clone()) => {}
+        event => progress(event),
+    };
     loop {
+        let known = ids.len();
         let (ready_now, later): (Vec<_>, Vec<_>) = waiting
             .into_iter()
             .partition(|(_, build)| awaited(build, builds).all(|name| ids.contains_key(name)));
@@ -79,38 +86,55 @@ fn local(
             if failed.is_some() {
                 break;
             }
-            let job = Job::new(build, choice.of(build)?, options, begun, &ids, &mut handles)
-                .context(|| format!("build the image of service `{service}`"))?;
+            let building = || format!("build the image of service `{service}`");
+            let mut job = Job::new(build, choice.of(build)?, options, begun, &ids).context(building)?;
+            if let Some((id, told)) = job.recall(&store, service) {
+                told.into_iter().for_each(&mut tell);
+                tell(Progress::Built { service: service.to_owned(), id: id.clone() });
+                ids.insert(service.to_owned(), id);
+                continue;
+            }
+            job.hand_over(&mut handles).context(building)?;
+            let network: &NetworkPlan = match network.get() {
+                Some(network) => network,
+                None => {
+                    let plan = network::of_this_host()?;
+                    network.get_or_init(|| plan)
+                }
+            };
             let (way_out, command) = WayOut::pair()?;
             let mut way_out = Some(way_out);
             let worker = storage::start(paths, |store, tell: &mut dyn FnMut(Progress)| {
                 // The worker's copy: with it the worker would wait for an answer when there is no command any more.
                 drop(way_out.take());
-                job.carry_out(store, service, Networks::new(&network, &command), tell)
+                job.carry_out(store, service, Networks::new(network, &command), tell)
             })?;
             // Still there: only the worker's copy was emptied.
             let Some(way_out) = way_out else {
                 return Err(RemoteError::message("the worker's channel is gone"));
             };
-            running.push(Building { service, build, worker, way_out });
+            running.push(Building { service, build, network, worker, way_out });
+        }
+        // Others may have waited for those.
+        if ids.len() > known {
+            continue;
         }
         if running.is_empty() {
             break;
         }
         let ready = ready(&running, options.tick)?;
         if options.tick {
-            progress(Progress::Tick);
+            tell(Progress::Tick);
         }
         for index in ready.asking {
-            let Building { build, way_out, .. } = &mut running[index];
-            way_out.answer(&starter, &network, &build.ssh).context(|| "answer a storage worker".into())?;
+            let Building { build, network, way_out, .. } = &mut running[index];
+            way_out.answer(&starter, network, &build.ssh).context(|| "answer a storage worker".into())?;
         }
         for index in ready.telling.into_iter().rev() {
             let Building { service, worker, .. } = &running[index];
             let last = match worker.next::<Progress, String>() {
-                Ok(Word::Event(Progress::Warning(text))) if !warned.insert(text.clone()) => continue,
                 Ok(Word::Event(event)) => {
-                    progress(event);
+                    tell(event);
                     continue;
                 }
                 Ok(Word::Last(last)) => last,
@@ -118,7 +142,7 @@ fn local(
             };
             match last {
                 Ok(id) => {
-                    progress(Progress::Built { service: (*service).to_owned(), id: id.clone() });
+                    tell(Progress::Built { service: (*service).to_owned(), id: id.clone() });
                     ids.insert((*service).to_owned(), id);
                 }
                 Err(error) => {

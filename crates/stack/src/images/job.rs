@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Component;
+use std::path::{Component, Path};
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -36,17 +36,7 @@ impl Job {
         options: &Options,
         begun: SystemTime,
         ids: &BTreeMap<String, String>,
-        handles: &mut Handles,
     ) -> Result<Self, RemoteError> {
-        let context = handles.open(&build.context)?;
-        let inside = match dockerfile.path.strip_prefix(&build.context) {
-            // What leads out of the context leads out of its mount, too.
-            Ok(relative) if !relative.components().any(|part| part == Component::ParentDir) => {
-                context.join(relative)
-            }
-            _ if build.inline.is_some() => context.clone(),
-            _ => handles.open(&dockerfile.path)?,
-        };
         let mut tags = Vec::new();
         for tag in [&build.image].into_iter().filter(|name| !name.is_empty()).chain(&build.tags) {
             tags.push(reference(tag)?);
@@ -61,7 +51,7 @@ impl Job {
         }
         let mut contexts = BTreeMap::new();
         for (name, context) in &build.contexts {
-            contexts.insert(name.clone(), named(context, ids, handles)?);
+            contexts.insert(name.clone(), named(context, ids)?);
         }
         let mut secrets = BTreeMap::new();
         for (id, source) in &build.secrets {
@@ -69,8 +59,8 @@ impl Job {
             secrets.insert(id.clone(), secret.context(|| format!("read the secret `{id}`"))?);
         }
         let request = BuildRequest {
-            context,
-            dockerfile: inside,
+            context: build.context.clone(),
+            dockerfile: dockerfile.path.clone(),
             dockerfile_name: Some(dockerfile.path.display().to_string()),
             dockerfile_text: build.inline.clone(),
             tags,
@@ -104,6 +94,39 @@ impl Job {
             readable: options.readable,
         };
         Ok(Self { request, rules, only_base: build.dockerfiles.len() == 1 })
+    }
+
+    /// The image's id, and what there is to tell of its build, if nothing of it has to be made. Runs in the command.
+    pub(super) fn recall(&self, store: &Store, service: &str) -> Option<(String, Vec<Progress>)> {
+        // A worker sees another path in place of one outside of the context, and may look beside it.
+        self.inner_dockerfile()?;
+        let (image, events) = image::recall(store, &self.request)?;
+        let told = events.into_iter().filter_map(|event| translate(service, event)).collect();
+        Some((image.id.to_string(), told))
+    }
+
+    /// The Dockerfile's path inside of the context, if it is there.
+    fn inner_dockerfile(&self) -> Option<&Path> {
+        let relative = self.request.dockerfile.strip_prefix(&self.request.context).ok()?;
+        // What leads out of the context leads out of its mount, too.
+        (!relative.components().any(|part| part == Component::ParentDir)).then_some(relative)
+    }
+
+    /// Makes all that it reads of the host reachable for workers.
+    pub(super) fn hand_over(&mut self, handles: &mut Handles) -> Result<(), RemoteError> {
+        let context = handles.open(&self.request.context)?;
+        self.request.dockerfile = match self.inner_dockerfile() {
+            Some(relative) => context.join(relative),
+            None if self.request.dockerfile_text.is_some() => context.clone(),
+            None => handles.open(&self.request.dockerfile)?,
+        };
+        self.request.context = context;
+        for named in self.request.contexts.values_mut() {
+            if let NamedContext::Directory(path) = named {
+                *path = handles.open(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Builds it. Runs in a storage worker.
@@ -140,13 +163,9 @@ impl Job {
     }
 }
 
-fn named(
-    context: &BuildContext,
-    ids: &BTreeMap<String, String>,
-    handles: &mut Handles,
-) -> Result<NamedContext, RemoteError> {
+fn named(context: &BuildContext, ids: &BTreeMap<String, String>) -> Result<NamedContext, RemoteError> {
     Ok(match context {
-        BuildContext::Directory(path) => NamedContext::Directory(handles.open(path)?),
+        BuildContext::Directory(path) => NamedContext::Directory(path.clone()),
         BuildContext::Repository(address) => {
             return Err(RemoteError::message(format!("`{address}` was not fetched")));
         }

@@ -35,7 +35,12 @@ const UNCONNECTED: &str = "RUN instructions without network";
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a worker's namespaces look like: the same for all workers, each of which has its own.
-pub(super) fn plan(host: &HostFacts, ipv6: bool) -> Result<NetworkPlan, RemoteError> {
+pub(super) fn of_this_host() -> Result<NetworkPlan, RemoteError> {
+    let host = HostFacts::gather().map_err(|error| RemoteError::new(&error, None, 1))?;
+    plan(&host, has_ipv6())
+}
+
+fn plan(host: &HostFacts, ipv6: bool) -> Result<NetworkPlan, RemoteError> {
     let network = NetworkRequest { name: NETWORK.into(), ipv6, mtu: host.mtu, ..NetworkRequest::default() };
     let attachment = Attachment { network: NETWORK.into(), ..Attachment::default() };
     let endpoint = |service: &str, attachments| EndpointRequest {
@@ -48,7 +53,7 @@ pub(super) fn plan(host: &HostFacts, ipv6: bool) -> Result<NetworkPlan, RemoteEr
 }
 
 /// Whether the host has a way to IPv6 addresses of the world: a default route in `/proc/net/ipv6_route`.
-pub(super) fn has_ipv6() -> bool {
+fn has_ipv6() -> bool {
     std::fs::read_to_string("/proc/net/ipv6_route").is_ok_and(|table| has_default_route6(&table))
 }
 
