@@ -10,8 +10,7 @@ use container::cgroup::Cgroup;
 use container::cgroup::usage::MemoryEvents;
 
 use super::Supervisor;
-use crate::control::{Line, Stream};
-use crate::event::{self, What};
+use crate::event::What;
 use crate::remote::RemoteError;
 
 /// A service that ends with SIGKILL's status this long after a process of its was killed for memory ended for that
@@ -78,11 +77,10 @@ impl Supervisor {
         match run.memory.as_mut().map_or(Ok(0), |watch| watch.kills(now)) {
             Ok(0) => {}
             Ok(kills) => {
-                let time = event::now();
                 let text = line(kills, unit.service.limits.memory);
                 let service = unit.name().to_owned();
                 self.tell_event(Some(&service), What::Oom { processes: kills });
-                self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time, text }]);
+                self.note(index, &text);
             }
             Err(error) => {
                 tracing::warn!("read the memory events of service `{}`: {error}", unit.container);
@@ -110,7 +108,7 @@ pub(crate) fn line(kills: u64, limit: Option<u64>) -> String {
         || "there was no memory left".to_owned(),
         |limit| format!("the limit is {}", bytes(limit)),
     );
-    format!("inception-run: the kernel killed {processes} of this service: out of memory ({why})")
+    format!("the kernel killed {processes} of this service: out of memory ({why})")
 }
 
 /// Why a service that was killed for memory ended.
@@ -161,7 +159,7 @@ mod tests {
     fn what_the_user_reads() {
         assert_eq!(
             line(1, Some(64 << 20)),
-            "inception-run: the kernel killed a process of this service: out of memory (the limit is 64 MiB)"
+            "the kernel killed a process of this service: out of memory (the limit is 64 MiB)"
         );
         assert!(line(3, None).contains("killed 3 processes"));
         assert_eq!(reason(Some(3 << 29)), "killed: out of memory, its limit is 1.5 GiB");

@@ -44,8 +44,8 @@ use network::plan::NetworkPlan;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 
-use crate::control::{Health, Line, Notice, State};
-use crate::event::What;
+use crate::control::{Health, Line, Notice, State, Stream};
+use crate::event::{self, What};
 use crate::fault::Fault;
 use crate::hub::client::{Exit, Hub};
 use crate::plan::{Plan, Service};
@@ -62,6 +62,10 @@ use one_off::Kept;
 use rolling::Rolling;
 use unit::{Run, Unit};
 use wiring::Wiring;
+
+/// For who wonders why a service is started again and again.
+const FOREGROUND: &str = "it ended with status 0 and is started again; a container ends when its program does, so a server has \
+                          to stay in the foreground";
 
 /// A process that was started on behalf of a connection or a probe.
 #[derive(Debug)]
@@ -468,8 +472,10 @@ impl Supervisor {
             let unit = &mut self.units[index];
             let killed = exit.signal == Some(rustix::process::Signal::KILL.as_raw());
             let namespace = unit.run.as_ref().and_then(|run| run.partners.pid).filter(|_| killed);
+            let ran = unit.run.as_ref().map_or(Duration::ZERO, |run| now.duration_since(run.started));
             unit.ended(exit.status, now);
             unit.bereft_of = namespace;
+            let left_the_foreground = unit.left_the_foreground(ran);
             let how = match exit.signal {
                 _ if unit.oom_killed => memory::reason(unit.service.limits.memory),
                 Some(signal) => format!("ended by signal {signal}"),
@@ -483,6 +489,9 @@ impl Supervisor {
             };
             self.tell_state(index, Some(how));
             self.tell_event_of(index, what);
+            if left_the_foreground {
+                self.note(index, FOREGROUND);
+            }
             return;
         }
         let probed = |run: &Run| {
@@ -606,6 +615,13 @@ impl Supervisor {
         for line in lines {
             self.tell_followers(index, &Notice::Log(line));
         }
+    }
+
+    /// Writes a line of ours into a service's log.
+    fn note(&mut self, index: usize, text: &str) {
+        let (service, time) = (self.units[index].name().to_owned(), event::now());
+        let text = format!("inception-run: {text}");
+        self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time, text }]);
     }
 
     /// Tells how many lines are not in a service's log, where that is due.
