@@ -13,7 +13,7 @@ fn why_a_program_cannot_be_executed() {
     let stack = Stack::new("");
     let scripts = [
         ("windows", "#!/bin/sh\r\necho\r\n", 0o755, [r"the interpreter `/bin/sh\r`", r"sed -i 's/\r$//'"]),
-        ("bash", "#!/bin/bash\necho\n", 0o755, ["the interpreter `/bin/bash`", "`#!/bin/sh`"]),
+        ("lacking", "#!/bin/bash\necho\n", 0o755, ["the interpreter `/bin/bash`", "`#!/bin/sh`"]),
         ("bare", "\n#!/bin/sh\necho\n", 0o755, ["no script that begins with `#!`", "without an empty line"]),
         ("closed", "#!/bin/sh\necho\n", 0o644, ["no execute bit", "chmod +x"]),
     ];
