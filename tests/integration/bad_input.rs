@@ -1,12 +1,37 @@
 //! Bad input: an error in its parts, exit code 1 or 2, and nothing left.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use crate::harness::{Ended, Stack, binary, ended, is_root, skipped};
 
 const GOOD: &str = "[services.a]\nrootfs = \"rootfs\"\ncommand = [\"true\"]\n";
+
+#[test]
+fn why_a_program_cannot_be_executed() {
+    let stack = Stack::new("");
+    let scripts = [
+        ("windows", "#!/bin/sh\r\necho\r\n", 0o755, [r"the interpreter `/bin/sh\r`", r"sed -i 's/\r$//'"]),
+        ("lacking", "#!/bin/bash\necho\n", 0o755, ["the interpreter `/bin/bash`", "`#!/bin/sh`"]),
+        ("bare", "\n#!/bin/sh\necho\n", 0o755, ["no script that begins with `#!`", "without an empty line"]),
+        ("closed", "#!/bin/sh\necho\n", 0o644, ["no execute bit", "chmod +x"]),
+    ];
+    for (name, text, mode, _) in &scripts {
+        stack.write(&format!("rootfs/bin/{name}"), text);
+        let path = stack.path(&format!("rootfs/bin/{name}"));
+        fs::set_permissions(path, PermissionsExt::from_mode(*mode)).unwrap();
+    }
+    // Looked for in PATH by our init, and by its path without one.
+    for (name, .., words) in &scripts {
+        for rest in [format!("\"{name}\"]\ninit = true"), format!("\"/bin/{name}\"]\ninit = false")] {
+            stack.write("stack.toml", &format!("[services.a]\nrootfs = \"rootfs\"\ncommand = [{rest}\n"));
+            stack.run(&["up", "-d"]).fails(1, words);
+        }
+    }
+    stack.write("stack.toml", "[services.a]\nrootfs = \"rootfs\"\ncommand = [\"sleep 9\"]\n");
+    stack.run(&["up", "-d"]).fails(1, &["executable file not found in $PATH", "an item of its own"]);
+}
 
 #[test]
 fn a_bad_file_is_shown_with_its_line() {
@@ -169,7 +194,7 @@ fn a_hostile_archive_reaches_nothing_outside() {
     let stack = Stack::new("");
     let victim = stack.path("victim");
     fs::create_dir(&victim).unwrap();
-    fs::set_permissions(&victim, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    fs::set_permissions(&victim, PermissionsExt::from_mode(0o777)).unwrap();
     stack.write("victim/old", "untouched");
     let victim = victim.to_str().unwrap();
     let climbing = format!("{}{}", "../".repeat(12), &victim[1..]);
@@ -339,10 +364,10 @@ fn the_directories_must_be_ones_own() {
     let stack = Stack::new(GOOD);
     // Open to others: in /tmp somebody else may have been first.
     fs::create_dir(stack.path("r")).unwrap();
-    fs::set_permissions(stack.path("r"), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    fs::set_permissions(stack.path("r"), PermissionsExt::from_mode(0o777)).unwrap();
     stack.run(&["up", "-d"]).fails(1, &["closed to others", "INCEPTION_RUNTIME_DIR", "hint:"]);
     stack.gone(std::time::Duration::from_secs(2));
-    fs::set_permissions(stack.path("r"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    fs::set_permissions(stack.path("r"), PermissionsExt::from_mode(0o700)).unwrap();
     stack.up();
 }
 

@@ -22,7 +22,7 @@ fn a_here_document_can_name_its_program() {
     for line in ["] by awk /root", "] 1000", "] by the shell", "] input"] {
         assert!(failed.err.contains(line), "no `{line}` in {}", failed.err);
     }
-    failed.fails(1, &["Dockerfile:19", "execute `/dev/pipes/EOF`: No such file", "#!/bin/none"]);
+    failed.fails(1, &["Dockerfile:19", "execute `/dev/pipes/EOF`", "interpreter `/bin/none`", "#!/bin/none"]);
     let text = std::fs::read_to_string(stack.path("web/Dockerfile")).unwrap();
     stack.write("web/Dockerfile", &text.replace("#!/bin/none", "#!/bin/true"));
     run(&stack, &["up", "-d"]).ok();

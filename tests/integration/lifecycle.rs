@@ -175,6 +175,8 @@ restart = "unless-stopped"
     assert!(row["exit_code"] == 4 && row["restarts"] == 2, "{row}");
     assert_eq!(stack.logs("failing"), "run\nrun\nrun\n");
     until("two restarts", || (stack.row("always")["restarts"].as_u64()? >= 2).then_some(()));
+    // What servers do that go into the background.
+    assert_eq!(stack.logs("always").matches("has to stay in the foreground").count(), 1);
     for service in ["no", "succeeding"] {
         let row = stack.row(service);
         assert!(row["state"] == "exited" && row["restarts"] == 0, "{row}");

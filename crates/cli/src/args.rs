@@ -404,7 +404,15 @@ pub(crate) enum Net {
 /// # Errors
 /// clap's, which knows how to print itself.
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Arguments, clap::Error> {
-    Arguments::try_parse_from(with_up(arguments))
+    Arguments::try_parse_from(with_up(without_compose(arguments)))
+}
+
+/// `docker compose ...` of Makefiles is `inception-run ...`, where `docker` is a link to this program.
+fn without_compose(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.len() > 2 && arguments[1] == "compose" {
+        arguments.remove(1);
+    }
+    arguments
 }
 
 /// Options before the subcommand that take a value in the next argument.
@@ -550,6 +558,10 @@ mod tests {
         for line in ["down -v --remove-orphans", "up -d --build --remove-orphans", "ps -a"] {
             assert!(parsed(line).is_ok(), "{line}");
         }
+        // As Makefiles have it.
+        let arguments = parsed("compose -f srcs/docker-compose.yml up -d --build").unwrap();
+        assert_eq!(arguments.file, [Path::new("srcs/docker-compose.yml")]);
+        assert!(matches!(arguments.command, Command::Up(up) if up.detach));
         // Not a file: a misspelt command.
         assert!(parsed("statr").is_err());
         assert!(parsed("-p ../x ps").is_err());

@@ -1,5 +1,6 @@
 use std::io;
 
+use init::obstacle::Obstacle;
 use init::report::{Failure, Stage};
 
 /// What can go wrong between a description and a running process.
@@ -113,6 +114,7 @@ impl Error {
                  that it accepts (ext4, xfs, btrfs, tmpfs; not overlayfs itself); INCEPTION_DATA_DIR chooses another"
                     .into(),
             ),
+            Self::Child { failure, .. } if failure.stage == Stage::Exec => execution_hint(failure),
             Self::Child { failure, .. } if failure.stage == Stage::Landlock => match failure.errno {
                 libc::ENOSYS | libc::EOPNOTSUPP | 0 => Some(
                     "Landlock as it is needed here came with Linux 6.2; where the kernel has it and it is off, add \
@@ -131,5 +133,42 @@ impl Error {
             Self::Child { failure, .. } => failure.exit_code(),
             _ => 125,
         }
+    }
+}
+
+/// What to do about a program that cannot be executed.
+fn execution_hint(failure: &Failure) -> Option<String> {
+    let program = &failure.detail;
+    match &failure.obstacle {
+        Some(Obstacle::Interpreter(name)) if name.ends_with('\r') => Some(format!(
+            "the lines of the script end as on Windows; `sed -i 's/\\r$//' {program}` in a `RUN` converts it, or the same on the \
+             file that is copied or mounted"
+        )),
+        Some(Obstacle::Interpreter(name)) => Some(format!(
+            "install what `{name}` belongs to, or let the script begin with an interpreter that the image has, such as \
+             `#!/bin/sh`"
+        )),
+        Some(Obstacle::Loader(_)) => Some(
+            "a program runs where its C library is: build it in the image that it is for (Alpine has musl, Debian \
+             glibc), or statically"
+                .into(),
+        ),
+        Some(Obstacle::Format) => Some(format!(
+            "let `#!/bin/sh` be the first that is in the file, without an empty line before it, or name the shell: \
+             `[\"sh\", \"{program}\"]`"
+        )),
+        Some(Obstacle::Machine) => Some("it has to be built for the processor of this machine".into()),
+        Some(Obstacle::Mode) => Some(format!(
+            "`RUN chmod +x {program}` or `COPY --chmod=755` in the Dockerfile; `chmod +x` on the file where it is mounted"
+        )),
+        Some(Obstacle::Directory) => None,
+        None if !failure.is_missing() => None,
+        None if program.contains(char::is_whitespace) => {
+            Some("in a list, each argument is an item of its own: `[\"nginx\", \"-g\", \"daemon off;\"]`".into())
+        }
+        None if program.contains('/') => {
+            Some("look whether the image has it there, and whether a volume is mounted over its directory".into())
+        }
+        None => Some("look how its name is written, and whether the image has the package that it is in".into()),
     }
 }

@@ -10,6 +10,7 @@ pub mod account;
 pub mod entry;
 pub mod hook;
 pub mod landlock;
+pub mod obstacle;
 pub mod pid1;
 pub mod process;
 pub mod procfs;

@@ -103,11 +103,10 @@ fn execute(argv: &[String]) -> Failure {
         })
         .collect();
     let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".into());
-    let errno = match (args, env) {
+    match (args, env) {
         (Some(args), Some(env)) => exec_in_path(program, &path, &args, &env),
-        _ => rustix::io::Errno::INVAL,
-    };
-    Failure::new(Stage::Exec, program, errno)
+        _ => Failure::new(Stage::Exec, program, rustix::io::Errno::INVAL),
+    }
 }
 
 /// Reaps all that has ended; the service's exit status when it is among them.

@@ -5,11 +5,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FileType, Mode};
+use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
 use crate::account;
 use crate::landlock::Landlock;
+use crate::obstacle::Obstacle;
 use crate::procfs;
 use crate::report::{Failure, Stage};
 use crate::terminal;
@@ -237,7 +239,7 @@ impl Process {
             }
             match rustix::thread::remove_capability_from_bounding_set(one) {
                 // An older kernel does not know the highest numbers.
-                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Ok(()) | Err(Errno::INVAL) => {}
                 Err(e) => return Err(fail("capability bounding set")(e.into())),
             }
         }
@@ -291,27 +293,25 @@ impl Process {
     /// As [`Assumed::exec`].
     pub fn locate(&self) -> Result<(), Failure> {
         let program = self.argv.first().map_or("", String::as_str);
-        let fail = |errno: rustix::io::Errno| Failure::new(Stage::Exec, program, errno);
+        let fail = |errno: Errno| Failure::new(Stage::Exec, program, errno);
         let path = search_path(&self.env);
         let exists = |candidate: &str| match rustix::fs::stat(candidate) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
-                Err(rustix::io::Errno::ACCESS)
-            }
-            Ok(stat) if stat.st_mode & 0o111 == 0 => Err(rustix::io::Errno::ACCESS),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => Err(Errno::ACCESS),
+            Ok(stat) if stat.st_mode & 0o111 == 0 => Err(Errno::ACCESS),
             other => other.map(drop),
         };
         if program.is_empty() {
-            return Err(fail(rustix::io::Errno::NOENT));
+            return Err(fail(Errno::NOENT));
         }
         if program.contains('/') {
             return exists(program).map_err(fail);
         }
-        let mut result = rustix::io::Errno::NOENT;
+        let mut result = Errno::NOENT;
         for directory in path.split(':') {
             let directory = if directory.is_empty() { "." } else { directory };
             match exists(&format!("{directory}/{program}")) {
                 Ok(()) => return Ok(()),
-                Err(errno @ rustix::io::Errno::ACCESS) => result = errno,
+                Err(errno @ Errno::ACCESS) => result = errno,
                 Err(_) => {}
             }
         }
@@ -337,7 +337,7 @@ fn load(filters: &[Filter], listener: Option<BorrowedFd<'_>>) -> Result<(), Fail
     let fail = |e: io::Error| Failure::new(Stage::Seccomp, "", e);
     for filter in filters {
         if let Some(end) = sys::seccomp::load(&filter.program, filter.flags).map_err(fail)? {
-            let to = listener.ok_or_else(|| fail(rustix::io::Errno::NOTCONN.into()))?;
+            let to = listener.ok_or_else(|| fail(Errno::NOTCONN.into()))?;
             sys::channel::send_fd(to, &[LISTENER], end.as_fd()).map_err(fail)?;
         }
     }
@@ -351,12 +351,12 @@ impl Label {
             Self::AppArmor(profile) => (format!("exec {profile}"), &["apparmor/exec", "exec"]),
             Self::SeLinux(context) => (context.clone(), &["exec"]),
         };
-        let fail = |e: rustix::io::Errno| Failure::new(Stage::Label, text.as_str(), e);
+        let fail = |e: Errno| Failure::new(Stage::Label, text.as_str(), e);
         let write = |name: &str| procfs::write(&format!("{}/attr/{name}", std::process::id()), &text);
-        let mut result = Err(rustix::io::Errno::NOENT);
+        let mut result = Err(Errno::NOENT);
         for name in files {
             result = write(name);
-            if !matches!(result, Err(rustix::io::Errno::NOENT)) {
+            if !matches!(result, Err(Errno::NOENT)) {
                 break;
             }
         }
@@ -401,18 +401,17 @@ impl Assumed {
     /// Replaces this program by `argv`, as `execvp(3)` does with this process's own `PATH`.
     pub fn exec(&self, argv: &[String]) -> Failure {
         let program = argv.first().map_or("", String::as_str);
-        let fail = |errno: rustix::io::Errno| Failure::new(Stage::Exec, program, errno);
         let (Some(args), Some(env)) = (c_strings(argv.iter().cloned()), self.environment()) else {
-            return fail(rustix::io::Errno::INVAL);
+            return Failure::new(Stage::Exec, program, Errno::INVAL);
         };
-        fail(exec_in_path(program, search_path(&self.env), &args, &env))
+        exec_in_path(program, search_path(&self.env), &args, &env)
     }
 
     /// Replaces this program by the one open as `program` (`execveat(2)`).
     pub fn exec_fd(&self, program: BorrowedFd<'_>, argv: &[String]) -> Failure {
         let name = argv.first().map_or("", String::as_str);
         let (Some(args), Some(env)) = (c_strings(argv.iter().cloned()), self.environment()) else {
-            return Failure::new(Stage::Exec, name, rustix::io::Errno::INVAL);
+            return Failure::new(Stage::Exec, name, Errno::INVAL);
         };
         let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
         let Err(errno) = nix::unistd::execveat(program, c"", &args, &env, flags);
@@ -425,26 +424,28 @@ impl Assumed {
 }
 
 /// Replaces this program by `program`, looked for in `path` unless it holds a slash. Returns why not.
-pub fn exec_in_path(program: &str, path: &str, args: &[CString], env: &[CString]) -> rustix::io::Errno {
-    let attempt = |candidate: String| -> rustix::io::Errno {
-        let Ok(candidate) = CString::new(candidate) else { return rustix::io::Errno::INVAL };
+pub fn exec_in_path(program: &str, path: &str, args: &[CString], env: &[CString]) -> Failure {
+    let refused = |errno: Errno| Failure::new(Stage::Exec, program, errno);
+    let attempt = |candidate: String| -> (Errno, Failure) {
+        let Ok(candidate) = CString::new(candidate) else { return (Errno::INVAL, refused(Errno::INVAL)) };
         let Err(errno) = nix::unistd::execve(&candidate, args, env);
-        rustix::io::Errno::from_raw_os_error(errno as i32)
+        let errno = Errno::from_raw_os_error(errno as i32);
+        (errno, Failure { obstacle: Obstacle::at(&candidate, errno), ..refused(errno) })
     };
     if program.is_empty() {
-        return rustix::io::Errno::NOENT;
+        return refused(Errno::NOENT);
     }
     if program.contains('/') {
-        return attempt(program.to_owned());
+        return attempt(program.to_owned()).1;
     }
-    let mut result = rustix::io::Errno::NOENT;
+    let mut result = refused(Errno::NOENT);
     for directory in path.split(':') {
         let directory = if directory.is_empty() { "." } else { directory };
         match attempt(format!("{directory}/{program}")) {
-            rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => {}
+            (Errno::NOENT | Errno::NOTDIR, Failure { obstacle: None, .. }) => {}
             // Another directory may hold a program that can be executed (execvp(3)).
-            errno @ rustix::io::Errno::ACCESS => result = errno,
-            errno => return errno,
+            (Errno::NOENT | Errno::ACCESS, failure) => result = failure,
+            (_, failure) => return failure,
         }
     }
     result

@@ -202,6 +202,7 @@ fn become_program(
             stage: Stage::Hook,
             detail: format!("startContainer hook {}: {reason}", program.path.display()),
             errno: 0,
+            obstacle: None,
         };
         hook::run(program, &waiting.state).map_err(fail)?;
     }

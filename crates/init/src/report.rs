@@ -6,6 +6,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use crate::obstacle::Obstacle;
+
 /// What was being done when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -74,6 +76,8 @@ pub struct Failure {
     pub detail: String,
     /// `errno`; 0 when the kernel was not the one that refused.
     pub errno: i32,
+    /// What about the program is in the way, where that can be seen.
+    pub obstacle: Option<Obstacle>,
 }
 
 impl fmt::Display for Failure {
@@ -91,11 +95,30 @@ impl fmt::Display for Failure {
             Stage::Credentials => write!(f, "change credentials: {detail}"),
             Stage::Seccomp => write!(f, "load the seccomp filter {detail}"),
             Stage::Terminal => write!(f, "set up the terminal {detail}"),
-            // The words by which engines tell what is missing.
-            Stage::Exec if self.errno == rustix::io::Errno::NOENT.raw_os_error() && !detail.contains('/') => {
-                write!(f, "execute `{detail}`: executable file not found in $PATH")
+            Stage::Exec => {
+                write!(f, "execute `{detail}`")?;
+                match &self.obstacle {
+                    Some(Obstacle::Interpreter(name)) => {
+                        let name = name.escape_debug();
+                        write!(f, ": its first line names the interpreter `{name}`, which is not there")
+                    }
+                    Some(Obstacle::Loader(name)) => {
+                        let name = name.escape_debug();
+                        write!(f, ": it was linked for the loader `{name}`, which is not there")
+                    }
+                    Some(Obstacle::Format) => {
+                        f.write_str(": it is no program, and no script that begins with `#!`")
+                    }
+                    Some(Obstacle::Machine) => f.write_str(": it is a program for another kind of machine"),
+                    Some(Obstacle::Mode) => f.write_str(": the file has no execute bit"),
+                    Some(Obstacle::Directory) => f.write_str(": it is a directory"),
+                    // The words by which engines tell what is missing.
+                    None if self.is_missing() && !detail.contains('/') => {
+                        f.write_str(": executable file not found in $PATH")
+                    }
+                    None => Ok(()),
+                }
             }
-            Stage::Exec => write!(f, "execute `{detail}`"),
             Stage::Label => write!(f, "set the security label {detail}"),
             Stage::Hook => write!(f, "run {detail}"),
             Stage::Landlock => write!(f, "restrict files by Landlock{detail}"),
@@ -113,7 +136,13 @@ impl std::error::Error for Failure {
 impl Failure {
     /// A failure of `stage` on `detail` for which the kernel gave `error`.
     pub fn new(stage: Stage, detail: impl Into<String>, error: impl Into<io::Error>) -> Self {
-        Self { stage, detail: detail.into(), errno: error.into().raw_os_error().unwrap_or(0) }
+        let errno = error.into().raw_os_error().unwrap_or(0);
+        Self { stage, detail: detail.into(), errno, obstacle: None }
+    }
+
+    /// Whether the kernel found no such file.
+    pub fn is_missing(&self) -> bool {
+        self.errno == rustix::io::Errno::NOENT.raw_os_error()
     }
 
     /// The kernel's answer as an error, when it gave one.
@@ -135,6 +164,11 @@ impl Failure {
     pub fn send(&self, pipe: impl AsFd) {
         let mut message = vec![self.stage as u8];
         message.extend_from_slice(&self.errno.to_le_bytes());
+        message.push(self.obstacle.as_ref().map_or(0, Obstacle::number));
+        // No name of a file holds the byte that separates them.
+        message
+            .extend_from_slice(self.obstacle.as_ref().and_then(Obstacle::missing).unwrap_or("").as_bytes());
+        message.push(0);
         message.extend_from_slice(self.detail.as_bytes());
         message.truncate(LONGEST);
         match rustix::io::write(pipe, &message) {
@@ -144,11 +178,14 @@ impl Failure {
 
     fn decode(message: &[u8]) -> Option<Self> {
         let (&stage, rest) = message.split_first()?;
-        let (errno, detail) = rest.split_first_chunk()?;
+        let (errno, rest) = rest.split_first_chunk()?;
+        let (&obstacle, rest) = rest.split_first()?;
+        let (missing, detail) = rest.split_at(rest.iter().position(|byte| *byte == 0)?);
         Some(Self {
             stage: Stage::ALL.into_iter().find(|s| *s as u8 == stage)?,
+            detail: String::from_utf8_lossy(&detail[1..]).into_owned(),
             errno: i32::from_le_bytes(*errno),
-            detail: String::from_utf8_lossy(detail).into_owned(),
+            obstacle: Obstacle::decode(obstacle, String::from_utf8_lossy(missing).into_owned()),
         })
     }
 }
@@ -242,7 +279,16 @@ mod tests {
         Failure::new(Stage::Exec, "/bin/nothing", error).send(&write);
         let Outcome::Failed(failure) = receive(read.as_fd()).unwrap() else { panic!("no failure") };
         assert_eq!((failure.stage, failure.errno, failure.detail.as_str()), (Stage::Exec, 2, "/bin/nothing"));
-        assert_eq!(failure.exit_code(), 127);
+        assert_eq!((failure.exit_code(), failure.obstacle), (127, None));
+        for obstacle in
+            [Obstacle::Interpreter("/bin/sh\r".into()), Obstacle::Loader("/l".into()), Obstacle::Mode]
+        {
+            let error = io::Error::from_raw_os_error(2);
+            Failure { obstacle: Some(obstacle.clone()), ..Failure::new(Stage::Exec, "x", error) }
+                .send(&write);
+            let Outcome::Failed(failure) = receive(read.as_fd()).unwrap() else { panic!("no failure") };
+            assert_eq!((failure.detail.as_str(), failure.obstacle), ("x", Some(obstacle)));
+        }
         drop(write);
         assert!(matches!(receive(read.as_fd()).unwrap(), Outcome::Executed));
     }

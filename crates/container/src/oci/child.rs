@@ -120,6 +120,7 @@ fn enter(around: &Surroundings<'_>) -> Result<(Waiting, OwnedFd), Failure> {
             stage: Stage::Hook,
             detail: format!("createContainer hook {}: {reason}", hook.path.display()),
             errno: 0,
+            obstacle: None,
         })?;
     }
 

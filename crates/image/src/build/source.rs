@@ -12,6 +12,7 @@ use crate::build::item::{Content, Item, Origin, hash};
 use crate::build::parents;
 use crate::build::recall::Allowance;
 use crate::digest::Digest;
+use crate::dockerfile::nearest;
 use crate::error::{Error, Result};
 use crate::layer::bytes;
 use crate::node::{self, Attributes, MAX_DEPTH};
@@ -144,10 +145,29 @@ impl Source<'_> {
             () if !self.image && outside() => {
                 Some("only files inside the build context can be copied".to_owned())
             }
-            () => None,
+            () => match self.near(Path::new(pattern)) {
+                Some(near) => Some(format!("did you mean `{}`?", near.display())),
+                None if self.image => None,
+                None => {
+                    Some("paths are relative to the build context, wherever the Dockerfile is".to_owned())
+                }
+            },
         };
         let problem = if self.image { "is not in the image" } else { "is not in the build context" };
         refused(pattern, problem.to_owned(), hint)
+    }
+
+    /// What is beside `path`, which is not there, and was most likely meant.
+    fn near(&self, path: &Path) -> Option<PathBuf> {
+        let (beside, name) = (path.parent()?, path.file_name()?.to_str()?);
+        // Anything is near to a name of three letters.
+        if name.len() <= 3 {
+            return None;
+        }
+        let Ok(Some(Node::Dir(dir))) = self.lookup(beside) else { return None };
+        let names = self.view.names(&dir).ok()?;
+        let names: Vec<&str> = names.iter().filter_map(|name| name.to_str()).collect();
+        nearest(name, &names).map(|name| beside.join(name))
     }
 
     pub(super) fn lookup(&self, path: &Path) -> Result<Option<Node>> {
@@ -256,7 +276,12 @@ impl Source<'_> {
             return Err(refused(&place.named.to_string_lossy(), problem, None));
         }
         if !self.left_out(place, wanted) {
-            items.push(self.dir_item(place, dir, wanted, depth > 0)?);
+            let mut item = self.dir_item(place, dir, wanted, depth > 0)?;
+            if depth == 0 {
+                // The destination is what the contents are copied into, and none of them.
+                item.attributes = Attributes::new_dir(wanted.owner);
+            }
+            items.push(item);
         }
         let exceptions = self.ignore.is_some_and(Ignore::has_exceptions) || wanted.exclude.has_exceptions();
         for name in self.names(dir, &place.named)? {

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::layer::LayerWriter;
 use crate::scratch::Scratch;
 use crate::store::check_count;
+use crate::user;
 use crate::view::{Node, Resolved};
 
 /// A finished stage, or a base.
@@ -277,12 +278,20 @@ impl Builder<'_> {
                 Err(cause) => return Err(Error::io("look up in the image", &path, cause)),
             }
         }
+        // As with BuildKit; Docker's older builder left it to root.
+        let owner = match state.built.config.user.as_str() {
+            "" => None,
+            user => Some(user::resolve_owner(&view, user)?),
+        };
         let mut key = cache::key(&state.built.layers, "WORKDIR");
         key.field(path.as_bytes());
+        if let Some((uid, gid)) = owner {
+            key.field(format!("{uid}:{gid}").as_bytes());
+        }
         self.layer(state, (key.finish(), On::Below), step, |builder, state, scratch| {
             let top = builder.store.new_layer(scratch)?;
             let lower = builder.store.layer_dirs(&state.built.layers);
-            LayerWriter::open(&lower, &top)?.make_path(Path::new(&path), None)?;
+            LayerWriter::open(&lower, &top)?.make_path(Path::new(&path), owner)?;
             Ok(Some(top))
         })
     }

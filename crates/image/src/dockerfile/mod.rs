@@ -21,6 +21,7 @@ use crate::reference::Reference;
 pub use check::check;
 pub(crate) use lines::Heredoc;
 pub(crate) use mount::{FileOwner, Mount, MountFlag, MountKind, Sharing};
+pub(crate) use parse::nearest;
 pub(crate) use rules::{ARGUMENT as RULES_ARGUMENT, Rules};
 pub(crate) use words::{Scope, expand, expand_document};
 

@@ -183,7 +183,7 @@ fn unknown(keyword: &str) -> Problem {
 }
 
 /// The known word that an unknown one is most like, if it is like one at all.
-pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let near = known.iter().map(|known| (strsim::damerau_levenshtein(known, word), *known)).min();
     near.filter(|(distance, _)| *distance <= 2).map(|(_, known)| known)
 }

@@ -524,6 +524,26 @@ fn a_genuine_base_is_built_upon_with_the_kernels_overlay() {
 }
 
 #[test]
+fn a_working_directory_is_made_for_the_user() {
+    if delegated("builds::a_working_directory_is_made_for_the_user")
+        || !has_many_ids("a_working_directory_is_made_for_the_user")
+    {
+        return;
+    }
+    let place = Place::new();
+    place.base();
+    let image =
+        place.build("FROM base:1\nUSER web:log\nWORKDIR /srv/deep\nUSER root\nWORKDIR /opt/x\n").image();
+    let owner = |at, path: &str| {
+        let meta = fs::metadata(place.layer(&image, at).join(path)).unwrap();
+        (meta.uid(), meta.gid())
+    };
+    assert_eq!([owner(1, "srv"), owner(1, "srv/deep"), owner(0, "opt/x")], [(33, 50), (33, 50), (0, 0)]);
+    let error = place.build("FROM base:1\nUSER nobody\nWORKDIR /srv\n").error();
+    assert!(error.contains("no user `nobody`"), "{error}");
+}
+
+#[test]
 fn triggers_run_in_the_builds_of_children() {
     if delegated("builds::triggers_run_in_the_builds_of_children") {
         return;

@@ -90,6 +90,7 @@ fn destinations_follow_dockers_rules() {
         ("COPY a.txt /etc/passwd/x", "lies below a file"),
         ("COPY dir /etc/passwd", "is a file"),
         ("COPY nothing /", "is not in the build context"),
+        ("COPY dir/suv/y /", "`dir/suv/y` is not in the build context"),
         ("COPY --parents dir/nothing /", "is not in the build context"),
     ] {
         let text = place.build(&format!("FROM base:1\n{instructions}")).error();
@@ -203,6 +204,10 @@ fn owners_and_modes() {
     let image = place.build(text).image();
     let mode = |at, path| fs::metadata(place.layer(&image, at).join(path)).unwrap().mode() & 0o7777;
     assert_eq!((mode(1, "m/sub"), mode(1, "m/x"), mode(0, "script")), (0o731, 0o660, 0o744));
+    // A directory that is copied into is made as any other, whatever the one is whose contents come.
+    let image = place.build("FROM base:1\nCOPY dir/sub /new\nCOPY --chmod=700 dir /c\n").image();
+    let mode = |at, path| fs::metadata(place.layer(&image, at).join(path)).unwrap().mode() & 0o7777;
+    assert_eq!((mode(1, "new"), mode(0, "c"), mode(0, "c/sub")), (0o755, 0o755, 0o700));
     for (spec, error) in [("nobody", "no user `nobody`"), ("web:nobody", "no group `nobody`")] {
         let text = place.build(&format!("FROM base:1\nCOPY --chown={spec} a.txt /\n")).error();
         assert!(text.contains(error), "{text}");
@@ -222,6 +227,7 @@ fn owners_and_modes() {
     let text = "FROM base:1 AS a\nCOPY --chown=web dir /d\nFROM base:1\nCOPY --from=a /d /d\nCOPY --from=a --chown=0 /d /e\n";
     let image = place.build(text).image();
     assert_eq!(fs::metadata(place.layer(&image, 1).join("d/x")).unwrap().uid(), 33);
+    assert_eq!(fs::metadata(place.layer(&image, 1).join("d")).unwrap().uid(), 0);
     assert_eq!(fs::metadata(place.layer(&image, 0).join("e/x")).unwrap().uid(), 0);
 }
 

@@ -109,7 +109,8 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
     };
     let mut has_services = false;
     for (key, node) in root.map("the file")? {
-        if !keys::FILE.admits(key, &key.name, "the file", warnings)? {
+        let admitted = keys::FILE.admits(key, &key.name, "the file", warnings);
+        if !admitted.map_err(|fault| if_a_service(fault, node, format))? {
             continue;
         }
         match key.name.as_str() {
@@ -118,6 +119,7 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
                 has_services = true;
                 for (key, node) in node.map("services")? {
                     check_name(key, "service")?;
+                    check_nesting(key, node, format)?;
                     file.services.push(service::parse(key, node, format, warnings)?);
                 }
             }
@@ -153,6 +155,34 @@ pub(crate) fn model(root: &Node, format: Format, warnings: &mut Vec<(Span, Strin
         }));
     }
     Ok(file)
+}
+
+/// Says of a fault of the top level what it is when its key looks like a service's name.
+fn if_a_service(fault: Box<Fault>, node: &Node, format: Format) -> Box<Fault> {
+    let Value::Map(entries) = &node.value else { return fault };
+    let is_service = entries.iter().any(|(key, _)| matches!(key.name.as_str(), "image" | "build"));
+    match (is_service && fault.hint.is_none(), format) {
+        (false, _) => fault,
+        (true, Format::Compose) => {
+            fault.hint("a service stands below `services`, indented by two blanks more")
+        }
+        (true, Format::Stack) => fault.hint("a service's table is `[services.NAME]`"),
+    }
+}
+
+/// Keys of a service that stand where its name belongs.
+fn check_nesting(key: &Key, node: &Node, format: Format) -> Checked<()> {
+    let is_key = matches!(
+        key.name.as_str(),
+        "image" | "build" | "container_name" | "restart" | "ports" | "environment"
+    );
+    if !is_key || matches!(node.value, Value::Map(_)) {
+        return Ok(());
+    }
+    Err(Fault::new(&key.span, format!("`{}` stands where a service's name belongs", key.name)).hint(match format {
+        Format::Compose => "below `services` come the names of services, and their keys below those, indented by two blanks more",
+        Format::Stack => "a service's table is `[services.NAME]`",
+    }))
 }
 
 pub(crate) fn located<T>(node: &Node, value: T) -> Located<T> {

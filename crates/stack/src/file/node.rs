@@ -162,8 +162,15 @@ impl Node {
 
     /// The fault of a value of the wrong type.
     pub(crate) fn wrong(&self, what: &str, expected: &str) -> Box<Fault> {
-        Fault::new(&self.span, format!("`{what}` must be {expected}, but is {}", self.kind()))
-            .label(format!("expected {expected}"))
+        let fault = Fault::new(&self.span, format!("`{what}` must be {expected}, but is {}", self.kind()))
+            .label(format!("expected {expected}"));
+        match &self.value {
+            // `-"80:80"` is a text.
+            Value::String(text) if expected.contains("list") && text.starts_with('-') => {
+                fault.hint("a blank belongs between the `-` of a list and what follows it")
+            }
+            _ => fault,
+        }
     }
 
     /// A string, or a number as it was written.

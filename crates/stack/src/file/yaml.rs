@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use granit_parser::{Event, Parser, ScalarStyle, ScanError, StrInput, Tag};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, StrInput, Tag};
 
 use super::node::{Key, Merge, Node, Value};
 use crate::diagnostic::{Checked, Fault, SourceText, Span};
@@ -71,7 +71,12 @@ impl<'a> Composer<'a> {
         let at = error.marker().byte_offset().unwrap_or(0).min(self.source.text.len());
         let info = error.info();
         let words: Vec<&str> = info.split_whitespace().collect();
-        Fault::new(&Span::new(self.source, at..at), format!("not valid YAML: {}", words.join(" ")))
+        let fault =
+            Fault::new(&Span::new(self.source, at..at), format!("not valid YAML: {}", words.join(" ")));
+        match likely_mistake(error.kind()) {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
     }
 
     fn span(&self, span: &granit_parser::Span) -> Span {
@@ -192,6 +197,23 @@ impl<'a> Composer<'a> {
             Value::String(name) | Value::Number(name) => Ok(Key { span, name }),
             _ => Err(Fault::new(&span, "not valid YAML here: a key must be a text")),
         }
+    }
+}
+
+/// What most likely led to an error, which the parser tells in the words of the grammar.
+fn likely_mistake(kind: &ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::TabNotAllowed
+        | ErrorKind::TabInBlockIndentation
+        | ErrorKind::TabInIndentation
+        | ErrorKind::TabAtBlockScalarStart => Some("YAML is indented with blanks, not with tabs"),
+        ErrorKind::ExpectedBlockMappingKey | ErrorKind::ExpectedBlockSequenceEntry => Some(
+            "this line begins in the column of nothing above it: keys of one table, and the `-` of one list, stand below each other",
+        ),
+        ErrorKind::MappingValueNotAllowed => Some(
+            "does the line above lack a `:`, or this one quotes around a text with `: ` in it? Or it is indented too far",
+        ),
+        _ => None,
     }
 }
 

@@ -150,16 +150,31 @@ impl Job {
         match image {
             Ok(image) => Ok(image.id.to_string()),
             Err(error) => {
-                let failed = matches!(error, image::Error::RunFailed { .. });
-                let hinted = failed && self.only_base && !self.rules.debug;
+                let status = match &error {
+                    image::Error::RunFailed { status, .. } => Some(*status),
+                    _ => None,
+                };
                 let error = RemoteError::from(error);
-                Err(match hinted {
-                    true => error
-                        .or_hint("`inception-run build --debug-on-failure` opens a shell where it failed"),
-                    false => error,
+                Err(match status {
+                    Some(status) if self.only_base && !self.rules.debug => error.or_hint(failed_run(status)),
+                    _ => error,
                 })
             }
         }
+    }
+}
+
+/// What to do about a `RUN` that ended with `status`. A shell tells with 126 and 127 that it could not execute something,
+/// and says nothing of why a script that is there was not found.
+fn failed_run(status: i32) -> String {
+    let shell = "`inception-run build --debug-on-failure` opens a shell where it failed";
+    match status {
+        126 => format!("a script needs `chmod +x`, or `COPY --chmod=755`; {shell}"),
+        127 => format!(
+            "the image lacks the program, or the interpreter of a script's first line (with the line ends of Windows that is \
+             `/bin/sh\\r`); {shell}"
+        ),
+        _ => shell.to_owned(),
     }
 }
 

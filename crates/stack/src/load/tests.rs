@@ -385,6 +385,16 @@ fn every_error_of_a_compose_file() {
         ("wrong type", "services:\n  web:\n    image: alpine\n    ports: 8443:443\n"),
         ("not YAML", "services:\n  web:\n  image: [alpine\n"),
         ("tab", "services:\n\tweb:\n"),
+        ("a key in no column", "services:\n  web:\n    image: a\n   restart: always\n"),
+        ("no colon", "services:\n  web:\n    image a\n    restart: always\n"),
+        ("no blank behind a dash", "services:\n  web:\n    image: a\n    ports:\n      -\"80:80\"\n"),
+        ("a service beside `services`", "services:\nweb:\n  build: .\n"),
+        ("keys without a service", "services:\n  build: .\n  restart: always\n"),
+        ("a misspelt build directory", "services:\n  web:\n    build: ./bundels\n"),
+        (
+            "a misspelt Dockerfile",
+            "services:\n  web:\n    build: { context: bundles, dockerfile: Dockerfil }\n",
+        ),
         ("duplicate key", "services:\n  web:\n    image: a\n    image: b\n"),
         (
             "cycle",
@@ -420,7 +430,8 @@ fn every_error_of_a_compose_file() {
         ("a list", "- a\n"),
         ("empty", ""),
     ];
-    insta::assert_snapshot!("compose_errors", Fixture::new(&[]).errors("compose.yaml", cases));
+    let fixture = Fixture::new(&[("bundles/Dockerfile", "FROM alpine")]);
+    insta::assert_snapshot!("compose_errors", fixture.errors("compose.yaml", cases));
 }
 
 #[test]

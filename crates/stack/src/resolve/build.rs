@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Context, files, fill, find, host, path, service_names, shown};
-use crate::diagnostic::{Checked, Fault, Span};
+use crate::diagnostic::{Checked, Fault, Span, nearest};
 use crate::file::build::{BuildFile, address};
 use crate::file::service::ServiceFile;
 use crate::file::{Format, Located, StackFile};
@@ -103,8 +103,20 @@ fn directory(written: &Located<String>, what: &str, context: &Context<'_>) -> Ch
         true => format!("`{}` is not a directory", shown(&directory, context)),
         false => format!("the build directory `{}` does not exist", shown(&directory, context)),
     };
-    Err(Fault::new(&written.span, message)
-        .hint(format!("`{what}` is the directory of the Dockerfile, relative to this file")))
+    let fault = Fault::new(&written.span, message)
+        .hint(format!("`{what}` is the directory of the Dockerfile, relative to this file"));
+    Err(match near(&directory) {
+        Some(name) => fault.hint(format!("did you mean `{name}`?")),
+        None => fault,
+    })
+}
+
+/// The name of what is beside `path`, which is not there, and was most likely meant.
+fn near(path: &Path) -> Option<String> {
+    let (beside, name) = (path.parent()?, path.file_name()?.to_str()?);
+    let names = beside.read_dir().ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names: Vec<String> = names.collect();
+    nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
 }
 
 /// One Dockerfile, whatever the base.
@@ -138,14 +150,22 @@ fn dockerfiles(
     if let Some(dockerfile) = &build.dockerfile {
         let path: PathBuf = directory.join(&dockerfile.value).components().collect();
         if !path.is_file() {
-            return Err(missing(&dockerfile.span, &[&dockerfile.value]));
+            let fault = missing(&dockerfile.span, &[&dockerfile.value]);
+            return Err(match near(&path) {
+                Some(name) => fault.hint(format!("did you mean `{name}`?")),
+                None => fault.hint("`dockerfile` is relative to the build directory"),
+            });
         }
         return Ok(only(path));
     }
     if bases.is_empty() {
         let path = directory.join(DOCKERFILE);
         if !path.is_file() {
-            return Err(missing(span, &[DOCKERFILE]).hint("name it with `dockerfile`"));
+            let fault = missing(span, &[DOCKERFILE]);
+            return Err(match near(&path) {
+                Some(name) => fault.hint(format!("did you mean `dockerfile: {name}`?")),
+                None => fault.hint("name it with `dockerfile`"),
+            });
         }
         return Ok(only(path));
     }

@@ -290,6 +290,13 @@ impl Supervisor {
         }
     }
 
+    /// Writes a line of ours into a service's log.
+    pub(super) fn note(&mut self, index: usize, text: &str) {
+        let (service, time) = (self.units[index].name().to_owned(), event::now());
+        let text = format!("inception-run: {text}");
+        self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time, text }]);
+    }
+
     /// Tells how many lines are not in a service's log, where that is due.
     pub(super) fn account(&mut self, index: usize, now: Instant) {
         if let Some((line, lines, reason)) = self.units[index].log.account(now) {

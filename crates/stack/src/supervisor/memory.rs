@@ -11,8 +11,7 @@ use container::cgroup::usage::MemoryEvents;
 use serde::{Deserialize, Serialize};
 
 use super::Supervisor;
-use crate::control::{Line, Stream};
-use crate::event::{self, What};
+use crate::event::What;
 use crate::remote::RemoteError;
 
 /// A service that ends with SIGKILL's status this long after a process of its was killed for memory ended for that
@@ -146,11 +145,10 @@ impl Supervisor {
         match run.memory.as_mut().map_or(Ok(None), |watch| watch.kills(now)) {
             Ok(None) => {}
             Ok(Some((kills, shortage))) => {
-                let time = event::now();
                 let text = line(kills, shortage);
                 let service = unit.name().to_owned();
                 self.tell_event(Some(&service), What::Oom { processes: kills });
-                self.keep_lines(index, vec![Line { service, stream: Stream::Stderr, time, text }]);
+                self.note(index, &text);
             }
             Err(error) => {
                 tracing::warn!("read the memory events of service `{}`: {error}", unit.container);
@@ -181,7 +179,7 @@ pub(crate) fn line(kills: u64, shortage: Shortage) -> String {
         Shortage::Stack(None) => "the whole stack was at its limit".to_owned(),
         Shortage::Beyond => "there was no memory left".to_owned(),
     };
-    format!("inception-run: the kernel killed {processes} of this service: out of memory ({why})")
+    format!("the kernel killed {processes} of this service: out of memory ({why})")
 }
 
 /// Why a service that was killed for memory ended.
@@ -293,7 +291,7 @@ mod tests {
     fn what_the_user_reads() {
         assert_eq!(
             line(1, Shortage::Service(Some(64 << 20))),
-            "inception-run: the kernel killed a process of this service: out of memory (the limit is 64 MiB)"
+            "the kernel killed a process of this service: out of memory (the limit is 64 MiB)"
         );
         assert!(line(3, Shortage::Beyond).contains("killed 3 processes"));
         assert!(line(1, Shortage::Stack(Some(1 << 30))).contains("(the limit of the whole stack is 1 GiB)"));

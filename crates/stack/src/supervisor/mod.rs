@@ -61,6 +61,10 @@ use rolling::Rolling;
 use unit::{Run, Unit};
 use wiring::Wiring;
 
+/// For who wonders why a service is started again and again.
+const FOREGROUND: &str = "it ended with status 0 and is started again; a container ends when its program does, so a server has \
+                          to stay in the foreground";
+
 /// A process that was started on behalf of a connection or a probe.
 #[derive(Debug)]
 enum Purpose {
@@ -301,8 +305,10 @@ impl Supervisor {
             let unit = &mut self.units[index];
             let killed = exit.signal == Some(rustix::process::Signal::KILL.as_raw());
             let namespace = unit.run.as_ref().and_then(|run| run.partners.pid).filter(|_| killed);
+            let ran = unit.run.as_ref().map_or(Duration::ZERO, |run| now.duration_since(run.started));
             unit.ended(exit.status, now);
             unit.bereft_of = namespace;
+            let left_the_foreground = unit.left_the_foreground(ran);
             let how = match (unit.shortage, exit.signal) {
                 (Some(shortage), _) => memory::reason(shortage),
                 (None, Some(signal)) => format!("ended by signal {signal}"),
@@ -316,6 +322,9 @@ impl Supervisor {
             };
             self.tell_state(index, Some(how));
             self.tell_event_of(index, what);
+            if left_the_foreground {
+                self.note(index, FOREGROUND);
+            }
             return;
         }
         let probed = |run: &Run| {

@@ -403,6 +403,12 @@ impl Unit {
         }
     }
 
+    /// Whether its first run, which has just ended, was what a server does that goes into the background: success, soon,
+    /// and its policy starts it again. `ran` is how long that was.
+    pub(crate) fn left_the_foreground(&self, ran: Duration) -> bool {
+        self.state == State::Restarting && self.exit_code == Some(0) && self.restarts == 0 && ran < STEADY
+    }
+
     /// The next moment at which something is to be done without any event.
     pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
         let run = self.run.as_ref();
@@ -493,6 +499,24 @@ pub(crate) mod tests {
         unit.started(run(now));
         unit.ended(1, now + STEADY);
         assert_eq!(unit.readiness(Condition::Healthy), Readiness::NotYet);
+    }
+
+    #[test]
+    fn a_program_that_leaves_the_foreground_is_told_from_one_that_fails() {
+        let top = tempfile::tempdir().unwrap();
+        let mut unit = unit(top.path(), "restart = \"always\"");
+        let now = Instant::now();
+        let mut left = |status, ran, restarts| {
+            unit.want();
+            unit.started(run(now));
+            unit.ended(status, now + ran);
+            unit.restarts = restarts;
+            unit.left_the_foreground(ran)
+        };
+        assert!(left(0, Duration::from_millis(200), 0));
+        assert!(!left(1, Duration::from_millis(200), 0));
+        assert!(!left(0, Duration::from_millis(200), 1), "it is said once");
+        assert!(!left(0, STEADY, 0));
     }
 
     #[test]
