@@ -3,7 +3,7 @@
 mod learned;
 mod text;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,14 +11,6 @@ pub use learned::Learned;
 pub use text::{Problem, RuleError};
 
 use crate::Subnet;
-
-/// Where clouds tell a machine its keys, besides link-local addresses: AWS, Google Cloud, Alibaba Cloud. Whatever a policy
-/// says, it does not mean these: they are the host's.
-pub(crate) const METADATA: [IpAddr; 3] = [
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-];
 
 /// Where a service may connect to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

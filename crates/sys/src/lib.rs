@@ -2,6 +2,7 @@
 //! containers. All `unsafe` of the project is in this crate; each block says why it holds.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod address;
 pub mod bpf;
 pub mod channel;
 pub mod fd;

@@ -2,8 +2,9 @@
 //! its `RUN`s reach.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 
+use sys::address::is_hosts_own;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
@@ -12,24 +13,8 @@ use ureq::{Agent, config::Config};
 use crate::build::source::refused;
 use crate::error::Result;
 
-/// Where clouds tell a machine its keys, besides link-local addresses: AWS, Google Cloud, Alibaba Cloud.
-const METADATA: [IpAddr; 3] = [
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-];
 const WHY: &str = "only the host itself reaches that, on its loopback or a link-local address";
 const HINT: &str = "the stack file can allow it: `entitlements: [network.host]` of `build`";
-
-/// Whether an address is for this machine and its cloud, and not for who is outside.
-fn is_hosts_own(address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    let is_link_local = match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
-    address.is_loopback() || address.is_unspecified() || is_link_local || METADATA.contains(&address)
-}
 
 /// Finds servers that are not the host's own.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{settings, way_out};
-use crate::egress::{METADATA, Policy};
+use crate::egress::Policy;
 use crate::error::{Doing, Error};
 use crate::netlink::{Netlink, Rule};
 use crate::plan::{Network, NetworkPlan};
@@ -82,7 +82,8 @@ fn rules(plan: &NetworkPlan, device: &str) -> BTreeSet<Rule> {
     let link_local = Subnet::of(Ipv4Addr::new(169, 254, 0, 0), 16);
     let own = plan.networks.iter().map(|network| Subnet::of(network.subnet, network.prefix));
     // That of the device is open: the kernel believes the program's questions only of whom it would answer.
-    let metadata = METADATA.into_iter().filter(IpAddr::is_ipv4).map(|address| Subnet::of(address, 32));
+    let metadata =
+        sys::address::METADATA.into_iter().filter(IpAddr::is_ipv4).map(|address| Subnet::of(address, 32));
     let closed = own.chain([link_local]).chain(metadata);
     let closed = closed.map(|subnet| Rule { priority: CLOSED, to: Some(subnet), ..any.clone() });
     let open = plan.endpoints.iter().filter(|endpoint| endpoint.egress == Policy::All);

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use sys::address;
+
 use super::Event;
 use crate::balance::{Balance, MemberId, Pick, Pool, State};
-use crate::egress::{Learned, METADATA};
+use crate::egress::Learned;
 use crate::plan::{Endpoint, Interface, Network, NetworkPlan};
 
 /// How long after a container began to take connections one that it refuses is tried again: its program may not
@@ -299,7 +301,7 @@ impl Topology {
             && !network.internal
             && client.is_ipv4() == address.is_ipv4()
             && !client.ip().is_loopback()
-            && !is_link_local(client.ip())
+            && !address::is_link_local(client.ip())
             && !self.is_ours(client.ip());
         let gateway = match (address, network.v6) {
             (IpAddr::V6(_), Some(v6)) => IpAddr::V6(v6.gateway),
@@ -377,13 +379,6 @@ fn has_container(plan: &NetworkPlan, name: &str) -> bool {
     plan.endpoints.iter().any(|endpoint| endpoint.service == name)
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
-}
-
 /// What nobody outside can be reached at. The host's loopback is the host's own. An IPv4 address within an IPv6 one
 /// never is in an honest packet (RFC 4291 section 2.5.5.2), but to a socket of the host it is that IPv4 address
 /// (ipv6(7)), and could be of the stack, link-local, or 0.0.0.0, which is the host itself.
@@ -392,12 +387,7 @@ fn is_unreachable(address: IpAddr) -> bool {
         IpAddr::V4(address) => address.is_broadcast(),
         IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
     };
-    special
-        || address.is_loopback()
-        || address.is_unspecified()
-        || address.is_multicast()
-        || is_link_local(address)
-        || METADATA.contains(&address)
+    special || address.is_multicast() || address::is_hosts_own(address)
 }
 
 #[cfg(test)]
