@@ -167,6 +167,7 @@ stop_grace_period = "0s"
         (stack.exec("web", "cat /other").out.trim() == "after").then_some(())
     });
     let said = up.said();
+    assert!(said.matches("web: stopping").count() <= 2, "each replacement is told once: {said}");
     assert_eq!(up.interrupt(), 130, "{said}");
     stack.gone(DEADLINE);
 }

@@ -77,7 +77,8 @@ pub(crate) struct Global {
     /// How builds are shown: `--progress` before the command, or `--quiet-build`
     #[arg(skip)]
     pub(crate) builds: Form,
-    /// Containers that start for the sake of another one are not told of: `run --quiet`
+    /// What becomes of containers is not told: of those that start for the sake of another one (`run --quiet`), and by a
+    /// `watch` beside an `up` that tells it
     #[arg(skip)]
     pub(crate) quiet: bool,
 }

@@ -131,7 +131,11 @@ fn carry_out(arguments: Arguments, output: Output) -> Result<u8, Failure> {
         _ => false,
     };
     global.builds = if is_quiet { Form::Quiet } else { progress.unwrap_or_default() };
-    global.quiet = matches!(&command, Command::Run(run) if run.quiet);
+    global.quiet = match &command {
+        Command::Run(run) => run.quiet,
+        Command::Watch(watch) => watch.beside,
+        _ => false,
+    };
     let session = Session::new(files, global, output)?;
     match command {
         Command::Up(arguments) => up::up(&session, &arguments),

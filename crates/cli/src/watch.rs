@@ -54,7 +54,7 @@ pub(crate) struct Watch {
     pub(crate) quiet: bool,
     /// Beside an `up` that has started it, and ends with that
     #[arg(long, hide = true)]
-    beside: bool,
+    pub(crate) beside: bool,
     /// Only these services and what they depend on
     services: Vec<String>,
 }
