@@ -317,7 +317,11 @@ fn the_steps_of_a_build_are_told() {
     }
     ended.ok();
 
-    // Where nothing runs, no sandbox is made; where it fails, the exit code is that of the build.
+    // Where there is nothing to make, there is no worker; where nothing runs, no sandbox; where it fails, the exit code is
+    // that of the build.
+    let told = build::run(&stack, &["build", "--trace"]).ok();
+    assert!(told.contains("execve") && !told.contains("storage worker"), "{told}");
+    stack.write("web/Dockerfile", "FROM alpine:3.99\nENV A=b\n");
     let told = build::run(&stack, &["build", "--trace"]).ok();
     assert!(told.contains("storage worker") && !told.contains("pivot_root"), "{told}");
     dockerfile(["one", "two; exit 3"]);
