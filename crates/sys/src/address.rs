@@ -27,6 +27,19 @@ pub fn is_hosts_own(address: IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified() || is_link_local(address) || METADATA.contains(&address)
 }
 
+/// The host in `[SCHEME://][USER@]HOST[:PORT][/PATH]`, or in `USER@HOST:PATH` as git has it. Without the brackets of an
+/// IPv6 address.
+#[must_use]
+pub fn host_of(place: &str) -> &str {
+    let rest = place.split_once("://").map_or(place, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    match place.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => place.split(':').next().unwrap_or_default(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +65,20 @@ mod tests {
             ["10.0.0.1", "192.0.2.1", "100.100.100.201", "2001:db8::1", "fd00::1", "::ffff:192.0.2.1"]
         {
             assert!(!is_hosts_own(other.parse().unwrap()), "{other}");
+        }
+    }
+
+    #[test]
+    fn hosts_of_urls_and_of_git() {
+        for (place, host) in [
+            ("http://user:a@b@example.org:1/a@c", "example.org"),
+            ("example.org:8080", "example.org"),
+            ("http://[::1]:80/a", "::1"),
+            ("http://example.org?a#b", "example.org"),
+            ("git@10.0.0.1:a/b.git", "10.0.0.1"),
+            ("", ""),
+        ] {
+            assert_eq!(host_of(place), host, "{place}");
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::ToSocketAddrs;
 
-use sys::address::is_hosts_own;
+use sys::address::{host_of, is_hosts_own};
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
@@ -67,17 +67,6 @@ pub(super) fn check(address: &str) -> Result<()> {
             Some(HINT.to_owned()),
         )),
         false => Ok(()),
-    }
-}
-
-/// The host in `SCHEME://[USER@]HOST[:PORT][/PATH]` or `USER@HOST:PATH`.
-fn host_of(address: &str) -> &str {
-    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-    match place.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => place.split(':').next().unwrap_or_default(),
     }
 }
 

@@ -17,6 +17,7 @@ use network::names::NameSockets;
 use network::netd::{Configuration, Descriptors};
 use network::plan::{Attachment, EndpointRequest, NetworkPlan, NetworkRequest};
 use serde::{Deserialize, Serialize};
+use sys::address::host_of;
 use sys::channel::Channel;
 use sys::process::namespace;
 
@@ -313,17 +314,6 @@ pub(super) fn loopback_proxies(args: &BTreeMap<String, String>) -> BTreeMap<Stri
     };
     let found = args.iter().filter(|(name, url)| is_proxy(name) && is_loopback(host_of(url)));
     found.map(|(name, url)| (name.clone(), url.clone())).collect()
-}
-
-/// The host in `[SCHEME://][USER@]HOST[:PORT][/PATH]`.
-fn host_of(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-    match place.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => place.split(':').next().unwrap_or_default(),
-    }
 }
 
 fn is_loopback(host: &str) -> bool {
