@@ -27,6 +27,8 @@ type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a command, and what it is for, may take.
 const COMMAND: Duration = Duration::from_secs(90);
+/// How long replicas may take to be healthy again.
+const SETTLED: Duration = Duration::from_secs(60);
 /// How long one datagram's answer is waited for, and how often it is asked again.
 const ANSWER: Duration = Duration::from_millis(500);
 const TRIES: usize = 8;
@@ -295,6 +297,18 @@ struct Stack {
     version: u32,
 }
 
+/// Looks again and again whether something is so; false when it is not by the deadline.
+fn within(patience: Duration, mut is_so: impl FnMut() -> Outcome<bool>) -> Outcome<bool> {
+    let until = Instant::now() + patience;
+    while !is_so()? {
+        if Instant::now() > until {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(true)
+}
+
 /// Something that connections may be lost by.
 #[derive(Debug)]
 struct Incident {
@@ -316,13 +330,9 @@ impl Stack {
         let child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let pid = child.id().to_string();
         let reader = thread::spawn(move || child.wait_with_output());
-        let until = Instant::now() + COMMAND;
-        while !reader.is_finished() {
-            if Instant::now() > until {
-                Command::new("kill").args(["-9", &pid]).status()?;
-                return Err(format!("{arguments:?} takes longer than {COMMAND:?}").into());
-            }
-            thread::sleep(Duration::from_millis(1));
+        if !within(COMMAND, || Ok(reader.is_finished()))? {
+            Command::new("kill").args(["-9", &pid]).status()?;
+            return Err(format!("{arguments:?} takes longer than {COMMAND:?}").into());
         }
         let output = reader.join().map_err(|_panic| "the reader panicked")??;
         if !output.status.success() {
@@ -341,14 +351,10 @@ impl Stack {
 
     /// Waits until as many replicas are healthy.
     fn settle(&self, count: usize) -> Outcome {
-        let until = Instant::now() + Duration::from_secs(60);
-        while self.replicas()?.len() != count {
-            if Instant::now() > until {
-                return Err(format!("there are not {count} healthy replicas: {}", self.run(&["ps"])?).into());
-            }
-            thread::sleep(Duration::from_millis(20));
+        match within(SETTLED, || Ok(self.replicas()?.len() == count))? {
+            true => Ok(()),
+            false => Err(format!("there are not {count} healthy replicas: {}", self.run(&["ps"])?).into()),
         }
-        Ok(())
     }
 
     /// Kills the program of one of the replicas.
@@ -359,12 +365,8 @@ impl Stack {
         // An ordinary user may not send signals to other ids than his own; inside it can be done. The helper's own
         // end does not matter: its container may be gone before it.
         let killall = self.run(&["exec", "-T", name, "/bin/busybox", "killall", "-9", "load"]);
-        let until = Instant::now() + COMMAND;
-        while self.replicas()?.get(name) == Some(pid) {
-            if Instant::now() > until {
-                return Err(format!("{name} does not end; killall: {killall:?}").into());
-            }
-            thread::sleep(Duration::from_millis(1));
+        if !within(COMMAND, || Ok(self.replicas()?.get(name) != Some(pid)))? {
+            return Err(format!("{name} does not end; killall: {killall:?}").into());
         }
         Ok(Incident { replica: Some(name.clone()), begun, over: now() })
     }
@@ -373,12 +375,8 @@ impl Stack {
         let [_, netd, _] = self.processes()?;
         let begun = now();
         let status = Command::new("kill").args(["-9", &netd.to_string()]).status()?;
-        let until = Instant::now() + COMMAND;
-        while self.processes().map_or(true, |[_, other, _]| other == netd) {
-            if Instant::now() > until {
-                return Err(format!("no new netd: {:?}", self.processes()).into());
-            }
-            thread::sleep(Duration::from_millis(5));
+        if !within(COMMAND, || Ok(self.processes().is_ok_and(|[_, other, _]| other != netd)))? {
+            return Err(format!("no new netd: {:?}", self.processes()).into());
         }
         let over = now();
         status.success().then_some(Incident { replica: None, begun, over }).ok_or("kill: failed".into())
